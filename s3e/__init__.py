@@ -1,0 +1,1 @@
+"""S3E-Deblur: the library behind the notebooks (see README.md)."""

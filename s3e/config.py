@@ -1,0 +1,318 @@
+"""The one config model: sections, profiles and ablation variants. Unknown names and wrong types are refused.
+
+Order of overrides: defaults <- profile <- `--set section.name=value` <- seed. `load_config` is the only way in.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from s3e.paths import S3EError
+
+GRID = 16  # side of the node maps (specification 6.1): small enough to be cheap, large enough to keep the layout
+
+
+class Section(BaseModel):
+    """A frozen group of settings; a name that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+class Data(Section):
+    """What is read. `source` is "scenes" or a folder in COCO-captions layout; a count of 0 means all that there are."""
+
+    source: str = "scenes"
+    size: int = Field(64, ge=32, le=512, multiple_of=16)
+    train: int = Field(3000, ge=0)
+    val: int = Field(200, ge=0)
+    test: int = Field(200, ge=0)
+    texture: Literal["category", "random"] = "category"
+    seed: int = 0
+
+
+class Blur(Section):
+    """The severity that models are trained on; validation and test are blurred with all three (specification 3.8)."""
+
+    severity: Literal["light", "moderate", "severe"] = "severe"
+    seed: int = 0
+    gamma: float = Field(1.0, ge=1, le=3)  # 2.2: blurred in linear light
+    noise: float = Field(0.0, ge=0, le=0.5)
+
+
+class Text(Section):
+    """Vocabulary rules (specification 4.1 and 6.2): a word or label rarer than its count is unknown."""
+
+    max_words: int = Field(16, ge=4)
+    min_count: int = Field(1, ge=1)
+    entities: int = Field(800, ge=2)
+    relations: int = Field(250, ge=2)
+    label_min_count: int = Field(1, ge=1)
+
+
+class Model(Section):
+    """Sizes of all networks; the defaults are the preset `tiny` (specification 6.8)."""
+
+    generator_width: int = Field(16, ge=4)
+    blocks: int = Field(4, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    upsampling: Literal["transposed", "resize"] = "transposed"
+    embed_at: list[int] = [0]
+    fuse: Literal["concat", "sft"] = "concat"
+    critic_width: int = Field(16, ge=4)
+    encoder_widths: list[int] = Field([32, 64, 64, 64, 64], min_length=5, max_length=5)
+    node_width: int = Field(32, ge=4)
+    share_sub_relations: bool = True
+    word_width: int = Field(96, ge=4)
+    lstm_width: int = Field(128, ge=4)
+    attention_width: int = Field(64, ge=4)
+    caption_dropout: float = Field(0.3, ge=0, lt=1)
+
+
+class Loss(Section):
+    """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation (specification 6.6)."""
+
+    gan: Literal["wgan-gp", "lsgan"] = "lsgan"
+    adversarial: float = Field(1.0, ge=0)
+    gradient_penalty: float = Field(10.0, ge=0)
+    critic_updates: int = Field(1, ge=1)
+    perceptual: float = Field(0.0, ge=0)
+    vgg19_weights: str = ""
+    pixel: float = Field(100.0, ge=0)
+    caption: float = Field(1.0, ge=0)
+    tree: float = Field(1.0, ge=0)
+    null_weight: float = Field(0.1, ge=0)
+    distillation: float = Field(0.0, ge=0)
+    detach_semantics: bool = False
+
+
+class Training(Section):
+    """One training: updates, images an update, learning rates and how they fall."""
+
+    updates: int = Field(ge=1)
+    batch: int = Field(16, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    semantics_learning_rate: float = Field(1e-4, ge=0)
+    schedule: Literal["constant", "linear", "half_linear"] = "linear"
+    sharp_share: float = Field(0.0, ge=0, le=1)
+    clip: float = Field(0.0, ge=0)
+
+
+class Evaluation(Section):
+    """Decoding and statistics."""
+
+    beam: int = Field(3, ge=1)
+    batch: int = Field(50, ge=2)
+    resamples: int = Field(2000, ge=100)
+    samples: int = Field(8, ge=1)
+
+
+class Runtime(Section):
+    """Where and how often; none of it changes what is computed except `threads` (kept fixed by the profile)."""
+
+    threads: int = Field(1, ge=1)
+    device: str = "cpu"
+    save_every: int = Field(100, ge=1)
+    log_every: int = Field(20, ge=1)
+
+    @model_validator(mode="after")
+    def _aligned(self) -> "Runtime":
+        if self.save_every % self.log_every:
+            raise ValueError("runtime.save_every must be a multiple of runtime.log_every, so that no log row is lost")
+        return self
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    profile: str
+    seed: int = Field(0, ge=0)
+    seeds: list[int] = [0]
+    one_seed: list[str] = []
+    variants: list[str] = ["baseline", "full", "oracle_map", "shuffled", "no_semantics_loss"]
+    data: Data = Data()
+    blur: Blur = Blur()
+    text: Text = Text()
+    model: Model = Model()
+    loss: Loss = Loss()
+    train_tree: Training = Training(updates=300, batch=32, learning_rate=2e-3, schedule="constant")
+    train_a1: Training = Training(updates=250, batch=32, learning_rate=4e-3)
+    train_a2: Training = Training(updates=450, batch=32, learning_rate=3e-3, sharp_share=0.5)
+    train_b: Training = Training(updates=800, batch=16, learning_rate=1e-3, schedule="constant")
+    train_c: Training = Training(updates=600, batch=16, learning_rate=1e-3, semantics_learning_rate=1e-4)
+    evaluation: Evaluation = Evaluation()
+    runtime: Runtime = Runtime()
+
+
+class Variant(Section):
+    """One arm of the ablation (specification 6.9, table 4).
+
+    `semantics`: what is embedded; `start`: whose A weights it begins from ("shared": notebooks 02-03, "own": trained
+    by the run itself, "scratch": none); `view`: which photo the semantic branch reads; losses apply from A1 on.
+    """
+
+    description: str
+    semantics: Literal["tree", "vectors", "global", "flat", "noise", "labels"] | None = "tree"
+    start: Literal["shared", "own", "scratch"] = "shared"
+    view: Literal["blurred", "sharp"] = "blurred"
+    caption_loss: bool = True
+    tree_loss: bool = True
+    trained: bool = True
+    shuffled: bool = False
+
+
+VARIANTS: dict[str, Variant] = {
+    "full": Variant(description="S3E-Deblur: node maps of the co-trained S3-tree"),
+    "baseline": Variant(
+        description="DeblurGAN alone", semantics=None, start="scratch", caption_loss=False, tree_loss=False
+    ),
+    "global_caption": Variant(
+        description="one caption vector, no tree", semantics="global", start="own", tree_loss=False
+    ),
+    "vector_nodes": Variant(description="tree of vectors: structure without space", semantics="vectors", start="own"),
+    "flat_spatial": Variant(
+        description="feature grid without tree: space without structure",
+        semantics="flat",
+        start="own",
+        tree_loss=False,
+    ),
+    "no_caption_loss": Variant(description="S3-tree without caption loss", start="own", caption_loss=False),
+    "no_tree_loss": Variant(description="S3-tree without tree loss", start="own", tree_loss=False),
+    "no_semantics_loss": Variant(
+        description="same networks, trained by the deblurring loss alone (capacity control)",
+        start="scratch",
+        caption_loss=False,
+        tree_loss=False,
+    ),
+    "noise_maps": Variant(
+        description="noise in place of the node maps",
+        semantics="noise",
+        start="scratch",
+        caption_loss=False,
+        tree_loss=False,
+    ),
+    "frozen": Variant(
+        description="semantics frozen: no co-training", trained=False, caption_loss=False, tree_loss=False
+    ),
+    "oracle": Variant(description="tree of the sharp photo (oracle)", view="sharp"),
+    "oracle_map": Variant(
+        description="true label maps (oracle)",
+        semantics="labels",
+        start="scratch",
+        caption_loss=False,
+        tree_loss=False,
+    ),
+    "shuffled": Variant(description="tree of another photo", shuffled=True),
+}
+
+_PAPER_TRAINING = {
+    "train_tree": {"updates": 8_850, "batch": 64, "learning_rate": 4e-4, "schedule": "constant", "clip": 0.1},
+    "train_a1": {"updates": 17_700, "batch": 64, "learning_rate": 4e-4, "clip": 0.1},
+    "train_a2": {"updates": 17_700, "batch": 64, "learning_rate": 1e-4, "sharp_share": 0.5, "clip": 0.1},
+    "train_b": {"updates": 300_000, "batch": 8, "learning_rate": 1e-4, "schedule": "half_linear"},
+    "train_c": {"updates": 150_000, "batch": 8, "learning_rate": 1e-4, "semantics_learning_rate": 2e-5},
+}  # fmt: skip
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "variants": ["baseline", "full", "oracle_map", "shuffled"],
+        "data": {"train": 96, "val": 16, "test": 16},
+        "text": {"max_words": 24},
+        "train_tree": {"updates": 6, "batch": 16},
+        "train_a1": {"updates": 6, "batch": 16},
+        "train_a2": {"updates": 6, "batch": 16},
+        "train_b": {"updates": 8, "batch": 8},
+        "train_c": {"updates": 8, "batch": 8},
+        "evaluation": {"beam": 2, "batch": 16, "resamples": 200, "samples": 4},
+        "runtime": {"save_every": 2, "log_every": 2},
+    },
+    "laptop": {"text": {"max_words": 24}},
+    "study": {
+        "seeds": [0, 1, 2],
+        "variants": [*VARIANTS],
+        "one_seed": [
+            name
+            for name in VARIANTS
+            if name not in ("baseline", "full", "oracle_map", "shuffled", "no_semantics_loss", "vector_nodes")
+        ],
+        "text": {"max_words": 24},
+        "evaluation": {"resamples": 10_000},
+    },
+    "paper": {
+        "seeds": [0, 1, 2],
+        "variants": [name for name in VARIANTS if name != "oracle_map"],
+        "data": {"source": "", "size": 256, "train": 0, "val": 0, "test": 0},
+        "text": {"min_count": 6, "label_min_count": 20},
+        "model": {
+            "generator_width": 64,
+            "blocks": 9,
+            "critic_width": 64,
+            "encoder_widths": [64, 128, 256, 512, 512],
+            "node_width": 128,
+            "word_width": 512,
+            "lstm_width": 512,
+            "attention_width": 512,
+            "caption_dropout": 0.5,
+        },
+        "loss": {"gan": "wgan-gp", "critic_updates": 5, "perceptual": 100.0, "pixel": 0.0},
+        "evaluation": {"resamples": 10_000},
+        "runtime": {"device": "cuda", "threads": 8, "save_every": 1000, "log_every": 100},
+        **_PAPER_TRAINING,
+    },
+}
+
+
+def load_config(profile: str, data: str = "scenes", seed: int = 0, overrides: dict[str, Any] | None = None) -> Config:
+    """Resolve a profile.
+
+    `data`: "scenes" or a folder (COCO layout). `overrides`: flat, e.g. `{"loss.caption": 0.5}`.
+    Raises `S3EError` that names the profile, field or folder that is wrong.
+    """
+    if profile not in PROFILES:
+        raise S3EError(f"unknown profile '{profile}'; known: {', '.join(PROFILES)}.")
+    tree: dict[str, Any] = json.loads(json.dumps(_complete(PROFILES[profile])))
+    tree.update(profile=profile, seed=seed)
+    if data != "scenes":
+        if not Path(data).is_dir():
+            raise S3EError(f"--data {data}: no such folder; give a folder with images/ and annotations/, or 'scenes'.")
+        tree.setdefault("data", {})["source"] = str(Path(data).resolve())
+    elif tree.get("data", {}).get("source") == "":
+        raise S3EError(f"the profile '{profile}' needs photographs: add --data FOLDER (COCO-captions layout).")
+    for name, value in (overrides or {}).items():
+        _put(tree, name, value)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise S3EError("; ".join(_explain(item) for item in error.errors()) + ".") from None
+    unknown = [name for name in [*config.variants, *config.one_seed] if name not in VARIANTS]
+    if unknown:
+        raise S3EError(f"unknown variant '{unknown[0]}'; known: {', '.join(VARIANTS)}.")
+    return config
+
+
+def _complete(profile: dict[str, Any]) -> dict[str, Any]:
+    """Lay a profile's partial sections over the defaults, so that a section with required fields can be partial."""
+    base = Config(profile="base").model_dump()
+    merged = {**base, **profile}
+    return {name: {**base[name], **value} if isinstance(value, dict) else value for name, value in merged.items()}
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    section, _, field = name.partition(".")
+    if not field:
+        tree[section] = value
+        return
+    if not isinstance(tree.get(section), dict):
+        known = ", ".join(key for key, item in tree.items() if isinstance(item, dict))
+        raise S3EError(f"unknown setting '{name}': there is no section '{section}'; sections: {known}.")
+    tree[section][field] = value
+
+
+def _explain(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        section = item["loc"][0] if len(item["loc"]) > 1 else None
+        model = Config.model_fields[section].annotation if section else Config
+        return f"unknown setting '{name}'; known there: {', '.join(model.model_fields)}"
+    return f"setting '{name}' = {item['input']!r}: {item['msg'].lower()}"

@@ -1,0 +1,269 @@
+"""Score one trained model: restored photos, captions and tree nodes, per photo and per severity, onto disk.
+
+Writes `scores.csv`, `nodes.csv`, `captions.json`, `samples.npz`, `samples.json` and `restored_test.npy` into the folder
+of a run; notebook 07 only collects them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from s3e.blur import SEVERITIES
+from s3e.config import VARIANTS, Config
+from s3e.data.corpus import Batch, Corpus, Split, to_tensor
+from s3e.evaluation.collect import describe
+from s3e.evaluation.image import score_batch, to_uint8
+from s3e.models.build import build_semantics, load_weights
+from s3e.models.s3e import S3EDeblur
+from s3e.models.semantics import Semantics
+from s3e.models.tree import LEAVES, TreeOutput
+from s3e.parsing import IGNORE
+from s3e.paths import atomic_write, write_json
+from s3e.seeds import seed_everything
+
+SCORED = ("val", "test")
+
+
+def predicted_nodes(tree: TreeOutput) -> Tensor:
+    """Most likely class of each node: B x 7."""
+    return torch.cat([tree.entity_logits.argmax(-1), tree.relation_logits.argmax(-1)], 1)
+
+
+def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
+    """Per photo: how many leaves, NULL leaves, relations (5-7) and roots there are, and how many are right.
+
+    predicted, target: N x 7. Non-NULL leaves count as leaves, NULL leaves apart; out-of-vocabulary nodes count nowhere.
+    """
+    right = predicted == target
+    leaf = np.zeros_like(target, dtype=bool)
+    leaf[:, :LEAVES] = True
+    named, null = target > 0, target == 0
+    root = np.zeros_like(leaf)
+    root[:, -1] = True
+    groups = {"leaf": leaf & named, "null": leaf & null, "relation": ~leaf & named, "root": root & named}
+    columns = {}
+    for name, mask in groups.items():
+        columns[f"{name}_correct"] = (right & mask).sum(1)
+        columns[f"{name}_total"] = mask.sum(1)
+    return pd.DataFrame(columns)
+
+
+def node_row(counts: pd.DataFrame, **labels: str) -> dict[str, object]:
+    """Accuracies over all photos of `counts`, in one row of `nodes.csv`."""
+    total = counts.sum()
+    share = {name: total[f"{name}_correct"] / max(total[f"{name}_total"], 1) for name in ("leaf", "relation", "root")}
+    return {
+        **labels,
+        "leaf_accuracy": share["leaf"],
+        "null_recall": total["null_correct"] / max(total["null_total"], 1),
+        "relation_accuracy": share["relation"],
+        "root_accuracy": share["root"],
+        "n": len(counts),
+    }
+
+
+@torch.no_grad()
+def read_split(
+    source: nn.Module, split: Split, view: str, corpus: Corpus, config: Config, *, caption: bool, images=None
+) -> dict[str, object]:
+    """What a semantic source says of every photo of a split: node classes N x 7 (or None) and captions {id: text}.
+
+    `view`: "sharp" or a severity; `images` (uint8 N x S x S x 3) replaces the photos, e.g. by deblurred ones.
+    """
+    source.to(config.runtime.device).eval()
+    nodes, texts = [], {}
+    for start in range(0, len(split), config.evaluation.batch):
+        rows = np.arange(start, min(start + config.evaluation.batch, len(split)))
+        shown = split.batch(rows, view).blurred if images is None else to_tensor(images[rows])
+        semantics = source(shown.to(config.runtime.device))
+        if semantics.tree is not None:
+            nodes.append(predicted_nodes(semantics.tree).cpu().numpy())
+        if caption:
+            texts |= dict(zip([split.ids[i] for i in rows], say(source, semantics, corpus, config), strict=True))
+    return {"nodes": np.concatenate(nodes) if nodes else None, "captions": texts}
+
+
+def say(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> list[str]:
+    """Captions by beam search."""
+    longest = corpus.train.words.shape[-1]
+    ids = source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)
+    return [corpus.words.decode(row) for row in ids.tolist()]
+
+
+def score_captioner(
+    source: nn.Module, system: str, corpus: Corpus, config: Config, *, tree: bool
+) -> tuple[list[dict], list[dict]]:
+    """Captions (for `captions.json`) and node accuracies (for `nodes.csv`) of a captioner on every kind of input."""
+    captions, nodes = [], []
+    for split in (corpus.splits[name] for name in SCORED):
+        for view in ("sharp", *SEVERITIES):
+            said = read_split(source, split, view, corpus, config, caption=True)
+            captions.append({"system": system, "input": view, "split": split.name, "captions": said["captions"]})
+            if tree:
+                counts = node_counts(said["nodes"], split.targets.numpy())
+                nodes.append(node_row(counts, system="before", input=view, split=split.name))
+    return captions, nodes
+
+
+@torch.no_grad()
+def restore_split(
+    model: S3EDeblur, split: Split, severity: str, config: Config
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Restored photos uint8 N x S x S x 3 and predicted nodes N x 7 (None without a tree)."""
+    model.to(config.runtime.device).eval()
+    seed_everything(config.seed, "evaluation", split.name, severity)
+    restored, nodes = [], []
+    for batch in split.batches(config.evaluation.batch, severity):
+        image, semantics = model(batch.to(config.runtime.device))
+        restored.append(to_images(image))
+        if semantics is not None and semantics.tree is not None:
+            nodes.append(predicted_nodes(semantics.tree).cpu().numpy())
+    return np.concatenate(restored), np.concatenate(nodes) if nodes else None
+
+
+def to_images(image: Tensor) -> np.ndarray:
+    """float N x 3 x H x W in [-1, 1] -> uint8 N x H x W x 3, clamped and rounded."""
+    return to_uint8(image.permute(0, 2, 3, 1).cpu().numpy(), low=-1.0, high=1.0)
+
+
+def score_deblurrer(folder: Path, model: S3EDeblur, variant: str, corpus: Corpus, config: Config) -> dict[str, float]:
+    """Write every score of a deblurring run to `folder`; returns its summary (for `metrics.json`)."""
+    arm = VARIANTS[variant]
+    rows, node_rows, captions, metrics = [], [], [], {}
+    for split in (corpus.splits[name] for name in SCORED):
+        for severity in SEVERITIES:
+            restored, nodes = restore_split(model, split, severity, config)
+            table = image_table(split, severity, restored)
+            if nodes is not None:
+                counts = node_counts(nodes, split.targets.numpy())
+                node_rows.append(node_row(counts, system="after", input=severity, split=split.name))
+                table = pd.concat([table, counts.drop(columns=["root_correct", "root_total"])], axis=1)
+            rows.append(table)
+            metrics[f"{split.name}_{severity}_psnr"] = float(table["psnr"].mean())
+            metrics[f"{split.name}_{severity}_ssim"] = float(table["ssim"].mean())
+            metrics[f"{split.name}_{severity}_psnr_blurred"] = float(table["psnr_blurred"].mean())
+            if split.name == "test" and severity == config.blur.severity:
+                _save(folder / "restored_test.npy", restored)
+        if arm.caption_loss:
+            views = ("sharp", config.blur.severity)
+            said = {view: read_split(model.semantics, split, view, corpus, config, caption=True) for view in views}
+            captions += [
+                {"system": variant, "input": view, "split": split.name, "captions": said[view]["captions"]}
+                for view in views
+            ]
+            if said["sharp"]["nodes"] is not None:
+                counts = node_counts(said["sharp"]["nodes"], split.targets.numpy())
+                node_rows.append(node_row(counts, system="after", input="sharp", split=split.name))
+    _write_csv(folder / "scores.csv", pd.concat(rows, ignore_index=True))
+    if node_rows:
+        _write_csv(folder / "nodes.csv", pd.DataFrame(node_rows))
+        last = pd.DataFrame(node_rows).query("split == 'val' and input == @config.blur.severity").iloc[0]
+        metrics["val_leaf_accuracy"] = float(last["leaf_accuracy"])
+    write_json(folder / "captions.json", captions)
+    write_samples(folder, model, corpus, config, caption=arm.caption_loss)
+    return metrics
+
+
+def image_table(split: Split, severity: str, restored: np.ndarray) -> pd.DataFrame:
+    """PSNR and SSIM per photo, of the restored and of the blurred one."""
+    scores = score_batch(restored, split.sharp)
+    blurred = score_batch(split.blurred[severity], split.sharp)
+    return pd.DataFrame(
+        {
+            "split": split.name,
+            "severity": severity,
+            "id": split.ids,
+            "psnr": scores["psnr"],
+            "ssim": scores["ssim"],
+            "psnr_blurred": blurred["psnr"],
+            "ssim_blurred": blurred["ssim"],
+            "extent": split.extents[severity],
+        }
+    )
+
+
+@torch.no_grad()
+def write_samples(folder: Path, model: S3EDeblur, corpus: Corpus, config: Config, *, caption: bool) -> None:
+    """The first validation photos with what the model made of them, for the figures."""
+    batch = _sample_batch(corpus, config)
+    model.eval()
+    seed_everything(config.seed, "samples")
+    restored, semantics = model(batch)
+    texts = say(model.semantics, semantics, corpus, config) if caption else None
+    _write_sample_files(folder, batch, semantics, texts, corpus, restored=to_images(restored))
+
+
+@torch.no_grad()
+def write_captioner_samples(folder: Path, source: nn.Module, corpus: Corpus, config: Config) -> None:
+    """The same photos, blurred, as a captioner reads them before co-training."""
+    batch = _sample_batch(corpus, config)
+    semantics = source.to(config.runtime.device).eval()(batch.blurred)
+    _write_sample_files(folder, batch, semantics, say(source, semantics, corpus, config), corpus)
+
+
+def _sample_batch(corpus: Corpus, config: Config) -> Batch:
+    rows = np.arange(min(config.evaluation.samples, len(corpus.val)))
+    return corpus.val.batch(rows, config.blur.severity).to(config.runtime.device)
+
+
+def _write_sample_files(
+    folder: Path, batch: Batch, semantics: Semantics | None, texts: list[str] | None, corpus: Corpus,
+    **arrays: np.ndarray,
+) -> None:  # fmt: skip
+    arrays |= {"ids": np.array(batch.ids), "sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
+    predicted = None
+    if semantics is not None and semantics.tree is not None:
+        arrays["attention"] = semantics.tree.attention.cpu().numpy()
+        predicted = predicted_nodes(semantics.tree).tolist()
+    records = [
+        {
+            "id": photo,
+            "references": corpus.val.captions[i],
+            "caption": texts[i] if texts else None,
+            "predicted": node_names(predicted[i], corpus) if predicted else None,
+            "target": node_names(corpus.val.targets[i].tolist(), corpus),
+        }
+        for i, photo in enumerate(batch.ids)
+    ]
+    with atomic_write(folder / "samples.npz") as temporary:
+        np.savez_compressed(temporary, **arrays)
+    write_json(folder / "samples.json", records)
+
+
+def node_names(classes: list[int], corpus: Corpus) -> list[str]:
+    """Seven class numbers -> seven labels; "?" where a label is out of vocabulary."""
+    lists = [corpus.labels.entities] * LEAVES + [corpus.labels.relations] * 3
+    return ["?" if number == IGNORE else names[number] for number, names in zip(classes, lists, strict=True)]
+
+
+DEBLURRED_BY = ("baseline", "full", "oracle_map")
+
+
+def caption_deblurred(captioners: list[Path], arms: list[Path], corpus: Corpus, config: Config) -> pd.DataFrame:
+    """ "Deblur first, then caption": what the tree captioner of notebook 03 (same seed) says of restored test photos.
+
+    `captioners`, `arms`: folders of finished runs of 03 and of 05 and 06. Columns as `collect.read_captions`.
+    """
+    rows = []
+    weights = {describe(path).seed: path / "tree_captioner.safetensors" for path in captioners}
+    for arm in map(describe, arms):
+        if arm.variant in DEBLURRED_BY and arm.seed in weights:
+            source = load_weights(build_semantics(config, corpus, "tree"), weights[arm.seed])
+            restored = np.load(arm.path / "restored_test.npy")
+            said = read_split(source, corpus.test, "sharp", corpus, config, caption=True, images=restored)["captions"]
+            about = {"system": f"{arm.variant} -> tree", "input": "deblurred", "split": "test", "seed": arm.seed}
+            rows.append({**about, "captions": said})
+    return pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path) as temporary:
+        np.save(temporary, array)
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False)

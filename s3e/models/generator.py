@@ -1,0 +1,109 @@
+"""The DeblurGAN generator with places where node maps are embedded (specification 3.1 and 6.5)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _norm_relu(width: int) -> list[nn.Module]:
+    return [nn.InstanceNorm2d(width), nn.ReLU()]
+
+
+class ResidualBlock(nn.Module):
+    """pad, conv, IN, ReLU, dropout, pad, conv, IN; identity skip, no ReLU after the sum.
+
+    Two convolutions as in the paper's network; the public code of 2019 loses the second (specification 3.5).
+    """
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *_norm_relu(width), nn.Dropout(dropout),
+            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width),
+        )  # fmt: skip
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.body(features)
+
+
+class Embed(nn.Module):
+    """Embed semantic maps M (B x M x h x w) into features F (B x C x H x W); at first it changes nothing.
+
+    `concat`: F + Conv1x1([F ; M']); `sft`: F (1 + gamma(M')) + beta(M'), M' = the maps at F's size and width. The last
+    convolutions are zero-initialised, so co-training starts exactly at the pretrained deblurrer.
+    """
+
+    def __init__(self, map_channels: int, width: int, fuse: str):
+        super().__init__()
+        self.fuse = fuse
+        self.project = nn.Conv2d(map_channels, width, 1)
+        self.mix = nn.Conv2d(2 * width if fuse == "concat" else width, width if fuse == "concat" else 2 * width, 1)
+
+    def zero(self) -> None:
+        """Zero the last convolution (called after weight initialisation)."""
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, features: Tensor, maps: Tensor) -> Tensor:
+        maps = F.interpolate(self.project(maps), features.shape[2:], mode="bilinear", align_corners=False)
+        if self.fuse == "concat":
+            return features + self.mix(torch.cat([features, maps], 1))
+        gamma, beta = self.mix(maps).chunk(2, 1)
+        return features * (1 + gamma) + beta
+
+
+class Generator(nn.Module):
+    """B x 3 x H x W in [-1, 1] -> the same; output = clamp(input + tanh(...), -1, 1). H, W are multiples of 4.
+
+    Instance normalisation without affine parameters and without running statistics, so that training and test agree;
+    dropout acts in training only. `embed_at` lists residual blocks before which `maps` are embedded.
+    """
+
+    def __init__(
+        self, *, width: int, blocks: int, dropout: float, map_channels: int = 0, embed_at: list[int] = (0,),
+        fuse: str = "concat", upsampling: str = "transposed",
+    ):  # fmt: skip
+        super().__init__()
+        outside = [place for place in embed_at if not 0 <= place < blocks]
+        if outside:
+            raise ValueError(f"model.embed_at = {list(embed_at)}: the generator has blocks 0 to {blocks - 1}")
+        self.encoder = nn.Sequential(
+            nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), *_norm_relu(width),
+            nn.Conv2d(width, 2 * width, 3, 2, 1), *_norm_relu(2 * width),
+            nn.Conv2d(2 * width, 4 * width, 3, 2, 1), *_norm_relu(4 * width),
+        )  # fmt: skip
+        self.trunk = nn.ModuleList(ResidualBlock(4 * width, dropout) for _ in range(blocks))
+        self.decoder = nn.Sequential(
+            *_upsample(4 * width, 2 * width, upsampling), *_norm_relu(2 * width),
+            *_upsample(2 * width, width, upsampling), *_norm_relu(width),
+            nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh(),
+        )  # fmt: skip
+        places = embed_at if map_channels else []
+        self.embed = nn.ModuleDict({str(place): Embed(map_channels, 4 * width, fuse) for place in places})
+        initialise(self)
+        for embed in self.embed.values():
+            embed.zero()
+
+    def forward(self, blurred: Tensor, maps: Tensor | None = None) -> Tensor:
+        features = self.encoder(blurred)
+        for place, block in enumerate(self.trunk):
+            if maps is not None and str(place) in self.embed:
+                features = self.embed[str(place)](features, maps)
+            features = block(features)
+        return (blurred + self.decoder(features)).clamp(-1, 1)
+
+
+def _upsample(inputs: int, outputs: int, kind: str) -> list[nn.Module]:
+    """Transposed convolution as published, or resize + convolution against checkerboards (specification 3.5)."""
+    if kind == "transposed":
+        return [nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1)]
+    return [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, 1, 1)]
+
+
+def initialise(module: nn.Module) -> None:
+    """Convolution weights N(0, 0.02), biases 0, as in DeblurGAN."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,102 @@
+"""Semantic sources: what is embedded into the generator; an ablation swaps one for another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s3e.config import GRID
+from s3e.data.corpus import Batch
+from s3e.models.captioner import CaptionDecoder
+from s3e.models.tree import TreeOutput
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """What a source says of a batch.
+
+    maps B x M x 16 x 16 are embedded; `tree` feeds L_tree; `context` B x F and `items` B x K x I feed the decoder;
+    `features` is the encoder's grid V (for distillation). None where a source has no such thing.
+    """
+
+    maps: Tensor
+    tree: TreeOutput | None = None
+    context: Tensor | None = None
+    items: Tensor | None = None
+    features: Tensor | None = None
+
+
+class TreeSemantics(nn.Module):
+    """Encoder, S3-tree (or vector tree) and caption decoder; M = [X_1; ...; X_7] (specification 6.0)."""
+
+    def __init__(self, *, encoder: nn.Module, tree: nn.Module, decoder: CaptionDecoder):
+        super().__init__()
+        self.encoder, self.tree, self.decoder = encoder, tree, decoder
+
+    def forward(self, image: Tensor) -> Semantics:
+        features = self.encoder(image)
+        tree = self.tree(features)
+        context = torch.cat([tree.vectors[:, -1], features.mean((2, 3))], 1)
+        return Semantics(tree.maps.flatten(1, 2), tree, context, tree.vectors, features)
+
+
+class GlobalSemantics(nn.Module):
+    """One vector that starts the caption decoder, broadcast over the grid: the NIC captioner and `global_caption`."""
+
+    def __init__(self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: CaptionDecoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.vector = nn.Sequential(nn.Linear(channels, map_channels), nn.ReLU())
+
+    def forward(self, image: Tensor) -> Semantics:
+        features = self.encoder(image)
+        vector = self.vector(features.mean((2, 3)))
+        maps = vector[..., None, None].expand(-1, -1, *features.shape[2:])
+        return Semantics(maps, None, vector, None, features)
+
+
+class FlatSemantics(nn.Module):
+    """The feature grid without a tree: soft attention over cells, and `flat_spatial` (space without structure)."""
+
+    def __init__(self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: CaptionDecoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.maps = nn.Sequential(nn.Conv2d(channels, map_channels, 3, padding=1), nn.ReLU())
+
+    def forward(self, image: Tensor) -> Semantics:
+        features = self.encoder(image)
+        cells = features.flatten(2).transpose(1, 2)
+        return Semantics(self.maps(features), None, features.mean((2, 3)), cells, features)
+
+
+class NoiseMaps(nn.Module):
+    """Standard normal maps of the same shape: a control for the extra parameters of the embedding."""
+
+    def __init__(self, *, map_channels: int):
+        super().__init__()
+        self.map_channels = map_channels
+
+    def forward(self, image: Tensor) -> Semantics:
+        maps = torch.randn(len(image), self.map_channels, GRID, GRID)  # drawn on the CPU: the same on every device
+        return Semantics(maps.to(image.device))
+
+
+class LabelMaps(nn.Module):
+    """The true label map, one-hot and averaged over each grid cell: the strongest oracle, on scenes only."""
+
+    def __init__(self, *, classes: int):
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, labels: Tensor) -> Semantics:
+        onehot = F.one_hot(labels.long(), self.classes).permute(0, 3, 1, 2).float()
+        return Semantics(F.adaptive_avg_pool2d(onehot, GRID))
+
+
+VIEWS: dict[str, Callable[[Batch], Tensor]] = {
+    "blurred": lambda batch: batch.blurred,
+    "sharp": lambda batch: batch.sharp,
+    "labels": lambda batch: batch.labels,
+}

@@ -1,0 +1,50 @@
+"""Every folder of the suite, its one error type, and files that appear whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).resolve().parents[1]))
+NOTEBOOKS = ROOT / "notebooks"
+FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures"))
+RUNS = Path(os.environ.get("S3E_RUNS", ROOT / "runs"))
+
+
+class S3EError(Exception):
+    """A mistake that the user can mend; its message is one sentence that names the place and the remedy."""
+
+
+@contextmanager
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path` and rename it to `path` if the block ends well; else leave no trace."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as sorted, indented JSON; NaN and infinity are refused (ValueError)."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; a missing or damaged one raises `S3EError` with its name."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise S3EError(f"{path} does not exist: run the stage that writes it first.") from None
+    except ValueError as error:
+        raise S3EError(f"{path} is not valid JSON ({error}): delete it and run its stage again.") from None

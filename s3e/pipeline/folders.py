@@ -1,0 +1,113 @@
+"""The run store: where a run's files lie, who may write them, and when they count as finished.
+
+    runs/<profile>[@<data folder>][+<hash of overrides>]/<stage>/<variant>-s<seed> | s<seed> | all
+
+`done.json` is written last, so a run that was killed never looks finished; the files that it left behind are kept for
+the next attempt as long as its key is the same. With overrides, a run whose key is unchanged is read from the store
+without overrides, so that only what depends on the override is computed.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from s3e.config import Config
+from s3e.paths import RUNS, read_json
+from s3e.pipeline import keys
+from s3e.pipeline.graph import Instance
+
+
+class Store:
+    """The folders of one profile, data set and set of overrides."""
+
+    def __init__(self, root: Path, base: Path | None = None):
+        self.root, self.base = root, base
+
+    @classmethod
+    def of(cls, config: Config, overrides: dict[str, Any] | None = None, run_dir: str = "") -> "Store":
+        """The store of a config; `run_dir` names another root folder for it."""
+        if run_dir:
+            return cls(Path(run_dir).expanduser().resolve())
+        source = config.data.source
+        base = RUNS.resolve() / (config.profile + ("" if source == "scenes" else "@" + Path(source).name))
+        return cls(base.with_name(f"{base.name}+{keys.digest(overrides)[:8]}"), base) if overrides else cls(base)
+
+    def folder(self, run: Instance) -> Path:
+        """Where `run` writes."""
+        return self.root / run.stage / run.folder
+
+    def record(self, run: Instance, root: Path | None = None) -> dict[str, Any] | None:
+        """The record of a finished run, or None."""
+        path = (root or self.root) / run.stage / run.folder / "done.json"
+        return read_json(path) if path.is_file() else None
+
+    def find(self, run: Instance, key: str) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and record of a complete run with this key: here, or in the store without overrides."""
+        for root in filter(None, (self.root, self.base)):
+            record = self.record(run, root)
+            folder = root / run.stage / run.folder
+            if record and record["key"] == key and not lost_files(folder, record):
+                return folder, record
+        return None
+
+    def state(self, run: Instance, key_parts: dict[str, Any]) -> tuple[str, str, float | None]:
+        """(fresh | skipped | running | stale | missing, why, last seconds)."""
+        found = self.find(run, keys.digest(key_parts))
+        if found:
+            folder, record = found
+            elsewhere = "" if folder == self.folder(run) else f"from {folder.parents[1].name}"
+            return ("skipped" if record["skipped"] else "fresh"), record["skipped"] or elsewhere, record["seconds"]
+        if is_locked(self.folder(run) / ".lock"):
+            return "running", "", None
+        record = self.record(run)
+        if record:
+            lost = lost_files(self.folder(run), record)
+            why = keys.explain(record["parts"], key_parts) + [f"{name} is lost or changed" for name in lost]
+            return "stale", "; ".join(why), record["seconds"]
+        return "missing", self._why_missing(run, key_parts), None
+
+    def _why_missing(self, run: Instance, key_parts: dict[str, Any]) -> str:
+        base = self.base and self.record(run, self.base)
+        if base:
+            return "; ".join(keys.explain(base["parts"], key_parts))
+        begun = self.folder(run) / "state.json"
+        if not begun.is_file():
+            return ""
+        same = read_json(begun)["key"] == keys.digest(key_parts)
+        return "interrupted; goes on where it stopped" if same else "interrupted; its code or settings changed since"
+
+
+def lost_files(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Names of a finished run's files that are gone or have another size."""
+    sizes = {name: about["bytes"] for name, about in record["outputs"].items()}
+    files = {name: folder / name for name in sizes}
+    return [name for name, path in files.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+
+
+def is_locked(path: Path) -> bool:
+    """True while a process holds the lock file `path`."""
+    if not path.is_file():
+        return False
+    with open(path) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def take_lock(path: Path, what: str) -> IO[str]:
+    """Hold an exclusive lock on `path` until the file is closed or the process ends; says so while it waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = open(path, "a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        print(f"{what} is in use by process {handle.read().strip() or '?'}: waiting until it ends ...", flush=True)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle

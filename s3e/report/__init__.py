@@ -1,0 +1,1 @@
+"""Figures and tables of the study: makers take frames and arrays and return a figure or a table."""

@@ -1,0 +1,121 @@
+"""Figures made of numbers: gain against blur severity (8) and training curves (9)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from s3e.report.style import GREY, INK, PAGE_WIDTH, colour, in_order, label, marker, save, show, styled
+
+__all__ = ["gain_by_severity", "save", "show", "training_curves"]
+
+SHOWN = ("full", "no_semantics_loss", "shuffled", "oracle_map", "oracle")  # figure 8 is about these arms
+TRAININGS = {  # `log_<name>.csv` -> panel title, in the order of the panels
+    "tree": "A1: S3-tree, sharp", "tree_tree": "A1: S3-tree, sharp", "captioner": "A: captioner",
+    "captioner_a1": "A1: captioner, sharp", "tree_captioner_a1": "A1: captioner, sharp",
+    "captioner_a2": "A2: captioner, blurred", "tree_captioner_a2": "A2: captioner, blurred",
+    "deblurrer": "B: deblurrer alone", "cotrain": "C: co-training",
+}  # fmt: skip
+TERMS = {"pixel": "pixel loss", "perceptual": "perceptual loss", "tree": "tree loss", "caption": "caption loss"}
+
+
+def _points(axes: Axes, frame: pd.DataFrame, variant: str, places: np.ndarray, shift: float) -> None:
+    low, high = frame["mean"] - frame.low, frame.high - frame["mean"]
+    axes.errorbar(
+        places + shift, frame["mean"], yerr=np.clip(np.array([low, high]), 0, None), color=colour(variant),
+        marker=marker(variant), markersize=5, linewidth=1.2, elinewidth=1.0, capsize=2, markeredgecolor="white",
+        markeredgewidth=0.5,
+    )  # fmt: skip
+
+
+def _gain_axes(axes: Axes, frame: pd.DataFrame, by: str, order: list, names: list[str], variants: list[str]) -> None:
+    axes.axhline(0, color=INK, linewidth=0.9)
+    for number, variant in enumerate(variants):
+        own = frame[frame.variant == variant].set_index(by).reindex(order)
+        _points(axes, own, variant, np.arange(len(order)), 0.09 * (number - (len(variants) - 1) / 2))
+    axes.set_xticks(range(len(order)), names)
+    axes.set_xlim(-0.5, len(order) - 0.5)
+    axes.grid(axis="x", visible=False)
+
+
+@styled
+def gain_by_severity(
+    differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test", reference: str = "baseline"
+) -> Figure:
+    """Figure 8: PSNR gained over `reference` (dB, 95 % intervals) by severity and by thirds of the severe images.
+
+    `differences`, `bins`: frames of `s3e.evaluation.collect`.
+    """
+    wanted = {"split": split, "reference": reference, "metric": "psnr"}
+    chosen, thirds = (frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)] for frame in (differences, bins))
+    variants = in_order(set(chosen.variant) & set(SHOWN)) or in_order(set(chosen.variant))
+    severity = [name for name in ("light", "moderate", "severe") if name in set(chosen.severity)]
+    thirds = thirds[thirds.severity == severity[-1]]
+    ends = thirds.drop_duplicates("bin").sort_values("bin")
+    names = [f"{low:.1f}–{high:.1f} dB" for low, high in zip(ends.input_low, ends.input_high, strict=True)]
+    figure = Figure(figsize=(PAGE_WIDTH, 2.75), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _gain_axes(left, chosen, "severity", severity, severity, variants)
+    _gain_axes(right, thirds, "bin", list(ends.bin), names, variants)
+    gained = f"PSNR gain over {label(reference).split(' (')[0]} (dB)"
+    left.set(title="a  by named severity", xlabel="blur", ylabel=gained)
+    right.set(title=f"b  thirds of the {severity[-1]} images", xlabel="PSNR of the blurred input, worst third first")
+    handles = [Line2D([], [], color=colour(name), marker=marker(name), label=label(name)) for name in variants]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    return figure
+
+
+def _smooth(values: np.ndarray, width: int) -> np.ndarray:
+    """Centred running mean that shrinks at the ends; same length."""
+    sums, counts = (np.convolve(item, np.ones(width), mode="same") for item in (values, np.ones(len(values))))
+    return sums / counts
+
+
+def _curve(axes: Axes, frame: pd.DataFrame, variant: str, ink: str, line: str) -> None:
+    mean = frame.groupby("step").value.mean()
+    width = max(1, len(mean) // 15)
+    axes.plot(mean.index, mean, color=ink, linewidth=0.5, alpha=0.25)
+    axes.plot(mean.index, _smooth(mean.to_numpy(), width), color=ink, linestyle=line, linewidth=1.4, label=variant)
+
+
+def _panels(logs: pd.DataFrame) -> list[tuple[str, str]]:
+    found = set(zip(logs.training, logs.term, strict=True))
+    return [(training, term) for training in TRAININGS for term in TERMS if (training, term) in found]
+
+
+@styled
+def training_curves(logs: pd.DataFrame) -> Figure:
+    """Figure 9: each training's losses over its updates (thin: as logged; thick: running mean; mean over seeds).
+
+    Losses are shown as they enter the sum, with their weights.
+    `logs`: training, variant, seed, step, term, value (`s3e.evaluation.collect.read_logs`).
+    """
+    panels = _panels(logs)
+    columns = min(3, len(panels)) or 1
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(PAGE_WIDTH, 1.75 * rows + 0.45), layout="constrained")
+    grid = figure.subplots(max(rows, 1), columns, squeeze=False).ravel()
+    for axes, (training, term) in zip(grid, panels, strict=False):
+        own = logs[(logs.training == training) & (logs.term == term)]
+        for variant in in_order(own.variant):
+            style = "--" if marker(variant) in "DX^v" else "-"
+            _curve(axes, own[own.variant == variant], variant, colour(variant) if variant else GREY, style)
+        axes.set(title=TRAININGS[training], xlabel="update", ylabel=TERMS[term])
+        if (own.value > 0).all() and own.value.max() > 20 * own.value.median():
+            axes.set_yscale("log")
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    _variant_legend(figure, in_order(set(logs.variant) - {""}), shared="" in set(logs.variant))
+    return figure
+
+
+def _variant_legend(figure: Figure, variants: list[str], shared: bool) -> None:
+    style = {True: "--", False: "-"}
+    handles = [
+        Line2D([], [], color=colour(name), linestyle=style[marker(name) in "DX^v"], label=label(name))
+        for name in variants
+    ]
+    if shared:
+        handles.insert(0, Line2D([], [], color=GREY, label="shared by all arms"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))

@@ -1,0 +1,186 @@
+"""The caption parser and the tree vocabulary."""
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s3e.parsing import IGNORE, INVERSES, NULL, CaptionTree, TreeVocabulary, explain, parse_caption
+from s3e.words import noun_lemma, verb_lemma
+
+
+def tree(text: str) -> CaptionTree:
+    """ "dog hold cup | left_of | house" -> the tree; "-" is NULL."""
+    left, root, right = (part.split() for part in text.split("|"))
+    pairs = [(p + [NULL] * 3)[:3] for p in (left, right)]
+    (a, r5, b), (c, r6, d) = pairs
+    clean = [NULL if word == "-" else word for word in (a, b, c, d, r5, r6, root[0])]
+    return CaptionTree(tuple(clean[:4]), tuple(clean[4:]))
+
+
+CASES = {
+    # the worked example of specification 6.2
+    "a man riding a wave on top of a surfboard": "man | ride | wave on_top_of surfboard",
+    # main clause against relative clauses and participles
+    "a dog that holds a cup is left of a house": "dog hold cup | left_of | house",
+    "a dog holding a cup chases a cat on a box": "dog hold cup | chase | cat on box",
+    "a dog , which holds a cup , watches a cat": "dog hold cup | watch | cat",
+    "the man that is next to the duck watches the cat": "man next_to duck | watch | cat",
+    "a cat is watching a man who rides a horse": "cat | watch | man ride horse",
+    # passives
+    "a ball is held by a dog": "dog | hold | ball",
+    "a dog is being chased by a cat holding a cup": "cat hold cup | chase | dog",
+    "a cup held by a dog is left of a house": "dog hold cup | left_of | house",
+    "a dog sitting by a tree": "dog | sit | tree",
+    # inverses, at the root and inside a pair
+    "a house is right of a dog": "dog | left_of | house",
+    "a cat is on the right side of a dog on a box": "dog on box | left_of | cat",
+    "a fish is beneath the star": "star | above | fish",
+    "a bird under a kite watches a tree behind a car": "kite above bird | watch | car in_front_of tree",
+    "a dog stands behind a house": "house | in_front_of | dog",
+    # there is, locative inversion
+    "there is a small red dog to the left of a blue house": "dog | left_of | house",
+    "there is a dog on a box that chases a cat": "dog on box | chase | cat",
+    "there is a dog that holds a fish and watches a rabbit": "dog hold fish | watch | rabbit",
+    "to the left of a house is a dog": "dog | left_of | house",
+    "in front of a house there is a cat that holds a cup": "cat hold cup | in_front_of | house",
+    # words that are nouns or verbs by position
+    "a man flying a kite watches a duck": "man fly kite | watch | duck",
+    "a yellow fish flies over a box": "fish | fly | box",
+    "children watch a race": "child | watch | race",
+    "two kids building a sand castle": "kid | build | castle",
+    # real-caption shapes
+    "Two dogs are running through the snow .": "dog | run | snow",
+    "Two dogs run .": "dog | run | -",
+    "A group of people watch a tennis player .": "people | watch | tennis_player",
+    "A man and a woman are sitting on a bench": "man and woman | sit | bench",
+    "A woman in white and a man in black are kissing .": "woman in white | kiss | -",
+    "This person , dressed in blue , is standing on a mountain .": "person dress blue | stand | mountain",
+    "a brown dog tries to catch the ball with its mouth": "dog | catch | ball with mouth",
+    "A girl jumps into the woman 's arms": "girl | jump | arm",
+    "a dog": "dog | - | -",
+}
+
+
+@pytest.mark.parametrize("caption", CASES)
+def test_trees(caption):
+    assert parse_caption(caption) == tree(CASES[caption])
+
+
+def test_inverse_and_direct_wording_give_one_tree():
+    wordings = [
+        "a dog is above a cat",
+        "a cat is below a dog",
+        "a cat is under a dog",
+        "there is a cat underneath a dog",
+        "A DOG IS ABOVE A CAT !!!",
+        "a large brown dog is just above the sleepy cat",
+        "below a dog is a cat",
+    ]
+    assert {parse_caption(w) for w in wordings} == {tree("dog | above | cat")}
+
+
+def test_canonical_table_is_closed():
+    assert all(label not in INVERSES for label, _ in INVERSES.values())
+
+
+@pytest.mark.parametrize("text", ["", "   ", "🐕🔥", "and of the", "is on", ". , !", "123", "'s", "quickly"])
+def test_no_entity_is_none(text):
+    assert parse_caption(text) is None
+
+
+@pytest.mark.parametrize("text", ["dog " * 2500, "a dog on " * 1200, "group of " * 1200, "very " * 2000, "🐕" * 10_000])
+def test_long_input_stays_quick(text):
+    start = time.perf_counter()
+    parse_caption(text)
+    assert time.perf_counter() - start < 3
+
+
+WORDS = "a the dog cats holding held by is that and there of to group left watch in red , . 's".split()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=80) | st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join))
+def test_any_string_gives_a_sound_tree(text):
+    found = parse_caption(text)
+    if found is not None:
+        assert len(found.nodes) == 7 and all(isinstance(node, str) and node for node in found.nodes)
+        assert any(entity != NULL for entity in found.entities)
+        assert not set(found.relations) & set(INVERSES)
+
+
+def test_explain_agrees_with_itself():
+    story = explain("Two dogs held a tennis ball .")
+    assert story["tokens"] == ["two", "dogs", "held", "a", "tennis", "ball", "."]
+    assert story["tags"] == ["NUM", "NOUN", "VERB", "DET", "NOUN", "NOUN", "PUNCT"]
+    assert story["lemmas"][1:3] == ["dog", "hold"]
+    assert story["chunks"] == [("two dogs", "dog"), ("a tennis ball", "tennis_ball")]
+    assert story["tree"] == tree("dog | hold | tennis_ball")
+
+
+def test_lemmas():
+    nouns = {
+        "boxes": "box",
+        "men": "man",
+        "butterflies": "butterfly",
+        "buses": "bus",
+        "grass": "grass",
+        "pants": "pants",
+        "horses": "horse",
+    }
+    assert {word: noun_lemma(word) for word in nouns} == nouns
+    verbs = {
+        "chases": "chase",
+        "running": "run",
+        "flies": "fly",
+        "held": "hold",
+        "riding": "ride",
+        "kicked": "kick",
+        "watches": "watch",
+    }
+    assert {word: verb_lemma(word)[0] for word in verbs} == verbs
+
+
+TREES = [tree("dog hold cup | left_of | house"), tree("dog | chase | cat"), None]
+
+
+def test_vocabulary_round_trip_and_order():
+    vocabulary = TreeVocabulary.build(TREES)
+    assert vocabulary.entities == [NULL, "dog", "cat", "cup", "house"]
+    assert vocabulary.relations == [NULL, "chase", "hold", "left_of"]
+    assert vocabulary.counts["entities"]["dog"] == 2
+    assert all(vocabulary.decode(vocabulary.encode(t)) == t for t in TREES[:2])
+    again = TreeVocabulary.from_dict(vocabulary.to_dict())
+    assert again.to_dict() == vocabulary.to_dict() and again.encode(TREES[0]) == vocabulary.encode(TREES[0])
+
+
+def test_vocabulary_limits_and_coverage():
+    vocabulary = TreeVocabulary.build(TREES, max_entities=1, min_count=2)
+    assert vocabulary.entities == [NULL, "dog"] and vocabulary.relations == [NULL]
+    assert vocabulary.encode(TREES[1]) == [1, 0, IGNORE, 0, 0, 0, IGNORE]
+    assert vocabulary.encode(None) == [IGNORE] * 7
+    assert vocabulary.coverage(TREES[:2]) == {"entity": 2 / 5, "relation": 0.0, "tree": 0.0}
+    assert TreeVocabulary.build(TREES).coverage(TREES) == {"entity": 1.0, "relation": 1.0, "tree": 2 / 3}
+
+
+def test_bad_vocabulary_input():
+    with pytest.raises(ValueError, match="7 ids"):
+        TreeVocabulary.build(TREES).decode([0, 1])
+    with pytest.raises(ValueError, match="must start with"):
+        TreeVocabulary(["dog"], [NULL])
+
+
+def test_scene_captions_agree_with_the_true_tree():
+    scenes = pytest.importorskip("s3e.data.scenes").make_split("train", 60, size=32)
+    pairs = [(c, s.tree) for s in scenes for c in s.captions if {*s.tree.entities} - {NULL} <= set(c.split())]
+    wrong = [c for c, truth in pairs if parse_caption(c) != truth]
+    assert len(wrong) <= 0.01 * len(pairs), wrong[:5]
+
+
+def test_speed():
+    captions = list(CASES) * 30
+    start = time.perf_counter()
+    for caption in captions:
+        parse_caption(caption)
+    assert len(captions) / (time.perf_counter() - start) > 2000

@@ -1,0 +1,383 @@
+"""The pipeline on tiny notebooks: freshness and its reasons, locks, refusals, death and going on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+import s3e
+from s3e.config import load_config
+from s3e.paths import S3EError, read_json
+from s3e.pipeline import folders, graph, keys, runner, store
+from s3e.pipeline.graph import STAGES, Instance
+from s3e.pipeline.keys import Keys
+
+COMMON = 'profile = "smoke"\ndata = "scenes"\nseed = 0\nrun_dir = ""\noverrides = {}\nresume = True\n'
+OWN = {"06_ablation": 'variant = "baseline"\n', "07_evaluation": "variants = []\nseeds = []\n"}
+OWN["08_figures_and_tables"] = OWN["07_evaluation"]
+OPEN = "run = open_run({stage!r}, {names})\nrun.card()"
+WORK = """# a training of three updates with a checkpoint each, that can be told to hang
+import time
+ticks = run.path / "ticks.txt"
+for step in range(len(ticks.read_text()) if ticks.exists() else 0, 3):
+    ticks.write_text("." * (step + 1))
+    while step == 1 and (run.path.parent / "hang").exists():
+        time.sleep(0.05)
+for name in STAGES[run.stage].outputs:
+    (run.path / name).write_text(run.stage)
+"""
+
+
+def notebook(stage: str) -> nbformat.NotebookNode:
+    names = [line.split(" =")[0] for line in (COMMON + OWN.get(stage, "")).splitlines()]
+    code = [
+        "from s3e.pipeline import open_run\nfrom s3e.pipeline.graph import STAGES\nfrom s3e.fake import losses",
+        OPEN.format(stage=stage, names=", ".join(f"{name}={name}" for name in names)),
+        WORK,
+        'run.finish({"loss": losses.VALUE, "resumed": int(run.resumed)})',
+    ]
+    cells = [nbformat.v4.new_markdown_cell("what"), nbformat.v4.new_code_cell(COMMON + OWN.get(stage, ""))]
+    cells[1].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(text) for text in code], metadata=kernel)
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the library with fake notebooks and a fake module, in a folder with braces in its name."""
+    root = tmp_path_factory.mktemp("repo") / "a {copy}"
+    shutil.copytree(Path(s3e.__file__).parent, root / "s3e", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(s3e.__file__).parents[1] / "run_all.py", root)
+    (root / "s3e" / "fake").mkdir()
+    (root / "s3e" / "fake" / "__init__.py").touch()
+    (root / "s3e" / "fake" / "losses.py").write_text('"""Doc."""\nfrom . import terms\n\nVALUE = terms.ONE\n')
+    (root / "s3e" / "fake" / "terms.py").write_text("ONE = 1.0  # one\n")
+    (root / "notebooks").mkdir()
+    for stage in STAGES:
+        nbformat.write(notebook(stage), root / "notebooks" / f"{stage}.ipynb")
+    return root
+
+
+@pytest.fixture
+def here(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same copy seen from this process, with an empty store."""
+    monkeypatch.setattr(keys, "PACKAGE", repo / "s3e")
+    monkeypatch.setattr(folders, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("s3e.pipeline.study.NOTEBOOKS", repo / "notebooks")
+    monkeypatch.setattr(Keys.__init__, "__defaults__", (repo / "notebooks",))
+    forget()
+    yield repo
+    forget()
+
+
+def forget() -> None:
+    for function in (keys.code_parts, keys.notebook_code, keys.notebook_parameters, keys._module):
+        function.cache_clear()
+
+
+def fake_run(repo: Path, stage: str, **arguments: object) -> store.Run:
+    return store.open_run(stage, profile="smoke", notebooks=repo / "notebooks", **arguments)
+
+
+def finish(repo: Path, stage: str, **arguments: object) -> Path:
+    run = fake_run(repo, stage, **arguments)
+    for name in STAGES[stage].outputs:
+        (run.path / name).write_text(stage)
+    run.finish({"loss": 1.0})
+    return run.path
+
+
+def states(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
+    forget()
+    capsys.readouterr()
+    assert runner.main(["--profile", "smoke", "--variants", "baseline", "--status", *words]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    return {name: rest for name, rest in lines}
+
+
+def edit(path: Path, old: str, new: str) -> str:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return text
+
+
+def test_graph_order_and_upstream() -> None:
+    config = load_config("study")
+    selection = graph.select(config)
+    runs = graph.plan(selection)
+    for run in runs:
+        assert all(runs.index(other) < runs.index(run) for other in graph.upstream(run, selection))
+    assert len(set(runs)) == len(runs)
+    own = graph.upstream(graph.arm("no_tree_loss", 1), selection)
+    assert [run.stage[:2] for run in own] == ["01", "04"]
+    assert [run.stage[:2] for run in graph.upstream(graph.arm("shuffled", 1), selection)] == ["01", "02", "03", "04"]
+    assert graph.arm("full", 2) == Instance("05_co_training", "full", 2)
+    with pytest.raises(S3EError, match="must be lists"):
+        graph.select(config, "baseline")
+    with pytest.raises(S3EError, match="05_co_training"):
+        graph.instance("06_ablation", "full")
+
+
+def test_fields_follow_the_variant() -> None:
+    config = load_config("smoke")
+    assert "loss.caption" not in graph.fields(graph.arm("baseline", 0), config)
+    assert "train_a1.updates" in graph.fields(graph.arm("no_tree_loss", 0), config)
+    full = graph.fields(graph.arm("full", 0), config)
+    assert "loss.caption" in full and "runtime.save_every" not in full and "train_a1.updates" not in full
+    assert not {name for name in graph.fields(Instance("01_data_blurring"), config) if name.startswith("loss")}
+
+
+def test_meaning_counts_not_layout() -> None:
+    plain = keys.code_digest('"""Doc."""\ndef f(x):\n    "doc"\n    return x + 1\n', "a")
+    assert plain == keys.code_digest('"""Other."""\n\n\ndef f(x):  # say\n    "more"\n    return (x + 1)\n', "a")
+    assert plain != keys.code_digest('"""Doc."""\ndef f(x):\n    "doc"\n    return x + 2\n', "a")
+    with pytest.raises(S3EError, match="line 1"):
+        keys.code_digest("def", "a")
+
+
+def test_status_says_why(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert states(capsys)["01_data_blurring/all"] == "missing"
+    for stage in ("01_data_blurring", "04_train_deblurrer"):
+        finish(here, stage)
+    assert states(capsys)["04_train_deblurrer/s0"].startswith("fresh")
+    losses, terms = here / "s3e" / "fake" / "losses.py", here / "s3e" / "fake" / "terms.py"
+    before = edit(losses, "Doc.", "Another docstring.\n# and a comment\n"), edit(terms, "# one", "# a comment")
+    assert states(capsys)["04_train_deblurrer/s0"].startswith("fresh")
+    edit(terms, "1.0", "2.0")
+    assert "code of s3e.fake.terms changed" in states(capsys)["04_train_deblurrer/s0"]
+    losses.write_text(before[0])
+    terms.write_text(before[1])
+    path = here / "notebooks" / "04_train_deblurrer.ipynb"
+    text = edit(path, "# a training of three", "# a schooling of three")
+    assert states(capsys)["04_train_deblurrer/s0"].startswith("fresh")
+    edit(path, "range(", "range(0 + ")
+    assert "code of notebooks/04_train_deblurrer.ipynb changed" in states(capsys)["04_train_deblurrer/s0"]
+    path.write_text(text)
+    (folders.RUNS / "smoke" / "04_train_deblurrer" / "s0" / "log_deblurrer.csv").unlink()
+    assert "log_deblurrer.csv is lost" in states(capsys)["04_train_deblurrer/s0"]
+
+
+def test_overrides_recompute_only_what_depends(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("01_data_blurring", "02_train_s3_tree", "04_train_deblurrer"):
+        finish(here, stage)
+    seen = states(capsys, "--set", "loss.tree=0.25")
+    assert "fresh" in seen["04_train_deblurrer/s0"] and "from smoke" in seen["04_train_deblurrer/s0"]
+    assert seen["02_train_s3_tree/s0"] == "missing            loss.tree 1.0 -> 0.25"
+    run = fake_run(here, "06_ablation", variant="baseline", overrides={"loss.tree": 0.25})
+    assert run.upstream("04").parts[-3] == "smoke" and run.path.parts[-3].startswith("smoke+")
+    with pytest.raises(S3EError, match="missing.*loss.tree 1.0 -> 0.25.*--until 02"):
+        fake_run(here, "03_train_captioner", overrides={"loss.tree": 0.25})
+    store._HELD.pop(run.path).close()
+
+
+def test_changed_profile_value_is_stale_downstream(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stage in ("01_data_blurring", "02_train_s3_tree", "04_train_deblurrer", "03_train_captioner"):
+        finish(here, stage)
+    monkeypatch.setitem(runner.PROFILES["smoke"], "loss", {"tree": 0.5})
+    seen = states(capsys)
+    assert "loss.tree 1.0 -> 0.5" in seen["02_train_s3_tree/s0"]
+    assert "upstream 02_train_s3_tree/s0" in seen["03_train_captioner/s0"]
+    assert seen["01_data_blurring/all"].startswith("fresh") and seen["04_train_deblurrer/s0"].startswith("fresh")
+
+
+def test_resume_only_with_the_same_key(here: Path) -> None:
+    finish(here, "01_data_blurring")
+    run = fake_run(here, "04_train_deblurrer")
+    (run.path / "last.ckpt").write_text("x")
+    (run.path / "notebook.ipynb").write_text("kept")
+    assert not run.resumed and fake_run(here, "04_train_deblurrer").resumed
+    assert (run.path / "last.ckpt").exists()
+    edit(here / "s3e" / "fake" / "terms.py", "1.0", "3.0")
+    forget()
+    with pytest.raises(S3EError, match="01_data_blurring/all, which is stale .code of s3e.fake.terms"):
+        fake_run(here, "04_train_deblurrer")
+    finish(here, "01_data_blurring")
+    assert not fake_run(here, "04_train_deblurrer").resumed
+    assert not (run.path / "last.ckpt").exists() and (run.path / "notebook.ipynb").exists()
+    (run.path / "last.ckpt").write_text("x")
+    assert not fake_run(here, "04_train_deblurrer", resume=False).resumed and not (run.path / "last.ckpt").exists()
+    edit(here / "s3e" / "fake" / "terms.py", "3.0", "1.0")
+    store._HELD.pop(run.path).close()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", None])
+def test_finish_refuses(here: Path, value: object) -> None:
+    run = fake_run(here, "00_start_here")
+    with pytest.raises(S3EError, match="metric 'psnr'"):
+        run.finish({"psnr": value})
+    with pytest.raises(S3EError, match="x.csv is missing"):
+        run.finish({}, ["x.csv"])
+    (run.path / "x.csv").touch()
+    with pytest.raises(S3EError, match="x.csv is empty"):
+        run.finish({}, ["x.csv"])
+    assert not (run.path / "done.json").exists()
+    (run.path / "x.csv").write_text("1")
+    run.finish({"psnr": 1}, ["x.csv"])
+    run.finish({"psnr": 2}, ["x.csv"])  # the last cell run again
+    assert read_json(run.path / "metrics.json") == {"psnr": 2}
+    assert read_json(run.path / "provenance.json")["threads"] == 1
+    assert not folders.is_locked(run.path / ".lock")
+    fake_run(here, "00_start_here")
+    assert not (run.path / "done.json").exists()
+    store._HELD.pop(run.path).close()
+
+
+def test_skip_is_told_downstream(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("01_data_blurring", "02_train_s3_tree", "03_train_captioner", "04_train_deblurrer"):
+        finish(here, stage)
+    finish(here, "06_ablation", variant="baseline")
+    with pytest.raises(SystemExit):
+        fake_run(here, "06_ablation", variant="oracle_map").skip("no label maps")
+    run = fake_run(here, "07_evaluation", variants=["baseline", "oracle_map"])
+    assert [path.name for path in run.upstream_runs("06")] == ["baseline-s0"]
+    assert run.skipped == {"06_ablation/oracle_map-s0": "no label maps"} and not run.upstream_runs("05")
+    assert run.upstream("01_data_blurring").name == "all" and "smoke" in str(run.card())
+    assert states(capsys, "--variants", "oracle_map")["06_ablation/oracle_map-s0"].startswith("skipped")
+    assert states(capsys)["07_evaluation/all"].startswith("running")
+    store._HELD.pop(run.path).close()
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--profile", "moon"], "unknown profile 'moon'"),
+        (["--variants", "fulll"], "unknown variant 'fulll'"),
+        (["--only", "11"], "unknown stage '11'"),
+        (["--set", "loss.captoin=1"], "captoin"),
+        (["--set", "loss.caption=much"], "loss.caption"),
+        (["--set", "loss.caption"], "section.name=value"),
+        (["--seeds", "-1.5,x"], "seeds are whole numbers"),
+        (["--data", "/no/such/folder"], "no such folder"),
+        (["--only", "06"], "06_ablation/baseline-s0 needs 01_data_blurring/all, which is missing"),
+    ],
+)
+def test_bad_requests_stop_before_any_kernel(
+    here: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    words = [f"{words[0]}={words[1]}"] if words[0] == "--seeds" else words
+    assert runner.main(["--profile", "smoke", *words]) == 2
+    assert says in capsys.readouterr().err
+    assert not folders.RUNS.exists()
+
+
+def test_bad_places_and_notebooks(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    assert runner.main(["--profile", "smoke", "--data", str(tmp_path / "photos")]) == 2
+    assert "holds no pictures with captions" in capsys.readouterr().err
+    (tmp_path / "runs").write_text("a file")
+    assert runner.main(["--profile", "smoke", "--only", "00"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    path = here / "notebooks" / "06_ablation.ipynb"
+    text = edit(path, "variant = ", "arm = ")
+    forget()
+    assert runner.main(["--profile", "smoke"]) == 2
+    assert "06_ablation.ipynb has no parameter 'variant'" in capsys.readouterr().err
+    path.write_text(text)
+
+
+def test_data_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_text("x")
+    (tmp_path / "captions.json").write_text("{}")
+    first = keys.data_fingerprint(str(tmp_path))
+    (tmp_path / ".hidden").write_text("x")
+    os.utime(tmp_path / "images" / "a.jpg", (1, 1))
+    assert keys.data_fingerprint(str(tmp_path)) == first
+    (tmp_path / "images" / "b.jpg").write_text("x")
+    assert keys.data_fingerprint(str(tmp_path)) != first
+    assert keys.data_fingerprint("scenes") is None
+
+
+class Command:
+    """`run_all.py` of the copy as a person would start it."""
+
+    def __init__(self, repo: Path, runs: Path):
+        self.repo, self.log = repo, runs.parent / "log.txt"
+        self.environment = {**os.environ, "S3E_RUNS": str(runs), "PYTHONPATH": str(repo), "S3E_NO_JAVA": "1"}
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "run_all.py", "--profile", "smoke", "--variants", "baseline", *words]
+        with open(self.log, "a") as log:
+            return subprocess.Popen(command, cwd=self.repo, env=self.environment, stdout=log, stderr=log)
+
+    def run(self, *words: str) -> tuple[int, str]:
+        return self.start(*words).wait(120), self.log.read_text()
+
+
+def wait_for(what: object, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_killed_kernel_and_killed_runner_go_on(here: Path, tmp_path: Path) -> None:
+    finish(here, "01_data_blurring")
+    runs = tmp_path / "runs"
+    command, stage = Command(here, runs), runs / "smoke" / "04_train_deblurrer"
+    stage.mkdir(parents=True)
+    (stage / "hang").touch()
+    ticks = stage / "s0" / "ticks.txt"
+
+    process = command.start("--only", "01", "04")
+    wait_for(lambda: ticks.exists() and len(ticks.read_text()) == 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    kernel = next(child for child in family if "ipykernel_launcher" in " ".join(child.cmdline()))
+    kernel.kill()
+    assert process.wait(60) == 1
+    log = command.log.read_text()
+    assert "FAILED 04_train_deblurrer/s0" in log and "go on with: python run_all.py --profile smoke" in log
+    assert not (stage / "s0" / "done.json").exists() and "notebook.ipynb" in log
+
+    command.log.unlink()
+    process = command.start("--only", "01", "04")
+    wait_for(lambda: folders.is_locked(stage / "s0" / ".lock"))
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive and not folders.is_locked(stage / "s0" / ".lock")
+
+    (stage / "hang").unlink()
+    both = [command.start("--only", "01", "04") for _ in range(2)]  # two at once on one store
+    assert [process.wait(60) for process in both] == [0, 0], command.log.read_text()
+    assert (stage / "s0" / "papermill.log").read_text().count("Input Notebook") == 3
+    assert read_json(stage / "s0" / "metrics.json") == {"loss": 1.0, "resumed": 1}
+    start = time.monotonic()
+    code, log = command.run("--only", "01", "04")
+    assert code == 0 and "all 2 runs are fresh" in log and time.monotonic() - start < 10
+
+
+def test_failing_cell_is_shown_and_others_go_on(repo: Path, tmp_path: Path) -> None:
+    path = repo / "notebooks" / "00_start_here.ipynb"
+    other = repo / "notebooks" / "01_data_blurring.ipynb"
+    texts = edit(path, "import time", "(1 / 0)  # too much"), edit(other, "import time", "run.skip('no captions')")
+    code, log = Command(repo, tmp_path / "runs").run("--until", "01", "--jobs", "2")
+    path.write_text(texts[0])
+    other.write_text(texts[1])
+    assert code == 1
+    assert (
+        "ZeroDivisionError: division by zero" in log and "cell In[5]" in log and "skipped 01_data_blurring/all" in log
+    )
+    assert read_json(tmp_path / "runs" / "smoke" / "01_data_blurring" / "all" / "done.json")["skipped"] == "no captions"
+
+
+def test_papermill_by_hand(here: Path, tmp_path: Path) -> None:
+    finish(here, "01_data_blurring")
+    finish(here, "04_train_deblurrer", seed=1)
+    words = "notebooks/06_ablation.ipynb out.ipynb -p profile smoke -p variant no_tree_loss -p seed 1".split()
+    environment = Command(here, tmp_path / "runs").environment
+    subprocess.run([sys.executable, "-m", "papermill", *words], cwd=here, env=environment, check=True)
+    done = read_json(tmp_path / "runs" / "smoke" / "06_ablation" / "no_tree_loss-s1" / "done.json")
+    assert sorted(done["parts"]["upstream"]) == ["01_data_blurring/all", "04_train_deblurrer/s1"]

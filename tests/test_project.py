@@ -1,0 +1,131 @@
+"""The project's own promises: notebook contract, requirements, clean commits, configuration errors."""
+
+import ast
+import json
+import re
+import tomllib
+
+import nbformat
+import pytest
+
+from s3e.config import PROFILES, VARIANTS, load_config
+from s3e.paths import NOTEBOOKS, ROOT, S3EError
+
+BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+COMMON = ["profile", "data", "seed", "run_dir", "overrides", "resume"]
+
+
+@pytest.fixture(params=BOOKS, ids=lambda path: path.stem)
+def book(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(book):
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def test_there_are_nine_notebooks():
+    assert [path.stem[:2] for path in BOOKS] == [f"{i:02}" for i in range(9)]
+
+
+def test_notebook_is_clean_and_has_the_common_kernel(book):
+    assert book.metadata.kernelspec.name == "python3" and "papermill" not in book.metadata
+    for cell in code(book):
+        assert not cell.outputs and cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 20, "a cell this long belongs into the library"
+
+
+def test_notebook_begins_and_ends_as_agreed(book):
+    assert book.cells[0].cell_type == "markdown" and book.cells[0].source.startswith("# 0")
+    assert "Takes" in book.cells[0].source and ".ipynb)" in book.cells[0].source
+    first, second, *_, last = code(book)
+    assert "open_run" in second.source and "run.card()" in second.source and "run.finish(" in last.source
+
+
+def test_parameters_are_plain_literals(book):
+    tagged = [cell for cell in code(book) if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == code(book)[:1]
+    statements = ast.parse(tagged[0].source).body
+    assert all(isinstance(item, ast.AnnAssign) for item in statements)
+    assert {item.annotation.id for item in statements} <= {"str", "int", "float", "bool", "dict", "list"}
+    assert [item.target.id for item in statements][:6] == COMMON
+    for item in statements:
+        ast.literal_eval(item.value)
+
+
+def test_prose_stands_before_every_code_cell_and_classes_stay_in_the_library(book):
+    for before, cell in zip(book.cells[:-1], book.cells[1:], strict=True):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", cell.source[:80]
+            assert not re.search(r"^\s*class |sys\.path|^[!%]|except\s*:|except Exception", cell.source, re.M)
+
+
+def test_links_between_notebooks_lead_somewhere(book):
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    for target in re.findall(r"\]\(([\w]+\.ipynb)\)", text):
+        assert (NOTEBOOKS / target).exists(), target
+
+
+def test_environment_agrees_with_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = (ROOT / "environment.yml").read_text()
+    python = re.search(r"python=([\d.]+)", environment).group(1)
+    assert tuple(map(int, python.split("."))) >= tuple(map(int, project["requires-python"].strip(">=").split(".")))
+    assert re.search(r"-e \.\[(\w+)\]", environment).group(1) in project["optional-dependencies"]
+
+
+def test_every_requirement_is_locked_and_has_a_reason():
+    text = (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    names = [re.split(r"[<>=\[]", item)[0] for item in project["dependencies"]]
+    for group, items in project["optional-dependencies"].items():
+        names += [re.split(r"[<>=\[]", item)[0] for item in items if group != "all"]
+    lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
+    locked = {name.lower().replace("_", "-") for name in lock}
+    for name in names:
+        assert name.lower() in locked, f"{name} is not in requirements.lock"
+        assert re.search(rf'"{name}[^"]*",\s*#\s*\w+', text), f"{name} has no reason in pyproject.toml"
+    assert lock["torch"] == "2.13.0"
+
+
+def test_readme_has_the_two_commands_first():
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", readme, re.S | re.M)
+    assert "run_all.py" in blocks[0] and "pytest" in blocks[1]
+    for name in re.findall(r"\((figures/[\w/.-]+)\)", readme):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("profile", [name for name in PROFILES if name != "paper"])
+def test_profiles_are_valid(profile):
+    config = load_config(profile)
+    assert set(config.variants) <= set(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"profile": "lapotp"}, "unknown profile 'lapotp'"),
+        ({"profile": "smoke", "data": "/no/such/folder"}, "no such folder"),
+        ({"profile": "smoke", "overrides": {"loss.captoin": 1.0}}, "unknown setting 'loss.captoin'"),
+        ({"profile": "smoke", "overrides": {"losses.caption": 1.0}}, "no section 'losses'"),
+        ({"profile": "smoke", "overrides": {"loss.caption": "high"}}, "setting 'loss.caption' = 'high'"),
+        ({"profile": "smoke", "overrides": {"train_c.updates": 2.5}}, "setting 'train_c.updates' = 2.5"),
+        ({"profile": "smoke", "overrides": {"runtime.save_every": 3}}, "multiple of runtime.log_every"),
+        ({"profile": "smoke", "overrides": {"variants": ["fulll"]}}, "unknown variant 'fulll'"),
+        ({"profile": "paper"}, "needs photographs"),
+    ],
+)
+def test_configuration_errors_name_the_place(arguments, message):
+    with pytest.raises(S3EError, match=re.escape(message)):
+        load_config(**arguments)
+
+
+def test_override_order():
+    config = load_config("smoke", seed=4, overrides={"loss.caption": 0.25})
+    assert (config.seed, config.loss.caption, config.data.train) == (4, 0.25, 96)
+
+
+def test_no_outputs_in_git(tmp_path):
+    for path in BOOKS:
+        assert "image/png" not in json.dumps(json.loads(path.read_text()))

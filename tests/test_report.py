@@ -1,0 +1,402 @@
+"""Collecting scores, figures, tables and the manifest, on a made-up store of tiny runs."""
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from s3e.config import VARIANTS, load_config
+from s3e.evaluation import collect
+from s3e.parsing import explain
+from s3e.paths import NOTEBOOKS, S3EError, write_json
+from s3e.report import diagram, figures, pictures, style, tables
+from s3e.report.manifest import Manifest, config_hash
+
+ARMS = {"baseline": 0.0, "full": 0.4, "no_semantics_loss": 0.1, "oracle_map": 1.2, "shuffled": -0.1}
+IDS = [f"val-{i}" for i in range(12)]
+WORDS = ["a dog chases a cat", "a cat is chased by a dog", "the dog is chasing a small cat", "a dog and a cat", "a cat"]
+TREE = ["dog", "null", "cat", "null", "null", "null", "chase"]
+
+
+def pictures_of(count: int = 4, size: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def write_scores(folder: Path, gain: float, seed: int) -> None:
+    rows = []
+    for split in ("val", "test"):
+        for place, severity in enumerate(("light", "moderate", "severe")):
+            for i, name in enumerate(IDS):
+                blurred = 26 - 3 * place + 0.1 * i
+                psnr = blurred + 1 + gain + 0.01 * ((i + seed) % 3)
+                row = {"split": split, "severity": severity, "id": name, "psnr": psnr, "ssim": 0.6 + gain / 10}
+                rows.append({**row, "psnr_blurred": blurred, "ssim_blurred": 0.5, "extent": 9.0})
+    pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
+
+
+def write_samples(folder: Path, tree: bool, restored: bool) -> None:
+    arrays = {"ids": np.array(IDS[:4]), "sharp": pictures_of(), "blurred": pictures_of(seed=1)}
+    arrays |= {"restored": pictures_of(seed=2)} if restored else {}
+    arrays |= {"attention": np.random.default_rng(0).dirichlet(np.ones(64), (4, 7)).reshape(4, 7, 8, 8)} if tree else {}
+    np.savez_compressed(folder / "samples.npz", **arrays)
+    label = {"predicted": ["dog", "null", "cup", *TREE[3:]] if tree else None, "target": TREE}
+    records = [{"id": name, "references": WORDS, "caption": WORDS[0] if tree else None, **label} for name in IDS[:4]]
+    write_json(folder / "samples.json", records)
+
+
+def write_semantics(folder: Path, systems: list[str], when: str) -> None:
+    said = {name: WORDS[i % 3] for i, name in enumerate(IDS)}
+    sets = [
+        {"system": s, "input": v, "split": p, "captions": said}
+        for s in systems
+        for v in ("sharp", "severe")
+        for p in ("val", "test")
+    ]
+    write_json(folder / "captions.json", sets)
+    values = {"leaf_accuracy": 0.97, "null_recall": 0.9, "relation_accuracy": 0.8, "root_accuracy": 0.7, "n": len(IDS)}
+    rows = [{"system": when, "input": v, "split": p, **values} for v in ("sharp", "severe") for p in ("val", "test")]
+    pd.DataFrame(rows).to_csv(folder / "nodes.csv", index=False)
+
+
+def write_log(folder: Path, name: str, *terms: str) -> None:
+    log = pd.DataFrame({"step": range(10, 110, 10)})
+    for place, term in enumerate(terms, 1):
+        log[term] = place / np.sqrt(log.step)
+    log.to_csv(folder / f"log_{name}.csv", index=False)
+
+
+def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path]]:
+    """Folders as notebooks 02-06 leave them: {"captioners": [...], "arms": [...], "others": [...]}."""
+    store: dict[str, list[Path]] = {"captioners": [], "arms": [], "others": []}
+    for seed in seeds:
+        for stage, log, terms in (
+            ("02_train_s3_tree", "tree", ["tree"]),
+            ("04_train_deblurrer", "deblurrer", ["pixel"]),
+        ):
+            folder = root / stage / f"s{seed}"
+            folder.mkdir(parents=True)
+            write_log(folder, log, *terms)
+            store["others"].append(folder)
+        captioner = root / "03_train_captioner" / f"s{seed}"
+        captioner.mkdir(parents=True)
+        write_semantics(captioner, ["global", "soft_attention", "tree"], "before")
+        write_samples(captioner, tree=True, restored=False)
+        write_log(captioner, "captioner", "tree", "caption")
+        store["captioners"].append(captioner)
+        for variant, gain in ARMS.items():
+            folder = root / ("05_co_training" if variant == "full" else "06_ablation") / f"{variant}-s{seed}"
+            folder.mkdir(parents=True)
+            write_scores(folder, gain, seed)
+            write_samples(folder, tree=variant in ("full", "shuffled"), restored=True)
+            write_log(folder, "cotrain", "pixel", "adversarial")
+            cost = {"parameters_generator": 300_000, "parameters_semantics": 0, "milliseconds_per_update": 100.0}
+            write_json(folder / "cost.json", cost)
+            if variant == "full":
+                write_semantics(folder, ["full"], "after")
+            store["arms"].append(folder)
+    return store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def frames(store):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("S3E_NO_JAVA", "1")
+    scores = collect.read_scores(store["arms"])
+    references = {split: dict.fromkeys(IDS, WORDS) for split in ("val", "test")}
+    said = collect.read_captions(store["captioners"] + store["arms"])
+    result = {
+        "scores": scores,
+        "image_scores": collect.image_scores(scores, 200),
+        "differences": collect.differences(scores, 200),
+        "bins": collect.bins(scores, 200),
+        "caption_scores": collect.caption_scores(said, references, ["a boat on the sea", "two birds"]),
+        "node_accuracy": collect.node_accuracy(store["captioners"] + store["arms"]),
+        "cost": collect.costs(store["arms"]),
+    }
+    patch.undo()
+    return result
+
+
+def pick(frame: pd.DataFrame, **wanted) -> pd.Series:
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ collect
+
+
+def test_describe_reads_names_and_refuses_others():
+    run = collect.describe("runs/laptop/06_ablation/no_tree_loss-s2")
+    assert (run.stage, run.variant, run.seed) == ("06_ablation", "no_tree_loss", 2)
+    assert collect.describe("x/05_co_training/full-s1").variant == "full"
+    assert collect.describe("x/03_train_captioner/s0").variant == ""
+    with pytest.raises(S3EError, match="s<seed>"):
+        collect.describe("runs/laptop/07_evaluation/all")
+
+
+def test_means_and_paired_differences(frames):
+    where = {"split": "test", "severity": "severe"}
+    own = frames["scores"].query("variant == 'full' and split == 'test' and severity == 'severe'")
+    row = pick(frames["image_scores"], **where, variant="full", metric="psnr")
+    assert row["mean"] == pytest.approx(own.psnr.mean()) and row.seeds == 1 and row.images == len(IDS)
+    assert pick(frames["image_scores"], **where, variant="blurred", metric="ssim")["mean"] == pytest.approx(0.5)
+    gain = pick(frames["differences"], **where, variant="full", reference="baseline", metric="psnr")
+    assert gain["mean"] == pytest.approx(0.4) and gain.low == pytest.approx(0.4)  # the same on every photo
+    assert pick(frames["differences"], **where, variant="full", reference="shuffled", metric="psnr")["mean"] > 0.49
+    assert not len(frames["differences"].query("variant == 'baseline' and reference == 'baseline'"))
+
+
+def test_bins_are_thirds_sorted_by_the_input(frames):
+    rows = frames["bins"].query(
+        "split == 'val' and severity == 'severe' and variant == 'full' and reference == 'blurred'"
+    )
+    assert list(rows.bin) == [1, 2, 3] and list(rows.images) == [4, 4, 4]
+    assert (rows.input_high.to_numpy()[:-1] < rows.input_low.to_numpy()[1:]).all()
+
+
+def test_only_shared_seeds_are_compared_and_other_photos_refused(frames):
+    scores = frames["scores"]
+    extra = scores[scores.variant == "full"].assign(seed=1, psnr=99.0)
+    row = collect.differences(pd.concat([scores, extra]), 100)
+    assert pick(row, split="val", severity="severe", variant="full", reference="baseline", metric="psnr").seeds == 1
+    missing = scores[(scores.variant != "full") | (scores.id != IDS[0])]
+    with pytest.raises(S3EError, match="same images"):
+        collect.differences(missing, 100)
+
+
+def test_captions_have_floor_landmark_and_reasons(frames):
+    scores = frames["caption_scores"]
+    tree = pick(scores, split="val", references="all", system="tree", input="sharp")
+    floor = pick(scores, split="val", references="all", system=collect.RANDOM, input="none")
+    assert tree["BLEU-1"] > 0.9 > floor["BLEU-1"]
+    assert len(scores.query("split == 'val' and system == 'human'")) == 1
+    assert scores.METEOR.isna().all() and scores.reason.str.contains("no Java").all()
+
+
+def test_same_system_twice_is_refused(store):
+    with pytest.raises(S3EError, match="name of its own"):
+        collect.read_captions(store["captioners"] * 2)
+
+
+def test_nodes_before_and_after(frames):
+    rows = frames["node_accuracy"].query("split == 'test' and measure == 'leaf_accuracy' and input == 'severe'")
+    assert set(rows.when) == {"before", "after"} and set(rows["mean"]) == {0.97}
+
+
+def test_summary_is_flat_and_finite(frames):
+    numbers = collect.summary(*(frames[name] for name in ("image_scores", "differences", "caption_scores")))
+    assert numbers["test_severe_full_over_baseline"] == pytest.approx(0.4)
+    assert all(np.isfinite(value) for value in numbers.values())
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_tables_show_the_numbers_of_the_frames(frames):
+    table = tables.deblurring(frames["image_scores"], context="Profile test.")
+    row = pick(frames["image_scores"], split="test", severity="severe", variant="full", metric="psnr")
+    cells = table.cells.set_index("method").loc["S3E-Deblur (full)"]
+    assert cells["severe PSNR"].startswith(f"{row['mean']:.2f} ± ")
+    assert "One seed" in table.caption and "Profile test." in table.caption and "SSIM" in table.notes[0]
+    assert table.cells.method.iloc[0] == "blurred input"
+    gains = tables.ablation(frames["image_scores"], frames["differences"], frames["cost"]).cells.set_index("arm")
+    assert (
+        gains.loc["true label maps", "gain (dB)"] == "+1.20"
+        and gains.loc["tree of another image", "gain (dB)"] == "−0.10"
+    )
+    assert gains.loc["baseline (no semantics)", "gain (dB)"] == tables.DASH
+
+
+def test_missing_meteor_is_not_run_and_never_zero(frames):
+    table = tables.captioning(frames["caption_scores"])
+    assert set(table.cells.METEOR) == {"not run"}
+    assert any("no Java" in note for note in table.notes)
+    assert table.cells.system.iloc[0] == "random training caption"
+    assert "one human against the others" in set(table.cells.system)
+
+
+def test_no_column_for_the_paper(frames):
+    text = "".join(map(tables.markdown, all_tables(frames)))
+    assert "paper" not in text.lower()
+
+
+def all_tables(frames):
+    yield tables.deblurring(frames["image_scores"])
+    yield tables.captioning(frames["caption_scores"])
+    yield tables.ablation(frames["image_scores"], frames["differences"], frames["cost"])
+    yield tables.nodes(frames["node_accuracy"])
+
+
+def test_tables_are_written_three_ways(frames, tmp_path):
+    for table in all_tables(frames):
+        csv, tex, md = tables.write(table, tmp_path)
+        assert len(pd.read_csv(csv)) == len(table.data)
+        assert tex.read_text().count("\\begin{tabular}") == 1 and "±" not in tex.read_text()
+        assert md.read_text().startswith("**") and "| " in md.read_text()
+
+
+def test_seeds_are_told_apart():
+    row = {"split": "test", "severity": "severe", "mean": 20.0, "low": 19.9, "high": 20.1, "images": 9}
+    many = [
+        {**row, "variant": name, "metric": m, "seeds": n}
+        for name, n in (("full", 3), ("frozen", 1))
+        for m in ("psnr", "ssim")
+    ]
+    table = tables.deblurring(pd.DataFrame(many))
+    assert list(table.cells.method) == ["S3E-Deblur (full)", "frozen semantics ¹"] and "¹" in table.caption
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.1, 0.3, "beats the baseline"),
+        (-0.3, -0.1, "loses to the baseline"),
+        (-0.1, 0.2, "does not beat the baseline"),
+    ],
+)
+def test_finding_says_it_plainly(low, high, words):
+    row = {"split": "test", "severity": "severe", "variant": "full", "reference": "baseline", "metric": "psnr"}
+    row |= {"mean": (low + high) / 2, "low": low, "high": high, "seeds": 1}
+    control = {**row, "reference": "no_semantics_loss", "mean": -0.2, "low": -0.3, "high": -0.1}
+    text = tables.finding(pd.DataFrame([row, control]))
+    assert words in text and "loses to its control without semantic losses" in text and "one seed" in text
+    assert "was not run" in tables.finding(pd.DataFrame([row]))
+    assert "cannot be said" in tables.finding(pd.DataFrame([row]).iloc[:0])
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+def makers(store, frames):
+    photos = pictures_of(4)
+    kernels = {
+        name: np.pad(np.ones((4, n, n)) / n**2, ((0, 0), (15 - n // 2,) * 2, (15 - n // 2,) * 2))
+        for name, n in (("light", 3), ("severe", 9))
+    }
+    arrays, records = collect.read_samples(store["arms"][1])
+    labels = [[record[name] for record in records] for name in ("predicted", "target")]
+    said = collect.read_captions(store["captioners"] + store["arms"])
+    yield "fig1", lambda: pictures.severities({"sharp": photos, "light": photos, "severe": photos[::-1]}, kernels, 1)
+    yield "fig2", lambda: diagram.framework(photos[0], photos[1], "a dog chases a cat")
+    yield "fig3", lambda: diagram.caption_to_tree(photos[0], diagram.two_wordings(WORDS, explain))
+    yield "fig4", lambda: pictures.results({"blurred": photos, "full": photos[::-1]}, photos, 1)
+    yield "fig6", lambda: pictures.node_attention(photos, arrays["attention"], *labels, 1)
+    yield "fig7", lambda: pictures.captions([("blurred", photos)], pictures.caption_lines(said, records, "severe"), 1)
+    yield "fig8", lambda: figures.gain_by_severity(frames["differences"], frames["bins"])
+    yield "fig9", lambda: figures.training_curves(collect.read_logs(store["arms"] + store["others"]))
+
+
+def digests(paths):
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_every_figure_redraws_to_the_same_bytes(store, frames, tmp_path, monkeypatch):
+    import matplotlib as mpl
+
+    for name, draw in makers(store, frames):
+        first = digests(style.save(draw(), tmp_path / "a", name))
+        with mpl.rc_context(
+            {"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 40}
+        ):  # other settings do not leak in
+            assert digests(style.save(draw(), tmp_path / "b", name)) == first, name
+        assert b"Matplotlib" not in (tmp_path / "a" / f"{name}.png").read_bytes()[:300]
+
+
+def test_axes_are_labelled_with_units(store, frames):
+    figure = figures.gain_by_severity(frames["differences"], frames["bins"])
+    assert "(dB)" in figure.axes[0].get_ylabel() and all(
+        axes.get_xlabel() and axes.get_title("left") for axes in figure.axes
+    )
+    curves = figures.training_curves(collect.read_logs(store["arms"] + store["others"]))
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in curves.axes if axes.get_visible())
+
+
+def test_every_variant_has_its_own_look_from_the_safe_palette():
+    looks = list(style.VARIANT_STYLE.values())
+    assert len(set(looks)) == len(looks) and set(VARIANTS) < set(style.VARIANT_STYLE)
+    assert {colour for colour, _ in looks} <= {*style.OKABE_ITO, style.GREY}
+
+
+def test_two_wordings_of_one_tree():
+    first, second = diagram.two_wordings(WORDS, explain)
+    assert first["tree"] == second["tree"] and first["tokens"] != second["tokens"]
+    assert diagram.best_example([["a cat"] * 5, WORDS], explain) == 1
+
+
+# ----------------------------------------------------------------------------------------------- manifest, notebooks
+
+
+def write_evaluation(root: Path, frames: dict[str, pd.DataFrame]) -> Path:
+    folder = root / "07_evaluation" / "all"
+    folder.mkdir(parents=True)
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    origin = {"commit": "abc", "dirty": False, "data": {"source": "scenes", "fingerprint": ""}}
+    write_json(folder / "provenance.json", origin)
+    return folder
+
+
+def test_manifest_names_maker_and_runs_and_forgets_old_files(store, frames, tmp_path):
+    evaluation, config = write_evaluation(tmp_path, frames), load_config("smoke")
+    for name in ("old", "new"):
+        manifest = Manifest(tmp_path / "figures", config, evaluation)
+        manifest.draw(name, diagram.framework, store["arms"][:2])
+        path = manifest.write()
+    entry = json.loads(path.read_text())["files"]["new.png"]
+    assert entry["maker"] == "s3e.report.diagram.framework" and entry["seeds"] == [0]
+    assert entry["runs"] == ["06_ablation/baseline-s0", "05_co_training/full-s0"]
+    assert sorted(item.name for item in path.parent.iterdir()) == ["manifest.json", "new.pdf", "new.png"]
+    assert config_hash(config) != config_hash(load_config("laptop"))
+
+
+class FakeRun(SimpleNamespace):
+    """What notebook 08 sees of the pipeline."""
+
+    def upstream(self, stage):
+        return self.single[stage]
+
+    def upstream_runs(self, stage):
+        return self.many.get(stage, [])
+
+    def card(self):
+        return "card"
+
+    def finish(self, metrics, outputs=()):
+        self.metrics, self.outputs = metrics, [Path(path) for path in outputs]
+
+
+def cells(name: str) -> list[str]:
+    notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_notebook_08_draws_everything(store, frames, tmp_path, monkeypatch):
+    corpus = tmp_path / "01_data_blurring" / "all"
+    corpus.mkdir(parents=True)
+    views = {name: pictures_of(4) for name in ("sharp", "light", "moderate", "severe")}
+    kernels = {f"kernel_{name}": np.ones((4, 5, 5)) / 25 for name in ("light", "moderate", "severe")}
+    np.savez_compressed(corpus / "samples.npz", ids=np.array(IDS[:4]), **views, **kernels)
+    write_json(corpus / "samples.json", [])
+    single = {"01_data_blurring": corpus, "07_evaluation": write_evaluation(tmp_path, frames)}
+    many = {"03_train_captioner": store["captioners"], "05_co_training": store["arms"][1:2]}
+    many |= {"06_ablation": store["arms"][:1] + store["arms"][2:], "02_train_s3_tree": store["others"][:1]}
+    run = FakeRun(config=load_config("smoke"), store_name="smoke", skipped={}, single=single, many=many)
+    monkeypatch.setattr("s3e.pipeline.open_run", lambda *args, **kwargs: run)
+    space = {}
+    for number, code in enumerate(cells("08_figures_and_tables")):
+        code = code.replace('figures_dir: str = ""', f"figures_dir: str = {str(tmp_path / 'figures')!r}")
+        code = code.replace("display(", "str(")
+        exec(compile(code, f"cell {number}", "exec"), space)
+    assert len(run.outputs) == 8 * 2 + 4 * 3 + 1 and all(path.stat().st_size for path in run.outputs)
+    assert run.metrics == {"files": 8 * 2 + 4 * 3}

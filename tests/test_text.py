@@ -1,0 +1,47 @@
+"""Tokens and the caption vocabulary."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3e.data.text import BOS, EOS, PAD, UNK, Vocabulary, tokenize
+
+CAPTIONS = ["A dog runs .", "a dog sleeps !", "The dog 's red t-shirt"]
+
+
+def test_tokenize():
+    assert tokenize("A Dog's t-shirt, isn’t RED!") == ["a", "dog's", "t-shirt", "isn't", "red"]
+    assert tokenize("") == [] and tokenize("🐕 ... !") == []
+
+
+def test_vocabulary_is_ordered_by_count_then_alphabet():
+    vocabulary = Vocabulary.build(CAPTIONS)
+    assert vocabulary.words[:6] == ["<pad>", "<bos>", "<eos>", "<unk>", "dog", "a"]
+    assert len(vocabulary) == len(vocabulary.words) == 4 + 8
+    assert vocabulary.words == Vocabulary.build(reversed(CAPTIONS)).words
+    assert Vocabulary.build(CAPTIONS, min_count=2).words[4:] == ["dog", "a"]
+
+
+def test_encode_decode():
+    vocabulary = Vocabulary.build(CAPTIONS)
+    ids = vocabulary.encode("A dog sleeps.")
+    assert ids[0] == BOS and ids[-1] == EOS and vocabulary.decode(ids) == "a dog sleeps"
+    assert vocabulary.encode("zebra") == [BOS, UNK, EOS]
+    assert vocabulary.encode("") == [BOS, EOS]
+    assert len(vocabulary.encode("dog " * 40, max_words=16)) == 18
+    assert vocabulary.decode([BOS, vocabulary.ids["dog"], EOS, vocabulary.ids["a"], PAD]) == "dog"
+    assert Vocabulary.from_dict(vocabulary.to_dict()).encode("a dog") == vocabulary.encode("a dog")
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="max_words"):
+        Vocabulary.build(CAPTIONS).encode("a dog", max_words=0)
+    with pytest.raises(ValueError, match="first four words"):
+        Vocabulary(["dog"])
+
+
+@given(st.lists(st.text(max_size=40), max_size=5))
+def test_round_trip_of_any_captions(captions):
+    vocabulary = Vocabulary.build(captions)
+    for caption in captions:
+        assert vocabulary.decode(vocabulary.encode(caption, max_words=99)) == " ".join(tokenize(caption))

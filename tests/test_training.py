@@ -1,0 +1,254 @@
+"""Losses against closed forms; the loop: logs, resume to the bit, guards; both GAN recipes; fairness of the arms."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from s3e.config import VARIANTS, Runtime, Training, load_config
+from s3e.models.build import build_critic, build_model
+from s3e.models.tree import TreeOutput
+from s3e.parsing import IGNORE
+from s3e.paths import S3EError
+from s3e.training.loop import Trainer, rate
+from s3e.training.losses import (
+    PerceptualLoss,
+    caption_loss,
+    critic_loss,
+    gradient_penalty,
+    lsgan_critic,
+    lsgan_generator,
+    tree_loss,
+)
+from s3e.training.stages import (
+    PHASES,
+    mixed_view,
+    new_source,
+    save_model,
+    start_model,
+    train_deblurrer,
+    train_semantics,
+)
+from tests.conftest import TINY
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
+def test_gradient_penalty_of_a_linear_critic(slope):
+    direction = torch.zeros(3, 4, 4)
+    direction[0, 0, 0] = slope  # |grad D| = slope everywhere
+
+    def critic(x):
+        return (x * direction).flatten(1).sum(1)
+
+    penalty = gradient_penalty(critic, torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4))
+    assert float(penalty) == pytest.approx((slope - 1) ** 2, abs=1e-5)
+
+
+def test_wgan_critic_loss_has_the_closed_form(tiny):
+    config = load_config("smoke", overrides={"loss.gan": "wgan-gp"})
+
+    class Mean(nn.Module):  # |grad| = 1 / sqrt(n)
+        def forward(self, x):
+            return x.flatten(1).mean(1)
+
+    sharp, fake = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    terms = critic_loss(config.loss, Mean(), sharp, fake)
+    assert float(terms["critic"]) == pytest.approx(-1.0)
+    assert float(terms["penalty"]) == pytest.approx(10 * (1 / math.sqrt(48) - 1) ** 2, rel=1e-5)
+
+
+def test_lsgan_losses():
+    one, zero = torch.ones(4), torch.zeros(4)
+    assert float(lsgan_critic(one, zero)) == 0 and float(lsgan_generator(zero)) == 1
+
+
+def tree_output(entity, relation):
+    return TreeOutput(torch.empty(0), torch.empty(0), torch.empty(0), entity, relation)
+
+
+def test_tree_loss_weighs_null_and_ignores_unknown():
+    entity, relation = torch.zeros(1, 4, 5), torch.zeros(1, 3, 5)
+    entity[0, 0, 2] = 3.0
+    target = torch.tensor([[2, 0, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE]])
+    named = -float(torch.log_softmax(entity[0, 0], 0)[2])
+    expected = (named + 0.1 * math.log(5)) / 1.1
+    assert float(tree_loss(tree_output(entity, relation), target, 0.1)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_tree_loss_of_an_unknown_tree_is_zero():
+    loss = tree_loss(tree_output(torch.zeros(1, 4, 5), torch.zeros(1, 3, 5)), torch.full((1, 7), IGNORE), 0.1)
+    assert float(loss) == 0
+
+
+def test_caption_loss_is_per_word_and_skips_padding():
+    words = torch.tensor([[1, 5, 2, 0, 0], [1, 5, 6, 7, 2]])
+    assert float(caption_loss(torch.zeros(2, 4, 10), words)) == pytest.approx(math.log(10), rel=1e-6)
+
+
+def test_perceptual_loss_loads_public_names_and_names_what_is_wrong(tmp_path):
+    with pytest.raises(S3EError, match="vgg19-dcbb9e9d.pth"):
+        PerceptualLoss(str(tmp_path / "none.pth"))
+    state, channels = {}, 3
+    for index, width in zip((0, 2, 5, 7, 10, 12, 14), (64, 64, 128, 128, 256, 256, 256), strict=True):
+        state[f"features.{index}.weight"] = torch.randn(width, channels, 3, 3) * 0.05
+        state[f"features.{index}.bias"] = torch.zeros(width)
+        channels = width
+    torch.save(state, tmp_path / "vgg.pth")
+    loss, image = PerceptualLoss(str(tmp_path / "vgg.pth")), torch.rand(1, 3, 32, 32)
+    assert float(loss(image, image)) == 0 and float(loss(image, -image)) > 0
+    torch.save({"features.0.weight": state["features.0.weight"]}, tmp_path / "cut.pth")
+    with pytest.raises(S3EError, match="not torchvision's VGG19"):
+        PerceptualLoss(str(tmp_path / "cut.pth"))
+
+
+def test_schedules():
+    assert [rate("constant", s, 10) for s in (0, 9)] == [1, 1]
+    assert rate("linear", 0, 10) == 1 and rate("linear", 9, 10) == pytest.approx(0.1)
+    assert rate("half_linear", 5, 10) == 1 and rate("half_linear", 9, 10) == pytest.approx(0.2)
+
+
+class Toy:
+    """A training of one small layer whose loss is random but keyed."""
+
+    def __init__(self, folder, updates=8, stop_at=None, broken_at=None):
+        torch.manual_seed(0)
+        self.layer = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+        self.optimizer = torch.optim.Adam(self.layer.parameters(), 0.1)
+        runtime = Runtime(save_every=2, log_every=2)
+        settings = Training(updates=updates, learning_rate=0.1)
+        self.trainer = Trainer(
+            folder, "toy", {"layer": self.layer}, {"adam": self.optimizer}, settings, runtime, ("key",)
+        )
+        self.stop_at, self.broken_at = stop_at, broken_at
+
+    def step(self, step):
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        loss = self.layer(torch.randn(4, 3)).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": float("nan") if step == self.broken_at else float(loss.detach())}
+
+    def run(self):
+        return self.trainer.fit(self.step)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 7])
+def test_an_interrupted_training_ends_in_the_same_bits(tmp_path, stop_at):
+    whole = Toy(tmp_path / "whole")
+    log = whole.run()
+    with pytest.raises(KeyboardInterrupt):
+        Toy(tmp_path / "cut", stop_at=stop_at).run()
+    resumed = Toy(tmp_path / "cut")
+    pd.testing.assert_frame_equal(resumed.run(), log)
+    assert (tmp_path / "cut" / "log_toy.csv").read_bytes() == (tmp_path / "whole" / "log_toy.csv").read_bytes()
+    for name, value in whole.layer.state_dict().items():
+        assert torch.equal(value, resumed.layer.state_dict()[name])
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    log = Toy(tmp_path).run()
+    again = Toy(tmp_path, stop_at=0)  # would raise at its first update
+    pd.testing.assert_frame_equal(again.run(), log)
+
+
+def test_divergence_is_named(tmp_path):
+    with pytest.raises(S3EError, match=r"'toy' diverged at update 3: loss 'loss' is nan"):
+        Toy(tmp_path, broken_at=3).run()
+
+
+def test_checkpoint_of_another_training_is_refused(tmp_path):
+    Toy(tmp_path).run()
+    other = Toy(tmp_path)
+    other.trainer.key = ("another",)
+    with pytest.raises(S3EError, match="another training"):
+        other.run()
+
+
+def test_mixed_view_takes_the_given_share(corpus):
+    batch = corpus.train.draw(16, "severe", 0, "x")
+    assert torch.equal(mixed_view(batch, 0.0, 1), batch.blurred)
+    assert torch.equal(mixed_view(batch, 1.0, 1), batch.sharp)
+
+
+def test_batches_depend_on_the_step_alone_and_cover_every_photo(corpus):
+    first = [corpus.train.draw(8, "severe", step, "k").ids for step in range(6)]
+    assert first[4] == corpus.train.draw(8, "severe", 4, "k").ids
+    assert sorted(sum(first[:3], [])) == sorted(corpus.train.ids) == sorted(sum(first[3:], []))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_semantic_phases_have_their_losses(tiny, corpus, tmp_path, phase):
+    source = new_source(tiny, corpus)
+    trained = train_semantics(tmp_path, "own", phase, source, corpus, tiny, tree=True, caption=True)
+    expected = {"step", "tree"} if phase == "tree" else {"step", "tree", "caption"}
+    assert set(trained.log.columns) == expected
+
+
+def test_distillation_is_a_term_of_its_own(corpus, tmp_path):
+    config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
+    trained = train_semantics(
+        tmp_path, "own", "a2", new_source(config, corpus), corpus, config, tree=True, caption=True
+    )
+    assert (trained.log["distillation"] > 0).all()
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny, corpus, tmp_path_factory):
+    """Stage B and a captioner, as notebooks 03 and 04 leave them."""
+    from s3e.models.build import save_weights
+
+    folder = tmp_path_factory.mktemp("pretrained")
+    model, critic = build_model(tiny, corpus, "baseline"), build_critic(tiny)
+    train_deblurrer(folder, "deblurrer", model, critic, corpus, tiny, tiny.train_b)
+    save_model(folder, model, critic)
+    save_weights(new_source(tiny, corpus), folder / "tree_captioner.safetensors")
+    return folder
+
+
+def terms_of(variant, config, corpus, pretrained, folder):
+    model, critic = start_model(variant, config, corpus, deblurrer=pretrained, captioner=pretrained, folder=folder)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    log = train_deblurrer(folder, "cotrain", model, critic, corpus, config, config.train_c, variant=variant).log
+    return model, before, set(log.columns) - {"step"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_arm_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_path, variant):
+    arm = VARIANTS[variant]
+    model, before, terms = terms_of(variant, tiny, corpus, pretrained, tmp_path)
+    assert terms == {"pixel", "adversarial", "critic", *["tree"] * arm.tree_loss, *["caption"] * arm.caption_loss}
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert any(name.startswith("generator.trunk") for name in moved)
+    learns = arm.trained and arm.semantics not in (None, "noise", "labels")
+    assert any(name.startswith("semantics") for name in moved) is learns
+
+
+def test_arms_of_one_seed_start_from_the_same_deblurrer_and_batches(tiny, corpus, pretrained, tmp_path):
+    models = [
+        start_model(variant, tiny, corpus, deblurrer=pretrained, captioner=pretrained, folder=tmp_path)[0]
+        for variant in ("baseline", "full", "oracle_map")
+    ]
+    batch = corpus.val.batch(np.arange(4), "severe")
+    with torch.no_grad():
+        outputs = [model.eval()(batch)[0] for model in models]
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
+def test_wgan_gp_trains_with_five_critic_updates(corpus, pretrained, tmp_path):
+    config = load_config("smoke", overrides={**TINY, "loss.gan": "wgan-gp", "loss.critic_updates": 5})
+    _, _, terms = terms_of("full", config, corpus, pretrained, tmp_path)
+    assert "penalty" in terms and "adversarial" in terms
+
+
+def test_same_seed_same_bits_other_seed_other_bits(tiny, corpus, pretrained, tmp_path):
+    first = terms_of("full", tiny, corpus, pretrained, tmp_path / "a")[0].state_dict()
+    again = terms_of("full", tiny, corpus, pretrained, tmp_path / "b")[0].state_dict()
+    reseeded = load_config("smoke", seed=1, overrides=TINY)
+    other = terms_of("full", reseeded, corpus, pretrained, tmp_path / "c")[0].state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
