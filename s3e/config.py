@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from s3e.paths import S3EError
 
-GRID = 16  # side of the node maps (specification 6.1): small enough to be cheap, large enough to keep the layout
-
 
 class Section(BaseModel):
     """A frozen group of settings; a name that it does not know is an error."""
@@ -21,15 +19,21 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What is read. `source` is "scenes" or a folder in COCO-captions layout; a count of 0 means all that there are."""
+    """What is read. `source`: "scenes" or a folder in COCO-captions layout; 0 photos mean all that the folder has."""
 
     source: str = "scenes"
-    size: int = Field(64, ge=32, le=512, multiple_of=16)
+    size: Literal[32, 64, 128, 256] = 64
     train: int = Field(3000, ge=0)
     val: int = Field(200, ge=0)
     test: int = Field(200, ge=0)
     texture: Literal["category", "random"] = "category"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _countable(self) -> "Data":
+        if self.source == "scenes" and min(self.train, self.val, self.test) < 2:
+            raise ValueError("scenes are drawn, not found: data.train, data.val and data.test must be at least 2")
+        return self
 
 
 class Blur(Section):
@@ -69,6 +73,12 @@ class Model(Section):
     attention_width: int = Field(64, ge=4)
     caption_dropout: float = Field(0.3, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _inside(self) -> "Model":
+        if not all(0 <= place < self.blocks for place in self.embed_at):
+            raise ValueError(f"model.embed_at must name residual blocks, 0 to {self.blocks - 1}")
+        return self
+
 
 class Loss(Section):
     """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation (specification 6.6)."""
@@ -105,14 +115,14 @@ class Evaluation(Section):
     beam: int = Field(3, ge=1)
     batch: int = Field(50, ge=2)
     resamples: int = Field(2000, ge=100)
-    samples: int = Field(8, ge=1)
+    samples: int = Field(8, ge=2)
 
 
 class Runtime(Section):
     """Where and how often; none of it changes what is computed except `threads` (kept fixed by the profile)."""
 
     threads: int = Field(1, ge=1)
-    device: str = "cpu"
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     save_every: int = Field(100, ge=1)
     log_every: int = Field(20, ge=1)
 
@@ -140,7 +150,7 @@ class Config(Section):
     train_a1: Training = Training(updates=250, batch=32, learning_rate=4e-3)
     train_a2: Training = Training(updates=450, batch=32, learning_rate=3e-3, sharp_share=0.5)
     train_b: Training = Training(updates=800, batch=16, learning_rate=1e-3, schedule="constant")
-    train_c: Training = Training(updates=600, batch=16, learning_rate=1e-3, semantics_learning_rate=1e-4)
+    train_c: Training = Training(updates=600, batch=16, learning_rate=1e-3, semantics_learning_rate=1e-3)
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
 
@@ -149,7 +159,8 @@ class Variant(Section):
     """One arm of the ablation (specification 6.9, table 4).
 
     `semantics`: what is embedded; `start`: whose A weights it begins from ("shared": notebooks 02-03, "own": trained
-    by the run itself, "scratch": none); `view`: which photo the semantic branch reads; losses apply from A1 on.
+    by the run itself, "scratch": none); `view`: which photo the semantic branch reads; losses apply from A1 on;
+    `detached`: the deblurring loss does not reach the semantics (so that an oracle cannot pass on pixels).
     """
 
     description: str
@@ -160,6 +171,7 @@ class Variant(Section):
     tree_loss: bool = True
     trained: bool = True
     shuffled: bool = False
+    detached: bool = False
 
 
 VARIANTS: dict[str, Variant] = {
@@ -195,7 +207,7 @@ VARIANTS: dict[str, Variant] = {
     "frozen": Variant(
         description="semantics frozen: no co-training", trained=False, caption_loss=False, tree_loss=False
     ),
-    "oracle": Variant(description="tree of the sharp photo (oracle)", view="sharp"),
+    "oracle": Variant(description="tree of the sharp photo (oracle)", view="sharp", detached=True),
     "oracle_map": Variant(
         description="true label maps (oracle)",
         semantics="labels",
@@ -279,6 +291,8 @@ def load_config(profile: str, data: str = "scenes", seed: int = 0, overrides: di
         tree.setdefault("data", {})["source"] = str(Path(data).resolve())
     elif tree.get("data", {}).get("source") == "":
         raise S3EError(f"the profile '{profile}' needs photographs: add --data FOLDER (COCO-captions layout).")
+    if not isinstance(overrides or {}, dict):
+        raise S3EError(f"overrides must be a dictionary such as {{'loss.caption': 0.5}}, not {overrides!r}.")
     for name, value in (overrides or {}).items():
         _put(tree, name, value)
     try:
@@ -298,7 +312,12 @@ def _complete(profile: dict[str, Any]) -> dict[str, Any]:
     return {name: {**base[name], **value} if isinstance(value, dict) else value for name, value in merged.items()}
 
 
+FIXED = {"profile": "--profile", "seed": "--seeds", "data.source": "--data"}  # have parameters of their own
+
+
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    if name in FIXED:
+        raise S3EError(f"setting '{name}' cannot be overridden: use {FIXED[name]} (or the notebook's parameter).")
     section, _, field = name.partition(".")
     if not field:
         tree[section] = value

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).resolve().parents[1]))
+ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
 NOTEBOOKS = ROOT / "notebooks"
-FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures"))
-RUNS = Path(os.environ.get("S3E_RUNS", ROOT / "runs"))
+FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures")).resolve()
+RUNS = Path(os.environ.get("S3E_RUNS", ROOT / "runs")).resolve()
 
 
 class S3EError(Exception):

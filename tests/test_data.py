@@ -87,6 +87,16 @@ def test_coco_folder_becomes_a_corpus(coco, tmp_path):
     assert (corpus.train.trees[:, 4] == IGNORE).all()  # "?!" shows nothing
 
 
+def test_photos_may_have_different_numbers_of_captions(coco, tmp_path):
+    path = coco / "annotations" / "captions_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [item for item in content["annotations"] if item["id"] % 10 < 2 or item["id"] % 20 < 10]
+    path.write_text(json.dumps(content))
+    corpus = prepare_corpus(small(coco), tmp_path / "corpus")
+    counts = {len(texts) for split in (corpus.val, corpus.test) for texts in split.captions}
+    assert counts == {2, 5} and corpus.val.words.shape[1] == 5  # references stay as they are, word ids repeat
+
+
 def test_consensus_is_the_most_frequent_label():
     trees = [parse_caption(text) for text in ("a dog chases a ball", "a dog chases a cat", "a dog chases a cat")]
     assert consensus(trees).entities[2] == "cat" and consensus([None]) is None

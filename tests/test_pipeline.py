@@ -273,7 +273,7 @@ def test_bad_requests_stop_before_any_kernel(
 def test_bad_places_and_notebooks(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     assert runner.main(["--profile", "smoke", "--data", str(tmp_path / "photos")]) == 2
-    assert "holds no pictures with captions" in capsys.readouterr().err
+    assert "captions_train*.json and captions_val*.json are both needed" in capsys.readouterr().err
     (tmp_path / "runs").write_text("a file")
     assert runner.main(["--profile", "smoke", "--only", "00"]) == 2
     assert "cannot be written" in capsys.readouterr().err

@@ -113,6 +113,13 @@ def test_profiles_are_valid(profile):
         ({"profile": "smoke", "overrides": {"train_c.updates": 2.5}}, "setting 'train_c.updates' = 2.5"),
         ({"profile": "smoke", "overrides": {"runtime.save_every": 3}}, "multiple of runtime.log_every"),
         ({"profile": "smoke", "overrides": {"variants": ["fulll"]}}, "unknown variant 'fulll'"),
+        ({"profile": "smoke", "overrides": {"seed": 3}}, "use --seeds"),
+        ({"profile": "smoke", "overrides": {"data.source": "x"}}, "use --data"),
+        ({"profile": "smoke", "overrides": {"data.size": 96}}, "setting 'data.size' = 96"),
+        ({"profile": "smoke", "overrides": {"data.val": 0}}, "must be at least 2"),
+        ({"profile": "smoke", "overrides": {"model.embed_at": [9]}}, "residual blocks, 0 to 3"),
+        ({"profile": "smoke", "overrides": {"runtime.device": "gpu"}}, "setting 'runtime.device' = 'gpu'"),
+        ({"profile": "smoke", "overrides": ["loss.tree"]}, "overrides must be a dictionary"),
         ({"profile": "paper"}, "needs photographs"),
     ],
 )

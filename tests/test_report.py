@@ -223,7 +223,7 @@ def test_missing_meteor_is_not_run_and_never_zero(frames):
     assert set(table.cells.METEOR) == {"not run"}
     assert any("no Java" in note for note in table.notes)
     assert table.cells.system.iloc[0] == "random training caption"
-    assert "one human against the others" in set(table.cells.system)
+    assert "one reference against the others" in set(table.cells.system)
 
 
 def test_no_column_for_the_paper(frames):

@@ -197,6 +197,11 @@ def test_distillation_is_a_term_of_its_own(corpus, tmp_path):
     assert (trained.log["distillation"] > 0).all()
 
 
+def test_distillation_joins_co_training(corpus, pretrained, tmp_path):
+    config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
+    assert "distillation" in terms_of("full", config, corpus, pretrained, tmp_path)[2]
+
+
 @pytest.fixture(scope="module")
 def pretrained(tiny, corpus, tmp_path_factory):
     """Stage B and a captioner, as notebooks 03 and 04 leave them."""

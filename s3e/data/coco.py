@@ -36,6 +36,9 @@ def read_folder(folder: Path | str) -> dict[str, list[Photo]]:
         even = [stable_hash("split", photo.id) % 2 == 0 for photo in val]
         test = [photo for photo, first in zip(val, even, strict=True) if not first]
         val = [photo for photo, first in zip(val, even, strict=True) if first]
+    small = next((name for name, part in zip(("val", "test"), (val, test), strict=True) if len(part) < 2), None)
+    if small:
+        raise S3EError(f"{folder}: fewer than 2 photos for the {small} split; add photos to captions_val*.json.")
     return {"train": train, "val": val, "test": test}
 
 

@@ -54,8 +54,8 @@ class Split:
     sharp: np.ndarray
     blurred: dict[str, np.ndarray]
     extents: dict[str, list[float]]
-    words: Tensor  # N x 5 x T
-    trees: Tensor  # N x 5 x 7, IGNORE where a label is out of vocabulary
+    words: Tensor  # N x C x T, C captions a photo
+    trees: Tensor  # N x C x 7, IGNORE where a label is out of vocabulary
     targets: Tensor  # N x 7: the true tree (scenes) or the most frequent label of each node (photos)
     labels: np.ndarray | None
 
@@ -63,7 +63,7 @@ class Split:
         return len(self.ids)
 
     def batch(self, index: np.ndarray, severity: str, choice: np.ndarray | None = None) -> Batch:
-        """The photos at `index`; `choice` says which of the five captions (default: the first)."""
+        """The photos at `index`; `choice` says which of its captions (default: the first)."""
         rows = torch.as_tensor(index)
         pick = torch.zeros(len(index), dtype=torch.long) if choice is None else torch.as_tensor(choice)
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[index]))
@@ -86,8 +86,12 @@ class Split:
 
     def batches(self, batch: int, severity: str) -> Iterator[Batch]:
         """Every photo once, in order."""
-        for start in range(0, len(self), batch):
-            yield self.batch(np.arange(start, min(start + batch, len(self))), severity)
+        for rows in self.chunks(batch):
+            yield self.batch(rows, severity)
+
+    def chunks(self, batch: int) -> list[np.ndarray]:
+        """Row numbers in nearly equal parts of at most `batch`: no part is left with a single photo."""
+        return np.array_split(np.arange(len(self)), -(-len(self) // batch))
 
 
 @dataclass
@@ -171,7 +175,7 @@ def _photos(config: Config) -> Callable:
 
     def read(split: str) -> dict:
         photos = splits[split][: getattr(config.data, split) or None]
-        captions = [list(photo.captions) + [photo.captions[0]] * (5 - len(photo.captions)) for photo in photos]
+        captions = [list(photo.captions) for photo in photos]
         return {
             "ids": [photo.id for photo in photos],
             "captions": captions,
@@ -214,10 +218,12 @@ def load_corpus(folder: Path | str) -> Corpus:
 
 def _load_split(folder: Path, name: str, words: Vocabulary, labels: TreeVocabulary, max_words: int) -> Split:
     record = read_json(folder / f"{name}.json")
-    encoded = [[words.encode(text, max_words) for text in texts] for texts in record["captions"]]
+    most = max(len(texts) for texts in record["captions"])  # a photo with fewer captions repeats them
+    captions = [[texts[i % len(texts)] for i in range(most)] for texts in record["captions"]]
+    encoded = [[words.encode(text, max_words) for text in texts] for texts in captions]
     longest = max(len(ids) for row in encoded for ids in row)
     padded = [[ids + [0] * (longest - len(ids)) for ids in row] for row in encoded]
-    parsed = [[parse_caption(text) for text in texts] for texts in record["captions"]]
+    parsed = [[parse_caption(text) for text in texts] for texts in captions]
     trees = [[labels.encode(tree) if tree else [IGNORE] * 7 for tree in row] for row in parsed]
     if record["trees"] is None:
         targets = [labels.encode(consensus(row)) if consensus(row) else [IGNORE] * 7 for row in parsed]

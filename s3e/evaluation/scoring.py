@@ -75,8 +75,7 @@ def read_split(
     """
     source.to(config.runtime.device).eval()
     nodes, texts = [], {}
-    for start in range(0, len(split), config.evaluation.batch):
-        rows = np.arange(start, min(start + config.evaluation.batch, len(split)))
+    for rows in split.chunks(config.evaluation.batch):
         shown = split.batch(rows, view).blurred if images is None else to_tensor(images[rows])
         semantics = source(shown.to(config.runtime.device))
         if semantics.tree is not None:
@@ -130,41 +129,56 @@ def to_images(image: Tensor) -> np.ndarray:
 
 
 def score_deblurrer(folder: Path, model: S3EDeblur, variant: str, corpus: Corpus, config: Config) -> dict[str, float]:
-    """Write every score of a deblurring run to `folder`; returns its summary (for `metrics.json`)."""
+    """Write every score of a deblurring run to `folder`; returns its summary (for `metrics.json`).
+
+    Nodes and captions are scored where the arm trains them and reads the blurred photo; an oracle's would mislead.
+    """
     arm = VARIANTS[variant]
-    rows, node_rows, captions, metrics = [], [], [], {}
+    reads = arm.view == "blurred"
+    images, nodes, captions = [], [], []
     for split in (corpus.splits[name] for name in SCORED):
         for severity in SEVERITIES:
-            restored, nodes = restore_split(model, split, severity, config)
-            table = image_table(split, severity, restored)
-            if nodes is not None:
-                counts = node_counts(nodes, split.targets.numpy())
-                node_rows.append(node_row(counts, system="after", input=severity, split=split.name))
-                table = pd.concat([table, counts.drop(columns=["root_correct", "root_total"])], axis=1)
-            rows.append(table)
-            metrics[f"{split.name}_{severity}_psnr"] = float(table["psnr"].mean())
-            metrics[f"{split.name}_{severity}_ssim"] = float(table["ssim"].mean())
-            metrics[f"{split.name}_{severity}_psnr_blurred"] = float(table["psnr_blurred"].mean())
+            restored, predicted = restore_split(model, split, severity, config)
+            images.append(image_table(split, severity, restored))
+            if reads and arm.tree_loss and predicted is not None:
+                counts = node_counts(predicted, split.targets.numpy())
+                nodes.append(node_row(counts, system="after", input=severity, split=split.name))
+                images[-1] = pd.concat([images[-1], counts.drop(columns=["root_correct", "root_total"])], axis=1)
             if split.name == "test" and severity == config.blur.severity:
                 _save(folder / "restored_test.npy", restored)
-        if arm.caption_loss:
-            views = ("sharp", config.blur.severity)
-            said = {view: read_split(model.semantics, split, view, corpus, config, caption=True) for view in views}
-            captions += [
-                {"system": variant, "input": view, "split": split.name, "captions": said[view]["captions"]}
-                for view in views
-            ]
-            if said["sharp"]["nodes"] is not None:
-                counts = node_counts(said["sharp"]["nodes"], split.targets.numpy())
-                node_rows.append(node_row(counts, system="after", input="sharp", split=split.name))
-    _write_csv(folder / "scores.csv", pd.concat(rows, ignore_index=True))
-    if node_rows:
-        _write_csv(folder / "nodes.csv", pd.DataFrame(node_rows))
-        last = pd.DataFrame(node_rows).query("split == 'val' and input == @config.blur.severity").iloc[0]
-        metrics["val_leaf_accuracy"] = float(last["leaf_accuracy"])
+        if reads and arm.caption_loss and not arm.shuffled:
+            said, read = _score_language(model.semantics, variant, split, corpus, config, tree=arm.tree_loss)
+            captions, nodes = captions + said, nodes + read
+    scores = pd.concat(images, ignore_index=True)
+    _write_csv(folder / "scores.csv", scores)
+    if nodes:
+        _write_csv(folder / "nodes.csv", pd.DataFrame(nodes))
     write_json(folder / "captions.json", captions)
-    write_samples(folder, model, corpus, config, caption=arm.caption_loss)
-    return metrics
+    write_samples(folder, model, corpus, config, caption=reads and arm.caption_loss)
+    return summarise(scores, nodes)
+
+
+def _score_language(
+    source: nn.Module, system: str, split: Split, corpus: Corpus, config: Config, *, tree: bool
+) -> tuple[list[dict], list[dict]]:
+    """Captions of sharp and of trained-severity photos, and what the tree reads in sharp ones."""
+    captions, nodes = [], []
+    for view in ("sharp", config.blur.severity):
+        said = read_split(source, split, view, corpus, config, caption=True)
+        captions.append({"system": system, "input": view, "split": split.name, "captions": said["captions"]})
+        if tree and view == "sharp" and said["nodes"] is not None:
+            counts = node_counts(said["nodes"], split.targets.numpy())
+            nodes.append(node_row(counts, system="after", input=view, split=split.name))
+    return captions, nodes
+
+
+def summarise(scores: pd.DataFrame, nodes: list[dict]) -> dict[str, float]:
+    """Means by split and severity, flat, for `metrics.json`."""
+    means = scores.groupby(["split", "severity"])[["psnr", "ssim", "psnr_blurred"]].mean()
+    flat = means.stack()
+    metrics = {"_".join(key): float(value) for key, value in flat.items()}
+    leaves = {f"{row['split']}_{row['input']}_leaf_accuracy": float(row["leaf_accuracy"]) for row in nodes}
+    return metrics | leaves
 
 
 def image_table(split: Split, severity: str, restored: np.ndarray) -> pd.DataFrame:

@@ -6,11 +6,11 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from s3e.config import GRID, VARIANTS, Config
+from s3e.config import VARIANTS, Config
 from s3e.data.corpus import Corpus
 from s3e.models.captioner import CaptionDecoder
 from s3e.models.critic import Critic
-from s3e.models.encoder import ConvEncoder
+from s3e.models.encoder import GRID, ConvEncoder
 from s3e.models.generator import Generator
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import FlatSemantics, GlobalSemantics, LabelMaps, NoiseMaps, TreeSemantics
@@ -97,9 +97,8 @@ def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
     seed_everything(config.seed, "generator")
     generator = build_generator(config, map_channels(config, corpus, arm.semantics))
     view = "labels" if arm.semantics == "labels" else arm.view
-    return S3EDeblur(
-        generator=generator, semantics=semantics, view=view, shuffled=arm.shuffled, detach=config.loss.detach_semantics
-    )
+    detach = arm.detached or config.loss.detach_semantics
+    return S3EDeblur(generator=generator, semantics=semantics, view=view, shuffled=arm.shuffled, detach=detach)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -151,5 +150,5 @@ def _load(module: nn.Module, state: dict, path: Path) -> tuple[list[str], list[s
 
 
 def count_parameters(module: nn.Module | None) -> int:
-    """Trainable numbers of a module (0 for none)."""
+    """Learned numbers of a module, frozen ones included (0 for none)."""
     return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())

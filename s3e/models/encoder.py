@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from s3e.config import GRID
+GRID = 16  # side of the node maps (specification 6.1): small enough to be cheap, large enough to keep the layout
 
 
 def conv_block(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:

@@ -12,7 +12,7 @@ from s3e.models.semantics import VIEWS, Semantics
 class S3EDeblur(nn.Module):
     """Restore a batch with the help of what it shows.
 
-    `view` names what the semantic source reads (blurred, sharp, labels). `shuffled` embeds the maps of the next photo
+    `view` names what the semantic source reads (blurred, sharp, labels). `shuffled` embeds the maps of another photo
     of the batch; `detach` keeps the deblurring loss out of the semantic source; `semantics=None` is DeblurGAN alone.
     """
 

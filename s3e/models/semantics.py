@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.config import GRID
 from s3e.data.corpus import Batch
 from s3e.models.captioner import CaptionDecoder
+from s3e.models.encoder import GRID
 from s3e.models.tree import TreeOutput
 
 

@@ -12,6 +12,9 @@ Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
 TRAINED = ("-runtime.save_every",)  # a leading minus takes a field out again
 SCORED = ("evaluation", "-evaluation.resamples")
 SAMPLES = ("samples.npz", "samples.json")
+CORPUS = ("vocabulary.json", "references.json", "severity.csv") + tuple(
+    f"{split}{end}" for split in ("train", "val", "test") for end in (".json", "_sharp.npy")
+)
 TABLES = ("image_scores", "differences", "bins", "caption_scores", "node_accuracy", "cost")
 
 
@@ -50,7 +53,7 @@ STAGES: dict[str, Stage] = {
         Stage("00_start_here", "map of the suite and of this machine", "once", (), (), (0.1, 0.1)),
         Stage(
             "01_data_blurring", "photos or scenes, captions, trees, blur", "once",
-            ("data", "-data.source", "blur", "text"), ("references.json", "severity.csv", *SAMPLES), (0.3, 0.8),
+            ("data", "-data.source", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES), (0.3, 0.8),
         ),
         Stage(
             "02_train_s3_tree", "training A1: encoder and S3-tree", "seed",
@@ -72,12 +75,13 @@ STAGES: dict[str, Stage] = {
         Stage(
             "05_co_training", "training C: both branches together (variant full)", "seed",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
-            ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", *SAMPLES), (0.4, 4.0),
+            ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", "restored_test.npy",
+             *SAMPLES), (0.4, 4.0),
         ),
         Stage(
             "06_ablation", "one ablation variant, one seed", "variant",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
-            ("log_cotrain.csv", "scores.csv", "cost.json", *SAMPLES), (0.4, 3.5),
+            ("log_cotrain.csv", "scores.csv", "cost.json", "restored_test.npy", *SAMPLES), (0.4, 3.5),
         ),
         Stage(
             "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),

@@ -161,6 +161,15 @@ def _walk(folder: str) -> list[tuple[str, int, int]]:
         raise S3EError(f"{error.filename or folder} cannot be read ({error.strerror}): check --data.") from None
 
 
+def _tools(stage: str) -> str | None:
+    """What a stage uses beyond code and files: whether there is Java, for METEOR."""
+    if stage != "07_evaluation":
+        return None
+    from s3e.evaluation.caption import find_java
+
+    return "Java" if find_java() else "no Java"
+
+
 class Keys:
     """The keys of all runs of one study, computed from sources alone (no run is read)."""
 
@@ -177,7 +186,7 @@ class Keys:
                 "stage": str(run),
                 "code": code_parts(run.stage, self.notebooks),
                 "settings": fields(run, self.config),
-                "data": self._fingerprint() if run.stage == "01_data_blurring" else None,
+                "data": self._fingerprint() if run.stage == "01_data_blurring" else _tools(run.stage),
                 "upstream": {str(other): self.key(other) for other in before},
             }
         return self._parts[run]
@@ -203,7 +212,7 @@ def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         before, now = (json.dumps(parts["settings"].get(name, "none")) for parts in (old, new))
         reasons.append(f"{name} {before} -> {now}")
     if old["data"] != new["data"]:
-        reasons.append("the data folder changed")
+        reasons.append("Java came or went" if old["stage"].startswith("07") else "the data folder changed")
     return reasons + [f"upstream {name}" for name in _changed(old["upstream"], new["upstream"])]
 
 

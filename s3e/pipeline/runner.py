@@ -18,7 +18,7 @@ from s3e.pipeline.graph import STAGES, Instance
 from s3e.pipeline.keys import Keys
 from s3e.pipeline.scheduler import Scheduler
 from s3e.pipeline.store import data_folder
-from s3e.pipeline.study import Study, check_writable, due
+from s3e.pipeline.study import Study, check_inputs, check_writable, due
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,6 +73,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
     overrides = dict(_setting(text) for text in arguments.set)
     config = load_config(arguments.profile, arguments.data, 0, overrides)
     selection = graph.select(config, arguments.variants, arguments.seeds)
+    check_inputs(config)
     study = Study(arguments, overrides, config, Keys(config, selection), Store.of(config, overrides), [])
     study.runs = [run for run in graph.plan(selection) if run.stage in _chosen(arguments)]
     for run in study.runs:

@@ -74,8 +74,16 @@ class Run:
         self.resumed = resume and state.is_file() and read_json(state)["key"] == self._key
         if not self.resumed:
             _clear(self.path)
+        for path in set(self.path.glob(".*.*")) - {self.path / name for name in KEPT}:
+            path.unlink()  # half-written files of a killed run
         write_json(state, {"key": self._key})
         self._started, self._clock = time.time(), time.monotonic()
+
+    @property
+    def figures_name(self) -> str:
+        """Folder for this study's figures: a choice of variants or seeds that is not the profile's has its own."""
+        chosen = self.selection != graph.select(self.config)
+        return self.store_name + (f"+{keys.digest(self.selection)[:8]}" if chosen else "")
 
     def upstream(self, stage: str) -> Path:
         """Folder of the finished run of `stage` that belongs to this run (same seed)."""

@@ -2,10 +2,13 @@
 
 import argparse
 import dataclasses
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from s3e.config import Config
+from s3e.data.coco import read_folder
 from s3e.paths import FIGURES, NOTEBOOKS, S3EError, atomic_write
 from s3e.pipeline import graph, keys
 from s3e.pipeline.folders import Store
@@ -66,6 +69,19 @@ def due(study: Study) -> list[Instance]:
     return waiting
 
 
+def check_inputs(config: Config) -> None:
+    """Raise `S3EError` if the data folder or a weight file that the settings ask for cannot be used."""
+    if config.data.source != "scenes":
+        read_folder(config.data.source)
+    if config.loss.perceptual and not Path(config.loss.vgg19_weights).is_file():
+        raise S3EError(
+            f"loss.perceptual needs VGG19 weights, but loss.vgg19_weights is '{config.loss.vgg19_weights}': give "
+            "the path of vgg19-dcbb9e9d.pth, or --set loss.perceptual=0 loss.pixel=10."
+        )
+    if config.runtime.device != "cpu" and shutil.which("nvidia-smi") is None:
+        raise S3EError(f"runtime.device is '{config.runtime.device}', but there is no GPU: --set runtime.device=cpu.")
+
+
 def check_writable(study: Study, waiting: Iterable[Instance]) -> None:
     """Raise `S3EError` if results or figures cannot be written."""
     draws = any(run.stage == keys.DRAWS for run in waiting)
@@ -75,4 +91,6 @@ def check_writable(study: Study, waiting: Iterable[Instance]) -> None:
                 path.write_text("x")
             (folder / ".writable").unlink()
         except OSError as error:
-            raise S3EError(f"{folder} cannot be written ({error.strerror}): free it, or set S3E_RUNS.") from None
+            raise S3EError(
+                f"{folder} cannot be written ({error.strerror}): free it, or set S3E_RUNS and S3E_FIGURES."
+            ) from None

@@ -27,7 +27,8 @@ def context(config: Config) -> str:
     terms = [name for name in ("perceptual", "pixel") if getattr(config.loss, name)]
     missing = "" if config.loss.perceptual else " (no perceptual loss: it needs VGG19 weights)"
     return (
-        f"Profile {config.profile}: {source} at {config.data.size} px{texture}, {config.train_b.updates} + "
+        f"Profile {config.profile}: {source} at {config.data.size} px{texture}, {config.blur.severity} training blur, "
+        f"{config.train_b.updates} + "
         f"{config.train_c.updates} updates, {config.loss.gan.upper()} with {' and '.join(terms)} loss{missing}."
     )
 

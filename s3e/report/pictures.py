@@ -134,7 +134,7 @@ SPEAKERS = {  # system in `captions.json` -> its name in figure 7
 
 
 def caption_lines(said: pd.DataFrame, records: Sequence[Mapping[str, Any]], view: str) -> list[list[tuple[str, str]]]:
-    """Lines for figure 7: per picture, the first human caption and what each known system said of the input `view`.
+    """Lines for figure 7: per picture, the first reference caption and what each known system said of the input `view`.
 
     `said`: frame of `s3e.evaluation.collect.read_captions`; `records`: the sample records (id, references).
     """
@@ -142,7 +142,7 @@ def caption_lines(said: pd.DataFrame, records: Sequence[Mapping[str, Any]], view
     speakers = [name for name in SPEAKERS if name in chosen.index]
     return [
         [
-            ("human", record["references"][0]),
+            ("reference", record["references"][0]),
             *((SPEAKERS[who], chosen.captions[who][record["id"]]) for who in speakers),
         ]
         for record in records

@@ -21,7 +21,7 @@ NOT_RUN = "not run"
 DASH = "–"
 INPUTS = ("sharp", "light", "moderate", "severe", "deblurred", "none")
 SYSTEMS = {
-    HUMAN: "one human against the others", RANDOM: "random training caption", "global": "global feature (NIC)",
+    HUMAN: "one reference against the others", RANDOM: "random training caption", "global": "global feature (NIC)",
     "soft_attention": "soft attention", "tree": "S3-tree captioner", "full": "S3E-Deblur (co-trained)",
 }  # fmt: skip
 RIVALS = {"baseline": "the baseline", "no_semantics_loss": "its control without semantic losses"}
@@ -121,8 +121,9 @@ def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
     reasons = tuple(sorted(set(data.reason.dropna()) - {""}))
     notes = (
         "All values ×100. Rows marked “all but one” are scored against all captions but the first, so that the first "
-        "human caption can compete. CIDEr is CIDEr-D with document frequencies of the scored images: it does not "
-        "compare with values on other images.",
+        "caption can compete with the other references. CIDEr is CIDEr-D with document frequencies of the scored "
+        "images: it does not compare with values on other images. Co-trained systems have had the updates of stage C "
+        "on top of those of the others.",
         *reasons,
     )
     caption = (

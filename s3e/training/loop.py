@@ -32,7 +32,7 @@ class Trainer:
     """Run `updates` of a training, resumable, with its log on disk.
 
     Files in `folder`: `log_<name>.csv` (step and losses, never times) and `<name>.ckpt`.
-    `modules` and `optimizers` are saved by name. `seconds` holds the time spent in updates of this process.
+    `modules` and `optimizers` are saved by name. `seconds` is the time spent in `timed` updates.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Trainer:
         self.settings, self.runtime = settings, runtime
         self.bases = {name: [group["lr"] for group in item.param_groups] for name, item in optimizers.items()}
         self.rows: list[dict[str, float]] = []
-        self.seconds, self.done_here = 0.0, 0
+        self.seconds, self.timed = 0.0, 0
 
     @property
     def checkpoint(self) -> Path:
@@ -64,7 +64,7 @@ class Trainer:
             seed_everything(*self.key, step)
             began = time.perf_counter()
             values = step_fn(step)
-            self.seconds, self.done_here = self.seconds + time.perf_counter() - began, self.done_here + 1
+            self.seconds, self.timed = self.seconds + time.perf_counter() - began, self.timed + 1
             self._guard(values, step)
             window.append(values)
             if (step + 1) % self.runtime.log_every == 0 or step + 1 == updates:
@@ -102,6 +102,7 @@ class Trainer:
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: item.state_dict() for name, item in self.optimizers.items()},
             "rng": torch.get_rng_state(),
+            "spent": [self.seconds, self.timed],
         }
         with atomic_write(self.checkpoint) as temporary:
             torch.save(state, temporary)
@@ -117,6 +118,8 @@ class Trainer:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.rows = state["rows"]
+        self.seconds, self.timed = state["spent"]
+        torch.set_rng_state(state["rng"])
         if state["step"] < self.settings.updates:
             print(f"{self.name}: going on from update {state['step']} of {self.settings.updates}")
         return state["step"]

@@ -32,7 +32,7 @@ PHASES = ("tree", "a1", "a2")  # notebooks 02, 03 and 03: tree alone, with the d
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its log (step and losses) and the mean milliseconds of an update in this process."""
+    """A finished training: its log (step and losses) and the mean milliseconds of an update."""
 
     log: pd.DataFrame
     milliseconds: float
@@ -40,7 +40,7 @@ class Trained:
 
 def _finish(trainer: Trainer, step_fn) -> Trained:
     log = trainer.fit(step_fn)
-    return Trained(log, 1000 * trainer.seconds / max(trainer.done_here, 1))
+    return Trained(log, 1000 * trainer.seconds / trainer.timed)
 
 
 def _update(optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], clip: float = 0.0) -> dict[str, float]:
@@ -64,6 +64,12 @@ def semantic_terms(
         logits = source.decoder(batch.words, semantics.context, semantics.items)
         terms["caption"] = config.loss.caption * caption_loss(logits, batch.words)
     return terms
+
+
+def _distil(source: nn.Module, semantics: Semantics, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        sharp = source(batch.sharp)
+    return distillation_loss(semantics, sharp)
 
 
 def mixed_view(batch: Batch, share: float, *key: object) -> Tensor:
@@ -93,9 +99,7 @@ def train_semantics(
         semantics = source(image)
         terms = semantic_terms(semantics, source, batch, config, tree=tree, caption=caption)
         if phase == "a2" and config.loss.distillation:
-            with torch.no_grad():
-                sharp = source(batch.sharp)
-            terms["distillation"] = config.loss.distillation * distillation_loss(semantics, sharp)
+            terms["distillation"] = config.loss.distillation * _distil(source, semantics, batch)
         return _update(optimizer, terms, settings.clip)
 
     name = name if name == phase else f"{name}_{phase}"
@@ -184,11 +188,13 @@ def train_deblurrer(
             terms["adversarial"] = loss.adversarial * generator_adversarial(loss.gan, critic, restored)
         if perceptual is not None:
             terms["perceptual"] = loss.perceptual * perceptual(restored, batch.sharp)
+        if loss.distillation and (arm.tree_loss or arm.caption_loss):
+            terms["distillation"] = loss.distillation * _distil(model.semantics, semantics, batch)
         if semantics is not None and (arm.tree_loss or arm.caption_loss):
             terms |= semantic_terms(
                 semantics, model.semantics, batch, config, tree=arm.tree_loss, caption=arm.caption_loss
             )
-        return _update(optimizer, terms) | values
+        return _update(optimizer, terms, settings.clip) | values
 
     modules = {"model": model, "critic": critic}
     optimizers = {"generator": optimizer, "critic": critic_optimizer}
