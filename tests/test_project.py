@@ -92,8 +92,15 @@ def test_readme_has_the_two_commands_first():
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```", readme, re.S | re.M)
     assert "run_all.py" in blocks[0] and "pytest" in blocks[1]
-    for name in re.findall(r"\((figures/[\w/.-]+)\)", readme):
+    for name in re.findall(r"\]\((figures/[\w/.-]+)\)", readme):
         assert (ROOT / name).exists(), name
+
+
+def test_readme_shows_the_committed_numbers():
+    from s3e.report.readme import filled
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert filled(readme) == readme, "run: python -m s3e.report.readme"
 
 
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "paper"])

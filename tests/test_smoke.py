@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import nbformat
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from s3e.paths import NOTEBOOKS, ROOT
@@ -153,30 +155,41 @@ def test_one_job_and_two_jobs_give_the_same_numbers(smoke, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+def kill_runner(process):
+    process.kill()
+
+
+def kill_kernel(process):
+    family = psutil.Process(process.pid).children(recursive=True)
+    next(child for child in family if any("ipykernel_launcher" in word for word in child.cmdline())).kill()
+
+
 @pytest.mark.slow
-def test_killed_in_co_training_it_goes_on_to_the_same_numbers(smoke, tmp_path):
+@pytest.mark.parametrize("kill", [kill_runner, kill_kernel])
+def test_killed_in_co_training_it_goes_on_to_the_same_numbers(tmp_path, kill):
     environment = {**os.environ, "S3E_RUNS": str(tmp_path / "runs"), "S3E_FIGURES": str(tmp_path / "figures")}
-    long = ["--set", "train_c.updates=40", "--variants", "full"]
+    long = ["--set", "train_c.updates=60", "--variants", "full", "--until", "05"]
     folder = tmp_path / "runs"
-    command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", "--until", "05", *long]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *long]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: list(folder.glob("smoke*/05_co_training/full-s0/cotrain.ckpt")))
+        kill(process)
+        assert process.wait(60) != 0
     finally:
         process.kill()
-    process.wait()
     assert not list(folder.glob("smoke*/05_co_training/full-s0/done.json"))
-    assert run_all(environment, "--until", "05", *long).returncode == 0
+    assert run_all(environment, *long).returncode == 0
+    notebook = next(folder.glob("smoke*/05_co_training/full-s0/notebook.ipynb")).read_text()
+    assert "cotrain: going on from update" in notebook
     unbroken = {**environment, "S3E_RUNS": str(tmp_path / "unbroken")}
-    assert run_all(unbroken, "--until", "05", *long).returncode == 0
+    assert run_all(unbroken, *long).returncode == 0
     for name in ("metrics.json", "scores.csv", "log_cotrain.csv", "generator.safetensors", "semantics.safetensors"):
         pair = [next(root.glob(f"smoke*/05_co_training/full-s0/{name}")) for root in (folder, tmp_path / "unbroken")]
         assert pair[0].read_bytes() == pair[1].read_bytes(), name
 
 
 def wait_for(condition, seconds=240):
-    import time
-
     for _ in range(seconds * 20):
         if condition():
             return

@@ -53,44 +53,44 @@ STAGES: dict[str, Stage] = {
         Stage("00_start_here", "map of the suite and of this machine", "once", (), (), (0.1, 0.1)),
         Stage(
             "01_data_blurring", "photos or scenes, captions, trees, blur", "once",
-            ("data", "-data.source", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES), (0.3, 0.8),
+            ("data", "-data.source", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES), (0.15, 0.4),
         ),
         Stage(
             "02_train_s3_tree", "training A1: encoder and S3-tree", "seed",
             ("model", "loss.tree", "loss.null_weight", "train_tree", "runtime", *TRAINED),
-            ("log_tree.csv",), (0.2, 2.0),
+            ("log_tree.csv",), (0.2, 1.2),
         ),
         Stage(
             "03_train_captioner", "training A1 and A2: captioner and its baselines", "seed",
             ("model", "loss.tree", "loss.null_weight", "loss.caption", "loss.distillation", "train_tree", "train_a1",
              "train_a2", "runtime", *TRAINED, *SCORED),
-            ("log_captioner_a1.csv", "log_captioner_a2.csv", "captions.json", "nodes.csv", *SAMPLES), (0.3, 3.0),
+            ("log_captioner_a1.csv", "log_captioner_a2.csv", "captions.json", "nodes.csv", *SAMPLES), (0.3, 6.5),
         ),
         Stage(
             "04_train_deblurrer", "training B: deblurring network alone", "seed",
             ("model", "loss", "-loss.tree", "-loss.null_weight", "-loss.caption", "-loss.distillation",
              "-loss.detach_semantics", "train_b", "runtime", *TRAINED),
-            ("log_deblurrer.csv",), (0.2, 2.5),
+            ("log_deblurrer.csv",), (0.2, 3.4),
         ),
         Stage(
             "05_co_training", "training C: both branches together (variant full)", "seed",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
             ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", "restored_test.npy",
-             *SAMPLES), (0.4, 4.0),
+             *SAMPLES), (0.25, 3.2),
         ),
         Stage(
             "06_ablation", "one ablation variant, one seed", "variant",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
-            ("log_cotrain.csv", "scores.csv", "cost.json", "restored_test.npy", *SAMPLES), (0.4, 3.5),
+            ("log_cotrain.csv", "scores.csv", "cost.json", "restored_test.npy", *SAMPLES), (0.25, 2.6),
         ),
         Stage(
             "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),
-            tuple(f"{name}.csv" for name in TABLES), (0.4, 0.7),
+            tuple(f"{name}.csv" for name in TABLES), (0.3, 0.6),
         ),
-        Stage("08_figures_and_tables", "draws every figure and table", "once", (), (), (0.4, 0.5)),
+        Stage("08_figures_and_tables", "draws every figure and table", "once", (), (), (0.2, 0.2)),
     )
 }  # fmt: skip
-EXTRA_MINUTES_OWN_START = 2.0  # a variant that trains its own encoder and decoder first
+EXTRA_MINUTES_OWN_START = 3.0  # a variant that trains its own encoder and decoder first
 
 
 def stage_named(text: str) -> Stage:

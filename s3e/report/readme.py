@@ -1,0 +1,34 @@
+"""Put the committed results into the README, so that no number there is typed: `python -m s3e.report.readme`."""
+
+import re
+from pathlib import Path
+
+from s3e.paths import ROOT, S3EError, atomic_write
+
+START, END = "<!-- results: filled by python -m s3e.report.readme -->", "<!-- end of results -->"
+TABLE = Path("figures/laptop/table4_ablation.md")
+PICTURES = {
+    "figures/laptop/fig4_results.png": "Validation scenes: blurred, restored by each arm, sharp; PSNR below each",
+    "figures/laptop/fig8_gain_by_severity.png": "PSNR gained over the baseline by blur severity, with 95 % intervals",
+}
+
+
+def results() -> str:
+    """The block between the two markers: table 4 as committed, and two pictures with alternative text."""
+    pictures = "\n\n".join(f"![{text}]({name})" for name, text in PICTURES.items())
+    return f"{START}\n\n{(ROOT / TABLE).read_text(encoding='utf-8').strip()}\n\n{pictures}\n\n{END}"
+
+
+def filled(readme: str) -> str:
+    """`readme` with its results block renewed; raises `S3EError` where the markers are missing."""
+    text, count = re.subn(re.escape(START) + ".*" + re.escape(END), lambda _: results(), readme, flags=re.S)
+    if count != 1:
+        raise S3EError(f"README.md must hold one block from '{START}' to '{END}'.")
+    return text
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    renewed = filled(path.read_text(encoding="utf-8"))
+    with atomic_write(path) as temporary:
+        temporary.write_text(renewed, encoding="utf-8")
