@@ -168,8 +168,11 @@ def plan(selection: Selection) -> list[Instance]:
     return sorted(seen, key=lambda run: (run.stage, list(seen).index(run)))
 
 
+MEASURED = ("smoke", "laptop", "study")  # profiles whose sizes the expected minutes were measured at
+
+
 def expected_minutes(run: Instance, profile: str) -> float:
-    """Rough minutes on two cores, for the run card and for scheduling."""
+    """Rough minutes on two cores, for the run card and for scheduling (laptop's for profiles never measured)."""
     smoke, laptop = STAGES[run.stage].minutes
     own = run.variant and VARIANTS[run.variant].start == "own"
     return smoke + 0.2 * bool(own) if profile == "smoke" else laptop + EXTRA_MINUTES_OWN_START * bool(own)

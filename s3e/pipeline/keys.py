@@ -161,13 +161,13 @@ def _walk(folder: str) -> list[tuple[str, int, int]]:
         raise S3EError(f"{error.filename or folder} cannot be read ({error.strerror}): check --data.") from None
 
 
-def _tools(stage: str) -> str | None:
+def _tools(stage: str) -> dict[str, str]:
     """What a stage uses beyond code and files: whether there is Java, for METEOR."""
     if stage != "07_evaluation":
-        return None
+        return {}
     from s3e.evaluation.caption import find_java
 
-    return "Java" if find_java() else "no Java"
+    return {"tools": "Java" if find_java() else "no Java"}
 
 
 class Keys:
@@ -186,9 +186,9 @@ class Keys:
                 "stage": str(run),
                 "code": code_parts(run.stage, self.notebooks),
                 "settings": fields(run, self.config),
-                "data": self._fingerprint() if run.stage == "01_data_blurring" else _tools(run.stage),
+                "data": self._fingerprint() if run.stage == "01_data_blurring" else None,
                 "upstream": {str(other): self.key(other) for other in before},
-            }
+            } | _tools(run.stage)
         return self._parts[run]
 
     def key(self, run: Instance) -> str:
@@ -212,7 +212,9 @@ def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         before, now = (json.dumps(parts["settings"].get(name, "none")) for parts in (old, new))
         reasons.append(f"{name} {before} -> {now}")
     if old["data"] != new["data"]:
-        reasons.append("Java came or went" if old["stage"].startswith("07") else "the data folder changed")
+        reasons.append("the data folder changed")
+    if old.get("tools") != new.get("tools"):
+        reasons.append(f"there was {old.get('tools')}, now there is {new.get('tools')}")
     return reasons + [f"upstream {name}" for name in _changed(old["upstream"], new["upstream"])]
 
 

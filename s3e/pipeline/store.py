@@ -108,7 +108,7 @@ class Run:
             "profile": self.store_name,
             "what": graph.STAGES[self.stage].what,
             "device, threads": f"{self.config.runtime.device}, {self.config.runtime.threads}",
-            "expected minutes": f"{minutes:.1f}",
+            "expected minutes": f"{minutes:.1f}" if self.config.profile in graph.MEASURED else "not measured",
             "files go to": _short(self.path),
             "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
         }
