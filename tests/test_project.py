@@ -96,6 +96,20 @@ def test_readme_has_the_two_commands_first():
         assert (ROOT / name).exists(), name
 
 
+def test_cited_sections_exist():
+    sections = set(re.findall(r"^#+ (\d(?:\.\d+)?)\.? ", (ROOT / "SPECIFICATION.md").read_text(encoding="utf-8"), re.M))
+    files = [*ROOT.glob("s3e/**/*.py"), *ROOT.glob("tests/*.py"), *BOOKS]
+    cited = [
+        match
+        for path in files
+        for match in re.findall(
+            r"[Ss]pecification ((?:\d\.\d+)(?:(?:, | and |-)\d\.\d+)*)", path.read_text(encoding="utf-8")
+        )
+    ]
+    numbers = {number for text in cited for number in re.findall(r"\d\.\d+", text)}
+    assert numbers and numbers <= sections, numbers - sections
+
+
 def test_readme_shows_the_committed_numbers():
     from s3e.report.readme import filled
 
