@@ -3,8 +3,9 @@
 Images are resampled, and with more than one training seed the seeds too, independently of the images: two arms are
 compared image by image and seed by seed, and the interval speaks of new images *and* new trainings. Of S > 1 seeds
 S - 1 are drawn, which keeps the variance between few seeds unbiased (the rescaling bootstrap of Rao and Wu, 1988; S
-draws would make it a third too small at S = 3). In simulations the 95 % interval covers 89-93 % at 2-5 seeds if these
-differ, 95 % if not. With one seed it is silent about training: tables must say so.
+draws would make it a third too small at S = 3). With few seeds that differ the interval is still too short: simulated
+(200 images of deviation 0.28 dB, seeds of 0.1 dB) the 95 % interval covers 78, 86 and 88 % at 2, 3 and 5 seeds; where
+seeds do not differ it covers 95 %. With one seed it is silent about training: tables must say so.
 """
 
 import numpy as np
