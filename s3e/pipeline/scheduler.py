@@ -7,7 +7,7 @@ import sys
 import time
 
 from s3e.config import Config
-from s3e.paths import NOTEBOOKS, ROOT, RUNS
+from s3e.paths import FIGURES, NOTEBOOKS, ROOT, RUNS
 from s3e.pipeline import graph, machine
 from s3e.pipeline.graph import Instance
 from s3e.pipeline.study import Study
@@ -95,7 +95,9 @@ def _environment(config: Config) -> dict[str, str]:
     fixed = {
         "JUPYTER_PREFER_ENV_PATH": "1",  # a user-level kernelspec must not win
         "PYTHONPATH": path,
-        "S3E_RUNS": str(RUNS.resolve()),
+        "S3E_RUNS": str(RUNS),
+        "S3E_FIGURES": str(FIGURES),
+        "TQDM_DISABLE": "1",  # a saved bar would stand at 0 % in the executed notebook for ever; losses go to disk
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
     return {**os.environ, **dict.fromkeys(machine.THREADS, str(config.runtime.threads)), **fixed}
