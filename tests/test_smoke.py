@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def test_executed_notebooks_show_pictures_and_no_errors(smoke):
         assert any("image/png" in output.get("data", {}) for output in outputs), path
         stray = [output for output in outputs if "<Figure" in str(output.get("data", {}).get("text/plain"))]
         assert not stray, f"{path}: a figure is printed as text"
+
+
+def test_links_of_executed_notebooks_lead_somewhere(smoke):
+    for path in smoke["runs"].glob("*/*/notebook.ipynb"):
+        targets = re.findall(r"\]\(([^)\s]+\.(?:ipynb|md))\)", path.read_text(encoding="utf-8"))
+        assert targets and all((path.parent / target).resolve().is_file() for target in targets), path
 
 
 def test_every_figure_and_table_is_there_and_listed(smoke):

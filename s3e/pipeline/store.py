@@ -112,6 +112,8 @@ class Run:
             "files go to": _short(self.path),
             "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
         }
+        if self.config.profile == "smoke":
+            rows["note"] = "smoke shows that everything runs; its numbers mean nothing"
         return Card(rows)
 
     def skip(self, reason: str) -> None:

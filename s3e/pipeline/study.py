@@ -64,7 +64,8 @@ def due(study: Study) -> list[Instance]:
                 state, why, _ = study.state(other)
                 why = f" ({why})" if why else ""
                 raise S3EError(
-                    f"{run} needs {other}, which is {state}{why}: run {other.stage} too (--until alone does)."
+                    f"{run} needs {other}, which is {state}{why}: run all up to it with --until {run.stage[:2]}, "
+                    "without --only or --from."
                 )
     return waiting
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from s3e.paths import read_json
+from s3e.paths import atomic_write, read_json
 from s3e.pipeline import machine
 from s3e.pipeline.folders import is_locked, take_lock
 
@@ -58,6 +58,14 @@ def execute(spec: dict[str, Any]) -> None:
     )
 
 
+def mend_links(output: Path, notebooks: Path) -> None:
+    """Let the links of an executed copy lead to the notebooks beside its source, not beside itself."""
+    base = Path(os.path.relpath(notebooks, output.parent)).as_posix()
+    text = re.sub(r"\]\(((?:\.\./)?\w+\.(?:ipynb|md))\)", rf"]({base}/\1)", output.read_text(encoding="utf-8"))
+    with atomic_write(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def main(spec: dict[str, Any]) -> int:
     """Wait for the run's turn, execute, tell why it failed; 0 if the notebook ran to its end."""
     machine.die_with(spec["runner"], strict=True)
@@ -73,6 +81,7 @@ def main(spec: dict[str, Any]) -> int:
     os.environ["S3E_WORKER"] = str(os.getpid())
     try:
         execute(spec)
+        mend_links(output, Path(spec["notebook"]).parent)
         return 0
     except Exception as error:
         logging.exception("stopped")
