@@ -113,7 +113,7 @@ class Evaluation(Section):
     """Decoding and statistics."""
 
     beam: int = Field(3, ge=1)
-    batch: int = Field(50, ge=2)
+    batch: int = Field(50, ge=3)
     resamples: int = Field(2000, ge=100)
     samples: int = Field(8, ge=2)
 

@@ -1,5 +1,6 @@
 """The corpus on disk, and COCO-layout folders with their mistakes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -95,6 +96,14 @@ def test_photos_may_have_different_numbers_of_captions(coco, tmp_path):
     corpus = prepare_corpus(small(coco), tmp_path / "corpus")
     counts = {len(texts) for split in (corpus.val, corpus.test) for texts in split.captions}
     assert counts == {2, 5} and corpus.val.words.shape[1] == 5  # references stay as they are, word ids repeat
+
+
+def test_no_chunk_is_a_single_photo(corpus):
+    for count in range(2, 40):
+        split = dataclasses.replace(corpus.val, ids=["x"] * count)
+        for batch in range(3, 12):
+            sizes = [len(rows) for rows in split.chunks(batch)]
+            assert sum(sizes) == count and 2 <= min(sizes) and max(sizes) <= batch
 
 
 def test_consensus_is_the_most_frequent_label():

@@ -90,7 +90,7 @@ class Split:
             yield self.batch(rows, severity)
 
     def chunks(self, batch: int) -> list[np.ndarray]:
-        """Row numbers in nearly equal parts of at most `batch`: no part is left with a single photo."""
+        """Row numbers in nearly equal parts of at most `batch`; from 3 on, none has a single photo (of several)."""
         return np.array_split(np.arange(len(self)), -(-len(self) // batch))
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from s3e.config import VARIANTS, Config
+from s3e.config import VARIANTS, Blur, Config
 from s3e.paths import S3EError
 
 Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
@@ -12,8 +12,10 @@ Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
 TRAINED = ("-runtime.save_every",)  # a leading minus takes a field out again
 SCORED = ("evaluation", "-evaluation.resamples")
 SAMPLES = ("samples.npz", "samples.json")
-CORPUS = ("vocabulary.json", "references.json", "severity.csv") + tuple(
-    f"{split}{end}" for split in ("train", "val", "test") for end in (".json", "_sharp.npy")
+VIEWS = ("sharp", *get_args(Blur.model_fields["severity"].annotation))
+CORPUS = (
+    *("vocabulary.json", "references.json", "severity.csv", "train.json", "train_sharp.npy", "val.json", "test.json"),
+    *(f"{split}_{view}.npy" for split in ("val", "test") for view in VIEWS),
 )
 TABLES = ("image_scores", "differences", "bins", "caption_scores", "node_accuracy", "cost")
 
