@@ -12,64 +12,22 @@ Reconstruction: the published work used an off-the-shelf grammar parser and did 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from s3e import lexicon as lx
+from s3e import spacy_backend
+from s3e.lexicon import DIRECTED, INVERSES, LOOSE, PARTICLES
 from s3e.tagging import PRENOMINAL, Token, is_finite, tag_words
 from s3e.trees import IGNORE, NULL, CaptionTree, TreeVocabulary
 
 __all__ = ["IGNORE", "INVERSES", "NULL", "CaptionTree", "TreeVocabulary", "explain", "parse_caption"]
 
-# label -> (canonical label, do the two sides swap?)
-INVERSES: dict[str, tuple[str, bool]] = {
-    "right_of": ("left_of", True),
-    "below": ("above", True),
-    "under": ("above", True),
-    "beneath": ("above", True),
-    "underneath": ("above", True),
-    "over": ("above", False),
-    "behind": ("in_front_of", True),
-    "lead": ("follow", True),
-    "flee": ("chase", True),
-    "inside": ("in", False),
-    "into": ("in", False),
-    "within": ("in", False),
-    "onto": ("on", False),
-    "upon": ("on", False),
-    "atop": ("on_top_of", False),
-    "aboard": ("on", False),
-    "beside": ("next_to", False),
-    "alongside": ("next_to", False),
-    "by": ("next_to", False),
-    "nearby": ("near", False),
-    "towards": ("toward", False),
-    "or": ("and", False),
-    "plus": ("and", False),
-    "but": ("and", False),
-    "&": ("and", False),
-    "whilst": ("while", False),
-    "round": ("around", False),
-    "amongst": ("among", False),
-}
-# Prepositions that say where one group is against another: they displace a posture verb ("stands left of") and bind
-# looser than "with", "on", "in".
-DIRECTED = {
-    "left_of",
-    "right_of",
-    "above",
-    "below",
-    "under",
-    "beneath",
-    "underneath",
-    "over",
-    "behind",
-    "in_front_of",
-    "next_to",
-    "beside",
-    "near",
-    "alongside",
-}
-LOOSE = DIRECTED | {"by", "across_from", "opposite"}
+Backend = Literal["rules", "spacy"]
+
+CLOSE = {"in", "with", "of"}  # prepositions that describe a noun rather than place it
+ANAPHORS = {"PRON", "POSS", "DET", "NUM"}  # without a noun: "with it", "behind her", "to another"
+NO_ANAPHORS = {"a", "an", "the", "something", "nothing", "everything", "anything"}
+STOPS = {".", ";", "!", "?"}
 
 
 @dataclass
@@ -86,7 +44,7 @@ class Gap:
     """What stands between two entities (or after the last one), reduced to one relation."""
 
     label: str = NULL
-    kind: str = ""  # verb, prep, conj, be or "" (nothing)
+    kind: str = ""  # verb, prep, conj, be, absolute (a verb that says nothing about the subject) or "" (nothing)
     swap: bool = False  # passive: the sides are reversed
     finite: bool = False
     relative: bool = False  # inside a relative or subordinate clause
@@ -104,7 +62,7 @@ def _entities(tokens: list[Token]) -> list[Entity]:
             stop -= 1
         if stop == start:
             i = max(i, start + 1)
-        elif tokens[stop - 1].lemma in lx.PARTITIVES and i == stop and _of_noun(tokens, i):
+        elif i == stop and _measures(tokens, start, i):
             for token in tokens[start : i + 1]:  # "a group of" becomes a determiner of the next noun
                 token.tag = "DET"
             i = start
@@ -116,28 +74,48 @@ def _entities(tokens: list[Token]) -> list[Entity]:
 def _run(tokens: list[Token], i: int) -> int:
     """End of the noun run that starts at i; a determiner after a noun starts a new one."""
     start = i
-    while i < len(tokens) and (tokens[i].tag in PRENOMINAL or tokens[i].tag == "NOUN"):
+    while i < len(tokens) and (tokens[i].tag in PRENOMINAL or tokens[i].tag == "NOUN" or _links(tokens, i, start)):
         if i > start and tokens[i].tag == "DET" and tokens[i - 1].tag == "NOUN":
             break
         i += 1
     return i
 
 
+def _links(tokens: list[Token], i: int, start: int) -> bool:
+    """Does word i join two adjectives or an adverb to its adjective: "a big , green hill", "a brightly lit room"?"""
+    if i == start or i + 1 == len(tokens) or tokens[i + 1].tag != "ADJ":
+        return False
+    if tokens[i].tag == "ADV":
+        return tokens[i - 1].tag in PRENOMINAL
+    return tokens[i - 1].tag == "ADJ" and (tokens[i].tag == "CONJ" or tokens[i].text == ",")
+
+
 def _head(run: list[Token]) -> str:
-    pair = (run[-2].text, run[-1].lemma) if len(run) > 1 else ()
-    return "_".join(pair) if pair in lx.COMPOUNDS else run[-1].lemma
+    """The last noun of a run, or the frequent compound of three or two words that it ends."""
+    for size in (3, 2):
+        words = (*(t.text for t in run[-size:-1]), run[-1].lemma)
+        if words in lx.COMPOUNDS:
+            return "_".join(words)
+    return run[-1].lemma
 
 
-def _of_noun(tokens: list[Token], i: int) -> bool:
-    """Does "of" and a noun phrase follow at i?"""
-    if i >= len(tokens) or tokens[i].text != "of":
+def _measures(tokens: list[Token], start: int, i: int) -> bool:
+    """Does the noun run [start, i) only measure or place the noun after "of"? Not so in "takes a picture of"."""
+    if tokens[i - 1].lemma not in lx.PARTITIVES or i == len(tokens) or tokens[i].text != "of":
+        return False
+    if tokens[i - 1].lemma in lx.PICTURES and start and tokens[start - 1].tag == "VERB":
         return False
     return any(t.tag == "NOUN" for t in tokens[i + 1 : _run(tokens, i + 1)])
 
 
+def _breaks(token: Token) -> bool:
+    """Does a relative or subordinate clause or a new sentence begin here?"""
+    return token.tag in ("REL", "SUB") or token.text in STOPS
+
+
 def _main_part(words: list[Token]) -> tuple[list[Token], bool]:
     """Cut "that sleeps is left of" down to "is left of": (tokens, still inside a relative clause?)."""
-    relative = next((i for i, t in enumerate(words) if t.tag in ("REL", "SUB")), None)
+    relative = next((i for i, t in enumerate(words) if _breaks(t)), None)
     if relative is None:
         finite = next((i for i, t in enumerate(words) if is_finite(t)), 0)
         cut = finite and words[finite - 1].tag != "CONJ" and any(t.tag == "VERB" for t in words[:finite])
@@ -147,6 +125,20 @@ def _main_part(words: list[Token]) -> tuple[list[Token], bool]:
     finite = [i for i, t in enumerate(words) if i > relative and is_finite(t)]
     finite = [i for k, i in enumerate(finite) if k == 0 or words[i - 1].tag not in ("BE", "MODAL", "HAVE", "CONJ")]
     return (words[finite[1] :], False) if len(finite) > 1 else (words, True)
+
+
+def _telling(words: list[Token]) -> list[Token]:
+    """The words of a gap without fillers, without "with it" and without the first word of "up against"."""
+    kept: list[Token] = []
+    for k, token in enumerate(words):
+        after = words[k + 1] if k + 1 < len(words) else None
+        if token.tag == "PREP" and after and after.tag in ANAPHORS and after.text not in NO_ANAPHORS:
+            continue
+        if token.tag == "PREP" and kept and kept[-1].tag == "PREP" and kept[-1].text in PARTICLES:
+            kept.pop()
+        if token.tag not in ("DET", "ADV", "PRON") and (token.tag != "PUNCT" or token.text in STOPS):
+            kept.append(token)
+    return kept
 
 
 def _content_verb(words: list[Token]) -> int | None:
@@ -163,8 +155,8 @@ def _content_verb(words: list[Token]) -> int | None:
 def _reduce(words: list[Token]) -> Gap:
     """Reduce the tokens of a gap to one relation: main-verb lemma, else preposition, else conjunction."""
     gap = Gap(comma=any(t.text in (",", ";") for t in words), joined=any(t.tag == "CONJ" for t in words[:2]))
-    words, gap.relative = _main_part([t for t in words if t.tag not in ("PUNCT", "DET", "ADV", "PRON")])
-    gap.finite = any(is_finite(t) and not (i and words[i - 1].text in ("to", "about to")) for i, t in enumerate(words))
+    words, gap.relative = _main_part(_telling(words))
+    gap.finite = any(is_finite(t) for t in words)
     preps = [t.lemma for t in words if t.tag == "PREP"]
     verb = _content_verb(words)
     if verb is not None:
@@ -186,7 +178,7 @@ def _verb_gap(gap: Gap, words: list[Token], verb: int) -> Gap:
     directed = next((p for p in after if p in DIRECTED), None)
     if token.form == "ed" and after[:1] == ["by"] and token.lemma not in lx.STATES | lx.LIGHT_VERBS:
         gap.label, gap.kind, gap.swap = token.lemma, "verb", True
-    elif token.lemma in lx.LIGHT_VERBS and after:
+    elif token.lemma in lx.LIGHT_VERBS and after and (token.lemma != "show" or token.form == "ed"):
         gap.label, gap.kind = directed or after[0], "prep"
     elif token.lemma in lx.POSTURES and directed:
         gap.label, gap.kind = directed, "prep"
@@ -199,11 +191,40 @@ def _verb_gap(gap: Gap, words: list[Token], verb: int) -> Gap:
 
 def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
     """One gap after each entity; the last one runs to the end of the caption."""
-    stops = [e.start for e in entities[1:]] + [len(tokens)]
-    gaps = [_reduce(tokens[e.stop : stop]) for e, stop in zip(entities, stops, strict=True)]
+    end = next(i for i in range(len(tokens), 0, -1) if tokens[i - 1].tag != "PUNCT")
+    stops = [e.start for e in entities[1:]] + [end]
+    words = [tokens[e.stop : stop] for e, stop in zip(entities, stops, strict=True)]
+    gaps = [_reduce(part) for part in words]
     if gaps[-1].kind != "verb":
-        gaps[-1] = Gap()
+        state = gaps[-1].finite and not gaps[-1].relative  # "people in hats are outside"
+        gaps[-1] = Gap("be", "be", finite=True) if state else Gap()
+    _subordinate(gaps, words, aside=any(t.tag == "SUB" for t in tokens[: entities[0].start]))
+    for before, gap, part, entity in zip(gaps, gaps[1:], words[1:], entities[1:], strict=False):
+        if before.kind == "prep" and gap.kind == "verb" and not gap.finite:
+            body = tokens[entity.start].tag == "POSS" and entity.label in lx.BODY
+            gap.kind = "absolute" if _describes_object(before.label == "with", part, body) else gap.kind
     return gaps
+
+
+def _describes_object(having: bool, part: list[Token], body: bool) -> bool:
+    """Does a participle tell of the noun before it: "with her hair flying", "in a field covered with snow"?"""
+    verb = part[0]
+    if verb.tag != "VERB":
+        return False
+    described = verb.form == "ed" and (
+        verb.lemma in lx.DESCRIBING or having and len(part) > 1 and verb.lemma not in lx.STATES
+    )
+    return described or (having and body)
+
+
+def _subordinate(gaps: list[Gap], words: list[list[Token]], aside: bool) -> None:
+    """Mark what lies in a subordinate clause (up to a comma, if it opens the caption) or in a later sentence."""
+    opening = aside
+    for gap, part in zip(gaps, words, strict=True):
+        gap.relative |= aside
+        if opening and gap.comma:
+            opening = aside = False
+        aside |= any(t.tag == "SUB" or t.text in STOPS for t in part)
 
 
 def _invert(gaps: list[Gap], tokens: list[Token], entities: list[Entity]) -> None:
@@ -218,28 +239,41 @@ def _invert(gaps: list[Gap], tokens: list[Token], entities: list[Entity]) -> Non
             return
 
 
+def _joins_groups(gaps: list[Gap]) -> bool:
+    """Are three gaps those of "a dog on a box and a cat on a car", not of "a man in a coat and a hat on a bench"?"""
+    return [gap.kind for gap in gaps] == ["prep", "conj", "prep"] and gaps[0].label not in CLOSE
+
+
 def _root(gaps: list[Gap], existential: bool = False) -> int | None:
     """Index of the gap that holds the main predicate, or None if there is no relation at all.
 
-    It is the first finite verb outside relative clauses, else what follows a comma, else the first verb, else a loose
-    preposition, else a conjunction between two prepositional groups ("a dog on a box and a cat on a car"), else the
-    first relation. After "there is" a coordinated verb ("holding a cup and watching a cat") or a relative clause comes
-    before other verbs.
+    It is the first finite verb outside relative clauses, else the first verb, else a loose preposition, else a
+    conjunction between two prepositional groups ("a dog on a box and a cat on a car"), else the first relation. Verbs
+    of clothing give way to others. After "there is" a coordinated verb ("holding a cup and watching a cat") or a
+    relative clause comes before other verbs.
     """
     live = [i for i, gap in enumerate(gaps) if gap.kind]
+    verbs = [i for i in live if gaps[i].kind == "verb" and not gaps[i].relative]
+    acts = [i for i in verbs if gaps[i].label not in lx.CLOTHING]
     main = [i for i in live if gaps[i].finite and not gaps[i].relative and gaps[i].kind != "conj"]
     after_relative = [i for i in main if not (gaps[i].joined and any(g.relative for g in gaps[:i]))]
     if main:
-        return (after_relative or main)[0]
+        first = (after_relative or main)[0]
+        return next((i for i in acts if i > first), first) if gaps[first].label in lx.CLOTHING else first
     told = [i for i in live if existential and gaps[i].kind == "verb"]
+    loose = [i for i in live if gaps[i].kind == "prep" and gaps[i].label in LOOSE and not gaps[i].relative]
+    if verbs and not acts:  # "a woman on a street wearing a shirt", but "a woman in boots wearing a shirt"
+        acts = [i for i in live[:1] if gaps[i].kind == "prep" and gaps[i].label not in CLOSE]
     groups = (
-        [i for i in live if i and gaps[i].comma and gaps[i].kind in ("verb", "prep") and not gaps[i].relative],
+        [i for i in loose if i and gaps[i].comma],
         [i for i in told if i and gaps[i].joined],
         [i for i in told if gaps[i].relative],
-        [i for i in live if gaps[i].kind == "verb" and not gaps[i].relative],
-        [i for i in live if gaps[i].kind == "prep" and gaps[i].label in LOOSE],
+        acts,
+        verbs,
+        loose,
         [i for i in live if gaps[i].kind == "verb"],
-        [i for i in live[1:-1] if [gap.kind for gap in gaps[i - 1 : i + 2]] == ["prep", "conj", "prep"]],
+        [i for i in live[1:-1] if _joins_groups(gaps[i - 1 : i + 2])],
+        [i for i in live if gaps[i].kind == "prep" and gaps[i].label != "of"],  # "a cup of coffee on a table"
         [i for i in live if gaps[i].kind in ("prep", "be")],
         live,
     )
@@ -271,8 +305,8 @@ def _build(entities: list[Entity], gaps: list[Gap], existential: bool) -> Captio
     return CaptionTree(left + right, (node5, node6, relation))
 
 
-def _parse(text: str) -> tuple[list[Token], list[Entity], CaptionTree | None]:
-    tokens = tag_words(text)
+def _parse(text: str, backend: str) -> tuple[list[Token], list[Entity], CaptionTree | None]:
+    tokens = spacy_backend.tag_words(text) if backend == "spacy" else tag_words(text)
     entities = _entities(tokens)
     if not entities:
         return tokens, [], None
@@ -282,14 +316,17 @@ def _parse(text: str) -> tuple[list[Token], list[Entity], CaptionTree | None]:
     return tokens, entities, _build(entities, gaps, existential)
 
 
-def parse_caption(text: str) -> CaptionTree | None:
-    """The canonical tree of a caption, or None if it names no entity. Any string is accepted; nothing is raised."""
-    return _parse(text)[2]
+def parse_caption(text: str, backend: Backend = "rules") -> CaptionTree | None:
+    """The canonical tree of a caption, or None if it names no entity; any string is accepted.
+
+    `backend`: who tags and lemmatises, the suite's own rules or spaCy. S3EError: spaCy or its English model is missing.
+    """
+    return _parse(text, backend)[2]
 
 
-def explain(text: str) -> dict[str, Any]:
+def explain(text: str, backend: Backend = "rules") -> dict[str, Any]:
     """How a caption was read: lists `tokens`, `tags`, `lemmas`, `chunks` (text, label) and the `tree` (or None)."""
-    tokens, entities, tree = _parse(text)
+    tokens, entities, tree = _parse(text, backend)
     chunks = [(" ".join(t.text for t in tokens[e.start : e.stop]), e.label) for e in entities]
     return {
         "tokens": [t.text for t in tokens],
