@@ -19,9 +19,17 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What is read. `source`: "scenes" or a folder in COCO-captions layout; 0 photos mean all that the folder has."""
+    """What is read. `source`: "scenes" or a data folder (see `s3e.data.sources`); 0 photos mean all that it has.
+
+    `captioned`: where photos without captions borrow tree and captioner from, "scenes" or a captioned folder.
+    `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in full or as central crops.
+    """
 
     source: str = "scenes"
+    captioned: str = "scenes"
+    subset: Literal["blur", "blur_gamma"] = "blur"
+    whole_frames: bool = False
+    skip_broken: bool = False
     size: Literal[32, 64, 128, 256] = 64
     train: int = Field(3000, ge=0)
     val: int = Field(200, ge=0)
@@ -37,9 +45,17 @@ class Data(Section):
 
 
 class Blur(Section):
-    """The severity that models are trained on; validation and test are blurred with all three (specification 3.8)."""
+    """The severity that models are trained on; validation and test come in all of them (specification 3.8, 4.3).
 
-    severity: Literal["light", "moderate", "severe"] = "severe"
+    Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames` neighbours, taken from
+    the released blurred frames (variant B) or from the raw video (variant A). `motion`: "object" lets one region of the
+    photo move on its own.
+    """
+
+    severity: Literal["light", "moderate", "severe", "released"] = "severe"
+    motion: Literal["camera", "object"] = "camera"
+    frames: Literal[3, 5] = 3
+    average: Literal["released", "raw"] = "released"
     seed: int = 0
     gamma: float = Field(1.0, ge=1, le=3)  # 2.2: blurred in linear light
     noise: float = Field(0.0, ge=0, le=0.5)
@@ -48,6 +64,7 @@ class Blur(Section):
 class Text(Section):
     """Vocabulary rules (specification 4.1 and 6.2): a word or label rarer than its count is unknown."""
 
+    parser: Literal["rules", "spacy"] = "rules"
     max_words: int = Field(16, ge=4)
     min_count: int = Field(1, ge=1)
     entities: int = Field(800, ge=2)

@@ -15,9 +15,9 @@ import pytest
 import s3e
 from s3e.config import load_config
 from s3e.paths import S3EError, read_json
-from s3e.pipeline import folders, graph, keys, runner, store
+from s3e.pipeline import folders, graph, keys, lending, runner, store
 from s3e.pipeline.graph import STAGES, Instance
-from s3e.pipeline.keys import Keys
+from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
 
 COMMON = 'profile = "smoke"\ndata = "scenes"\nseed = 0\nrun_dir = ""\noverrides = {}\nresume = True\n'
 OWN = {"06_ablation": 'variant = "baseline"\n', "07_evaluation": "variants = []\nseeds = []\n"}
@@ -30,7 +30,7 @@ for step in range(len(ticks.read_text()) if ticks.exists() else 0, 3):
     ticks.write_text("." * (step + 1))
     while step == 1 and (run.path.parent / "hang").exists():
         time.sleep(0.05)
-for name in STAGES[run.stage].outputs:
+for name in run.outputs:
     (run.path / name).write_text(run.stage)
 """
 
@@ -38,7 +38,7 @@ for name in STAGES[run.stage].outputs:
 def notebook(stage: str) -> nbformat.NotebookNode:
     names = [line.split(" =")[0] for line in (COMMON + OWN.get(stage, "")).splitlines()]
     code = [
-        "from s3e.pipeline import open_run\nfrom s3e.pipeline.graph import STAGES\nfrom s3e.fake import losses",
+        "from s3e.pipeline import open_run\nfrom s3e.fake import losses",
         OPEN.format(stage=stage, names=", ".join(f"{name}={name}" for name in names)),
         WORK,
         'run.finish({"loss": losses.VALUE, "resumed": int(run.resumed)})',
@@ -71,7 +71,7 @@ def here(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(keys, "PACKAGE", repo / "s3e")
     monkeypatch.setattr(folders, "RUNS", tmp_path / "runs")
     monkeypatch.setattr("s3e.pipeline.study.NOTEBOOKS", repo / "notebooks")
-    monkeypatch.setattr(Keys.__init__, "__defaults__", (repo / "notebooks",))
+    monkeypatch.setattr(lending.open_study, "__defaults__", (repo / "notebooks", ""))
     forget()
     yield repo
     forget()
@@ -88,7 +88,7 @@ def fake_run(repo: Path, stage: str, **arguments: object) -> store.Run:
 
 def finish(repo: Path, stage: str, **arguments: object) -> Path:
     run = fake_run(repo, stage, **arguments)
-    for name in STAGES[stage].outputs:
+    for name in run.outputs:
         (run.path / name).write_text(stage)
     run.finish({"loss": 1.0})
     return run.path
@@ -273,7 +273,7 @@ def test_bad_requests_stop_before_any_kernel(
 def test_bad_places_and_notebooks(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     assert runner.main(["--profile", "smoke", "--data", str(tmp_path / "photos")]) == 2
-    assert "captions_train*.json and captions_val*.json are both needed" in capsys.readouterr().err
+    assert "holds no photos" in capsys.readouterr().err
     (tmp_path / "runs").write_text("a file")
     assert runner.main(["--profile", "smoke", "--only", "00"]) == 2
     assert "cannot be written" in capsys.readouterr().err
@@ -296,6 +296,157 @@ def test_data_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "images" / "b.jpg").write_text("x")
     assert keys.data_fingerprint(str(tmp_path)) != first
     assert keys.data_fingerprint("scenes") is None
+
+
+# ------------------------------------------------------------------------------------------- data without captions
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs in GoPro's layout."""
+    return write_gopro(tmp_path_factory.mktemp("data") / "frames", subsets=("blur",), size=(40, 24))
+
+
+def test_kinds_of_data(frames: Path, tmp_path: Path) -> None:
+    small = {"size": (20, 20)}
+    folders = {"coco": write_coco(tmp_path / "a", **small), "karpathy": write_karpathy(tmp_path / "b", **small)}
+    folders |= {"folder": write_photos(tmp_path / "c", **small), "gopro": frames}
+    assert {kind: keys.data_kind(str(folder)) for kind, folder in folders.items()} == {kind: kind for kind in folders}
+    assert keys.data_kind("scenes") == "scenes"
+
+
+def test_graph_without_captions() -> None:
+    selection = graph.select(load_config("smoke"), ["baseline", "full", "no_semantics_loss"], [0, 1])
+    runs = graph.plan(selection, captioned=False)
+    for run in runs:
+        assert all(runs.index(other) < runs.index(run) for other in graph.upstream(run, selection, False))
+    assert sorted({run.stage[:2] for run in runs if run.lent}) == ["01", "02", "03"]
+    assert {run.stage[:2] for run in runs if not run.lent} == {f"{number:02}" for number in range(9)}
+    read = [str(run) for run in graph.upstream(graph.arm("full", 1), selection, captioned=False)]
+    assert read == [
+        "01_data_blurring/all", "captioned:01_data_blurring/all", "captioned:03_train_captioner/s1",
+        "04_train_deblurrer/s1",
+    ]  # fmt: skip
+    scratch = graph.upstream(graph.arm("no_semantics_loss", 0), selection, captioned=False)
+    assert [run.stage[:2] for run in scratch if run.lent] == ["01"]
+    assert not any(run.lent for run in graph.plan(selection))
+
+
+def test_outputs_follow_the_data() -> None:
+    pairs, scenes = (set(graph.outputs("01_data_blurring", kind, "severe")) for kind in ("gopro", "scenes"))
+    assert pairs - scenes == {"val_released.npy", "test_released.npy"} and "val_severe.npy" in pairs
+    released = graph.outputs("01_data_blurring", "gopro", "released")
+    assert "train_released.npy" in released and "val_severe.npy" not in released  # short videos have no severe frames
+    assert {"vocabulary.json", "val_light.npy", "test_moderate.npy"} <= scenes - pairs
+    trained = graph.outputs("05_co_training", "folder", "severe")
+    assert "scores.csv" in trained and not {"captions.json", "nodes.csv", "restored_test.npy"} & set(trained)
+    assert "caption_scores.csv" in graph.outputs("07_evaluation", "coco", "severe")
+    assert "caption_scores.csv" not in graph.outputs("07_evaluation", "gopro", "severe")
+
+
+def test_what_describes_the_borrowing_data_stays_with_them() -> None:
+    given = {"data.size": 32, "data.train": 8, "data.whole_frames": True, "blur.frames": 5, "loss.caption": 0.5}
+    assert lending.lent_overrides(given) == {"data.size": 32, "loss.caption": 0.5}
+    assert lending.lent_overrides({"blur.severity": "released"}) == {}
+    assert lending.lent_overrides({"blur.severity": "light"}) == {"blur.severity": "light"}
+
+
+def finish_captioned(here: Path) -> None:
+    for stage in ("01_data_blurring", "02_train_s3_tree", "03_train_captioner"):
+        finish(here, stage)
+
+
+def test_tree_and_captioner_are_borrowed_from_the_captioned_study(
+    here: Path, frames: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(frames)
+    for stage in ("01_data_blurring", "04_train_deblurrer"):
+        finish(here, stage, data=data)
+    with pytest.raises(S3EError, match="needs captioned:01_data_blurring/all, which is missing.*with data = 'scenes'"):
+        fake_run(here, "05_co_training", data=data)
+    finish_captioned(here)
+    run = fake_run(here, "05_co_training", data=data)
+    places = {run.upstream(stage, captioned=True).parts[-3] for stage in ("01_data_blurring", "03_train_captioner")}
+    assert places == {"smoke"} and run.upstream("01_data_blurring").parts[-3] == "smoke@frames"
+    assert (run.kind, run.captioned) == ("gopro", False) and "those of scenes" in run.borrowed
+    assert run.card()["captions from"].endswith("smoke") and not run.upstream_runs("03_train_captioner")
+    for name in run.outputs:
+        (run.path / name).write_text("x")
+    run.finish({})
+    words = ["--data", data, "--variants", "full"]
+    assert states(capsys, *words)["05_co_training/full-s0"].startswith("fresh")
+    monkeypatch.setitem(runner.PROFILES["smoke"], "loss", {"tree": 0.5})
+    seen = states(capsys, *words)
+    assert "loss.tree 1.0 -> 0.5" in seen["captioned:02_train_s3_tree/s0"]
+    assert "upstream captioned:03_train_captioner/s0" in seen["05_co_training/full-s0"]
+    assert seen["04_train_deblurrer/s0"].startswith("fresh")
+    own = fake_run(here, "00_start_here")
+    assert own.captioned and not own.borrowed and "captions from" not in own.card()
+    store._HELD.pop(own.path).close()
+
+
+def test_lent_runs_are_started_as_their_own_study_would(here: Path, frames: Path) -> None:
+    words = ["--profile", "smoke", "--data", str(frames), "--force"]
+    words += ["--set", "blur.severity=released", "data.train=8", "model.node_width=16"]
+    study = runner.study_of(runner.parser().parse_args(words))
+    lent = next(run for run in study.runs if run.lent and run.stage == "03_train_captioner")
+    given = study.parameters(lent)
+    assert (given["data"], given["overrides"], given["resume"]) == ("scenes", {"model.node_width": 16}, True)
+    assert study.parameters(lent.own)["overrides"]["data.train"] == 8 and not study.parameters(lent.own)["resume"]
+    run = fake_run(here, "01_data_blurring", **{name: given[name] for name in ("data", "overrides", "resume")})
+    assert run.path == study.store.folder(Instance("01_data_blurring", lent=True))
+    assert run._key == study.keys.key(Instance("01_data_blurring", lent=True))
+    store._HELD.pop(run.path).close()
+
+
+def test_force_leaves_the_lender_alone(here: Path, frames: Path) -> None:
+    finish_captioned(here)
+    arguments = runner.parser().parse_args(["--profile", "smoke", "--data", str(frames), "--force"])
+    assert not any(run.lent for run in runner.due(runner.study_of(arguments)))
+
+
+def test_a_folder_of_captions_can_lend(here: Path, frames: Path, tmp_path: Path) -> None:
+    photos = write_coco(tmp_path / "captions", size=(20, 20))
+    words = ["--profile", "smoke", "--data", str(frames), "--set", f"data.captioned={photos}/../captions"]
+    study = runner.study_of(runner.parser().parse_args(words))
+    assert study.keys.lender.kind == "coco" and study.store.lender.root.name == "smoke@captions"
+    assert study.overrides == {"data.captioned": str(photos)}
+
+
+@pytest.mark.parametrize(
+    "settings, says",
+    [
+        (["data.captioned=/no/such"], "data.captioned = '/no/such' is no folder"),
+        (["data.captioned={frames}"], "holds no captions (found: gopro)"),
+        (["blur.severity=light"], "blur.severity = 'light' does not fit"),
+        (["data.subset=blur_gamma"], "blur_gamma"),
+        (["blur.average=raw"], "GOPRO_Large_all"),
+        (["data.val=1"], "fewer than 2 photos for the val split"),
+        (["data.texture=cubes"], "data.texture"),
+    ],
+)
+def test_data_that_do_not_fit_stop_before_any_kernel(
+    here: Path, frames: Path, capsys: pytest.CaptureFixture[str], settings: list[str], says: str
+) -> None:
+    settings = [text.format(frames=frames) for text in settings]
+    assert runner.main(["--profile", "smoke", "--data", str(frames), "--set", *settings]) == 2
+    error = capsys.readouterr().err
+    assert says in error and len(error.splitlines()) == 1 and not folders.RUNS.exists()
+
+
+def test_other_data_that_do_not_fit(
+    here: Path, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runner.main(["--profile", "smoke", "--set", "blur.severity=released"]) == 2
+    assert "blur.severity = 'released' does not fit scenes" in capsys.readouterr().err
+    assert runner.main(["--profile", "paper", "--data", str(frames)]) == 2
+    assert "'scenes' lends none" in capsys.readouterr().err
+    broken = shutil.copytree(frames, tmp_path / "broken")
+    lost = next(broken.glob("train/*/sharp/*.png"))
+    lost.unlink()
+    assert runner.main(["--profile", "smoke", "--data", str(broken)]) == 2
+    assert lost.name in capsys.readouterr().err
+    assert runner.main(["--profile", "smoke", "--data", str(broken), "--set", "data.skip_broken=true", "--list"]) == 0
 
 
 class Command:

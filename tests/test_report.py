@@ -38,6 +38,13 @@ def write_scores(folder: Path, gain: float, seed: int) -> None:
     pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
 
 
+def write_pair_samples(folder: Path, seed: int) -> None:
+    kinds = ("sharp", "blurred", "restored", "blurred_released", "restored_released")
+    arrays = {kind: pictures_of(seed=10 * (seed if "restored" in kind else 0) + i) for i, kind in enumerate(kinds)}
+    np.savez_compressed(folder / "samples.npz", ids=np.array(IDS[:4]), **arrays)
+    write_json(folder / "samples.json", [{"id": name, "references": [], "caption": None} for name in IDS[:4]])
+
+
 def write_samples(folder: Path, tree: bool, restored: bool) -> None:
     arrays = {"ids": np.array(IDS[:4]), "sharp": pictures_of(), "blurred": pictures_of(seed=1)}
     arrays |= {"restored": pictures_of(seed=2)} if restored else {}
@@ -218,6 +225,23 @@ def test_tables_show_the_numbers_of_the_frames(frames):
     assert gains.loc["baseline (no semantics)", "gain (dB)"] == tables.DASH
 
 
+def pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame of scores as it looks for pairs: released and severe, the latter of fewer frames."""
+    frame = frame[frame.severity != "light"].replace({"severity": {"moderate": "released"}})
+    return frame.assign(images=frame.images.where(frame.severity == "released", 8)) if "images" in frame else frame
+
+
+def test_pairs_have_a_table_of_their_own(frames):
+    table = tables.gopro(pairs_of(frames["image_scores"]), context="Protocol: GoPro, subset blur.")
+    assert table.name == "table2_gopro" and "GoPro, subset blur." in table.caption
+    assert list(table.cells.columns[1:]) == ["released PSNR", "released SSIM", "severe PSNR", "severe SSIM"]
+    assert f"{len(IDS)} (released) and 8 (severe) test frames" in table.caption
+    assert f"on {len(IDS)} test images" in tables.deblurring(frames["image_scores"]).caption
+    gains = tables.ablation(*(frames[name] for name in ("image_scores", "differences", "cost")), frozen=True)
+    described = gains.cells.set_index("arm")["what it is"]
+    assert "frozen" in described["S3E-Deblur (full)"] and described["baseline (no semantics)"] == "DeblurGAN alone"
+
+
 def test_missing_meteor_is_not_run_and_never_zero(frames):
     table = tables.captioning(frames["caption_scores"])
     assert set(table.cells.METEOR) == {"not run"}
@@ -297,6 +321,21 @@ def makers(store, frames):
     yield "fig9", lambda: figures.training_curves(collect.read_logs(store["arms"] + store["others"]))
 
 
+def test_pairs_are_shown_under_each_severity(tmp_path):
+    arms = {name: tmp_path / name for name in ("baseline", "full")}
+    for seed, folder in enumerate(arms.values()):
+        folder.mkdir()
+        write_pair_samples(folder, seed)
+    columns, sharp, rows = collect.severity_samples(arms, "severe", count=2)
+    some, own = (collect.read_samples(folder)[0] for folder in arms.values())
+    assert rows == ["released", "severe"] * 2 and list(columns) == ["blurred", "baseline", "full"]
+    assert np.array_equal(columns["blurred"][2], some["blurred_released"][1])
+    assert np.array_equal(columns["full"][3], own["restored"][1]) and np.array_equal(sharp[3], some["sharp"][1])
+    figure = pictures.results(columns, sharp, rows=rows)
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert [word for word in words if word in ("released", "severe")] == rows
+
+
 def digests(paths):
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
@@ -363,6 +402,12 @@ def test_manifest_names_maker_and_runs_and_forgets_old_files(store, frames, tmp_
 class FakeRun(SimpleNamespace):
     """What notebook 08 sees of the pipeline."""
 
+    kind, borrowed = "scenes", ""
+
+    @property
+    def captioned(self):
+        return not self.borrowed
+
     def upstream(self, stage):
         return self.single[stage]
 
@@ -381,22 +426,62 @@ def cells(name: str) -> list[str]:
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def test_notebook_08_draws_everything(store, frames, tmp_path, monkeypatch):
-    corpus = tmp_path / "01_data_blurring" / "all"
+def write_corpus(root: Path, severities: tuple[str, ...], kernels: bool) -> Path:
+    """What notebook 08 reads of 01."""
+    corpus = root / "01_data_blurring" / "all"
     corpus.mkdir(parents=True)
-    views = {name: pictures_of(4) for name in ("sharp", "light", "moderate", "severe")}
-    kernels = {f"kernel_{name}": np.ones((4, 5, 5)) / 25 for name in ("light", "moderate", "severe")}
-    np.savez_compressed(corpus / "samples.npz", ids=np.array(IDS[:4]), **views, **kernels)
+    arrays = {name: pictures_of(4) for name in ("sharp", *severities)}
+    arrays |= {f"kernel_{name}": np.ones((4, 5, 5)) / 25 for name in severities if kernels}
+    np.savez_compressed(corpus / "samples.npz", ids=np.array(IDS[:4]), **arrays)
     write_json(corpus / "samples.json", [])
+    write_json(corpus / "corpus.json", {"protocol": "made up for a test"})
+    return corpus
+
+
+def execute_08(run: FakeRun, figures_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3e.pipeline.open_run", lambda *args, **kwargs: run)
+    space = {}
+    for number, code in enumerate(cells("08_figures_and_tables")):
+        code = code.replace('figures_dir: str = ""', f"figures_dir: str = {str(figures_folder)!r}")
+        code = code.replace("display(", "str(")
+        exec(compile(code, f"cell {number}", "exec"), space)
+
+
+def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, monkeypatch, capsys):
+    arms = []
+    for seed, variant in enumerate(("baseline", "full")):
+        folder = tmp_path / ("05_co_training" if variant == "full" else "06_ablation") / f"{variant}-s0"
+        folder.mkdir(parents=True)
+        write_pair_samples(folder, seed)
+        write_log(folder, "cotrain", "pixel", "adversarial")
+        arms.append(folder)
+    corpus = write_corpus(tmp_path, ("released", "severe"), kernels=False)
+    evaluation = write_evaluation(tmp_path, {name: pairs_of(frames[name]) for name in ("image_scores", "differences")})
+    pairs_of(frames["bins"]).to_csv(evaluation / "bins.csv", index=False)
+    frames["cost"].to_csv(evaluation / "cost.csv", index=False)
+    single = {"01_data_blurring": corpus, "07_evaluation": evaluation}
+    many = {"05_co_training": arms[1:], "06_ablation": arms[:1]}
+    facts = {"config": load_config("smoke"), "store_name": "smoke", "skipped": {}, "single": single, "many": many}
+    run = FakeRun(**facts, kind="gopro", borrowed="these data have no captions: the tree is that of scenes")
+    execute_08(run, tmp_path / "figures", monkeypatch)
+    drawn = {path.stem for path in run.outputs}
+    wanted = {"fig1_severities", "fig5_gopro", "fig8_gain_by_severity", "fig9_training", "table2_gopro"}
+    assert drawn == wanted | {"table4_ablation", "manifest"}
+    caption = (tmp_path / "figures" / "table2_gopro.md").read_text()
+    assert "Protocol: made up for a test; these data have no captions: the tree is that of scenes." in caption
+    said = capsys.readouterr().out
+    assert (
+        "figures 2, 3, 6 and 7 are left out: these data have no captions" in said and "tables 3 and 5 are left" in said
+    )
+
+
+def test_notebook_08_draws_everything(store, frames, tmp_path, monkeypatch):
+    corpus = write_corpus(tmp_path, ("light", "moderate", "severe"), kernels=True)
     single = {"01_data_blurring": corpus, "07_evaluation": write_evaluation(tmp_path, frames)}
     many = {"03_train_captioner": store["captioners"], "05_co_training": store["arms"][1:2]}
     many |= {"06_ablation": store["arms"][:1] + store["arms"][2:], "02_train_s3_tree": store["others"][:1]}
     run = FakeRun(config=load_config("smoke"), store_name="smoke", skipped={}, single=single, many=many)
-    monkeypatch.setattr("s3e.pipeline.open_run", lambda *args, **kwargs: run)
-    space = {}
-    for number, code in enumerate(cells("08_figures_and_tables")):
-        code = code.replace('figures_dir: str = ""', f"figures_dir: str = {str(tmp_path / 'figures')!r}")
-        code = code.replace("display(", "str(")
-        exec(compile(code, f"cell {number}", "exec"), space)
+    execute_08(run, tmp_path / "figures", monkeypatch)
+    assert "Protocol: made up for a test." in (tmp_path / "figures" / "table1_deblurring.md").read_text()
     assert len(run.outputs) == 8 * 2 + 4 * 3 + 1 and all(path.stat().st_size for path in run.outputs)
     assert run.metrics == {"files": 8 * 2 + 4 * 3}

@@ -13,9 +13,13 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from s3e.paths import NOTEBOOKS, ROOT
 from tests.conftest import PHOTOS
+from tests.fixtures_data import write_gopro, write_karpathy, write_photos
+
+PAIRS = PHOTOS.parent / "gopro_sample"
 
 ARMS = ["05_co_training/full-s0", "06_ablation/baseline-s0", "06_ablation/oracle_map-s0", "06_ablation/shuffled-s0"]
 
@@ -146,6 +150,61 @@ def test_unwritable_store_is_said_at_once(tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr and "start" not in done.stdout
 
 
+@pytest.fixture(scope="module")
+def pairs(smoke, tmp_path_factory):
+    """The pipeline on generated pairs, with tree and captioner of the smoke study: its folders and its output."""
+    data = write_gopro(
+        tmp_path_factory.mktemp("data") / "frames", subsets=("blur",), size=(120, 72)
+    )  # 72 is no multiple of 16
+    variants = ("baseline", "full", "oracle_map")
+    done = run_all(smoke["env"], "--data", str(data), "--variants", *variants, "--set", "data.whole_frames=true")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    runs, figures = (next(smoke[kind].parent.glob("smoke@frames+*")) for kind in ("runs", "figures"))
+    return {"runs": runs, "figures": figures, "output": done.stdout}
+
+
+def test_pairs_borrow_tree_and_captioner_from_the_finished_study(smoke, pairs):
+    assert "start  captioned:" not in pairs["output"] and f"come from {smoke['runs']}" in pairs["output"]
+    results = dict(re.findall(r"^(\S+/\S+) +(done|skipped|fresh) ", pairs["output"], re.M))
+    skipped = {name for name, result in results.items() if result == "skipped"}
+    assert skipped == {"02_train_s3_tree/s0", "03_train_captioner/s0", "06_ablation/oracle_map-s0"}
+    weights = [
+        load_file(path)
+        for path in (
+            smoke["runs"] / "03_train_captioner/s0/tree_captioner.safetensors",
+            pairs["runs"] / "05_co_training/full-s0/semantics.safetensors",
+        )
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())  # frozen
+
+
+def test_pairs_are_scored_as_released_and_severe(pairs):
+    tables = [pd.read_csv(pairs["runs"] / arm / "scores.csv") for arm in ("05_co_training/full-s0", ARMS[1])]
+    assert (tables[0]["id"] == tables[1]["id"]).all()
+    counts = tables[0].query("split == 'test'").severity.value_counts()
+    assert counts.to_dict() == {"released": 6, "severe": 4}  # the first and the last frame have no window of three
+    log = pd.read_csv(pairs["runs"] / "05_co_training/full-s0/log_cotrain.csv")
+    assert not {"tree", "caption"} & set(log.columns)
+
+
+def test_pairs_have_table_2_and_figure_5(pairs):
+    drawn = {path.stem for path in pairs["figures"].iterdir()} - {"manifest"}
+    names = {
+        "fig1_severities",
+        "fig5_gopro",
+        "fig8_gain_by_severity",
+        "fig9_training",
+        "table2_gopro",
+        "table4_ablation",
+    }
+    assert drawn == names
+    caption = (pairs["figures"] / "table2_gopro.md").read_text().splitlines()[0]
+    assert all(
+        words in caption for words in ("subset blur", "mean of 3", "variant B", "whole frames", "those of scenes")
+    )
+
+
 def metrics_of(root):
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.glob("*/*/metrics.json"))}
 
@@ -202,6 +261,33 @@ def wait_for(condition, seconds=240):
             return
         time.sleep(0.05)
     raise AssertionError("waited in vain")
+
+
+def write_plain(folder):
+    return write_photos(folder, count=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write, captioned", [(write_karpathy, True), (write_plain, False)])
+def test_other_layouts_go_through_the_same_pipeline(smoke, tmp_path, write, captioned):
+    data = write(tmp_path / write.__name__)
+    done = run_all(smoke["env"], "--data", str(data), "--variants", "baseline", "full")
+    assert done.returncode == 0, done.stdout[-2000:]
+    folder = smoke["runs"].with_name(f"smoke@{data.name}")
+    assert (folder / "05_co_training/full-s0/captions.json").exists() is captioned
+    figures = next(smoke["figures"].parent.glob(f"smoke@{data.name}+*"))
+    assert (figures / "table1_deblurring.md").exists() and (figures / "table3_captioning.md").exists() is captioned
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PAIRS.is_dir(), reason=f"no pairs at {PAIRS} (set S3E_PHOTOS)")
+def test_real_pairs_go_through_the_same_pipeline(smoke):
+    done = run_all(smoke["env"], "--data", str(PAIRS), "--set", "blur.frames=5")
+    assert done.returncode == 0, done.stdout[-2000:]
+    table = next(smoke["figures"].parent.glob("smoke@gopro_sample+*/table2_gopro.md")).read_text()
+    assert "mean of 5" in table and "crops" in table
+    mixed = run_all(smoke["env"], "--data", str(PAIRS), "--set", "data.whole_frames=true")
+    assert mixed.returncode == 2 and "whole frames need one size" in mixed.stderr
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Losses against closed forms; the loop: logs, resume to the bit, guards; both GAN recipes; fairness of the arms."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from s3e.training.stages import (
     start_model,
     train_deblurrer,
     train_semantics,
+    why_skipped,
 )
 from tests.conftest import TINY
 
@@ -231,6 +233,34 @@ def test_every_arm_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_path
     assert any(name.startswith("generator.trunk") for name in moved)
     learns = arm.trained and arm.semantics not in (None, "noise", "labels")
     assert any(name.startswith("semantics") for name in moved) is learns
+
+
+@pytest.fixture(scope="module")
+def silent(corpus):
+    """The same photos without captions and label maps."""
+    return replace(corpus, captioned=False, categories=[])
+
+
+def test_arms_that_need_captions_or_label_maps_are_skipped_with_a_reason(corpus, silent):
+    assert not any(why_skipped(variant, corpus) for variant in VARIANTS)
+    run = {variant for variant in VARIANTS if not why_skipped(variant, silent)}
+    assert run == {"baseline", "full", "no_semantics_loss", "shuffled", "oracle", "noise_maps"}
+    assert why_skipped("oracle_map", silent) == "these data have no true label maps"
+    assert "no captions" in why_skipped("no_tree_loss", silent) and "frozen already" in why_skipped("frozen", silent)
+    photos = replace(corpus, categories=[])
+    assert {variant for variant in VARIANTS if why_skipped(variant, photos)} == {"oracle_map"}
+
+
+@pytest.mark.parametrize("variant", ["baseline", "full", "no_semantics_loss", "shuffled", "oracle", "noise_maps"])
+def test_without_captions_only_the_deblurring_loss_trains_and_borrowed_semantics_are_frozen(
+    tiny, silent, pretrained, tmp_path, variant
+):
+    model, before, terms = terms_of(variant, tiny, silent, pretrained, tmp_path)
+    assert terms == {"pixel", "adversarial", "critic"}
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert any(name.startswith("generator.trunk") for name in moved)
+    assert any(name.startswith("generator.embed") for name in moved) is (variant != "baseline")
+    assert any(name.startswith("semantics") for name in moved) is (variant == "no_semantics_loss")  # buffers included
 
 
 def test_arms_of_one_seed_start_from_the_same_deblurrer_and_batches(tiny, corpus, pretrained, tmp_path):

@@ -1,11 +1,15 @@
 """The prepared corpus: photos decoded and blurred once, captions and trees encoded, all on disk as plain arrays.
 
 Notebook 01 writes it (`prepare_corpus`), every other notebook reads it (`load_corpus`). Layout of the folder:
-`<split>_sharp.npy`, `<split>_<severity>.npy` (uint8 N x S x S x 3), `<split>_labels.npy` (scenes: uint8 N x S x S),
-`<split>.json` (ids, captions, true trees, kernel extents) and `vocabulary.json`.
+`<split>_sharp.npy`, `<split>_<severity>.npy` (uint8 N x H x W x 3; links to the cache of `s3e.data.cache` for photos),
+`<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids, captions, their parses, true trees, kernel extents,
+input PSNR),
+`corpus.json` (severities, protocol, what was left out) and, for captioned data, `vocabulary.json`.
 """
 
-from collections import Counter
+import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3e.blur import SEVERITIES, blur_batch
+from s3e.blur import SEVERITIES
 from s3e.config import Config
-from s3e.data.coco import load_photo, read_folder
+from s3e.data.cache import prepare_arrays
+from s3e.data.encode import encode, parse_all, read_vocabulary, tree_of, write_vocabulary
+from s3e.data.plan import protocol, read_data
 from s3e.data.scenes import CATEGORIES, make_split
+from s3e.data.sources import SPLITS
 from s3e.data.text import Vocabulary
-from s3e.parsing import IGNORE, CaptionTree, TreeVocabulary, parse_caption
-from s3e.paths import S3EError, atomic_write, read_json, write_json
+from s3e.data.views import blurred_views
+from s3e.paths import atomic_write, read_json, write_json
 from s3e.seeds import rng
-
-SPLITS = ("train", "val", "test")
+from s3e.trees import CaptionTree, TreeVocabulary
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,42 @@ class Batch:
 
 @dataclass
 class Split:
-    """One split in memory-mapped arrays, with its captions as word ids and its trees as node classes."""
+    """One split in memory-mapped arrays, with its captions as word ids and its trees as node classes.
+
+    A severity may be missing for some photos (frames at the end of a video have no window): `rows` knows which have it.
+    Without captions, `captions` are empty lists, `words` zeros (N x 1 x 1), `trees` and `targets` IGNORE.
+    """
 
     name: str
     ids: list[str]
     captions: list[list[str]]
-    sharp: np.ndarray
+    parses: list[list[CaptionTree | None]]  # the tree of each caption; None where it names nothing
+    sharp: np.ndarray  # N x H x W x 3, like every array of `blurred`
     blurred: dict[str, np.ndarray]
-    extents: dict[str, list[float]]
+    extents: dict[str, list[float]]  # kernel extent in pixels; NaN where no kernel was drawn (pairs)
+    psnr: dict[str, list[float]]  # of the blurred photo against the sharp one, in dB; NaN where it is missing
     words: Tensor  # N x C x T, C captions a photo
     trees: Tensor  # N x C x 7, IGNORE where a label is out of vocabulary
     targets: Tensor  # N x 7: the true tree (scenes) or the most frequent label of each node (photos)
     labels: np.ndarray | None
+    missing: dict[str, list[int]] = field(default_factory=dict)  # rows without a severity
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def rows(self, *severities: str) -> np.ndarray:
+        """Numbers of the photos that have all of `severities`; all photos where none is given, or "sharp"."""
+        have = np.ones(len(self), dtype=bool)
+        have[[row for name in severities for row in self.missing.get(name, ())]] = False
+        return np.flatnonzero(have)
+
     def batch(self, index: np.ndarray, severity: str, choice: np.ndarray | None = None) -> Batch:
-        """The photos at `index`; `choice` says which of its captions (default: the first)."""
+        """The photos at `index`; `choice` says which of its captions (default: the first).
+
+        Raises ValueError for a photo that does not have the severity.
+        """
+        if not set(self.missing.get(severity, ())).isdisjoint(np.asarray(index).tolist()):
+            raise ValueError(f"{self.name}: some of these photos have no '{severity}': choose from rows('{severity}').")
         rows = torch.as_tensor(index)
         pick = torch.zeros(len(index), dtype=torch.long) if choice is None else torch.as_tensor(choice)
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[index]))
@@ -74,35 +98,47 @@ class Split:
 
     def draw(self, batch: int, severity: str, step: int, *key: object) -> Batch:
         """Batch number `step` of an endless reshuffled pass; a pure function of `key` and `step`."""
-        start = step * batch
+        start, rows = step * batch, self.rows(severity)
         places = np.arange(start, start + batch)
         index = np.empty(batch, dtype=np.int64)
-        for epoch in np.unique(places // len(self)):
-            order = rng("epoch", *key, int(epoch)).permutation(len(self))
-            here = places // len(self) == epoch
-            index[here] = order[places[here] % len(self)]
+        for epoch in np.unique(places // len(rows)):
+            order = rows[rng("epoch", *key, int(epoch)).permutation(len(rows))]
+            here = places // len(rows) == epoch
+            index[here] = order[places[here] % len(rows)]
         choice = rng("caption", *key, step).integers(0, self.words.shape[1], size=batch)
         return self.batch(index, severity, choice)
 
     def batches(self, batch: int, severity: str) -> Iterator[Batch]:
-        """Every photo once, in order."""
-        for rows in self.chunks(batch):
+        """Every photo that has the severity once, in order."""
+        for rows in self.chunks(batch, severity):
             yield self.batch(rows, severity)
 
-    def chunks(self, batch: int) -> list[np.ndarray]:
-        """Row numbers in nearly equal parts of at most `batch`; from 3 on, none has a single photo (of several)."""
-        return np.array_split(np.arange(len(self)), -(-len(self) // batch))
+    def chunks(self, batch: int, severity: str = "sharp") -> list[np.ndarray]:
+        """`rows(severity)` in nearly equal parts of at most `batch`; from 3 on, none has one photo (of several)."""
+        rows = self.rows(severity)
+        return np.array_split(rows, max(1, -(-len(rows) // batch)))
 
 
 @dataclass
 class Corpus:
-    """All splits with the vocabularies of words and of tree labels (training captions only)."""
+    """All splits with the vocabularies of words and of tree labels (training captions only).
+
+    `severities`: what validation and test come in, mildest first: light, moderate, severe (photos and scenes) or
+    released, severe (pairs). `protocol`: for tables, the whole of it in one sentence without a full stop: where the
+    splits come from and, for pairs, which subset and frames, how the severe ones were made, crops or whole frames.
+    `left_out` (broken files and records) and `notes` (e.g. near-duplicates that were moved): to be shown once.
+    """
 
     folder: Path
     splits: dict[str, Split]
     words: Vocabulary
     labels: TreeVocabulary
+    severities: tuple[str, ...]
+    protocol: str
+    captioned: bool
     categories: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def train(self) -> Split:
@@ -125,66 +161,58 @@ def to_tensor(images: np.ndarray) -> Tensor:
 def prepare_corpus(config: Config, folder: Path, progress: Callable = lambda items, **_: items) -> Corpus:
     """Draw or decode every photo, blur it, encode captions and trees, and write all of it to `folder`.
 
-    `progress` wraps an iterable (tqdm). Training photos are blurred with the configured severity, validation and test
-    photos with all three. Raises `S3EError` for an unreadable folder or photo.
+    Photos come from the cache of their folder, which is made first where it is not there. `progress` wraps an iterable
+    (tqdm). Training photos have the configured severity, validation and test photos all of them. Raises `S3EError` for
+    a data folder that cannot be used, and for broken photos unless `data.skip_broken` leaves them out.
     """
-    sources = _scenes(config) if config.data.source == "scenes" else _photos(config)
-    captions = {}
-    for split in progress(SPLITS, desc="splits"):
-        item = sources(split)
-        severities = [config.blur.severity] if split == "train" else list(SEVERITIES)
-        extents = {}
-        for severity in severities:
-            blurred, extents[severity] = blur_batch(
-                item["sharp"], item["ids"], severity, seed=config.blur.seed,
-                gamma=config.blur.gamma, sigma=config.blur.noise,
-            )  # fmt: skip
-            _save(folder / f"{split}_{severity}.npy", blurred)
-        _save(folder / f"{split}_sharp.npy", item["sharp"])
-        if item["labels"] is not None:
-            _save(folder / f"{split}_labels.npy", item["labels"])
-        captions[split] = item["captions"]
-        record = {
-            "ids": item["ids"],
-            "captions": item["captions"],
-            "trees": item["trees"],
-            "extents": {name: [round(float(value), 3) for value in values] for name, values in extents.items()},
-        }
+    prepare = _prepare_scenes if config.data.source == "scenes" else _prepare_photos
+    about, records = prepare(config, folder, progress)
+    for split, record in records.items():
+        record["parses"] = parse_all(record["captions"], config.text.parser)
         write_json(folder / f"{split}.json", record)
-    _write_vocabulary(config, captions["train"], folder)
+    if about["captioned"]:
+        write_vocabulary(config, records["train"], folder)
+    write_json(folder / "corpus.json", about)
     return load_corpus(folder)
 
 
-def _scenes(config: Config) -> Callable:
-    def read(split: str) -> dict:
-        data = config.data
+def _prepare_scenes(config: Config, folder: Path, progress: Callable) -> tuple[dict, dict[str, dict]]:
+    data, blur, records = config.data, config.blur, {}
+    for split in progress(SPLITS, desc="splits"):
         scenes = make_split(split, getattr(data, split), size=data.size, texture=data.texture, seed=data.seed)
-        return {
-            "ids": [scene.id for scene in scenes],
+        sharp, ids = np.stack([scene.image for scene in scenes]), [scene.id for scene in scenes]
+        views = {}
+        for severity in (blur.severity,) if split == "train" else tuple(SEVERITIES):
+            views[severity] = blurred_views(sharp, ids, severity, blur)
+            _save(folder / f"{split}_{severity}.npy", views[severity].images)
+        _save(folder / f"{split}_sharp.npy", sharp)
+        _save(folder / f"{split}_labels.npy", np.stack([scene.label_map for scene in scenes]))
+        records[split] = {
+            "ids": ids,
             "captions": [list(scene.captions) for scene in scenes],
             "trees": [list(scene.tree.nodes) for scene in scenes],
-            "sharp": np.stack([scene.image for scene in scenes]),
-            "labels": np.stack([scene.label_map for scene in scenes]),
+            "extents": {name: view.extents for name, view in views.items()},
+            "psnr": {name: view.psnr for name, view in views.items()},
+            "missing": {},
         }
+    about = {"severities": list(SEVERITIES), "protocol": "generated scenes", "categories": list(CATEGORIES)}
+    return {**about, "captioned": True, "left_out": [], "notes": []}, records
 
-    return read
 
-
-def _photos(config: Config) -> Callable:
-    splits = read_folder(config.data.source)
-
-    def read(split: str) -> dict:
-        photos = splits[split][: getattr(config.data, split) or None]
-        captions = [list(photo.captions) for photo in photos]
-        return {
-            "ids": [photo.id for photo in photos],
-            "captions": captions,
-            "trees": None,
-            "sharp": np.stack([load_photo(photo.path, config.data.size) for photo in photos]),
-            "labels": None,
-        }
-
-    return read
+def _prepare_photos(config: Config, folder: Path, progress: Callable) -> tuple[dict, dict[str, dict]]:
+    source = read_data(config, progress=progress)
+    cache = prepare_arrays(source, config, progress=progress)
+    captions = {photo.id: list(photo.captions) for photos in source.splits.values() for photo in photos}
+    records = {}
+    for split in SPLITS:
+        record = read_json(cache / f"{split}.json")
+        for view in ("sharp", *record["psnr"]):
+            _link(cache / f"{split}_{view}.npy", folder / f"{split}_{view}.npy")
+        records[split] = {**record, "captions": [captions[photo] for photo in record["ids"]], "trees": None}
+    severities = list(records["test"]["psnr"])  # by name, which is mildest first
+    about = {"severities": severities, "protocol": protocol(source, config, severities), "categories": []}
+    told = {"left_out": [str(problem) for problem in source.problems], "notes": list(source.notes)}
+    return {**about, **told, "captioned": source.captioned}, records
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -192,62 +220,46 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(temporary, array)
 
 
-def _write_vocabulary(config: Config, captions: list[list[str]], folder: Path) -> None:
-    flat = [text for texts in captions for text in texts]
-    trees = [tree for text in flat if (tree := parse_caption(text))]
-    if not trees:
-        raise S3EError("no training caption names anything that can be seen: are the captions English sentences?")
-    text = config.text
-    words = Vocabulary.build(flat, min_count=text.min_count)
-    labels = TreeVocabulary.build(
-        trees, max_entities=text.entities, max_relations=text.relations, min_count=text.label_min_count
-    )
-    content = {"words": words.to_dict(), "labels": labels.to_dict(), "max_words": text.max_words}
-    content["categories"] = list(CATEGORIES) if config.data.source == "scenes" else []
-    write_json(folder / "vocabulary.json", content)
+def _link(source: Path, target: Path) -> None:
+    """Put a hard link to `source` at `target`: no second copy on the disk (a copy where links are not possible)."""
+    with atomic_write(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
-def load_corpus(folder: Path | str) -> Corpus:
-    """Open a prepared corpus; photos stay on disk (memory-mapped) until a batch needs them."""
+def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Corpus:
+    """Open a prepared corpus; photos stay on disk (memory-mapped) until a batch needs them.
+
+    `vocabulary`: the folder of a captioned corpus whose words and labels to use; without it, a corpus without captions
+    has empty vocabularies.
+    """
     folder = Path(folder)
-    content = read_json(folder / "vocabulary.json")
-    words, labels = Vocabulary.from_dict(content["words"]), TreeVocabulary.from_dict(content["labels"])
-    splits = {name: _load_split(folder, name, words, labels, content["max_words"]) for name in SPLITS}
-    return Corpus(folder, splits, words, labels, content["categories"])
+    about = read_json(folder / "corpus.json")
+    words, labels, max_words = read_vocabulary(vocabulary or folder if vocabulary or about["captioned"] else None)
+    splits = {name: _load_split(folder, name, words, labels, max_words) for name in SPLITS}
+    return Corpus(folder, splits, words, labels, **about | {"severities": tuple(about["severities"])})
 
 
 def _load_split(folder: Path, name: str, words: Vocabulary, labels: TreeVocabulary, max_words: int) -> Split:
     record = read_json(folder / f"{name}.json")
-    most = max(len(texts) for texts in record["captions"])  # a photo with fewer captions repeats them
-    captions = [[texts[i % len(texts)] for i in range(most)] for texts in record["captions"]]
-    encoded = [[words.encode(text, max_words) for text in texts] for texts in captions]
-    longest = max(len(ids) for row in encoded for ids in row)
-    padded = [[ids + [0] * (longest - len(ids)) for ids in row] for row in encoded]
-    parsed = [[parse_caption(text) for text in texts] for texts in captions]
-    trees = [[labels.encode(tree) if tree else [IGNORE] * 7 for tree in row] for row in parsed]
-    if record["trees"] is None:
-        targets = [labels.encode(consensus(row)) if consensus(row) else [IGNORE] * 7 for row in parsed]
-    else:
-        targets = [labels.encode(CaptionTree(tuple(row[:4]), tuple(row[4:]))) for row in record["trees"]]
     path = folder / f"{name}_labels.npy"
     return Split(
         name=name,
         ids=record["ids"],
         captions=record["captions"],
+        parses=[[tree_of(nodes) for nodes in row] for row in record["parses"]],
         sharp=np.load(folder / f"{name}_sharp.npy", mmap_mode="r"),
-        blurred={key: np.load(folder / f"{name}_{key}.npy", mmap_mode="r") for key in record["extents"]},
-        extents=record["extents"],
-        words=torch.tensor(padded),
-        trees=torch.tensor(trees),
-        targets=torch.tensor(targets),
+        blurred={key: np.load(folder / f"{name}_{key}.npy", mmap_mode="r") for key in record["psnr"]},
+        extents=_numbers(record["extents"]),
+        psnr=_numbers(record["psnr"]),
+        missing=record["missing"],
         labels=np.load(path, mmap_mode="r") if path.exists() else None,
+        **encode(record, words, labels, max_words),
     )
 
 
-def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
-    """The most frequent label of each node over the trees of one photo's captions (ties: the earlier caption)."""
-    known = [tree.nodes for tree in trees if tree is not None]
-    if not known:
-        return None
-    nodes = [Counter(column).most_common(1)[0][0] for column in zip(*known, strict=True)]
-    return CaptionTree(tuple(nodes[:4]), tuple(nodes[4:]))
+def _numbers(columns: dict[str, list[float | None]]) -> dict[str, list[float]]:
+    return {name: [math.nan if value is None else value for value in column] for name, column in columns.items()}

@@ -21,7 +21,7 @@ from s3e.seeds import rng
 
 METRICS = ("psnr", "ssim")
 NODE_MEASURES = ("leaf_accuracy", "null_recall", "relation_accuracy", "root_accuracy")
-SEVERITIES = ("light", "moderate", "severe")
+SEVERITIES = ("light", "moderate", "released", "severe")  # photos have all but released, pairs the last two
 REFERENCES = ("blurred", "baseline", "no_semantics_loss", "shuffled")
 RANDOM, HUMAN = "random training caption", "human"
 PROTOCOLS = ("all", "other")  # references of an image that count
@@ -45,6 +45,11 @@ def describe(path: Path | str) -> Run:
         raise S3EError(f"{path} is not the directory of one run: its name should end in s<seed>.")
     variant = match[1] or ("full" if path.parent.name.startswith("05") else "")
     return Run(path.parent.name, variant, int(match[2]), path)
+
+
+def severities(frame: pd.DataFrame) -> list[str]:
+    """The severities that a frame holds, mildest first."""
+    return [name for name in SEVERITIES if name in set(frame.severity)]
 
 
 def _read_all(paths: Iterable[Path], name: str) -> pd.DataFrame:
@@ -258,7 +263,29 @@ def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
         return dict(arrays), read_json(path / "samples.json")
 
 
-def summary(images: pd.DataFrame, differences: pd.DataFrame, captions: pd.DataFrame) -> dict[str, float]:
+def severity_samples(
+    arms: Mapping[str, Path], trained: str, count: int = 2
+) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
+    """For figure 5: `count` frames under each severity, blurred and restored by each arm; sharp; the rows' severities.
+
+    `arms`: variant -> folder of a run on pairs; `trained`: the severity of its samples "blurred" and "restored".
+    """
+    samples = {name: read_samples(path)[0] for name, path in arms.items()}
+    some = next(iter(samples.values()))
+    names = [name for name in SEVERITIES if name == trained or f"blurred_{name}" in some]
+
+    def stacked(arrays: dict[str, np.ndarray], kind: str) -> np.ndarray:
+        parts = [arrays[kind if name == trained else f"{kind}_{name}"][:count] for name in names]
+        return np.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
+
+    columns = {"blurred": stacked(some, "blurred")} | {
+        name: stacked(item, "restored") for name, item in samples.items()
+    }
+    sharp = some["sharp"][:count]
+    return columns, np.repeat(sharp, len(names), axis=0), names * len(sharp)
+
+
+def summary(images: pd.DataFrame, differences: pd.DataFrame, captions: pd.DataFrame | None = None) -> dict[str, float]:
     """The study in flat numbers (for `metrics.json`): PSNR of every arm, paired gains in dB, and CIDEr."""
     psnr = images[images.metric == "psnr"]
     numbers = {
@@ -266,7 +293,7 @@ def summary(images: pd.DataFrame, differences: pd.DataFrame, captions: pd.DataFr
     }
     for row in differences[differences.metric == "psnr"].to_dict("records"):
         numbers[f"{row['split']}_{row['severity']}_{row['variant']}_over_{row['reference']}"] = row["mean"]
-    for row in captions[captions.references == "all"].to_dict("records"):
+    for row in [] if captions is None else captions[captions.references == "all"].to_dict("records"):
         system = re.sub(r"\W+", "_", row["system"])
         numbers[f"{row['split']}_{system}_{row['input']}_cider"] = row["CIDEr"]
     return numbers

@@ -1,7 +1,7 @@
 """Score one trained model: restored photos, captions and tree nodes, per photo and per severity, onto disk.
 
-Writes `scores.csv`, `nodes.csv`, `captions.json`, `samples.npz`, `samples.json` and `restored_test.npy` into the folder
-of a run; notebook 07 only collects them.
+Writes `scores.csv`, `samples.npz` and `samples.json` into the folder of a run and, where the data have captions,
+`nodes.csv`, `captions.json` and `restored_test.npy`; notebook 07 only collects them.
 """
 
 from pathlib import Path
@@ -9,27 +9,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from s3e.blur import SEVERITIES
-from s3e.config import VARIANTS, Config
+from s3e.config import Config, Variant
 from s3e.data.corpus import Batch, Corpus, Split, to_tensor
 from s3e.evaluation.collect import describe
-from s3e.evaluation.image import score_batch, to_uint8
-from s3e.models.build import build_semantics, load_weights
+from s3e.evaluation.restoring import image_table, predicted_nodes, restore_chunks, to_images
+from s3e.models.build import arm_of, build_semantics, load_weights
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
-from s3e.models.tree import LEAVES, TreeOutput
+from s3e.models.tree import LEAVES
 from s3e.parsing import IGNORE
 from s3e.paths import atomic_write, write_json
 from s3e.seeds import seed_everything
 
 SCORED = ("val", "test")
-
-
-def predicted_nodes(tree: TreeOutput) -> Tensor:
-    """Most likely class of each node: B x 7."""
-    return torch.cat([tree.entity_logits.argmax(-1), tree.relation_logits.argmax(-1)], 1)
 
 
 def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
@@ -98,7 +92,7 @@ def score_captioner(
     """Captions (for `captions.json`) and node accuracies (for `nodes.csv`) of a captioner on every kind of input."""
     captions, nodes = [], []
     for split in (corpus.splits[name] for name in SCORED):
-        for view in ("sharp", *SEVERITIES):
+        for view in ("sharp", *corpus.severities):
             said = read_split(source, split, view, corpus, config, caption=True)
             captions.append({"system": system, "input": view, "split": split.name, "captions": said["captions"]})
             if tree:
@@ -107,45 +101,22 @@ def score_captioner(
     return captions, nodes
 
 
-@torch.no_grad()
-def restore_split(
-    model: S3EDeblur, split: Split, severity: str, config: Config
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Restored photos uint8 N x S x S x 3 and predicted nodes N x 7 (None without a tree)."""
-    model.to(config.runtime.device).eval()
-    seed_everything(config.seed, "evaluation", split.name, severity)
-    restored, nodes = [], []
-    for batch in split.batches(config.evaluation.batch, severity):
-        image, semantics = model(batch.to(config.runtime.device))
-        restored.append(to_images(image))
-        if semantics is not None and semantics.tree is not None:
-            nodes.append(predicted_nodes(semantics.tree).cpu().numpy())
-    return np.concatenate(restored), np.concatenate(nodes) if nodes else None
-
-
-def to_images(image: Tensor) -> np.ndarray:
-    """float N x 3 x H x W in [-1, 1] -> uint8 N x H x W x 3, clamped and rounded."""
-    return to_uint8(image.permute(0, 2, 3, 1).cpu().numpy(), low=-1.0, high=1.0)
-
-
 def score_deblurrer(folder: Path, model: S3EDeblur, variant: str, corpus: Corpus, config: Config) -> dict[str, float]:
     """Write every score of a deblurring run to `folder`; returns its summary (for `metrics.json`).
 
     Nodes and captions are scored where the arm trains them and reads the blurred photo; an oracle's would mislead.
     """
-    arm = VARIANTS[variant]
+    arm = arm_of(variant, corpus.captioned)
     reads = arm.view == "blurred"
     images, nodes, captions = [], [], []
     for split in (corpus.splits[name] for name in SCORED):
-        for severity in SEVERITIES:
-            restored, predicted = restore_split(model, split, severity, config)
-            images.append(image_table(split, severity, restored))
-            if reads and arm.tree_loss and predicted is not None:
-                counts = node_counts(predicted, split.targets.numpy())
+        for severity in corpus.severities:
+            kept = corpus.captioned and split.name == "test" and severity == config.blur.severity
+            keep = folder / "restored_test.npy" if kept else None
+            table, counts = _score_images(model, split, severity, arm, config, keep)
+            images.append(table)
+            if counts is not None:
                 nodes.append(node_row(counts, system="after", input=severity, split=split.name))
-                images[-1] = pd.concat([images[-1], counts.drop(columns=["root_correct", "root_total"])], axis=1)
-            if split.name == "test" and severity == config.blur.severity:
-                _save(folder / "restored_test.npy", restored)
         if reads and arm.caption_loss and not arm.shuffled:
             said, read = _score_language(model.semantics, variant, split, corpus, config, tree=arm.tree_loss)
             captions, nodes = captions + said, nodes + read
@@ -153,9 +124,30 @@ def score_deblurrer(folder: Path, model: S3EDeblur, variant: str, corpus: Corpus
     _write_csv(folder / "scores.csv", scores)
     if nodes:
         _write_csv(folder / "nodes.csv", pd.DataFrame(nodes))
-    write_json(folder / "captions.json", captions)
+    if corpus.captioned:
+        write_json(folder / "captions.json", captions)
     write_samples(folder, model, corpus, config, caption=reads and arm.caption_loss)
     return summarise(scores, nodes)
+
+
+def _score_images(
+    model: S3EDeblur, split: Split, severity: str, arm: Variant, config: Config, keep: Path | None
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Rows for `scores.csv`, and the node counts where the arm is judged by them; `keep`: where restored photos go."""
+    tables, counted, images = [], [], []
+    for rows, restored, predicted in restore_chunks(model, split, severity, config):
+        tables.append(image_table(split, severity, rows, restored))
+        if arm.view == "blurred" and arm.tree_loss and predicted is not None:
+            counted.append(node_counts(predicted, split.targets[rows].numpy()))
+        if keep:
+            images.append(restored)
+    if keep:
+        _save(keep, np.concatenate(images))
+    table = pd.concat(tables, ignore_index=True)
+    if not counted:
+        return table, None
+    counts = pd.concat(counted, ignore_index=True)
+    return pd.concat([table, counts.drop(columns=["root_correct", "root_total"])], axis=1), counts
 
 
 def _score_language(
@@ -181,51 +173,42 @@ def summarise(scores: pd.DataFrame, nodes: list[dict]) -> dict[str, float]:
     return metrics | leaves
 
 
-def image_table(split: Split, severity: str, restored: np.ndarray) -> pd.DataFrame:
-    """PSNR and SSIM per photo, of the restored and of the blurred one."""
-    scores = score_batch(restored, split.sharp)
-    blurred = score_batch(split.blurred[severity], split.sharp)
-    return pd.DataFrame(
-        {
-            "split": split.name,
-            "severity": severity,
-            "id": split.ids,
-            "psnr": scores["psnr"],
-            "ssim": scores["ssim"],
-            "psnr_blurred": blurred["psnr"],
-            "ssim_blurred": blurred["ssim"],
-            "extent": split.extents[severity],
-        }
-    )
-
-
 @torch.no_grad()
 def write_samples(folder: Path, model: S3EDeblur, corpus: Corpus, config: Config, *, caption: bool) -> None:
-    """The first validation photos with what the model made of them, for the figures."""
-    batch = _sample_batch(corpus, config)
+    """The first validation photos with what the model made of them, for the figures; pairs under every severity."""
+    rows = _sample_rows(corpus, config)
+    batch = _sample_batch(rows, config.blur.severity, corpus, config)
     model.eval()
     seed_everything(config.seed, "samples")
     restored, semantics = model(batch)
+    arrays = {"restored": to_images(restored)}
+    for severity in set(corpus.severities) - {config.blur.severity} if "released" in corpus.severities else ():
+        other = _sample_batch(rows, severity, corpus, config)
+        arrays |= {f"blurred_{severity}": to_images(other.blurred), f"restored_{severity}": to_images(model(other)[0])}
     texts = say(model.semantics, semantics, corpus, config) if caption else None
-    _write_sample_files(folder, batch, semantics, texts, corpus, restored=to_images(restored))
+    _write_sample_files(folder, rows, batch, semantics, texts, corpus, **arrays)
 
 
 @torch.no_grad()
 def write_captioner_samples(folder: Path, source: nn.Module, corpus: Corpus, config: Config) -> None:
     """The same photos, blurred, as a captioner reads them before co-training."""
-    batch = _sample_batch(corpus, config)
+    rows = _sample_rows(corpus, config)
+    batch = _sample_batch(rows, config.blur.severity, corpus, config)
     semantics = source.to(config.runtime.device).eval()(batch.blurred)
-    _write_sample_files(folder, batch, semantics, say(source, semantics, corpus, config), corpus)
+    _write_sample_files(folder, rows, batch, semantics, say(source, semantics, corpus, config), corpus)
 
 
-def _sample_batch(corpus: Corpus, config: Config) -> Batch:
-    rows = np.arange(min(config.evaluation.samples, len(corpus.val)))
-    return corpus.val.batch(rows, config.blur.severity).to(config.runtime.device)
+def _sample_rows(corpus: Corpus, config: Config) -> np.ndarray:
+    return corpus.val.rows(*corpus.severities)[: config.evaluation.samples]
+
+
+def _sample_batch(rows: np.ndarray, severity: str, corpus: Corpus, config: Config) -> Batch:
+    return corpus.val.batch(rows, severity).to(config.runtime.device)
 
 
 def _write_sample_files(
-    folder: Path, batch: Batch, semantics: Semantics | None, texts: list[str] | None, corpus: Corpus,
-    **arrays: np.ndarray,
+    folder: Path, rows: np.ndarray, batch: Batch, semantics: Semantics | None, texts: list[str] | None,
+    corpus: Corpus, **arrays: np.ndarray,
 ) -> None:  # fmt: skip
     arrays |= {"ids": np.array(batch.ids), "sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
     predicted = None
@@ -235,10 +218,10 @@ def _write_sample_files(
     records = [
         {
             "id": photo,
-            "references": corpus.val.captions[i],
+            "references": corpus.val.captions[rows[i]],
             "caption": texts[i] if texts else None,
             "predicted": node_names(predicted[i], corpus) if predicted else None,
-            "target": node_names(corpus.val.targets[i].tolist(), corpus),
+            "target": node_names(corpus.val.targets[rows[i]].tolist(), corpus),
         }
         for i, photo in enumerate(batch.ids)
     ]

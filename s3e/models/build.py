@@ -1,4 +1,4 @@
-"""The only place that knows sizes: networks for a configuration, a corpus and a variant."""
+"""The only place that knows sizes: networks for a configuration, a corpus and a variant; and the rules of a variant."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from s3e.config import VARIANTS, Config
+from s3e.config import VARIANTS, Config, Variant
 from s3e.data.corpus import Corpus
 from s3e.models.captioner import CaptionDecoder
 from s3e.models.critic import Critic
@@ -17,6 +17,14 @@ from s3e.models.semantics import FlatSemantics, GlobalSemantics, LabelMaps, Nois
 from s3e.models.tree import NODES, S3Tree, VectorTree
 from s3e.paths import S3EError, atomic_write
 from s3e.seeds import seed_everything
+
+
+def arm_of(variant: str, captioned: bool) -> Variant:
+    """The rules of an arm; on data without captions (stage D) only the deblurring loss, pretrained semantics frozen."""
+    arm = VARIANTS[variant]
+    if captioned:
+        return arm
+    return arm.model_copy(update={"caption_loss": False, "tree_loss": False, "trained": arm.start == "scratch"})
 
 
 def map_channels(config: Config, corpus: Corpus, kind: str | None) -> int:

@@ -1,10 +1,10 @@
 """The stage table: which notebook needs what, how often it runs, which settings it reads and which files it leaves."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, replace
+from typing import Any
 
-from s3e.config import VARIANTS, Blur, Config
+from s3e.config import VARIANTS, Config
 from s3e.paths import S3EError
 
 Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
@@ -12,12 +12,14 @@ Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
 TRAINED = ("-runtime.save_every",)  # a leading minus takes a field out again
 SCORED = ("evaluation", "-evaluation.resamples")
 SAMPLES = ("samples.npz", "samples.json")
-VIEWS = ("sharp", *get_args(Blur.model_fields["severity"].annotation))
 CORPUS = (
-    *("vocabulary.json", "references.json", "severity.csv", "train.json", "train_sharp.npy", "val.json", "test.json"),
-    *(f"{split}_{view}.npy" for split in ("val", "test") for view in VIEWS),
+    *("corpus.json", "vocabulary.json", "references.json", "severity.csv", "train.json", "val.json", "test.json"),
+    *(f"{split}_sharp.npy" for split in ("train", "val", "test")),
 )
-TABLES = ("image_scores", "differences", "bins", "caption_scores", "node_accuracy", "cost")
+TABLES = ("image_scores", "differences", "bins", "cost")
+SPOKEN = ("caption_scores", "node_accuracy")  # tables of 07 that need captions
+WORDED = {"vocabulary.json", "captions.json", "nodes.csv", "restored_test.npy", *(f"{name}.csv" for name in SPOKEN)}
+CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,20 @@ class Stage:
 
 @dataclass(frozen=True, order=True)
 class Instance:
-    """One run of a stage; `seed` is -1 and `variant` empty where a stage runs once."""
+    """One run of a stage; `seed` is -1 and `variant` empty where a stage runs once.
+
+    `lent`: it belongs to the captioned study that lends tree and captioner to data without captions.
+    """
 
     stage: str
     variant: str = ""
     seed: int = -1
+    lent: bool = False
+
+    @property
+    def own(self) -> "Instance":
+        """The same run as its own study knows it."""
+        return replace(self, lent=False)
 
     @property
     def folder(self) -> str:
@@ -46,7 +57,7 @@ class Instance:
         return "all" if self.seed < 0 else f"{self.variant}-s{self.seed}" if self.variant else f"s{self.seed}"
 
     def __str__(self) -> str:
-        return f"{self.stage}/{self.folder}"
+        return f"{'captioned:' if self.lent else ''}{self.stage}/{self.folder}"
 
 
 STAGES: dict[str, Stage] = {
@@ -55,7 +66,8 @@ STAGES: dict[str, Stage] = {
         Stage("00_start_here", "map of the suite and of this machine", "once", (), (), (0.1, 0.1)),
         Stage(
             "01_data_blurring", "photos or scenes, captions, trees, blur", "once",
-            ("data", "-data.source", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES), (0.15, 0.4),
+            ("data", "-data.source", "-data.captioned", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES),
+            (0.15, 0.4),
         ),
         Stage(
             "02_train_s3_tree", "training A1: encoder and S3-tree", "seed",
@@ -75,7 +87,7 @@ STAGES: dict[str, Stage] = {
             ("log_deblurrer.csv",), (0.2, 3.4),
         ),
         Stage(
-            "05_co_training", "training C: both branches together (variant full)", "seed",
+            "05_co_training", "training C (D without captions): both branches (variant full)", "seed",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
             ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", "restored_test.npy",
              *SAMPLES), (0.25, 3.2),
@@ -83,11 +95,12 @@ STAGES: dict[str, Stage] = {
         Stage(
             "06_ablation", "one ablation variant, one seed", "variant",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
-            ("log_cotrain.csv", "scores.csv", "cost.json", "restored_test.npy", *SAMPLES), (0.25, 2.6),
+            ("log_cotrain.csv", "scores.csv", "captions.json", "cost.json", "restored_test.npy", *SAMPLES),
+            (0.25, 2.6),
         ),
         Stage(
             "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),
-            tuple(f"{name}.csv" for name in TABLES), (0.3, 0.6),
+            tuple(f"{name}.csv" for name in (*TABLES, *SPOKEN)), (0.3, 0.6),
         ),
         Stage("08_figures_and_tables", "draws every figure and table", "once", (), (), (0.2, 0.2)),
     )
@@ -137,8 +150,30 @@ def arm(variant: str, seed: int) -> Instance:
     return instance("05_co_training" if variant == "full" else "06_ablation", variant, seed)
 
 
-def upstream(run: Instance, selection: Selection) -> list[Instance]:
-    """The finished runs that `run` reads."""
+def severities(kind: str) -> tuple[str, ...]:
+    """How hard the photos of a kind of data are blurred, in the order of tables."""
+    return ("released", "severe") if kind == "gopro" else ("light", "moderate", "severe")
+
+
+def outputs(stage: str, kind: str, trained: str) -> tuple[str, ...]:
+    """The files that a stage must leave for a kind of data ("scenes", "coco", ...); `trained`: severity of train."""
+    names = STAGES[stage].outputs
+    if stage == "01_data_blurring":
+        sure = (
+            dict.fromkeys(("released", trained)) if kind == "gopro" else severities(kind)
+        )  # short videos: none severe
+        blurred = [f"{split}_{severity}.npy" for split in ("val", "test") for severity in sure]
+        names = (*names, f"train_{trained}.npy", *blurred)
+    return names if kind in CAPTIONED else tuple(name for name in names if name not in WORDED)
+
+
+def upstream(run: Instance, selection: Selection, captioned: bool = True) -> list[Instance]:
+    """The finished runs that `run` reads.
+
+    Without captions of its own (`captioned`), a study has its vocabulary and its tree lent by a captioned one.
+    """
+    if run.lent:
+        return [replace(other, lent=True) for other in upstream(run.own, selection)]
     data, seed = instance("01_data_blurring"), run.seed
     if run.stage in ("00_start_here", "01_data_blurring"):
         return []
@@ -148,8 +183,9 @@ def upstream(run: Instance, selection: Selection) -> list[Instance]:
         return [data, instance("02_train_s3_tree", seed=seed)]
     if run.variant:
         shared = VARIANTS[run.variant].start == "shared"
-        before = ("02_train_s3_tree", "03_train_captioner") if shared else ()
-        return [data, *(instance(name, seed=seed) for name in (*before, "04_train_deblurrer"))]
+        tree = [instance(name, seed=seed) for name in ("02_train_s3_tree", "03_train_captioner")] if shared else []
+        before = tree if captioned else [replace(other, lent=True) for other in (data, *tree[1:])]
+        return [data, *before, instance("04_train_deblurrer", seed=seed)]
     seeds = list(dict.fromkeys(seed for _, seed in selection))
     trained = ("03_train_captioner",) if run.stage == "07_evaluation" else tuple(STAGES)[2:5]
     shared = [instance(name, seed=seed) for name in trained for seed in seeds]
@@ -157,17 +193,17 @@ def upstream(run: Instance, selection: Selection) -> list[Instance]:
     return [data, *shared, *(arm(*pair) for pair in selection), *last]
 
 
-def plan(selection: Selection) -> list[Instance]:
-    """Every run of the study, each after all that it reads."""
+def plan(selection: Selection, captioned: bool = True) -> list[Instance]:
+    """Every run of the study, each after all that it reads; the lent ones of a stage first."""
     seen: dict[Instance, None] = {instance("00_start_here"): None}
 
     def visit(run: Instance) -> None:
-        for before in upstream(run, selection):
+        for before in upstream(run, selection, captioned):
             visit(before)
         seen.setdefault(run)
 
     visit(instance("08_figures_and_tables"))
-    return sorted(seen, key=lambda run: (run.stage, list(seen).index(run)))
+    return sorted(seen, key=lambda run: (run.stage, not run.lent, list(seen).index(run)))
 
 
 MEASURED = ("smoke", "laptop", "study")  # profiles whose sizes the expected minutes were measured at

@@ -8,19 +8,20 @@ import ast
 import hashlib
 import json
 import os
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import s3e
 from s3e.config import Config
+from s3e.data import folder, gopro
 from s3e.paths import NOTEBOOKS, S3EError
-from s3e.pipeline.graph import Instance, Selection, fields, upstream
+from s3e.pipeline import graph
+from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
 
 PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e", "s3e.config", "s3e.paths", "s3e.pipeline", "s3e.report")  # their values count, or they only draw
 DRAWS = "08_figures_and_tables"
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def digest(value: Any) -> str:
@@ -131,20 +132,29 @@ def code_parts(stage: str, notebooks: Path = NOTEBOOKS) -> dict[str, str]:
     return parts
 
 
+def data_kind(source: str) -> str:
+    """What a data source is, told by its file names alone: `s3e.data.sources.Kind`, or "scenes"."""
+    if source == "scenes":
+        return source
+    root = Path(source)
+    if [*root.glob("dataset_*.json"), *root.glob("annotations/dataset_*.json")]:
+        return "karpathy"
+    if [*root.glob("annotations/captions_*.json")]:
+        return "coco"
+    return "gopro" if gopro.found(folder.walk(root)) else "folder"
+
+
 def data_fingerprint(source: str) -> str | None:
     """Names and sizes of a data folder's files, and times of its annotations; None for built-in scenes.
 
-    Raises `S3EError` for a folder that cannot be read or holds no annotations or no pictures.
+    Raises `S3EError` for a folder that cannot be read.
     """
     if source == "scenes":
         return None
-    rows, kinds = [], set()
-    for path, size, changed in _walk(source):
-        suffix = os.path.splitext(path)[1].lower()
-        kinds.add(suffix)
-        rows.append([os.path.relpath(path, source), size, changed if suffix == ".json" else 0])
-    if ".json" not in kinds or not kinds & PICTURES:
-        raise S3EError(f"{source} holds no pictures with captions: it needs images/ and annotations/captions_*.json.")
+    rows = [
+        [os.path.relpath(path, source), size, changed if path.lower().endswith(".json") else 0]
+        for path, size, changed in _walk(source)
+    ]
     return digest(sorted(rows))
 
 
@@ -171,22 +181,41 @@ def _tools(stage: str) -> dict[str, str]:
 
 
 class Keys:
-    """The keys of all runs of one study, computed from sources alone (no run is read)."""
+    """The keys of all runs of one study, computed from sources alone (no run is read).
 
-    def __init__(self, config: Config, selection: Selection, notebooks: Path = NOTEBOOKS):
+    `lender`: the keys of the captioned study whose runs (`Instance.lent`) this one reads, if it has no captions itself.
+    """
+
+    def __init__(self, config: Config, selection: Selection, notebooks: Path):
         self.config, self.selection, self.notebooks = config, selection, notebooks
-        self._data: list[str | None] = []
+        self.lender: Keys | None = None
         self._parts: dict[Instance, dict[str, Any]] = {}
+
+    @cached_property
+    def kind(self) -> str:
+        """What the data are: "scenes", "coco", "karpathy", "gopro" or "folder"."""
+        return data_kind(self.config.data.source)
+
+    @property
+    def captioned(self) -> bool:
+        """Whether the data can teach a tree and a captioner."""
+        return self.kind in CAPTIONED
+
+    def upstream(self, run: Instance) -> list[Instance]:
+        """The runs that `run` reads."""
+        return graph.upstream(run, self.selection, self.captioned)
 
     def parts(self, run: Instance) -> dict[str, Any]:
         """What the key of `run` is made of: code, settings, data, and the keys of what it reads."""
+        if run.lent:
+            return self.lender.parts(run.own)
         if run not in self._parts:
-            before = upstream(run, self.selection)
+            before = self.upstream(run)
             self._parts[run] = {
                 "stage": str(run),
                 "code": code_parts(run.stage, self.notebooks),
                 "settings": fields(run, self.config),
-                "data": self._fingerprint() if run.stage == "01_data_blurring" else None,
+                "data": self._fingerprint if run.stage == "01_data_blurring" else None,
                 "upstream": {str(other): self.key(other) for other in before},
             } | _tools(run.stage)
         return self._parts[run]
@@ -195,13 +224,16 @@ class Keys:
         """The key of a run: equal keys mean equal results."""
         return digest(self.parts(run))
 
+    @cached_property
     def _fingerprint(self) -> str | None:
-        self._data = self._data or [data_fingerprint(self.config.data.source)]
-        return self._data[0]
+        source = self.config.data.source
+        if self.kind == "gopro" and self.config.blur.average == "raw":
+            return digest([data_fingerprint(source), data_fingerprint(str(gopro.find_raw(Path(source))))])
+        return data_fingerprint(source)
 
     def minutes_ahead(self, run: Instance, runs: list[Instance], minutes: dict[Instance, float]) -> float:
         """Expected minutes from the start of `run` to the end of the longest chain that waits for it."""
-        after = [other for other in runs if run in upstream(other, self.selection)]
+        after = [other for other in runs if run in self.upstream(other)]
         return minutes[run] + max((self.minutes_ahead(other, runs, minutes) for other in after), default=0.0)
 
 

@@ -13,11 +13,9 @@ from typing import Any
 from s3e.config import PROFILES, VARIANTS, Runtime, load_config
 from s3e.paths import S3EError
 from s3e.pipeline import graph
-from s3e.pipeline.folders import Store
 from s3e.pipeline.graph import STAGES, Instance
-from s3e.pipeline.keys import Keys
+from s3e.pipeline.lending import data_folder, open_study, settled
 from s3e.pipeline.scheduler import Scheduler
-from s3e.pipeline.store import data_folder
 from s3e.pipeline.study import Study, check_inputs, check_writable, due
 
 
@@ -28,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--profile", default="laptop", help=f"{', '.join(PROFILES)} (default: laptop)")
-    add("--data", default="scenes", help="'scenes' (built in) or a folder in COCO-captions layout")
+    add("--data", default="scenes", help="'scenes' (built in) or a folder: COCO captions, GoPro, or just photos")
     add("--only", nargs="+", default=[], metavar="STAGE", help="run these stages only (names or numbers)")
     add("--from", dest="first", default="", metavar="STAGE", help="run this stage and all after it")
     add("--until", default="", metavar="STAGE", help="run this stage and all before it")
@@ -70,12 +68,14 @@ def study_of(arguments: argparse.Namespace) -> Study:
     arguments.seeds = [_seed(text) for text in _split(arguments.seeds)]
     if arguments.jobs < 0:
         raise S3EError(f"--jobs {arguments.jobs}: give a number from 1 on.")
-    overrides = dict(_setting(text) for text in arguments.set)
+    overrides = settled(dict(_setting(text) for text in arguments.set))
     config = load_config(arguments.profile, arguments.data, 0, overrides)
     selection = graph.select(config, arguments.variants, arguments.seeds)
-    check_inputs(config)
-    study = Study(arguments, overrides, config, Keys(config, selection), Store.of(config, overrides), [])
-    study.runs = [run for run in graph.plan(selection) if run.stage in _chosen(arguments)]
+    keys, store = open_study(config, overrides, selection)
+    for item in filter(None, (keys, keys.lender)):
+        check_inputs(item.config, item.kind)
+    study = Study(arguments, overrides, config, keys, store, [])
+    study.runs = [run for run in graph.plan(selection, keys.captioned) if run.stage in _chosen(arguments)]
     for run in study.runs:
         study.parameters(run)
         study.keys.parts(run)
@@ -141,6 +141,8 @@ def execute(study: Study, command: list[str]) -> int:
     jobs = study.arguments.jobs or default_jobs(study.config.runtime)
     again = shlex.join(["python", "run_all.py", *(word for word in command if word != "--force")])
     print(f"{len(waiting)} of {len(study.runs)} runs to do, {jobs} at a time, in {study.store.root}", flush=True)
+    if study.store.lender:
+        print(f"no captions in these data: tree and captioner come from {study.store.lender.root}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         results = Scheduler(study, waiting, jobs).run()

@@ -49,7 +49,7 @@ class Scheduler:
                 self._start(run)
 
     def _before(self, run: Instance) -> list[Instance]:
-        return graph.upstream(run, self.study.keys.selection)
+        return self.study.keys.upstream(run)
 
     def _unfinished(self, run: Instance) -> bool:
         return run in self.waiting or run in self.running
@@ -60,7 +60,7 @@ class Scheduler:
         spec = {
             "name": str(run),
             "key": self.study.keys.key(run),
-            "force": self.study.arguments.force,
+            "force": self.study.forced(run),
             "runner": os.getpid(),
             "notebook": str(NOTEBOOKS / f"{run.stage}.ipynb"),
             "output": str(folder / "notebook.ipynb"),

@@ -17,6 +17,7 @@ from s3e.pipeline import graph, keys, machine
 from s3e.pipeline.folders import Store, take_lock
 from s3e.pipeline.graph import Instance, Selection
 from s3e.pipeline.keys import Keys
+from s3e.pipeline.lending import data_folder, open_study, settled
 
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 _HELD: dict[Path, IO[str]] = {}  # locks of this process: a notebook may open its run twice
@@ -30,19 +31,23 @@ class Card(dict[str, str]):
 
 
 class Run:
-    """One run of a stage: `config`, `path` (its folder), `stage`, `variant`, `seed`, `resumed`, `skipped`, ..."""
+    """One run of a stage: `config`, `path` (its folder), `stage`, `variant`, `seed`, `resumed`, `skipped`, ...
+
+    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they have captions.
+    """
 
     def __init__(self, instance: Instance, store: Store, study: Keys, seed: int, overrides: dict[str, Any]):
         self._instance, self._store, self._study, self._overrides = instance, store, study, overrides
         self.config, self.path, self.store_name = study.config, store.folder(instance), store.root.name
         self.stage, self.variant, self.seed = instance.stage, instance.variant, seed
+        self.kind, self.captioned = study.kind, study.captioned
         self.selection: Selection = study.selection
         self.skipped: dict[str, str] = {}  # what upstream left out -> why
         self._upstream: dict[Instance, Path] = {}
         self._find_upstream()
 
     def _find_upstream(self) -> None:
-        for other in graph.upstream(self._instance, self._study.selection):
+        for other in self._study.upstream(self._instance):
             found = self._store.find(other, self._study.key(other))
             if not found:
                 state, why, _ = self._store.state(other, self._study.parts(other))
@@ -57,9 +62,10 @@ class Run:
         changed = "".join(f" --set '{name}={json.dumps(value)}'" for name, value in self._overrides.items())
         seeds = f" --seeds {other.seed}" if other.seed >= 0 else ""
         number = other.stage.split("_")[0]
+        lent = f" with data = '{self.config.data.captioned}'" if other.lent else ""
         return (
-            f"open notebooks/{other.stage}.ipynb, or: python run_all.py --profile {self.config.profile}{data}{changed}"
-            f"{seeds}{f' --variants {other.variant}' * bool(other.variant)} --until {number}"
+            f"open notebooks/{other.stage}.ipynb{lent}, or: python run_all.py --profile {self.config.profile}{data}"
+            f"{changed}{seeds}{f' --variants {other.variant}' * bool(other.variant)} --until {number}"
         )
 
     def _hold(self) -> None:
@@ -85,10 +91,24 @@ class Run:
         chosen = self.selection != graph.select(self.config)
         return self.store_name + (f"+{keys.digest(self.selection)[:8]}" if chosen else "")
 
-    def upstream(self, stage: str) -> Path:
-        """Folder of the finished run of `stage` that belongs to this run (same seed)."""
-        stage = graph.stage_named(stage).name
-        matches = [run for run in self._upstream if run.stage == stage]
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The files that this run must leave in its folder."""
+        return graph.outputs(self.stage, self.kind, self.config.blur.severity)
+
+    @property
+    def borrowed(self) -> str:
+        """Why no tree and no captioner are trained on these data, and whose are used; "" where they are."""
+        lender = Path(self.config.data.captioned).name
+        return "" if self.captioned else f"these data have no captions: tree and captioner are those of {lender}"
+
+    def upstream(self, stage: str, captioned: bool = False) -> Path:
+        """Folder of the finished run of `stage` that belongs to this run (same seed).
+
+        `captioned`: of the study with captions, which is another one where these data have none.
+        """
+        stage, lent = graph.stage_named(stage).name, captioned and not self.captioned
+        matches = [run for run in self._upstream if (run.stage, run.lent) == (stage, lent)]
         if len(matches) != 1:
             raise S3EError(f"{self._instance} reads {len(matches)} runs of {stage}, not one: see run.upstream_runs.")
         if str(matches[0]) in self.skipped:
@@ -98,7 +118,8 @@ class Run:
     def upstream_runs(self, stage: str) -> list[Path]:
         """Folders of all finished runs of `stage` that this run reads, without skipped ones (those: `run.skipped`)."""
         stage = graph.stage_named(stage).name
-        return [path for run, path in self._upstream.items() if run.stage == stage and str(run) not in self.skipped]
+        mine = {run: path for run, path in self._upstream.items() if run.stage == stage and not run.lent}
+        return [path for run, path in mine.items() if str(run) not in self.skipped]
 
     def card(self) -> Card:
         """What runs, with what, for how long, and where its files go."""
@@ -112,6 +133,8 @@ class Run:
             "files go to": _short(self.path),
             "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
         }
+        if self._store.lender:
+            rows["captions from"] = _short(self._store.lender.root)
         if self.config.profile == "smoke":
             rows["note"] = "smoke shows that everything runs; its numbers mean nothing"
         return Card(rows)
@@ -128,7 +151,7 @@ class Run:
         `outputs`: files beyond those that the stage table declares, relative to `run.path` or absolute.
         Raises `S3EError` for a missing or empty file and for a metric that is no finite number.
         """
-        names = list(dict.fromkeys([*graph.STAGES[self.stage].outputs, *map(str, outputs)]))
+        names = list(dict.fromkeys([*self.outputs, *map(str, outputs)]))
         self._write({name: _number(name, value) for name, value in metrics.items()}, names, "")
         print(f"{self._instance} finished after {time.monotonic() - self._clock:.0f} s: {_short(self.path)}")
 
@@ -178,12 +201,6 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def data_folder(data: str) -> str:
-    """A data folder as given from the working folder or from the repository's root; "scenes" stays."""
-    candidates = [Path(data).expanduser(), ROOT / data]
-    return data if data == "scenes" else str(next((path.resolve() for path in candidates if path.is_dir()), data))
-
-
 def open_run(
     stage: str,
     *,
@@ -206,10 +223,11 @@ def open_run(
     """
     machine.die_with(os.environ.get("S3E_WORKER"))
     keys.notebook_code.cache_clear(), keys.code_parts.cache_clear()  # the notebook may have been edited since
+    overrides = settled(overrides)
     config = load_config(profile, data_folder(data), seed, overrides)
     instance = graph.instance(graph.stage_named(stage).name, variant, seed)
-    study = Keys(config, graph.select(config, variants, seeds), notebooks)
-    run = Run(instance, Store.of(config, overrides, run_dir), study, seed, dict(overrides or {}))
+    study, books = open_study(config, overrides or {}, graph.select(config, variants, seeds), notebooks, run_dir)
+    run = Run(instance, books, study, seed, dict(overrides or {}))
     run._begin(resume)
     machine.set_threads(config.runtime.threads, torch="runtime" in graph.STAGES[instance.stage].fields)
     return run

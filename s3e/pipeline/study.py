@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from s3e.config import Config
-from s3e.data.coco import read_folder
+from s3e.data.plan import plan
+from s3e.data.sources import open_source
 from s3e.paths import FIGURES, NOTEBOOKS, S3EError, atomic_write
 from s3e.pipeline import graph, keys
 from s3e.pipeline.folders import Store
 from s3e.pipeline.graph import Instance
 from s3e.pipeline.keys import Keys
+from s3e.pipeline.lending import lent_overrides
 
 COMMON = ("profile", "data", "seed", "run_dir", "overrides", "resume")  # parameters of every notebook
 
@@ -37,11 +39,16 @@ class Study:
         """True if the run is finished with its present key."""
         return self.store.find(run, self.keys.key(run)) is not None
 
+    def forced(self, run: Instance) -> bool:
+        """True if the run is to start from scratch; what is lent belongs to another study and is left alone."""
+        return self.arguments.force and not run.lent
+
     def parameters(self, run: Instance) -> dict[str, Any]:
         """Papermill parameters of a run's notebook; refuses names that the notebook does not declare."""
-        arguments = self.arguments
-        seed = max(run.seed, 0)
-        values = (arguments.profile, arguments.data, seed, "", self.overrides, not arguments.force)
+        arguments, data, overrides = self.arguments, self.arguments.data, self.overrides
+        if run.lent:
+            data, overrides = self.config.data.captioned, lent_overrides(overrides)
+        values = (arguments.profile, data, max(run.seed, 0), "", overrides, not self.forced(run))
         own: dict[str, Any] = {"variant": run.variant} if run.stage == "06_ablation" else {}
         if run.stage in ("07_evaluation", "08_figures_and_tables"):
             own = {"variants": arguments.variants, "seeds": arguments.seeds}
@@ -57,9 +64,9 @@ class Study:
 
 def due(study: Study) -> list[Instance]:
     """The chosen runs that are not fresh; raises `S3EError` if one needs something that is neither fresh nor chosen."""
-    waiting = [run for run in study.runs if study.arguments.force or not study.done(run)]
+    waiting = [run for run in study.runs if study.forced(run) or not study.done(run)]
     for run in waiting:
-        for other in graph.upstream(run, study.keys.selection):
+        for other in study.keys.upstream(run):
             if other not in waiting and not study.done(other):
                 state, why, _ = study.state(other)
                 why = f" ({why})" if why else ""
@@ -70,10 +77,16 @@ def due(study: Study) -> list[Instance]:
     return waiting
 
 
-def check_inputs(config: Config) -> None:
-    """Raise `S3EError` if the data folder or a weight file that the settings ask for cannot be used."""
-    if config.data.source != "scenes":
-        read_folder(config.data.source)
+def check_inputs(config: Config, kind: str) -> None:
+    """Raise `S3EError` if the data (of that kind) or a weight file cannot be used as the settings ask for."""
+    severities = graph.severities(kind)
+    if config.blur.severity not in severities:
+        raise S3EError(
+            f"blur.severity = '{config.blur.severity}' does not fit {config.data.source}, which has "
+            f"{', '.join(severities)}: --set blur.severity={severities[-1]}."
+        )
+    if kind != "scenes":
+        plan(open_source(config.data.source, config.data.subset, config.data.skip_broken), config)
     if config.loss.perceptual and not Path(config.loss.vgg19_weights).is_file():
         raise S3EError(
             f"loss.perceptual needs VGG19 weights, but loss.vgg19_weights is '{config.loss.vgg19_weights}': give "

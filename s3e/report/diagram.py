@@ -234,3 +234,25 @@ def caption_to_tree(image: np.ndarray, parses: Sequence[Mapping[str, Any]]) -> F
     ):
         figure.text(left / PAGE_WIDTH, 0.1 / tall, f"■ {text}", color=colour, size=7)
     return figure
+
+
+@styled
+def forest(parses: Sequence[Mapping[str, Any]], columns: int = 2) -> Figure:
+    """Many captions and their trees: words as chips above, the tree (or "names nothing") below, `columns` a row."""
+    rows = -(-len(parses) // columns)
+    width, row = PAGE_WIDTH / columns, 1.95
+    figure = Figure(figsize=(PAGE_WIDTH, row * rows))
+    for number, parse in enumerate(parses):
+        x, y = (number % columns) * width, row * (rows - 1 - number // columns)
+        words, tree = (
+            figure.add_axes(
+                ((x + 0.1) / PAGE_WIDTH, (y + low) / (row * rows), (width - 0.2) / PAGE_WIDTH, high / row / rows)
+            )
+            for low, high in ((1.32, 0.55), (0.06, 1.2))
+        )
+        _chips(words, parse["tokens"], parse["tags"])
+        if parse["tree"]:
+            draw_tree(tree, parse["tree"].nodes)
+        else:
+            bare(tree).text(0.5, 0.5, "names nothing", ha="center", color=OTHER, size=7.5)
+    return figure

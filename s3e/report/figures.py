@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from s3e.evaluation.collect import severities
 from s3e.report.style import GREY, INK, PAGE_WIDTH, colour, in_order, label, marker, save, show, styled
 
 __all__ = ["gain_by_severity", "save", "show", "training_curves"]
@@ -43,14 +44,14 @@ def _gain_axes(axes: Axes, frame: pd.DataFrame, by: str, order: list, names: lis
 def gain_by_severity(
     differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test", reference: str = "baseline"
 ) -> Figure:
-    """Figure 8: PSNR gained over `reference` (dB, 95 % intervals) by severity and by thirds of the severe images.
+    """Figure 8: PSNR gained over `reference` (dB, 95 % intervals) by severity and by thirds of the hardest images.
 
     `differences`, `bins`: frames of `s3e.evaluation.collect`.
     """
     wanted = {"split": split, "reference": reference, "metric": "psnr"}
     chosen, thirds = (frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)] for frame in (differences, bins))
     variants = in_order(set(chosen.variant) & set(SHOWN)) or in_order(set(chosen.variant))
-    severity = [name for name in ("light", "moderate", "severe") if name in set(chosen.severity)]
+    severity = severities(chosen)
     thirds = thirds[thirds.severity == severity[-1]]
     ends = thirds.drop_duplicates("bin").sort_values("bin")
     names = [f"{low:.1f}–{high:.1f} dB" for low, high in zip(ends.input_low, ends.input_high, strict=True)]

@@ -14,9 +14,10 @@ from s3e.report.style import save
 
 
 def config_hash(config: Config) -> str:
-    """Sixteen hex digits of the resolved settings; of a data folder only the name counts, so that machines agree."""
+    """Sixteen hex digits of the resolved settings; of data folders only the names count, so that machines agree."""
     settings = config.model_dump(mode="json")
-    settings["data"]["source"] = Path(settings["data"]["source"]).name
+    for name in ("source", "captioned"):
+        settings["data"][name] = Path(settings["data"][name]).name
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

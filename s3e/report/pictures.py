@@ -1,4 +1,4 @@
-"""Figures made of pictures: blur severities (1), results (4), node attention (6) and captions (7)."""
+"""Figures made of pictures: blur severities (1), results (4 and 5), node attention (6) and captions (7)."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def _kernel_inset(axes: Axes, kernel: np.ndarray, size: int) -> None:
 def severities(images: Mapping[str, np.ndarray], kernels: Mapping[str, np.ndarray], count: int = 3) -> Figure:
     """Figure 1: sharp pictures and the same under each severity, with the kernel at the picture's scale and the PSNR.
 
-    `images`: "sharp" and severities -> uint8 (n, S, S, 3); `kernels`: severity -> (n, K, K), zero padded.
+    `images`: "sharp" and severities -> uint8 (n, S, S, 3); `kernels`: severity -> (n, K, K), zero padded, where known.
     """
     names = list(images)
     count = min(count, len(images["sharp"]))
@@ -61,19 +61,22 @@ def severities(images: Mapping[str, np.ndarray], kernels: Mapping[str, np.ndarra
             cells[row, column].imshow(picture)
             if name in kernels:
                 _kernel_inset(cells[row, column], kernels[name][row], len(picture))
+            if name != "sharp":
                 _below(cells[row, column], f"{psnr(picture, images['sharp'][row]):.1f} dB")
     return figure
 
 
 @styled
-def results(columns: Mapping[str, np.ndarray], sharp: np.ndarray, count: int = 4) -> Figure:
-    """Figure 4: the same pictures as blurred, restored by each variant, and sharp; PSNR in dB below, the best in bold.
+def results(columns: Mapping[str, np.ndarray], sharp: np.ndarray, count: int = 4, rows: Sequence[str] = ()) -> Figure:
+    """Figures 4 and 5: pictures blurred, restored by each variant, and sharp; PSNR in dB below, the best in bold.
 
-    `columns`: "blurred" and variants -> uint8 (n, S, S, 3); `sharp`: uint8 (n, S, S, 3).
+    `columns`: "blurred" and variants -> uint8 (n, S, S, 3); `sharp`: uint8 (n, S, S, 3); `rows`: a word for each row.
     """
     names = [*columns, "sharp"]
     count = min(count, len(sharp))
-    figure, cells = _grid(count, len(names), top=0.36)
+    figure, cells = _grid(count, len(names), top=0.36, left=0.18 if rows else 0.03)
+    for axes, word in zip(cells[:, 0], rows, strict=False):
+        axes.text(-0.04, 0.5, word, transform=axes.transAxes, ha="right", va="center", rotation=90)
     for row in range(count):
         scores = {name: float(psnr(images[row], sharp[row])) for name, images in columns.items()}
         best = max(scores.values())

@@ -1,4 +1,4 @@
-"""Tables 1, 3, 4 and 5 as CSV (numbers), LaTeX and Markdown (cells `value ± half-interval`), and the finding.
+"""Tables 1 to 5 as CSV (numbers), LaTeX and Markdown (cells `value ± half-interval`), and the finding.
 
 Every number comes from a frame of `s3e.evaluation.collect`; there is no column for the paper: its numbers are unknown.
 """
@@ -12,14 +12,14 @@ import pandas as pd
 
 from s3e.config import VARIANTS
 from s3e.evaluation.caption import METRICS as CAPTION_METRICS
-from s3e.evaluation.collect import HUMAN, NODE_MEASURES, RANDOM
+from s3e.evaluation.collect import HUMAN, NODE_MEASURES, RANDOM, SEVERITIES, severities
 from s3e.evaluation.image import PROTOCOL
 from s3e.paths import atomic_write
 from s3e.report.style import in_order, label
 
 NOT_RUN = "not run"
 DASH = "–"
-INPUTS = ("sharp", "light", "moderate", "severe", "deblurred", "none")
+INPUTS = ("sharp", *SEVERITIES, "deblurred", "none")
 SYSTEMS = {
     HUMAN: "one reference against the others", RANDOM: "random training caption", "global": "global feature (NIC)",
     "soft_attention": "soft attention", "tree": "S3-tree captioner", "full": "S3E-Deblur (co-trained)",
@@ -27,6 +27,7 @@ SYSTEMS = {
 RIVALS = {"baseline": "the baseline", "no_semantics_loss": "its control without semantic losses"}
 SPLITS = {"val": "validation", "test": "test"}
 SPEED = "Milliseconds an update are as measured in the run, other jobs on the machine included."
+FROZEN = "S3E-Deblur: node maps of a frozen S3-tree, taught elsewhere"
 MEASURES = dict(zip(NODE_MEASURES, ("leaves", "empty leaves found", "relations", "root"), strict=True))
 
 
@@ -86,22 +87,36 @@ def _mixed(frame: pd.DataFrame) -> bool:
 
 def deblurring(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
     """Table 1: PSNR (dB) and SSIM of every arm at each severity, the blurred input first (specification 6.9)."""
+    return _by_severity("table1_deblurring", "Image deblurring", "images", scores, split, context)
+
+
+def gopro(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
+    """Table 2: the same for GoPro's pairs, as released and severe (specification 4.3 and 6.9)."""
+    return _by_severity("table2_gopro", "Deblurring of video frames", "frames", scores, split, context)
+
+
+def _by_severity(name: str, what: str, unit: str, scores: pd.DataFrame, split: str, context: str) -> Table:
     data = _pick(scores, split=split)
-    severities = [name for name in ("light", "moderate", "severe") if name in set(data.severity)]
     rows = {}
     for variant in in_order(data.variant):
         own = _pick(data, variant=variant)
         row = {}
-        for severity in severities:
+        for severity in severities(data):
             for metric, digits in (("psnr", 2), ("ssim", 3)):
                 found = _pick(own, severity=severity, metric=metric)
                 row[f"{severity} {metric.upper()}"] = cell(found.iloc[0], digits) if len(found) else DASH
         rows[_marked(label(variant), own, _mixed(data) and variant != "blurred")] = row
-    images = int(data.images.max())
-    caption = (
-        f"Image deblurring on {images} {split} images by blur severity (PSNR in dB). {_seeds(data)} {context}".strip()
-    )
-    return Table("table1_deblurring", caption, _frame(rows, "method"), data, (PROTOCOL,))
+    many = _counts(data)
+    caption = f"{what} on {many} {split} {unit} by blur severity (PSNR in dB). {_seeds(data)} {context}".strip()
+    return Table(name, caption, _frame(rows, "method"), data, (PROTOCOL,))
+
+
+def _counts(data: pd.DataFrame) -> str:
+    """How many images were scored; by severity, where frames at the end of a video have no severe version."""
+    counts = {name: int(_pick(data, severity=name).images.max()) for name in severities(data)}
+    if len(set(counts.values())) == 1:
+        return str(max(counts.values()))
+    return " and ".join(f"{count} ({name})" for name, count in counts.items())
 
 
 def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
@@ -150,15 +165,19 @@ def ablation(
     split: str = "test",
     severity: str = "severe",
     context: str = "",
+    frozen: bool = False,
 ) -> Table:
-    """Table 4: what each arm embeds, its PSNR and SSIM, its paired gain over the baseline, and its cost."""
+    """Table 4: what each arm embeds, its PSNR and SSIM, its paired gain over the baseline, and its cost.
+
+    `frozen`: the data had no captions, so `full` kept the tree of another study (stage D).
+    """
     data = _pick(scores, split=split, severity=severity)
     gains = _pick(differences, split=split, severity=severity, reference="baseline", metric="psnr")
     rows = {}
     for variant in in_order(set(data.variant) - {"blurred"}):
         own, gain, cost = _pick(data, variant=variant), _pick(gains, variant=variant), _pick(costs, variant=variant)
         rows[_marked(label(variant), own, _mixed(data))] = {
-            "what it is": VARIANTS[variant].description if variant in VARIANTS else "",
+            "what it is": FROZEN if frozen and variant == "full" else VARIANTS[variant].description,
             "PSNR (dB)": cell(_pick(own, metric="psnr").iloc[0], 2),
             "SSIM": cell(_pick(own, metric="ssim").iloc[0], 3),
             "gain (dB)": cell(gain.iloc[0], 2, sign=True) if len(gain) else DASH,

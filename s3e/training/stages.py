@@ -1,7 +1,8 @@
 """The training stages of specification 6.7, each a step function handed to the one loop.
 
 tree, A1, A2: the semantic source alone, on sharp and then on severely blurred photos. B: generator and critic alone.
-C: co-training of everything. The baseline is B continued through C's schedule.
+C: co-training of everything. The baseline is B continued through C's schedule. D: C on data without captions, with the
+tree and the encoder of a captioned study, frozen.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from s3e.config import VARIANTS, Config, Training
 from s3e.data.corpus import Batch, Corpus
-from s3e.models.build import build_critic, build_model, build_semantics, load_weights, save_weights
+from s3e.models.build import arm_of, build_critic, build_model, build_semantics, load_weights, save_weights
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
 from s3e.seeds import rng, seed_everything
@@ -119,6 +120,18 @@ def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
     return build_semantics(config, corpus, kind)
 
 
+def why_skipped(variant: str, corpus: Corpus) -> str:
+    """Why the data cannot have an arm; "" if they can."""
+    arm = VARIANTS[variant]
+    if arm.semantics == "labels" and not corpus.categories:
+        return "these data have no true label maps"
+    if arm.start == "own" and not corpus.captioned:
+        return "these data have no captions, with which the arm would pretrain semantics of its own"
+    if variant == "frozen" and not corpus.captioned:
+        return "without captions the semantics of 'full' are frozen already"
+    return ""
+
+
 def start_model(
     variant: str, config: Config, corpus: Corpus, *, deblurrer: Path, captioner: Path | None, folder: Path
 ) -> tuple[S3EDeblur, nn.Module]:
@@ -127,7 +140,7 @@ def start_model(
     Every arm of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics start from notebook 03
     (`captioner`), from an own pretraining with the arm's own losses, or from scratch (specification 6.7).
     """
-    arm = VARIANTS[variant]
+    arm = arm_of(variant, corpus.captioned)
     model, critic = build_model(config, corpus, variant), build_critic(config)
     load_weights(model.generator, deblurrer / "generator.safetensors", ignore=("embed.",))
     load_weights(critic, deblurrer / "critic.safetensors")
@@ -144,12 +157,12 @@ def train_deblurrer(
     folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus, config: Config, settings: Training,
     variant: str = "baseline",
 ) -> Trained:  # fmt: skip
-    """Stages B (`variant="baseline"`, no semantics) and C: L_ImD, and L_cap and L_tree where the arm has them.
+    """Stages B (`variant="baseline"`, no semantics), C and D: L_ImD, and L_cap and L_tree where the arm has them.
 
     With more than one critic update a generator update, the extra ones see batches of their own. Semantics that start
     from scratch learn at the generator's rate, pretrained ones at `semantics_learning_rate`.
     """
-    arm, loss, device = VARIANTS[variant], config.loss, config.runtime.device
+    arm, loss, device = arm_of(variant, corpus.captioned), config.loss, config.runtime.device
     model.to(device).train()
     critic.to(device).train()
     if model.semantics is not None and not arm.trained:

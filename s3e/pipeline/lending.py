@@ -1,0 +1,67 @@
+"""Data without captions borrow tree and captioner: which captioned study lends them, and with which settings.
+
+The lender is the study of `data.captioned` with the same profile, seeds and overrides, except for those that describe
+the borrowing data. It has keys and a store of its own, so what it finished before is not computed again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from s3e.config import Config, load_config
+from s3e.paths import NOTEBOOKS, ROOT, S3EError
+from s3e.pipeline.folders import Store
+from s3e.pipeline.graph import Selection
+from s3e.pipeline.keys import Keys
+
+OWN = {"data.captioned", "data.subset", "data.whole_frames", "data.train", "data.val", "data.test"}
+OWN |= {"blur.frames", "blur.average"}  # overrides that stay with the borrower
+
+
+def data_folder(data: str) -> str:
+    """A data folder as given from the working folder or from the repository's root; "scenes" stays."""
+    candidates = [Path(data).expanduser(), ROOT / data]
+    return data if data == "scenes" else str(next((path.resolve() for path in candidates if path.is_dir()), data))
+
+
+def settled(overrides: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The overrides with the folder that `data.captioned` names written in full."""
+    if not isinstance(overrides, dict) or not isinstance(overrides.get("data.captioned"), str):
+        return overrides
+    return {**overrides, "data.captioned": data_folder(overrides["data.captioned"])}
+
+
+def lent_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides that reach the lender."""
+    stays = OWN | ({"blur.severity"} if overrides.get("blur.severity") == "released" else set())
+    return {name: value for name, value in overrides.items() if name not in stays}
+
+
+def lender_config(config: Config, overrides: dict[str, Any]) -> Config:
+    """The settings of the captioned study; raises `S3EError` if it cannot be one."""
+    captioned = config.data.captioned
+    remedy = "give a folder with captions by --set data.captioned=FOLDER"
+    if captioned != "scenes" and not Path(captioned).is_dir():
+        raise S3EError(f"data.captioned = '{captioned}' is no folder; {remedy}, or 'scenes'.")
+    try:
+        return load_config(config.profile, captioned, 0, lent_overrides(overrides))
+    except S3EError as error:
+        why = str(error).rstrip(".")
+        raise S3EError(
+            f"{config.data.source} has no captions and '{captioned}' lends none ({why}); {remedy}."
+        ) from None
+
+
+def open_study(
+    config: Config, overrides: dict[str, Any], selection: Selection, notebooks: Path = NOTEBOOKS, run_dir: str = ""
+) -> tuple[Keys, Store]:
+    """Keys and store of a study, with its lender's inside where its data have no captions."""
+    keys, store = Keys(config, selection, notebooks), Store.of(config, overrides, run_dir)
+    if not keys.captioned:
+        lent = lender_config(config, overrides)
+        keys.lender, store.lender = Keys(lent, selection, notebooks), Store.of(lent, lent_overrides(overrides))
+        if not keys.lender.captioned:
+            raise S3EError(
+                f"data.captioned = '{lent.data.source}' holds no captions (found: {keys.lender.kind}); name a folder "
+                "that has them, or 'scenes'."
+            )
+    return keys, store

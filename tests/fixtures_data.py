@@ -1,0 +1,107 @@
+"""Small data folders for tests in each layout that the suite reads: smooth random photos, the same every time."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from s3e.seeds import rng
+
+SUBJECTS = ["dog", "man", "woman", "boy", "girl", "horse", "cat", "child"]
+VERBS = ["chases", "holds", "watches", "carries", "rides", "pulls"]
+OBJECTS = ["ball", "bike", "kite", "boat", "surfboard", "umbrella", "frisbee"]
+SEQUENCES = {"train/GOPR0372_07_00": 8, "train/GOPR0372_07_01": 6, "train/GOPR0374_11_00": 5, "test/GOPR0384_11_00": 6}
+
+
+def picture(*key, size=(56, 40)):
+    """A photo-like uint8 (height, width, 3): three scales of smooth random colours; `size` is (width, height)."""
+    generator, total = rng("fixture", *key), np.zeros((size[1], size[0], 3))
+    for cells, weight in ((4, 0.5), (10, 0.35), (24, 0.15)):
+        grid = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        total += weight * np.asarray(grid.resize(size, Image.Resampling.BICUBIC))
+    return np.clip(1.6 * (total - 128) + 128, 0, 255).astype(np.uint8)
+
+
+def captions(*key):
+    """Five plain captions of one made-up photo."""
+    subject, verb, thing = (
+        str(rng("caption", i, *key).choice(words)) for i, words in enumerate((SUBJECTS, VERBS, OBJECTS))
+    )
+    return [
+        f"A {subject} {verb} a {thing}.",
+        f"The {subject} {verb} the {thing} on the grass.",
+        f"a brown {subject} with a {thing}",
+        f"A {subject} near a {thing} in a park.",
+        f"{subject} {verb} {thing}",
+    ]
+
+
+def save(path, array):
+    """Write one image file, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path, **({"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}))
+
+
+def write_photos(folder, count=24, size=(56, 40)):
+    """A folder of photos without captions, two levels deep: `00/photo000.jpg`, `01/photo001.jpg`, ..."""
+    for i in range(count):
+        save(folder / f"{i % 3:02}" / f"photo{i:03}.jpg", picture("photos", i, size=size))
+    return folder
+
+
+def write_coco(folder, counts=None, year="", images="images", size=(56, 40)):
+    """COCO's official layout with ids from 1; `images` is the image folder, "{split}" in it is replaced."""
+    written = 0
+    for split, count in (counts or {"train": 20, "val": 12}).items():
+        content = {"info": {}, "licenses": [], "images": [], "annotations": []}
+        for number in range(written + 1, written + 1 + count):
+            name = f"{number:06}.jpg"
+            save(folder / images.format(split=split) / name, picture("coco", number, size=size))
+            content["images"].append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
+            texts = enumerate(captions(number))
+            content["annotations"] += [{"id": 10 * number + k, "image_id": number, "caption": t} for k, t in texts]
+        written += count
+        write(folder / "annotations" / f"captions_{split}{year}.json", content)
+    return folder
+
+
+def write_karpathy(folder, counts=None, size=(56, 40)):
+    """MSCOCO as in `dataset_coco.json`: train photos in train2014, all others in val2014."""
+    items = []
+    for split, count in (counts or {"train": 12, "restval": 4, "val": 6, "test": 6}).items():
+        for _ in range(count):
+            number, place = len(items) + 1, "train2014" if split == "train" else "val2014"
+            name = f"COCO_{place}_{number:012}.jpg"
+            save(folder / place / name, picture("karpathy", number, size=size))
+            texts = captions("karpathy", number)
+            sentences = [
+                {"raw": t, "tokens": t.lower().strip(".").split(), "imgid": number - 1, "sentid": 5 * number + k}
+                for k, t in enumerate(texts)
+            ]
+            item = {"filepath": place, "filename": name, "cocoid": number, "imgid": number - 1, "split": split}
+            items.append(item | {"sentences": sentences, "sentids": [s["sentid"] for s in sentences]})
+    write(folder / "dataset_coco.json", {"images": items, "dataset": "coco"})
+    return folder
+
+
+def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 54), raw=False):
+    """GoPro's layout from a camera that pans one pixel a raw frame; `raw` adds `GOPRO_Large_all` in `folder`."""
+    for place, count in (counts or SEQUENCES).items():
+        average = int(place.split("_")[1]) if "_" in place else 7
+        wide = picture("gopro", place, size=(size[0] + count * average, size[1]))
+        frames = np.stack([wide[:, t : t + size[0]] for t in range(count * average)])
+        for n in range(1, count + 1):
+            part = frames[(n - 1) * average : n * average]
+            views = {"sharp": part[average // 2], "blur": part.mean(0)}
+            views["blur_gamma"] = 255 * ((part / 255.0) ** 2.2).mean(0) ** (1 / 2.2)
+            for view in ("sharp", *subsets):
+                save(folder / place / view / f"{n:06}.png", views[view].round().astype(np.uint8))
+        for t, frame in enumerate(frames if raw else (), start=1):
+            save(folder / "GOPRO_Large_all" / place / f"{t:06}.png", frame)
+    return folder
+
+
+def write(path, content):
+    """A JSON file, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))

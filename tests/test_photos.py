@@ -1,0 +1,188 @@
+"""Photos as they lie on disk: every usual format is read alike, every broken file is named with its remedy."""
+
+import io
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from s3e.data.photos import ORIENTATION, TURNS, BrokenPhoto, decode, load_photo, load_whole, open_photo
+from s3e.paths import S3EError
+from tests.fixtures_data import picture
+
+SMOOTH = Image.fromarray(picture("photos", size=(60, 44)))
+GREY = np.linspace(0, 65535, 44 * 60).reshape(44, 60).astype(np.uint16)
+
+
+def encoded(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width, height, depth=8, colour=2, rows=b""):
+    """A PNG file from its parts, to claim what Pillow would not write."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@given(st.tuples(st.integers(16, 90), st.integers(16, 90)), st.sampled_from([16, 31, 64]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_load_photo_is_the_central_square(tmp_path, shape, size):
+    image = Image.fromarray(picture(*shape, size=shape))
+    image.save(tmp_path / "photo.png")
+    expected = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    assert np.array_equal(load_photo(tmp_path / "photo.png", size), expected)
+
+
+def test_load_photo_with_a_margin_crops_the_resized_photo(tmp_path):
+    image = Image.fromarray(picture("margin", size=(128, 72)))
+    image.save(tmp_path / "frame.png")
+    small = np.asarray(image.resize((64, 36), Image.Resampling.LANCZOS))
+    assert np.array_equal(load_photo(tmp_path / "frame.png", 24, side=36), small[6:30, 20:44])
+    assert np.array_equal(load_whole(tmp_path / "frame.png"), image)
+
+
+@pytest.mark.parametrize(
+    "mode, kind, note",
+    [("L", "png", "grey"), ("L", "jpeg", "grey"), ("1", "png", "grey"), ("LA", "png", "alpha"), ("P", "gif", None)]
+    + [("CMYK", "tiff", "CMYK"), ("CMYK", "jpeg", "CMYK"), ("RGBA", "png", "alpha"), ("P", "bmp", None)]
+    + [("LAB", "tiff", None), ("RGB", "webp", None), ("RGB", "mpo", None)],
+)
+def test_every_usual_mode_becomes_rgb(tmp_path, mode, kind, note):
+    file = tmp_path / "photo"
+    more = {"save_all": True, "append_images": [SMOOTH]} if kind == "mpo" else {}
+    file.write_bytes(encoded(SMOOTH.convert(mode), kind, **more))
+    image, size, notes = decode(file)
+    with Image.open(file) as plain:
+        assert image.mode == "RGB" and np.array_equal(image, plain.convert("RGB"))
+    assert size == SMOOTH.size and (note in notes if note else not notes)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
+def test_16_bits_are_scaled_not_clipped(tmp_path, kind):
+    (tmp_path / "photo").write_bytes(encoded(Image.fromarray(GREY), kind))
+    image, _, notes = decode(tmp_path / "photo")
+    assert np.array_equal(np.asarray(image)[..., 1], np.rint(GREY / 257)) and notes == ("16 bit",)
+
+
+def test_16_bit_colour_is_scaled(tmp_path):
+    values = np.asarray(SMOOTH).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
+    (tmp_path / "photo.png").write_bytes(png(60, 44, depth=16, rows=rows))
+    assert np.array_equal(open_photo(tmp_path / "photo.png"), SMOOTH)
+
+
+def test_alpha_is_laid_over_white(tmp_path):
+    clear = SMOOTH.copy()
+    clear.putalpha(Image.fromarray(np.repeat([[0] * 30 + [255] * 30], 44, axis=0).astype(np.uint8)))
+    clear.save(tmp_path / "photo.png")
+    SMOOTH.convert("P").save(tmp_path / "palette.png", transparency=SMOOTH.convert("P").getpixel((0, 0)))
+    pixels = np.asarray(open_photo(tmp_path / "photo.png"))
+    assert (pixels[:, :30] == 255).all() and np.array_equal(pixels[:, 30:], np.asarray(SMOOTH)[:, 30:])
+    assert open_photo(tmp_path / "palette.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_photo_upright(tmp_path, orientation):
+    back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS.get(orientation))
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    (SMOOTH.transpose(back) if back is not None else SMOOTH).save(tmp_path / "photo.png", exif=exif)
+    image, size, notes = decode(tmp_path / "photo.png")
+    assert np.array_equal(image, SMOOTH) and size == SMOOTH.size
+    assert notes == (("turned by EXIF",) if orientation > 1 else ())
+
+
+def test_exif_that_cannot_be_parsed_is_ignored(tmp_path):
+    SMOOTH.save(tmp_path / "photo.png", exif=b"Exif\0\0no TIFF header")
+    assert open_photo(tmp_path / "photo.png").size == SMOOTH.size
+
+
+JPEG, PNG = encoded(SMOOTH, "jpeg"), encoded(SMOOTH, "png")
+BROKEN = {
+    "a cut JPEG": (JPEG[: len(JPEG) // 2], "cut"),
+    "a JPEG that ends in zeros": (JPEG[: len(JPEG) // 2] + bytes(4000), "cut"),
+    "a cut PNG": (PNG[: len(PNG) // 2], "damaged"),
+    "a PNG with a wrong byte": (PNG[:2000] + bytes([PNG[2000] ^ 1]) + PNG[2001:], "damaged"),
+    "an empty file": (b"", "not a photo in a known format"),
+    "a web page": (b"<html>404</html>", "not a photo in a known format"),
+    "one pixel": (encoded(Image.new("RGB", (1, 1)), "png"), "1 x 1 pixels"),
+    "a line": (encoded(Image.new("RGB", (200, 15)), "png"), "200 x 15 pixels"),
+    "81 megapixels": (png(9000, 9000), "larger than 80 megapixels"),
+    "100 megapixels": (png(10000, 10000), "larger than 80 megapixels"),
+    "a decompression bomb": (png(40000, 40000), "larger than 80 megapixels"),
+    "fractions": (encoded(SMOOTH.convert("F"), "tiff"), "not whole numbers"),
+    "32 bits": (encoded(Image.fromarray(np.full((20, 20), 70000, np.int32)), "tiff"), "beyond 16 bits"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_named_with_a_remedy(tmp_path, name):
+    content, words = BROKEN[name]
+    (tmp_path / "photo").write_bytes(content)
+    for least in (None, 16):
+        with pytest.raises(S3EError) as error:
+            decode(tmp_path / "photo", least)
+        assert str(error.value).startswith(f"{tmp_path / 'photo'}: ") and words in str(error.value)
+        assert error.value.problem.remedy and str(error.value).endswith(".")
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(S3EError, match="photo.jpg: not there; restore it"):
+        load_photo(tmp_path / "photo.jpg", 32)
+    with pytest.raises(S3EError, match="a folder instead of a photo"):
+        load_whole(tmp_path)
+
+
+@pytest.mark.parametrize("error, words", [(PermissionError, "may not be read"), (MemoryError, "free memory")])
+def test_files_that_the_system_refuses_are_named(tmp_path, monkeypatch, error, words):
+    def refuse(path):
+        raise error
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(S3EError, match=f"photo.jpg: .*{words}"):
+        open_photo(tmp_path / "photo.jpg")
+
+
+def test_a_draft_is_smaller_but_tells_the_full_size(tmp_path):
+    Image.fromarray(picture("large", size=(640, 480))).save(tmp_path / "photo.jpg")
+    image, size, _ = decode(tmp_path / "photo.jpg", 64)
+    assert size == (640, 480) and 64 <= min(image.size) < 480
+
+
+def test_a_broken_photo_crosses_processes(tmp_path):
+    with pytest.raises(BrokenPhoto) as error:
+        open_photo(tmp_path / "photo.jpg")
+    again = pickle.loads(pickle.dumps(error.value))
+    assert str(again) == str(error.value) and again.problem == error.value.problem
+
+
+FILES = [JPEG, PNG, encoded(SMOOTH, "tiff"), encoded(SMOOTH, "gif"), encoded(SMOOTH, "webp"), encoded(SMOOTH, "bmp")]
+
+
+HITS = st.lists(st.tuples(st.floats(0, 0.999), st.binary(max_size=6)), max_size=4)
+
+
+@given(st.sampled_from(FILES), HITS, st.floats(0, 1))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_gives_a_photo_or_a_message(tmp_path, content, hits, length):
+    content = bytearray(content)
+    for place, wrong in hits:
+        start = int(place * len(content))
+        content[start : start + len(wrong)] = wrong
+    (tmp_path / "photo").write_bytes(content[: int(length * len(content))])
+    try:
+        assert load_photo(tmp_path / "photo", 24).shape == (24, 24, 3)
+    except S3EError as error:
+        assert str(tmp_path / "photo") in str(error)
