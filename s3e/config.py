@@ -322,6 +322,17 @@ def load_config(profile: str, data: str = "scenes", seed: int = 0, overrides: di
     return config
 
 
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split "loss.caption=0.5" into ("loss.caption", 0.5); values are JSON, or else plain words. S3EError: no "="."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise S3EError(f"--set {text}: write it as section.name=value, e.g. loss.caption=0.5.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def _complete(profile: dict[str, Any]) -> dict[str, Any]:
     """Lay a profile's partial sections over the defaults, so that a section with required fields can be partial."""
     base = Config(profile="base").model_dump()

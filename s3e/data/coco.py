@@ -45,7 +45,7 @@ def read(root: Path) -> Source | None:
     check_splits(root, splits, reader.problems, "add photos with captions")
     used = {file for file, _, _ in parts.values()}
     unused = [file.removeprefix("./") for file in (*karpathy, *official) if root / file not in used]
-    notes = [f"{what}: {count}" for what, count in reader.counts.items() if count]
+    notes = [f"{what}: {count} (first: {reader.first[what]})" for what, count in reader.counts.items()]
     notes += [f"caption files that are not used: {', '.join(unused)}"] if unused else []
     return Source(
         kind="karpathy" if karpathy else "coco",
@@ -97,6 +97,7 @@ class _Reader:
         self.shelf = Shelf(root)
         self.problems: list[Problem] = []
         self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}  # where each of them was met first
         self.known: dict[str, Path] = {}
 
     def official(self, year: str) -> dict[str, Part]:
@@ -132,6 +133,10 @@ class _Reader:
                 captions.append({"id": name, "image_id": key, "caption": sentence["raw"]})
         return parts
 
+    def note(self, what: str, where: str) -> None:
+        self.counts[what] += 1
+        self.first.setdefault(what, where)
+
     def problem(self, where: str, what: str, remedy: str) -> None:
         self.problems.append(Problem(where, what, remedy))
 
@@ -157,7 +162,8 @@ class _Reader:
                 self.problem(f"{file}: image {key}", "it is in another split as well", "remove one of its entries")
             else:
                 photos.append(Photo(self.identity(key, split, path), path, tuple(texts[:CAPTIONS])))
-                self.counts[f"photos with more than {CAPTIONS} captions, cut"] += len(texts) > CAPTIONS
+                if len(texts) > CAPTIONS:
+                    self.note(f"photos with more than {CAPTIONS} captions, cut", f"image {key} of {file.name}")
         return photos
 
     def texts(self, file: Path, captions: list[Record]) -> list[Record]:
@@ -169,14 +175,16 @@ class _Reader:
                 self.problem(f"{file}: annotation {item['id']}", fault, "correct or remove it")
             else:
                 result.append({"id": str(item["id"]), "image_id": str(item["image_id"]), "caption": text})
-                self.counts["captions with characters that do not print, cleaned"] += not item["caption"].isprintable()
+                if not item["caption"].isprintable():
+                    where = f"annotation {item['id']} of {file.name}"
+                    self.note("captions with characters that do not print, cleaned", where)
         return result
 
     def identity(self, key: str, split: str, path: Path) -> str:
         """The photo's id in its source: files that number their photos separately get the split's name before it."""
         if key in self.known:
-            self.counts["photos that are called split/id, as another split has their id"] += 1
             key = f"{split}/{key}"
+            self.note("photos that are called split/id, as another split has their id", key)
         self.known[key] = path
         return key
 

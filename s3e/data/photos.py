@@ -60,8 +60,12 @@ def load_photo(path: Path | str, size: int, side: int | None = None) -> np.ndarr
 
     `side` must not be less than `size`. Raises as `open_photo`.
     """
-    image = open_photo(path)
-    edge = min(image.size) * (size / (side or size))  # of the crop, in pixels of the photo
+    return central_crop(open_photo(path), size, side or size)
+
+
+def central_crop(image: Image.Image, size: int, side: int) -> np.ndarray:
+    """The central crop of an image whose shorter side is resized to `side` (Lanczos): uint8 (size, size, 3)."""
+    edge = min(image.size) * (size / side)  # of the crop, in pixels of the photo
     left, top = ((length - edge) / 2 for length in image.size)
     box = (left, top, left + edge, top + edge)
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))

@@ -4,7 +4,6 @@ With `--profile` these are the very arrays that the pipeline reads under that pr
 folder. Exit codes: 0 the cache is there, 2 it cannot be made.
 """
 
-import json
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
-from s3e.config import PROFILES, Blur, Config, Data, load_config
+from s3e.config import PROFILES, Blur, Config, Data, load_config, parse_setting
 from s3e.data.cache import prepare_arrays
 from s3e.data.plan import read_data
 from s3e.data.sources import SPLITS, Subset
-from s3e.paths import S3EError, read_json
+from s3e.paths import read_json
 
 EVERYTHING = {f"data.{split}": 0 for split in SPLITS}
 
@@ -66,18 +65,8 @@ def settings(arguments: Namespace) -> Config:
     }
     overrides = {} if arguments.profile else dict(EVERYTHING)
     overrides |= {name: value for name, value in chosen.items() if value is not None}
-    overrides |= dict(_setting(text) for text in arguments.set)
+    overrides |= dict(parse_setting(text) for text in arguments.set)
     return load_config(arguments.profile or "laptop", str(arguments.root), overrides=overrides)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise S3EError(f"--set {text}: write it as section.name=value, e.g. blur.gamma=2.2.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def report(folder: Path, how: str) -> None:

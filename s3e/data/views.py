@@ -14,7 +14,7 @@ from PIL import Image
 
 from s3e.blur import blur_batch
 from s3e.config import Blur, Config
-from s3e.data.photos import load_photo, load_whole
+from s3e.data.photos import central_crop, load_photo, load_whole
 from s3e.data.plan import Part
 from s3e.evaluation.image import psnr
 from s3e.paths import S3EError
@@ -105,14 +105,6 @@ def _raw_mean(frames: int, size: int | None) -> Callable[[tuple[Path, ...]], np.
         step = len(window) // frames
         parts = [light(window[i : i + step]) for i in range(0, len(window), step)]
         image = np.rint(255 * (sum(parts) / len(window)) ** (1 / GAMMA)).astype(np.uint8)
-        return image if size is None else _crop(image, size)
+        return image if size is None else central_crop(Image.fromarray(image), size, side(size))
 
     return mean
-
-
-def _crop(image: np.ndarray, size: int) -> np.ndarray:
-    """As `load_photo` crops a frame."""
-    share = size / side(size) * min(image.shape[:2])
-    border = [(length - share) / 2 for length in image.shape[1::-1]]
-    box = (*border, *(start + share for start in border))
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS, box=box))

@@ -1,16 +1,14 @@
 """`run_all.py`: which notebooks must run, in what order, in how many processes; and what came of it."""
 
 import argparse
-import json
 import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from s3e.config import PROFILES, VARIANTS, Runtime, load_config
+from s3e.config import PROFILES, VARIANTS, Runtime, load_config, parse_setting
 from s3e.paths import S3EError
 from s3e.pipeline import graph
 from s3e.pipeline.graph import STAGES, Instance
@@ -45,16 +43,6 @@ def _split(words: list[str]) -> list[str]:
     return [word for item in words for word in item.split(",") if word]
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise S3EError(f"--set {text}: write it as section.name=value, e.g. loss.caption=0.5.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 def _seed(text: str) -> int:
     if not text.isdecimal():
         raise S3EError(f"--seeds {text}: seeds are whole numbers from 0 on.")
@@ -68,7 +56,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
     arguments.seeds = [_seed(text) for text in _split(arguments.seeds)]
     if arguments.jobs < 0:
         raise S3EError(f"--jobs {arguments.jobs}: give a number from 1 on.")
-    overrides = settled(dict(_setting(text) for text in arguments.set))
+    overrides = settled(dict(parse_setting(text) for text in arguments.set))
     config = load_config(arguments.profile, arguments.data, 0, overrides)
     selection = graph.select(config, arguments.variants, arguments.seeds)
     keys, store = open_study(config, overrides, selection)
