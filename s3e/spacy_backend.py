@@ -30,6 +30,12 @@ _BY_POS |= {"PROPN": "NOUN", "ADP": "PREP", "CCONJ": "CONJ", "SCONJ": "SUB", "PA
 _FORMS = {"VBZ": "s", "VBP": "base", "VB": "inf", "VBG": "ing", "VBN": "ed", "VBD": "past"}
 
 
+def version() -> str:
+    """Name and version of the model that reads captions. S3EError as `load`."""
+    about = getattr(load(), "meta", {})
+    return f"spaCy {about.get('lang')}_{about.get('name')} {about.get('version')}"
+
+
 @cache
 def load() -> Callable[[str], Iterable[Any]]:
     """The installed English pipeline, `en_core_web_sm` first. S3EError: spaCy or a model is missing or unreadable."""

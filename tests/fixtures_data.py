@@ -10,7 +10,7 @@ from s3e.seeds import rng
 SUBJECTS = ["dog", "man", "woman", "boy", "girl", "horse", "cat", "child"]
 VERBS = ["chases", "holds", "watches", "carries", "rides", "pulls"]
 OBJECTS = ["ball", "bike", "kite", "boat", "surfboard", "umbrella", "frisbee"]
-SEQUENCES = {"train/GOPR0372_07_00": 8, "train/GOPR0372_07_01": 6, "train/GOPR0374_11_00": 5, "test/GOPR0384_11_00": 6}
+SEQUENCES = {"train/GOPR0372_07_00": 8, "train/GOPR0373_07_01": 6, "train/GOPR0374_11_00": 5, "test/GOPR0384_11_00": 6}
 
 
 def picture(*key, size=(56, 40)):

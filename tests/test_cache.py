@@ -265,7 +265,7 @@ def test_the_command(photos, runs, capsys):
     assert command_line.main(command) == 0
     first = capsys.readouterr().out
     assert f"cache: {runs}/cache/photos-" in first and "made in" in first
-    assert "photos of 32 x 32 pixels, sharp, light, moderate, severe" in first
+    assert "photos of 32 x 32 pixels, sharp, light (9), moderate (9), severe (9)" in first
     assert command_line.main(command) == 0
     assert "already there" in capsys.readouterr().out
     assert command_line.main([*command, "--severity", "released"]) == 2

@@ -216,7 +216,7 @@ def test_whole_frames_of_the_test_split(gopro, tmp_path):
     assert (corpus.test.blurred["released"][2] == frames[1]).all()
     assert np.abs(corpus.test.blurred["severe"][2] - np.mean(frames, 0)).max() <= 0.5
     assert corpus.test.batch(np.arange(1, 3), "severe").blurred.shape == (2, 3, 54, 96)
-    assert corpus.protocol.endswith("tested on whole frames")
+    assert corpus.protocol.endswith("shorter side of 45 px, tested on whole frames of full size")
 
 
 def test_whole_frames_need_one_size(gopro, tmp_path):
@@ -326,3 +326,29 @@ def test_the_configured_parser_reads_the_captions(coco, tmp_path, monkeypatch):
     config = small(coco).model_copy(update={"text": small(coco).text.model_copy(update={"parser": "spacy"})})
     prepare_corpus(config, tmp_path / "spacy")
     assert used == {"rules", "spacy"}
+
+
+def test_frames_of_one_video_are_spread(corpus):
+    ids = [f"a/{n}" for n in range(4)] + [f"b/{n}" for n in range(2)] + ["c/0"]
+    split = dataclasses.replace(corpus.val, ids=ids)
+    order = [ids[row][0] for row in split.spread(np.arange(7))]
+    assert sorted(order) == [*"aaaabbc"] and all(x != y for x, y in zip(order, order[1:], strict=False))
+    assert split.spread(np.array([1, 3])).tolist() == [1, 3]  # within a video the order stays
+    assert (corpus.val.spread(corpus.val.rows()) == corpus.val.rows()).all()
+
+
+def test_photos_that_the_borrowed_tree_was_trained_on_are_left_out(tmp_path):
+    captioned = write_coco(tmp_path / "captioned")
+    photos = write_photos(tmp_path / "photos", 60)
+    before = prepare_corpus(small(photos, data_captioned=str(captioned)), tmp_path / "before")
+    taken = before.test.ids[0]
+    lent = sorted((captioned / "images").iterdir())[0]
+    (captioned / "images" / lent.name).write_bytes((photos / f"{taken}.jpg").read_bytes())
+    after = prepare_corpus(small(photos, data_captioned=str(captioned)), tmp_path / "after")
+    assert after.test.ids == before.test.ids[1:] and after.val.ids == before.val.ids
+    assert any(f"the borrowed tree was trained on alike ones: {taken}" in note for note in after.notes)
+
+
+def test_missing_severe_views_are_told(gopro, tmp_path):
+    notes = prepare_corpus(small(gopro), tmp_path / "corpus").notes
+    assert any(note.startswith("of 6 test pairs 2 have no severe view") for note in notes), notes

@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import shutil
+import socket
 import threading
+import urllib.error
 import zipfile
 from argparse import ArgumentParser
 from collections import namedtuple
@@ -597,3 +599,13 @@ def test_published_facts_are_complete():
             assert item.url.endswith(".zip") and item.url.startswith(("http://", "https://"))
     coco = download.DATASETS["coco"]
     assert 20e9 < sum(item.size for item in coco.items if item.name in coco.usual) < 21e9
+
+
+def test_no_internet_is_said_at_once(tmp_path, monkeypatch):
+    def nowhere(*_, **__):
+        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
+
+    monkeypatch.setattr("urllib.request.urlopen", nowhere)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited for a name that does not exist"))
+    with pytest.raises(S3EError, match="nowhere.invalid cannot be found, so there may be no internet here"):
+        transfer.fetch("http://nowhere.invalid/a.zip", tmp_path / "a.zip")

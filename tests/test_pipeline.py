@@ -291,8 +291,10 @@ def test_data_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "captions.json").write_text("{}")
     first = keys.data_fingerprint(str(tmp_path))
     (tmp_path / ".hidden").write_text("x")
-    os.utime(tmp_path / "images" / "a.jpg", (1, 1))
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
     assert keys.data_fingerprint(str(tmp_path)) == first
+    os.utime(tmp_path / "images" / "a.jpg", (1, 1))  # another photo of the same size
+    assert keys.data_fingerprint(str(tmp_path)) != first
     (tmp_path / "images" / "b.jpg").write_text("x")
     assert keys.data_fingerprint(str(tmp_path)) != first
     assert keys.data_fingerprint("scenes") is None
@@ -532,3 +534,15 @@ def test_papermill_by_hand(here: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "papermill", *words], cwd=here, env=environment, check=True)
     done = read_json(tmp_path / "runs" / "smoke" / "06_ablation" / "no_tree_loss-s1" / "done.json")
     assert sorted(done["parts"]["upstream"]) == ["01_data_blurring/all", "04_train_deblurrer/s1"]
+
+
+def test_a_store_belongs_to_one_data_folder(tmp_path: Path) -> None:
+    mine, other = tmp_path / "a" / "photos", tmp_path / "b" / "photos"
+    mine.mkdir(parents=True), other.mkdir(parents=True)
+    runs = folders.Store(tmp_path / "runs" / "smoke@photos")
+    runs.claim(str(mine)), runs.claim(str(mine)), runs.claim("scenes")
+    with pytest.raises(S3EError, match="smoke@photos holds the runs of .*a/photos, not of .*b/photos"):
+        runs.claim(str(other))
+    mine.rmdir()
+    runs.claim(str(other))
+    assert (runs.root / "data.txt").read_text() == str(other)

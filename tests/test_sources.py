@@ -151,11 +151,11 @@ BROKEN_RECORDS = {
     "image without caption": (lambda images, texts: texts.__delitem__(slice(5)), r"image 1: it has no usable caption"),
     "no such photo": (
         lambda images, texts: images[0].update(file_name="x.jpg"),
-        r"x\.jpg: listed in the annotations but",
+        r"its photo x\.jpg is in none of the image folders",
     ),
     "outside": (
         lambda images, texts: images[0].update(file_name="../outside.jpg"),
-        "listed in the annotations but not",
+        "is in none of the image folders",
     ),
     "NUL in a name": (
         lambda images, texts: images[0].update(file_name="a\0/b.jpg"),
@@ -163,10 +163,13 @@ BROKEN_RECORDS = {
     ),
     "folder": (
         lambda images, texts: images[0].update(file_name="folder.jpg"),
-        "listed in the annotations but not there",
+        "is in none of the image folders",
     ),
-    "deep name": (lambda images, texts: images[0].update(file_name="a/" * 5000 + "b"), "listed in the annotations but"),
-    "endless name": (lambda images, texts: images[0].update(file_name="a" * 9999), "listed in the annotations but not"),
+    "deep name": (
+        lambda images, texts: images[0].update(file_name="a/" * 5000 + "b"),
+        "is in none of the image folders",
+    ),
+    "endless name": (lambda images, texts: images[0].update(file_name="a" * 9999), "is in none of the image"),
 }
 
 
@@ -197,7 +200,8 @@ def test_the_first_problem_is_named_and_the_others_counted(coco):
     for number in (3, 5, 6):
         (coco / "images" / f"{number:06}.jpg").unlink()
     with pytest.raises(
-        S3EError, match=r"000003\.jpg: .* \(\.\.\. and 2 more; `python -m s3e data check .*` lists them"
+        S3EError,
+        match=r"its photo 000003\.jpg .* \(\.\.\. and 2 more; `python -m s3e data check .*` lists them",
     ):
         open_source(coco)
     assert len(open_source(coco, skip_broken=True).problems) == 3
@@ -254,7 +258,9 @@ def test_captions_without_a_folder_of_images(coco):
 def test_too_few_photos_are_refused_with_the_reason(tmp_path):
     folder = write_coco(tmp_path, {"train": 3, "val": 2, "test": 2})
     (folder / "images" / "000004.jpg").unlink()
-    with pytest.raises(S3EError, match=r"val split has fewer than 2 usable photos \(1\).*000004.jpg: listed"):
+    with pytest.raises(
+        S3EError, match=r"val split has fewer than 2 usable photos \(1\).*photo 000004.jpg is in none"
+    ):
         read_source(folder)
 
 
@@ -450,7 +456,7 @@ def test_windows_are_consecutive_frames_of_one_sequence(pairs, frames):
     (pairs / "train/GOPR0374_11_00/sharp/000003.png").unlink()
     photos = [photo for part in read_source(pairs).splits.values() for photo in part]
     windows = gopro.windows(photos, frames)
-    count = {"GOPR0372_07_00": 8, "GOPR0372_07_01": 6, "GOPR0374_11_00": 0, "GOPR0384_11_00": 6}
+    count = {"GOPR0372_07_00": 8, "GOPR0373_07_01": 6, "GOPR0374_11_00": 0, "GOPR0384_11_00": 6}
     for photo, window in zip(photos, windows, strict=True):
         reach = frames // 2
         assert (window is not None) == (reach < photo.frame <= count[photo.sequence] - reach)
@@ -590,3 +596,34 @@ def test_real_folders(name, kind, counts):
         pytest.skip(f"no data at {folder} (set S3E_PHOTOS)")
     source = open_source(folder)
     assert source.kind == kind and sizes(source) == counts and not source.problems
+
+
+def test_clips_of_one_recording_stay_together():
+    clips = {f"GOPR{n:04}_11_{part:02}": 30 for n in range(8) for part in range(3)}
+    chosen = gopro.validation(clips)
+    recordings = [{name.split("_")[0] for name in names} for names in (chosen, clips.keys() - chosen)]
+    assert chosen and not set.intersection(*recordings)
+
+
+@pytest.mark.parametrize("shift", [0, 5, -2])
+def test_raw_numbers_that_are_off_are_told_by_the_sharp_frames(tmp_path, shift):
+    root = write_gopro(tmp_path / "GOPRO_Large", raw=True)
+    raw = gopro.find_raw(root)
+    (folder,) = raw.rglob("GOPR0372_07_00")
+    for path in sorted(folder.iterdir(), reverse=shift > 0):
+        if (number := int(path.stem) + shift) > 0:
+            path.rename(path.with_name(f"{number:06}.png"))
+    photos = [p for part in open_source(root).splits.values() for p in part if p.sequence == "GOPR0372_07_00"]
+    assert gopro.raw_shift(photos, raw) == shift
+    window = gopro.raw_window(photos[3], 3, raw, shift)
+    assert [int(path.stem) - shift for path in window] == list(range(2 * 7 + 1, 5 * 7 + 1))
+    for path in folder.iterdir():
+        Image.new("RGB", Image.open(path).size, "red").save(path)
+    with pytest.raises(S3EError, match="is not among the raw frames"):
+        gopro.raw_shift(photos, raw)
+
+
+def test_other_json_files_do_not_make_a_folder_captioned(tmp_path):
+    write_photos(tmp_path, 100)
+    (tmp_path / "dataset_info.json").write_text("{}")
+    assert open_source(tmp_path).kind == "folder"

@@ -8,7 +8,6 @@ of photos that is done has a file in `chunks/`, so that a preparation that was k
 folder gets its name when all is there.
 """
 
-import ast
 import errno
 import fcntl
 import hashlib
@@ -73,14 +72,14 @@ def cache_key(source: Source, config: Config, parts: dict[str, Part]) -> dict[st
     """What the arrays depend on: settings, code, and ids, sizes and times of the files."""
     names = ("frames", "average") if source.paired else ("motion", "seed", "gamma", "noise")
     settings = {name: getattr(config.blur, name) for name in names}
+    settings |= {"transforms": "OpenCV" if convolution.IPP else "SciPy"} if not source.paired else {}
     settings |= {"size": config.data.size, "chunk": CHUNK[source.paired]}
-    code = [ast.dump(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))) for module in MAKERS]
     files = {}
     for name, part in parts.items():
         settings[name] = {"severities": part.severities, "shape": part.shape}
         files[name] = [(photo.id, _stamp(photo.path), _stamp(photo.blurred)) for photo in part.photos]
         files[f"{name} windows"] = [window and [_stamp(path) for path in window] for window in part.windows]
-    return json.loads(json.dumps({"settings": settings, "code": _digest(code), "files": _digest(files)}))
+    return json.loads(json.dumps({"settings": settings, "code": seeds.code_digest(*MAKERS), "files": _digest(files)}))
 
 
 def is_made(folder: Path, key: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """MSCOCO captions in the official layout or with Karpathy's file, and any folder that is laid out likewise.
 
 Official: `annotations/captions_{train,val}{2014,2017,}.json` (and `captions_test*.json` if there is one). Karpathy:
-`dataset_coco.json` in the folder or in `annotations/`. Photos lie in `images/`, `train2014/`, `val2014/` and the like.
+`dataset_coco.json` (or `dataset_flickr8k.json`, `dataset_flickr30k.json`) in the folder or in `annotations/`. Photos
+lie in `images/`, `train2014/`, `val2014/` and the like.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import io
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 from pycocotools.coco import COCO
 
@@ -24,12 +26,23 @@ CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
 Part = tuple[Path, list[Record], list[Record]]  # file, images {id, file_name}, annotations {id, image_id, caption}
 
 
+def kind(root: Path) -> Literal["karpathy", "coco"] | None:
+    """Whether the folder holds Karpathy's or MSCOCO's caption files, told by their names."""
+    karpathy, official = caption_files(Shelf(root))
+    return "karpathy" if karpathy else "coco" if official else None
+
+
+def caption_files(shelf: Shelf) -> tuple[list[str], list[str]]:
+    """Karpathy's and MSCOCO's caption files in a folder, relative paths."""
+    files = sorted(f"{place}/{name}" for place in (".", "annotations") for name in shelf.names(place))
+    karpathy = [file for file in files if re.fullmatch(r"(\.|annotations)/dataset_(coco|flickr\d+k)\.json", file)]
+    return karpathy, [file for file in files if re.fullmatch(r"annotations/captions_.+\.json", file)]
+
+
 def read(root: Path) -> Source | None:
     """The folder's captioned photos, or None if it holds no caption file; Karpathy's split is preferred."""
     reader = _Reader(root)
-    files = sorted(f"{place}/{name}" for place in (".", "annotations") for name in reader.shelf.names(place))
-    karpathy = [file for file in files if re.fullmatch(r"(\.|annotations)/dataset_.+\.json", file)]
-    official = [file for file in files if re.fullmatch(r"annotations/captions_.+\.json", file)]
+    karpathy, official = caption_files(reader.shelf)
     if not karpathy and not official:
         return None
     if karpathy:
@@ -154,8 +167,8 @@ class _Reader:
         for key, path in paths.items():
             texts = [item["caption"] for item in index.imgToAnns.get(key, ())]
             if path is None:
-                remedy = f"restore it or remove its entry from {file.name}"
-                self.problem(f"{self.root}/{names[key]}", "listed in the annotations but not there", remedy)
+                remedy = "restore it or remove its entry"
+                self.problem(f"{file}: image {key}", f"its photo {names[key]} is in none of the image folders", remedy)
             elif not texts:
                 self.problem(f"{file}: image {key}", "it has no usable caption", "add one or remove the image")
             elif self.known.get(key) == path:

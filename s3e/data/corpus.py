@@ -10,6 +10,7 @@ input PSNR),
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,15 @@ class Split:
         have = np.ones(len(self), dtype=bool)
         have[[row for name in severities for row in self.missing.get(name, ())]] = False
         return np.flatnonzero(have)
+
+    def spread(self, rows: np.ndarray) -> np.ndarray:
+        """The same rows, those of one video or sub-folder (ids up to the last "/") as far from each other as can be."""
+        groups = [self.ids[row].rpartition("/")[0] for row in rows]
+        sizes, seen, place = Counter(groups), Counter(), []
+        for group in groups:
+            place.append((seen[group] + 0.5) / sizes[group])
+            seen[group] += 1
+        return rows[np.argsort(place, kind="stable")]
 
     def batch(self, index: np.ndarray, severity: str, choice: np.ndarray | None = None) -> Batch:
         """The photos at `index`; `choice` says which of its captions (default: the first).
@@ -211,8 +221,14 @@ def _prepare_photos(config: Config, folder: Path, progress: Callable) -> tuple[d
         records[split] = {**record, "captions": [captions[photo] for photo in record["ids"]], "trees": None}
     severities = list(records["test"]["psnr"])  # by name, which is mildest first
     about = {"severities": severities, "protocol": protocol(source, config, severities), "categories": []}
-    told = {"left_out": [str(problem) for problem in source.problems], "notes": list(source.notes)}
+    notes = [*source.notes, *(_told_missing(split, record) for split, record in records.items() if record["missing"])]
+    told = {"left_out": [str(problem) for problem in source.problems], "notes": notes}
     return {**about, **told, "captioned": source.captioned}, records
+
+
+def _told_missing(split: str, record: dict) -> str:
+    counts = ", ".join(f"{len(rows)} have no {name} view" for name, rows in record["missing"].items())
+    return f"of {len(record['ids'])} {split} pairs {counts} (too few neighbours in their video)"
 
 
 def _save(path: Path, array: np.ndarray) -> None:

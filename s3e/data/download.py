@@ -80,7 +80,7 @@ DATASETS = {
     "coco": Dataset(
         "https://cocodataset.org/#download",
         "run the command again later (it goes on where it stopped), or fetch the file with a browser and unpack it by "
-        "`python -m s3e data download coco --only NAME --archive FILE`",
+        "`python -m s3e data download coco --only train2014 --archive FILE`",
         (
             _photos("train2014", 13_510_573_713, "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775"),
             _photos("val2014", 6_645_013_297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"),

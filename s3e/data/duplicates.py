@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,10 +27,14 @@ BLOCK = 4_000_000  # comparisons at a time
 
 @dataclass(frozen=True)
 class Signatures:
-    """Of N photos: hashes uint64 (N,), thumbnails without mean and of length 1, float32 (N, THUMB^2)."""
+    """Of N photos: hashes uint64 (N,), thumbnails without mean and of length 1, float32 (N, THUMB^2).
+
+    Thumbnails that show nothing have length 0; they are alike only if equal, which `exact` (N,) numbers.
+    """
 
     hashes: np.ndarray
     thumbs: np.ndarray
+    exact: np.ndarray
 
 
 def separate(source: Source, survey: Survey) -> Source:
@@ -69,7 +74,8 @@ def alike(a: Signatures, b: Signatures) -> np.ndarray:
     for start in range(0, len(a.hashes), rows):
         near = np.bitwise_count(a.hashes[start : start + rows, None] ^ b.hashes) <= DISTANCE
         i, j = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-        same = near[np.ix_(i, j)] & (a.thumbs[start + i] @ b.thumbs[j].T >= LIKENESS)
+        same = (a.thumbs[start + i] @ b.thumbs[j].T >= LIKENESS) | (a.exact[start + i, None] == b.exact[j])
+        same &= near[np.ix_(i, j)]
         row, column = np.nonzero(same)
         found.append(np.stack([start + i[row], j[column]], axis=1))
     return np.concatenate(found)
@@ -84,7 +90,8 @@ def signatures(photos: list[Photo], survey: Survey) -> Signatures:
     length = np.sqrt((thumbs**2).sum(1, keepdims=True))
     flat = length < FLAT * THUMB
     hashes = np.array([seen.hash for seen in looks], dtype=np.uint64)
-    return Signatures(hashes, np.where(flat, 0, thumbs / np.where(flat, 1, length)))
+    exact = np.array([zlib.crc32(seen.thumb) for seen in looks], dtype=np.int64)
+    return Signatures(hashes, np.where(flat, 0, thumbs / np.where(flat, 1, length)), exact)
 
 
 def _without(splits: dict, name: str, others: tuple[str, ...], survey: Survey, notes: list[str]) -> list[Photo]:
@@ -95,6 +102,19 @@ def _without(splits: dict, name: str, others: tuple[str, ...], survey: Survey, n
         ids = [splits[name][k].id for k in sorted(twins)]
         notes.append(f"{_count(ids, name)} left out, alike a photo of {' or '.join(others)}: {_few(ids)}")
     return [photo for k, photo in enumerate(splits[name]) if k not in twins]
+
+
+def without_lent(
+    splits: dict[str, list[Photo]], survey: Survey, known: list[Photo], lent: Survey
+) -> tuple[dict[str, list[Photo]], list[str]]:
+    """The splits without the validation and test photos that look like a `known` one, and what to say about it."""
+    result, notes, theirs = dict(splits), [], signatures(known, lent)
+    for name in ("val", "test"):
+        twins = set(alike(signatures(splits[name], survey), theirs)[:, 0].tolist())
+        result[name] = [photo for k, photo in enumerate(splits[name]) if k not in twins]
+        if ids := [splits[name][k].id for k in sorted(twins)]:
+            notes.append(f"{_count(ids, name)} left out, the borrowed tree was trained on alike ones: {_few(ids)}")
+    return result, notes
 
 
 def _gathered(splits: dict[str, list[Photo]], survey: Survey, notes: list[str]) -> dict[str, list[Photo]]:

@@ -74,7 +74,7 @@ def read(root: Path, tree: Tree) -> Source:
         stem = path.with_suffix("")
         photo = Photo((path if stems[stem] > 1 else stem).as_posix(), root / path)
         splits[_split(photo.id)].append(photo)
-    check_splits(root, splits, tree.problems, f"{len(paths)} photos are too few, add some (40 are surely enough)")
+    check_splits(root, splits, tree.problems, f"{len(paths)} photos are too few, add some (100 are surely enough)")
     others = Counter(name.suffix.lower() or name.name for name in names if not is_photo(name.name))
     notes = [f"other files, left alone: {sum(others.values())} ({', '.join(sorted(others)[:8])})"] if others else []
     if (root / "annotations").is_dir():

@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from s3e.data.folder import Tree, is_photo
+from s3e.data.photos import load_whole
 from s3e.data.sources import Photo, Problem, Source, check_splits
 from s3e.paths import S3EError
 from s3e.seeds import stable_hash
@@ -106,15 +108,19 @@ def _unequal(blurred: Path, sharp: Path) -> Problem | None:
 def validation(pairs: dict[str, int]) -> set[str]:
     """The train sequences (name -> number of pairs) that are used for validation.
 
-    Ranked by hashed name, those of fewer than 5 pairs last, as many as make 10 % of all pairs and at least 2 pairs; one
-    sequence always stays in train.
+    Whole recordings: the clips GOPRxxxx_yy_zz of one xxxx stay together. Ranked by hashed name, those of fewer than 5
+    pairs last, as many as make 10 % of all pairs and at least 2 pairs; one recording always stays in train.
     """
-    ranked = sorted(pairs, key=lambda name: (pairs[name] < 5, stable_hash("validation", name)))
+    recordings: dict[str, list[str]] = {}
+    for name in pairs:
+        recordings.setdefault(name.split("_")[0] if _SEQUENCE.fullmatch(name) else name, []).append(name)
+    sizes = {key: sum(pairs[name] for name in names) for key, names in recordings.items()}
+    ranked = sorted(sizes, key=lambda key: (sizes[key] < 5, stable_hash("validation", key)))
     chosen: list[str] = []
-    for name in ranked[:-1]:
-        if sum(pairs[other] for other in chosen) >= max(2, 0.1 * sum(pairs.values())):
+    for key in ranked[:-1]:
+        if sum(pairs[name] for name in chosen) >= max(2, 0.1 * sum(pairs.values())):
             break
-        chosen.append(name)
+        chosen += recordings[key]
     return set(chosen)
 
 
@@ -137,12 +143,33 @@ def find_raw(root: Path) -> Path:
     )
 
 
-def raw_window(photo: Photo, frames: int, all_root: Path) -> list[Path] | None:
-    """The `frames`·yy raw frames around a pair of sequence GOPRxxxx_yy_zz; None where the video is too short.
+def raw_shift(pairs: list[Photo], all_root: Path) -> int:
+    """By how many frames the raw numbers of a sequence differ from what `raw_window` expects, told by a sharp frame.
 
-    Released frame n is the mean of the raw frames (n-1)·yy+1 ... n·yy (specification 4.2). Raises `S3EError` if the
-    name gives no yy, or if raw frames are missing.
+    `pairs`: some of one sequence. A sharp frame is the middle raw frame of its window up to coding (less than a grey
+    level); users report clips whose numbers are off (SeungjunNah/DeepDeblur_release issue 66). Raises `S3EError` if it
+    is found nowhere near.
     """
+    average, folder = _raw_sequence(pairs[0], all_root)
+    probe = pairs[len(pairs) // 2]
+    sharp, middle = load_whole(probe.path), (probe.frame - 1) * average + average // 2 + 1
+    for shift in sorted(range(-average, average + 1), key=abs):
+        path = folder / f"{middle + shift:06}.png"
+        if not path.is_file():
+            continue
+        image = load_whole(path)
+        if image.shape != sharp.shape:
+            return 0  # whoever stacks the frames names the odd one
+        if np.abs(image.astype(np.int16) - sharp).mean() < 1:
+            return 0 if average % 2 == 0 and abs(shift) <= 1 else shift
+    raise S3EError(
+        f"{probe.path}: is not among the raw frames of {folder} around number {middle}; fetch both again or "
+        "--set blur.average=released."
+    )
+
+
+def _raw_sequence(photo: Photo, all_root: Path) -> tuple[int, Path]:
+    """How many raw frames a released one is the mean of, and the folder of the sequence's raw frames."""
     name = _SEQUENCE.fullmatch(photo.sequence)
     if not name or not (average := int(name[1])):
         raise S3EError(
@@ -153,10 +180,21 @@ def raw_window(photo: Photo, frames: int, all_root: Path) -> list[Path] | None:
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
         raise S3EError(f"{all_root}: has no sequence {photo.sequence}; fetch it or --set blur.average=released.")
+    return average, folder
+
+
+def raw_window(photo: Photo, frames: int, all_root: Path, shift: int = 0) -> list[Path] | None:
+    """The `frames`·yy raw frames around a pair of sequence GOPRxxxx_yy_zz; None where the video is too short.
+
+    Released frame n is the mean of the raw frames (n-1)·yy+1 ... n·yy (specification 4.2), plus `shift` where a clip's
+    numbers are off. Raises `S3EError` if the name gives no yy, or if raw frames are missing.
+    """
+    average, folder = _raw_sequence(photo, all_root)
     before, after = photo.frame - 1 - frames // 2, photo.frame + frames // 2
-    paths = [folder / f"{number:06}.png" for number in range(before * average + 1, after * average + 1)]
+    first = before * average + 1 + shift
+    paths = [folder / f"{number:06}.png" for number in range(first, after * average + 1 + shift)]
     there = [path.is_file() for path in paths]
-    if before < 0 or not there[-1]:
+    if first < 1 or not there[-1]:
         return None
     if not all(there):
         raise S3EError(f"{paths[there.index(False)]}: the raw frame is missing; fetch the sequence again.")

@@ -8,13 +8,14 @@ from PIL import Image
 
 from s3e.blur import SEVERITIES
 from s3e.config import Config
-from s3e.data.gopro import find_raw, raw_window, windows
+from s3e.data.gopro import find_raw, raw_shift, raw_window, windows
 from s3e.data.sources import SPLITS, Photo, Source, open_source
-from s3e.data.survey import survey, survey_folder, usable
+from s3e.data.survey import survey, survey_folder, unlent, usable
 from s3e.paths import S3EError
 
 Window = tuple[Path, ...] | None  # the frames whose mean is a pair's severe view; None where the video has too few
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
+MARGIN = 1.4  # shorter side of a frame over the side of its central crop: 640x360 and 256 (specification 3.4)
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,20 @@ class Part:
 def read_data(config: Config, jobs: int = 0, progress: Callable = lambda items, **_: items) -> Source:
     """The data folder of a configuration, with photos that cannot be used and near-duplicates across splits taken out.
 
-    Every photo is looked at once; what was seen is kept beside the caches. Raises `S3EError` as `open_source` does,
+    Every photo is looked at once; what was seen is kept beside the caches. Validation and test photos that the borrowed
+    tree was trained on (`data.captioned`) are taken out as well. Raises `S3EError` as `open_source` does,
     for broken photos unless `data.skip_broken`, and for a severity that the data do not have.
     """
     data = config.data
     source = open_source(data.source, data.subset, data.skip_broken)
     check_severity(source, config)
-    return usable(source, survey(source, survey_folder(source.root), jobs, progress), data.skip_broken)
+    seen = survey(source, survey_folder(source.root), jobs, progress)
+    source = usable(source, seen, data.skip_broken)
+    if source.captioned or data.captioned == "scenes":
+        return source
+    lender = open_source(data.captioned, data.subset, data.skip_broken)
+    lent = survey(lender, survey_folder(lender.root), jobs, progress)
+    return unlent(source, seen, usable(lender, lent, data.skip_broken), lent)
 
 
 def check_severity(source: Source, config: Config) -> None:
@@ -79,8 +87,14 @@ def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
     crops = f"central {config.data.size}-px crops"
     variant = {"released": "B, released frames", "raw": "A, raw frames in linear light"}[config.blur.average]
     severe = [f"severe = mean of {config.blur.frames} windows (variant {variant})"] if "severe" in severities else []
-    test = "tested on whole frames" if config.data.whole_frames else f"tested on {crops}"
+    trained = f"trained on crops of frames with a shorter side of {side(config.data.size)} px"
+    test = f"{trained}, tested on whole frames of full size" if config.data.whole_frames else f"tested on {crops}"
     return ", ".join([source.protocol, *severe, test])
+
+
+def side(size: int) -> int:
+    """The shorter side, in pixels, that a frame is resized to before its central crop of `size` is taken."""
+    return round(MARGIN * size)
 
 
 def _choose(source: Source, config: Config, name: str) -> list[Photo]:
@@ -114,8 +128,9 @@ def _pairs(source: Source, config: Config, chosen: dict[str, list[Photo]]) -> di
 def _windows(source: Source, config: Config, name: str, photos: list[Photo]) -> list[Window]:
     """The frames that each pair's severe view is the mean of: of the whole split, also where few pairs are chosen."""
     if config.blur.average == "raw":
-        root = find_raw(source.root)
-        found = [raw_window(photo, config.blur.frames, root) for photo in photos]
+        root, videos = find_raw(source.root), dict.fromkeys(photo.sequence for photo in photos)
+        shift = {name: raw_shift([photo for photo in photos if photo.sequence == name], root) for name in videos}
+        found = [raw_window(photo, config.blur.frames, root, shift[photo.sequence]) for photo in photos]
         return [None if window is None else tuple(window) for window in found]
     everything = source.splits[name]
     around = dict(zip([photo.id for photo in everything], windows(everything, config.blur.frames), strict=True))

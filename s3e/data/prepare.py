@@ -74,5 +74,6 @@ def report(folder: Path, how: str) -> None:
     record = read_json(folder / "cache.json")
     print(f"cache: {folder} ({how}, {sum(record['files'].values()) / 1e6:,.0f} MB)")
     for name in SPLITS:
-        (count, height, width, _), severities = record["shapes"][name], read_json(folder / f"{name}.json")["psnr"]
-        print(f"{name:>5}: {count:,} photos of {width} x {height} pixels, sharp, {', '.join(severities)}")
+        (count, height, width, _), about = record["shapes"][name], read_json(folder / f"{name}.json")
+        views = [f"{view} ({count - len(about['missing'].get(view, ())):,})" for view in about["psnr"]]
+        print(f"{name:>5}: {count:,} photos of {width} x {height} pixels, sharp, {', '.join(views)}")

@@ -99,8 +99,8 @@ def refuse(problems: Sequence[Problem], root: Path) -> None:
     if problems:
         more = f"... and {len(problems) - 1} more; " if len(problems) > 1 else ""
         raise S3EError(
-            f"{str(problems[0])[:-1]} ({more}`python -m s3e data check {root}` lists them; --skip-broken / "
-            "data.skip_broken leaves them out)."
+            f"{str(problems[0])[:-1]} ({more}`python -m s3e data check {root}` lists them; --skip-broken, "
+            "or --set data.skip_broken=true for run_all.py, leaves them out)."
         )
 
 

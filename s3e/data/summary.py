@@ -53,7 +53,7 @@ def write_summary(corpus: Corpus, config: Config, folder: Path) -> dict[str, flo
 def _write_samples(corpus: Corpus, config: Config, folder: Path) -> None:
     """The first validation photos that come in every severity, with their kernels where they are known."""
     split = corpus.val
-    rows = split.rows(*corpus.severities)[: config.evaluation.samples]
+    rows = split.spread(split.rows(*corpus.severities))[: config.evaluation.samples]
     ids = [split.ids[i] for i in rows]
     arrays = {"ids": np.array(ids), "sharp": split.sharp[rows]}
     for severity in corpus.severities:

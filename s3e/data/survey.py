@@ -2,19 +2,21 @@
 
 import base64
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from s3e.data.duplicates import fingerprint, separate
+from s3e.data import duplicates, photos
+from s3e.data.duplicates import fingerprint, separate, without_lent
 from s3e.data.photos import BrokenPhoto, decode
 from s3e.data.sources import SPLITS, Photo, Problem, Source, check_splits, refuse
 from s3e.data.workers import in_processes
 from s3e.paths import RUNS, S3EError, atomic_write, read_json
-from s3e.seeds import stable_hash
+from s3e.seeds import code_digest, stable_hash
 
-VERSION = 1  # of survey.json
+VERSION = code_digest(duplicates, photos)  # of survey.json: looks by other code are not used
 DRAFT = 64  # JPEGs are decoded at a smaller scale, no side below this
 CHUNK = 64  # photos that one process decodes at a time
 SAVE_EVERY = 64  # chunks
@@ -49,14 +51,13 @@ def survey(
     With `folder`, results are kept in `folder/survey.json` and used again for files of unchanged size and date; they
     are saved as it goes, so that a killed survey goes on where it was.
     """
-    photos = [photo for split in SPLITS for photo in source.splits[split]]
-    stamps = {photo.id: _stamp(photo) for photo in photos}
+    everything = [photo for split in SPLITS for photo in source.splits[split]]
+    stamps = {photo.id: _stamp(photo, source.root) for photo in everything}
     looks, broken = _known(folder, stamps), {}
-    waiting = [photo for photo in photos if photo.id not in looks]
+    waiting = [photo for photo in everything if photo.id not in looks]
     parts = [waiting[k : k + CHUNK] for k in range(0, len(waiting), CHUNK)]
-    results = progress(
-        in_processes(_look_at, parts, jobs), total=len(parts), desc="decoding", unit="chunk", leave=False
-    )
+    bar = {"total": len(parts), "desc": "decoding", "unit": "chunk", "leave": False, "disable": not parts}
+    results = progress(in_processes(_look_at, parts, jobs), **bar)
     try:
         for done, part in enumerate(results, start=1):
             looks |= {name: seen for name, seen in part if isinstance(seen, Look)}
@@ -66,7 +67,7 @@ def survey(
     finally:
         if waiting:
             _save(folder, looks, stamps)
-    in_order = ({photo.id: found[photo.id] for photo in photos if photo.id in found} for found in (looks, broken))
+    in_order = ({photo.id: found[photo.id] for photo in everything if photo.id in found} for found in (looks, broken))
     return Survey(*in_order)
 
 
@@ -90,6 +91,17 @@ def usable(source: Source, seen: Survey, skip_broken: bool = False) -> Source:
     return result
 
 
+def unlent(source: Source, seen: Survey, lender: Source, lent: Survey) -> Source:
+    """The source without validation and test photos that look like a training photo of the captioned `lender`.
+
+    The tree that is borrowed from the lender knows its training photos. Raises `S3EError` if too few are left.
+    """
+    splits, notes = without_lent(source.splits, seen, lender.splits["train"], lent)
+    result = replace(source, splits=splits, notes=(*source.notes, *notes))
+    check_splits(source.root, splits, (), f"photos that {lender.root} trains on do not count, borrow from other data")
+    return result
+
+
 def look(photo: Photo) -> Look | Problem:
     """Decode one photo: what it looks like, or what is wrong with it."""
     try:
@@ -105,11 +117,11 @@ def _look_at(photos: Sequence[Photo]) -> list[tuple[str, Look | Problem]]:
     return [(photo.id, look(photo)) for photo in photos]
 
 
-def _stamp(photo: Photo) -> list[list[str | int]] | None:
-    """Path, size and date of the photo's files; None if one cannot be found."""
+def _stamp(photo: Photo, root: Path) -> list[list[str | int]] | None:
+    """Path below `root`, size and date of the photo's files; None if one cannot be found."""
     files = [photo.path, photo.blurred] if photo.blurred else [photo.path]
     try:
-        states = [(str(file), file.stat()) for file in files]
+        states = [(os.path.relpath(file, root), file.stat()) for file in files]
     except OSError:
         return None
     return [[file, state.st_size, state.st_mtime_ns] for file, state in states]
@@ -131,13 +143,13 @@ def _known(folder: Path | None, stamps: dict[str, list | None]) -> dict[str, Loo
 def _save(folder: Path | None, looks: dict[str, Look], stamps: dict[str, list | None]) -> None:
     if not folder:
         return
-    photos = {
+    records = {
         name: [stamps[name], seen.size, seen.notes, seen.hash, base64.b64encode(seen.thumb).decode()]
         for name, seen in looks.items()
     }
     try:
         with atomic_write(folder / "survey.json") as temporary:
-            temporary.write_text(json.dumps({"version": VERSION, "photos": photos}), encoding="utf-8")
+            temporary.write_text(json.dumps({"version": VERSION, "photos": records}), encoding="utf-8")
     except OSError as error:
         raise S3EError(
             f"{folder}/survey.json: cannot be written ({error.strerror}); free or allow space there."

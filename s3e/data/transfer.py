@@ -5,8 +5,10 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -136,6 +138,9 @@ def _request(url: str, part: Path, have: int, validator: str, remedy: str) -> HT
             raise S3EError(f"{url} was refused ({error.code} {error.reason}): {remedy}.") from None
         raise _Again(f"{error.code} {error.reason}") from None
     except (OSError, HTTPException) as error:
+        if isinstance(getattr(error, "reason", None), socket.gaierror):
+            host = urllib.parse.urlsplit(url).hostname
+            raise S3EError(f"{host} cannot be found, so there may be no internet here ({url}): {remedy}.") from None
         raise _Again(str(error) or type(error).__name__) from None
 
 

@@ -15,11 +15,10 @@ from PIL import Image
 from s3e.blur import blur_batch
 from s3e.config import Blur, Config
 from s3e.data.photos import central_crop, load_photo, load_whole
-from s3e.data.plan import Part
+from s3e.data.plan import Part, side
 from s3e.evaluation.image import psnr
 from s3e.paths import S3EError
 
-MARGIN = 1.4  # shorter side of a frame over the side of its central crop: 640x360 and 256 (specification 3.4)
 GAMMA = 2.2  # raw frames are averaged in linear light, x^2.2
 LINEAR = ((np.arange(256) / 255) ** GAMMA).astype(np.float32)
 
@@ -68,11 +67,6 @@ def _pair_views(part: Part, size: int, blur: Blur) -> tuple[np.ndarray, dict[str
         scores = zip(_against(sharp, images), part.windows, strict=True)
         views["severe"] = View(images, unknown, [None if window is None else score for score, window in scores])
     return sharp, views
-
-
-def side(size: int) -> int:
-    """The shorter side, in pixels, that a frame is resized to before its central crop of `size` is taken."""
-    return round(MARGIN * size)
 
 
 def _stack(images: list[np.ndarray], part: Part) -> np.ndarray:

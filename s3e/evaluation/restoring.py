@@ -30,13 +30,15 @@ def predicted_nodes(tree: TreeOutput) -> Tensor:
 def restore_chunks(model: S3EDeblur, split: Split, severity: str, config: Config) -> Iterator[Restored]:
     """Restore what a split has of a severity, in parts that fit into memory.
 
-    Yields row numbers n, restored photos uint8 n x H x W x 3 and predicted nodes n x 7 (None without a tree).
+    Yields row numbers n, restored photos uint8 n x H x W x 3 and predicted nodes n x 7 (None without a tree). Rows come
+    in the order of `Split.spread`, so that the tree of "another photo" is not that of the frame before.
     """
     model.to(config.runtime.device).eval()
     seed_everything(config.seed, "evaluation", split.name, severity)
     height, width = split.sharp.shape[1:3]
     size = max(3, min(config.evaluation.batch, PIXELS // (height * width)))
-    for rows in split.chunks(size, severity):
+    order = split.spread(split.rows(severity))
+    for rows in np.array_split(order, max(1, -(-len(order) // size))):
         image, semantics = model(padded(split.batch(rows, severity).to(config.runtime.device)))
         tree = None if semantics is None else semantics.tree
         nodes = None if tree is None else predicted_nodes(tree).cpu().numpy()
@@ -54,7 +56,9 @@ def padded(batch: Batch) -> Batch:
 
 def restore_split(model: S3EDeblur, split: Split, severity: str, config: Config) -> np.ndarray:
     """Restored photos uint8 N x H x W x 3 of `split.rows(severity)`."""
-    return np.concatenate([restored for _, restored, _ in restore_chunks(model, split, severity, config)])
+    parts = [part[:2] for part in restore_chunks(model, split, severity, config)]
+    rows, restored = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return restored[np.argsort(rows)]
 
 
 def to_images(image: Tensor) -> np.ndarray:

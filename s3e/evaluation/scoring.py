@@ -134,19 +134,21 @@ def _score_images(
     model: S3EDeblur, split: Split, severity: str, arm: Variant, config: Config, keep: Path | None
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Rows for `scores.csv`, and the node counts where the arm is judged by them; `keep`: where restored photos go."""
-    tables, counted, images = [], [], []
+    tables, counted, images, seen = [], [], [], []
     for rows, restored, predicted in restore_chunks(model, split, severity, config):
+        seen.append(rows)
         tables.append(image_table(split, severity, rows, restored))
         if arm.view == "blurred" and arm.tree_loss and predicted is not None:
             counted.append(node_counts(predicted, split.targets[rows].numpy()))
         if keep:
             images.append(restored)
+    order = np.argsort(np.concatenate(seen))
     if keep:
-        _save(keep, np.concatenate(images))
-    table = pd.concat(tables, ignore_index=True)
+        _save(keep, np.concatenate(images)[order])
+    table = pd.concat(tables).iloc[order].reset_index(drop=True)
     if not counted:
         return table, None
-    counts = pd.concat(counted, ignore_index=True)
+    counts = pd.concat(counted).iloc[order].reset_index(drop=True)
     return pd.concat([table, counts.drop(columns=["root_correct", "root_total"])], axis=1), counts
 
 
@@ -199,7 +201,7 @@ def write_captioner_samples(folder: Path, source: nn.Module, corpus: Corpus, con
 
 
 def _sample_rows(corpus: Corpus, config: Config) -> np.ndarray:
-    return corpus.val.rows(*corpus.severities)[: config.evaluation.samples]
+    return corpus.val.spread(corpus.val.rows(*corpus.severities))[: config.evaluation.samples]
 
 
 def _sample_batch(rows: np.ndarray, severity: str, corpus: Corpus, config: Config) -> Batch:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from s3e.config import Config
-from s3e.paths import RUNS, read_json
+from s3e.paths import RUNS, S3EError, atomic_write, read_json
 from s3e.pipeline import keys
 from s3e.pipeline.graph import Instance
 
@@ -33,6 +33,19 @@ class Store:
         source = config.data.source
         base = RUNS.resolve() / (config.profile + ("" if source == "scenes" else "@" + Path(source).name))
         return cls(base.with_name(f"{base.name}+{keys.digest(overrides)[:8]}"), base) if overrides else cls(base)
+
+    def claim(self, source: str) -> None:
+        """Note whose store this is; raises `S3EError` if it is that of another data folder of the same name."""
+        mark = self.root / "data.txt"
+        owner = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+        if source not in ("scenes", owner) and owner and Path(owner).is_dir():
+            raise S3EError(
+                f"{self.root} holds the runs of {owner}, not of {source}: rename one of the two, or set S3E_RUNS and "
+                "S3E_FIGURES."
+            )
+        if source not in ("scenes", owner):
+            with atomic_write(mark) as path:
+                path.write_text(source, encoding="utf-8")
 
     def folder(self, run: Instance) -> Path:
         """Where `run` writes."""

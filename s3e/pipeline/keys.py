@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import s3e
+from s3e import spacy_backend
 from s3e.config import Config
-from s3e.data import folder, gopro
+from s3e.convolution import IPP
+from s3e.data import coco, folder, gopro
 from s3e.paths import NOTEBOOKS, S3EError
 from s3e.pipeline import graph
 from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
@@ -137,42 +139,34 @@ def data_kind(source: str) -> str:
     if source == "scenes":
         return source
     root = Path(source)
-    if [*root.glob("dataset_*.json"), *root.glob("annotations/dataset_*.json")]:
-        return "karpathy"
-    if [*root.glob("annotations/captions_*.json")]:
-        return "coco"
+    if captions := coco.kind(root):
+        return captions
     return "gopro" if gopro.found(folder.walk(root)) else "folder"
 
 
 def data_fingerprint(source: str) -> str | None:
-    """Names and sizes of a data folder's files, and times of its annotations; None for built-in scenes.
+    """Names, sizes and times of a data folder's files; None for built-in scenes.
 
     Raises `S3EError` for a folder that cannot be read.
     """
     if source == "scenes":
         return None
-    rows = [
-        [os.path.relpath(path, source), size, changed if path.lower().endswith(".json") else 0]
-        for path, size, changed in _walk(source)
-    ]
+    rows = []
+    for place, names in folder.walk(Path(source)).files.items():
+        for name in names:
+            try:
+                stat = (place / name).stat()
+            except OSError:  # a link to nothing: the readers name it if they need it
+                continue
+            rows.append([os.path.relpath(place / name, source), stat.st_size, stat.st_mtime_ns])
     return digest(sorted(rows))
 
 
-def _walk(folder: str) -> list[tuple[str, int, int]]:
-    try:
-        rows = []
-        for entry in os.scandir(folder):
-            if entry.name.startswith("."):
-                continue
-            stat = entry.stat()
-            rows += _walk(entry.path) if entry.is_dir() else [(entry.path, stat.st_size, stat.st_mtime_ns)]
-        return rows
-    except OSError as error:
-        raise S3EError(f"{error.filename or folder} cannot be read ({error.strerror}): check --data.") from None
-
-
-def _tools(stage: str) -> dict[str, str]:
-    """What a stage uses beyond code and files: whether there is Java, for METEOR."""
+def _tools(stage: str, config: Config) -> dict[str, str]:
+    """What a stage uses beyond code and files: Java for METEOR, the library of the blur's transforms, spaCy."""
+    if stage == "01_data_blurring":
+        transforms = "OpenCV's transforms" if IPP else "SciPy's transforms"
+        return {"tools": f"{transforms}, {spacy_backend.version()}" if config.text.parser == "spacy" else transforms}
     if stage != "07_evaluation":
         return {}
     from s3e.evaluation.caption import find_java
@@ -217,7 +211,7 @@ class Keys:
                 "settings": fields(run, self.config),
                 "data": self._fingerprint if run.stage == "01_data_blurring" else None,
                 "upstream": {str(other): self.key(other) for other in before},
-            } | _tools(run.stage)
+            } | _tools(run.stage, self.config)
         return self._parts[run]
 
     def key(self, run: Instance) -> str:
@@ -227,9 +221,13 @@ class Keys:
     @cached_property
     def _fingerprint(self) -> str | None:
         source = self.config.data.source
+        folders = [source]
         if self.kind == "gopro" and self.config.blur.average == "raw":
-            return digest([data_fingerprint(source), data_fingerprint(str(gopro.find_raw(Path(source))))])
-        return data_fingerprint(source)
+            folders.append(str(gopro.find_raw(Path(source))))
+        if self.lender:  # photos that the lender trains on are taken out
+            folders.append(self.lender.config.data.source)
+        prints = [data_fingerprint(name) for name in folders if name != "scenes"]
+        return digest(prints) if len(prints) > 1 else data_fingerprint(source)
 
     def minutes_ahead(self, run: Instance, runs: list[Instance], minutes: dict[Instance, float]) -> float:
         """Expected minutes from the start of `run` to the end of the longest chain that waits for it."""

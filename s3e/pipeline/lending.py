@@ -40,7 +40,7 @@ def lender_config(config: Config, overrides: dict[str, Any]) -> Config:
     """The settings of the captioned study; raises `S3EError` if it cannot be one."""
     captioned = config.data.captioned
     remedy = "give a folder with captions by --set data.captioned=FOLDER"
-    if captioned != "scenes" and not Path(captioned).is_dir():
+    if captioned != "scenes" and not (captioned and Path(captioned).is_dir()):
         raise S3EError(f"data.captioned = '{captioned}' is no folder; {remedy}, or 'scenes'.")
     try:
         return load_config(config.profile, captioned, 0, lent_overrides(overrides))

@@ -73,6 +73,7 @@ class Run:
             _HELD[self.path] = take_lock(self.path / ".lock", str(self._instance))
 
     def _begin(self, resume: bool) -> None:
+        self._store.claim(self.config.data.source)
         self._hold()
         self._parts = self._study.parts(self._instance)
         self._key, state = keys.digest(self._parts), self.path / "state.json"

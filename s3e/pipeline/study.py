@@ -98,6 +98,7 @@ def check_inputs(config: Config, kind: str) -> None:
 
 def check_writable(study: Study, waiting: Iterable[Instance]) -> None:
     """Raise `S3EError` if results or figures cannot be written."""
+    study.store.claim(study.config.data.source)
     draws = any(run.stage == keys.DRAWS for run in waiting)
     for folder in [study.store.root, *([FIGURES] if draws else [])]:
         try:

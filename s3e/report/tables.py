@@ -92,6 +92,7 @@ def deblurring(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
 
 def gopro(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
     """Table 2: the same for GoPro's pairs, as released and severe (specification 4.3 and 6.9)."""
+    context = f"{context} Intervals take frames as independent, which those of one video are not.".strip()
     return _by_severity("table2_gopro", "Deblurring of video frames", "frames", scores, split, context)
 
 
