@@ -104,7 +104,7 @@ def check_writable(study: Study, waiting: Iterable[Instance]) -> None:
         try:
             with atomic_write(folder / ".writable") as path:
                 path.write_text("x")
-            (folder / ".writable").unlink()
+            (folder / ".writable").unlink(missing_ok=True)
         except OSError as error:
             raise S3EError(
                 f"{folder} cannot be written ({error.strerror}): free it, or set S3E_RUNS and S3E_FIGURES."
