@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures")).resolve()
@@ -38,6 +40,12 @@ def write_json(path: Path | str, value: Any) -> None:
     with atomic_write(path) as temporary:
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_array(path: Path | str, array: np.ndarray) -> None:
+    """Write `array` as .npy."""
+    with atomic_write(path) as temporary:
+        np.save(temporary, array)
 
 
 def read_json(path: Path | str) -> Any:

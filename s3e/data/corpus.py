@@ -3,8 +3,7 @@
 Notebook 01 writes it (`prepare_corpus`), every other notebook reads it (`load_corpus`). Layout of the folder:
 `<split>_sharp.npy`, `<split>_<severity>.npy` (uint8 N x H x W x 3; links to the cache of `s3e.data.cache` for photos),
 `<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids, captions, their parses, true trees, kernel extents,
-input PSNR),
-`corpus.json` (severities, protocol, what was left out) and, for captioned data, `vocabulary.json`.
+input PSNR), `corpus.json` (severities, protocol, what was left out) and, for captioned data, `vocabulary.json`.
 """
 
 import math
@@ -28,7 +27,7 @@ from s3e.data.scenes import CATEGORIES, make_split
 from s3e.data.sources import SPLITS
 from s3e.data.text import Vocabulary
 from s3e.data.views import blurred_views
-from s3e.paths import atomic_write, read_json, write_json
+from s3e.paths import atomic_write, read_json, write_array, write_json
 from s3e.seeds import rng
 from s3e.trees import CaptionTree, TreeVocabulary
 
@@ -194,9 +193,9 @@ def _prepare_scenes(config: Config, folder: Path, progress: Callable) -> tuple[d
         views = {}
         for severity in (blur.severity,) if split == "train" else tuple(SEVERITIES):
             views[severity] = blurred_views(sharp, ids, severity, blur)
-            _save(folder / f"{split}_{severity}.npy", views[severity].images)
-        _save(folder / f"{split}_sharp.npy", sharp)
-        _save(folder / f"{split}_labels.npy", np.stack([scene.label_map for scene in scenes]))
+            write_array(folder / f"{split}_{severity}.npy", views[severity].images)
+        write_array(folder / f"{split}_sharp.npy", sharp)
+        write_array(folder / f"{split}_labels.npy", np.stack([scene.label_map for scene in scenes]))
         records[split] = {
             "ids": ids,
             "captions": [list(scene.captions) for scene in scenes],
@@ -229,11 +228,6 @@ def _prepare_photos(config: Config, folder: Path, progress: Callable) -> tuple[d
 def _told_missing(split: str, record: dict) -> str:
     counts = ", ".join(f"{len(rows)} have no {name} view" for name, rows in record["missing"].items())
     return f"of {len(record['ids'])} {split} pairs {counts} (too few neighbours in their video)"
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_write(path) as temporary:
-        np.save(temporary, array)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
 from s3e.models.tree import LEAVES
 from s3e.parsing import IGNORE
-from s3e.paths import atomic_write, write_json
+from s3e.paths import atomic_write, write_array, write_json
 from s3e.seeds import seed_everything
 
 SCORED = ("val", "test")
@@ -144,7 +144,7 @@ def _score_images(
             images.append(restored)
     order = np.argsort(np.concatenate(seen))
     if keep:
-        _save(keep, np.concatenate(images)[order])
+        write_array(keep, np.concatenate(images)[order])
     table = pd.concat(tables).iloc[order].reset_index(drop=True)
     if not counted:
         return table, None
@@ -256,11 +256,6 @@ def caption_deblurred(captioners: list[Path], arms: list[Path], corpus: Corpus, 
             about = {"system": f"{arm.variant} -> tree", "input": "deblurred", "split": "test", "seed": arm.seed}
             rows.append({**about, "captions": said})
     return pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with atomic_write(path) as temporary:
-        np.save(temporary, array)
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from s3e.blur import SEVERITIES
 from s3e.config import VARIANTS, Config
+from s3e.data.plan import PAIRED
 from s3e.paths import S3EError
 
 Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
@@ -152,7 +154,7 @@ def arm(variant: str, seed: int) -> Instance:
 
 def severities(kind: str) -> tuple[str, ...]:
     """How hard the photos of a kind of data are blurred, in the order of tables."""
-    return ("released", "severe") if kind == "gopro" else ("light", "moderate", "severe")
+    return PAIRED if kind == "gopro" else tuple(SEVERITIES)
 
 
 def outputs(stage: str, kind: str, trained: str) -> tuple[str, ...]:
