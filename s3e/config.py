@@ -73,8 +73,16 @@ class Text(Section):
 
 
 class Model(Section):
-    """Sizes of all networks; the defaults are the preset `tiny` (specification 6.8)."""
+    """Kinds and sizes of all networks; the defaults are the preset `tiny` (specification 6.8).
 
+    `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of its deepest encoder
+    stage). `encoder`: five convolutions, or a ResNet up to its third layer; `encoder_weights` names a file of ImageNet
+    weights for it (see `s3e.models.weights`), "" starts it from random weights.
+    """
+
+    backbone: Literal["deblurgan", "nafnet"] = "deblurgan"
+    encoder: Literal["conv", "resnet50", "resnet101"] = "conv"
+    encoder_weights: str = ""
     generator_width: int = Field(16, ge=4)
     blocks: int = Field(4, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
@@ -115,15 +123,38 @@ class Loss(Section):
 
 
 class Training(Section):
-    """One training: updates, images an update, learning rates and how they fall."""
+    """One training: updates, images an update, learning rates and how they fall.
+
+    An update's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: updates over which
+    the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` updates. `clip` limits single
+    gradients, `clip_norm` the norm of all of a network's. `ema`: share that averaged weights keep in an update (0: the
+    last weights are the result). Every `validate_every` updates (0: never) a fixed part of validation is scored; after
+    `patience` scores without a better one (0: never) training stops and the best weights are the result.
+    """
 
     updates: int = Field(ge=1)
     batch: int = Field(16, ge=2)
+    accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     semantics_learning_rate: float = Field(1e-4, ge=0)
-    schedule: Literal["constant", "linear", "half_linear"] = "linear"
+    schedule: Literal["constant", "linear", "half_linear", "cosine", "steps"] = "linear"
+    warmup: int = Field(0, ge=0)
+    decay: float = Field(0.8, gt=0, le=1)
+    decay_every: int = Field(1000, ge=1)
     sharp_share: float = Field(0.0, ge=0, le=1)
     clip: float = Field(0.0, ge=0)
+    clip_norm: float = Field(0.0, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    validate_every: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.batch % self.accumulate or self.batch // self.accumulate < 2:
+            raise ValueError(f"accumulate must divide batch = {self.batch} into parts of at least 2 images")
+        if self.patience and not self.validate_every:
+            raise ValueError("patience counts validations: set validate_every too")
+        return self
 
 
 class Evaluation(Section):
@@ -136,10 +167,22 @@ class Evaluation(Section):
 
 
 class Runtime(Section):
-    """Where and how often; none of it changes what is computed except `threads` (kept fixed by the profile)."""
+    """Where, how precisely and how often.
+
+    `devices`: processes that share one training, each with a part of every batch, on a GPU of its own or on the CPU.
+    `precision`: 32 bits; bf16 (autocast; the gradient penalty stays in 32); 64 for tests. `compile`: networks through
+    `torch.compile`. `explosion`: a loss term that grows to so many times its usual size stops the training. `save_every`
+    and `explosion` never change what is computed; the rest may, in the last digits.
+    """
 
     threads: int = Field(1, ge=1)
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    devices: int = Field(1, ge=1)
+    precision: Literal["32", "bf16", "64"] = "32"
+    tf32: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    explosion: float = Field(1e4, gt=1)
     save_every: int = Field(100, ge=1)
     log_every: int = Field(20, ge=1)
 
