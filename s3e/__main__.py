@@ -12,27 +12,40 @@ COMMANDS = {
         "prepare": ("s3e.data.prepare", "decode, resize and blur a data folder once, into a cache"),
         "download": ("s3e.data.download", "fetch MSCOCO or GoPro from its official address"),
     },
+    "weights": {
+        "download": ("s3e.models.weights", "fetch public weights (VGG19, ResNet) from their official address"),
+    },
+    "info": ("s3e.info", "print networks and multiply-adds of a profile, memory and time of its trainings"),
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; each command's module adds its own arguments (`configure`)."""
+def parser(command: list[str]) -> argparse.ArgumentParser:
+    """The command line; the module of `command` (and no other, for they are slow to import) adds its own arguments."""
     result = argparse.ArgumentParser("python -m s3e", allow_abbrev=False)
-    verbs = result.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, commands in COMMANDS.items():
-        actions = verbs.add_parser(verb).add_subparsers(dest="action", required=True, metavar="ACTION")
-        for name, (module, what) in commands.items():
-            action = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+    _add(result, COMMANDS, command, "VERB")
+    return result
+
+
+def _add(parent: argparse.ArgumentParser, commands: dict, words: list[str], what: str) -> None:
+    choices = parent.add_subparsers(required=True, metavar=what)
+    for name, entry in commands.items():
+        chosen = words[:1] == [name]
+        if isinstance(entry, dict):
+            _add(choices.add_parser(name, help=" | ".join(entry)), entry, words[1:] if chosen else [], "ACTION")
+            continue
+        module, does = entry
+        action = choices.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
+        if chosen:
             code = importlib.import_module(module)
             code.configure(action)
             action.set_defaults(execute=code.execute)
-    return result
 
 
 def main(command: list[str] | None = None) -> int:
     """Run one command; an `S3EError` is printed as one line and gives exit code 2."""
+    command = sys.argv[1:] if command is None else command
     try:
-        arguments = parser().parse_args(command)
+        arguments = parser(command).parse_args(command)
         return arguments.execute(arguments)
     except S3EError as error:
         print(f"s3e: {error}", file=sys.stderr)

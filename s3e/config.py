@@ -77,7 +77,8 @@ class Model(Section):
 
     `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of its deepest encoder
     stage). `encoder`: five convolutions, or a ResNet up to its third layer; `encoder_weights` names a file of ImageNet
-    weights for it (see `s3e.models.weights`), "" starts it from random weights.
+    weights for it (see `s3e.models.weights`), "" starts it from random weights. `dropout` and `upsampling` concern
+    DeblurGAN alone.
     """
 
     backbone: Literal["deblurgan", "nafnet"] = "deblurgan"
@@ -102,18 +103,29 @@ class Model(Section):
     def _inside(self) -> "Model":
         if not all(0 <= place < self.blocks for place in self.embed_at):
             raise ValueError(f"model.embed_at must name residual blocks, 0 to {self.blocks - 1}")
+        if self.encoder_weights and self.encoder == "conv":
+            raise ValueError("model.encoder_weights are those of a ResNet: set model.encoder too")
         return self
 
 
 class Loss(Section):
-    """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation (specification 6.6)."""
+    """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation (specification 6.6).
+
+    Three switches go back to what DeblurGAN's public code does (specification 3.5): `penalty_norm = "pixel"` takes the
+    gradient's norm per pixel and one mixing weight a batch, `critic_reuse` gives all critic updates of a step the same
+    photos, `vgg_normalise = False` shows VGG photos in [-1, 1]. `vgg19_weights`: a path, or a public name (see
+    `s3e.models.weights`); "" leaves the perceptual term out (see `effective`).
+    """
 
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"
     adversarial: float = Field(1.0, ge=0)
     gradient_penalty: float = Field(10.0, ge=0)
+    penalty_norm: Literal["sample", "pixel"] = "sample"
     critic_updates: int = Field(1, ge=1)
+    critic_reuse: bool = False
     perceptual: float = Field(0.0, ge=0)
     vgg19_weights: str = ""
+    vgg_normalise: bool = True
     pixel: float = Field(100.0, ge=0)
     caption: float = Field(1.0, ge=0)
     tree: float = Field(1.0, ge=0)
@@ -121,15 +133,22 @@ class Loss(Section):
     distillation: float = Field(0.0, ge=0)
     detach_semantics: bool = False
 
+    @property
+    def effective(self) -> "Loss":
+        """The weights that are used: without a VGG19 file no perceptual term, and a pixel term in its place."""
+        if not self.perceptual or self.vgg19_weights:
+            return self
+        return self.model_copy(update={"perceptual": 0.0, "pixel": max(self.pixel, 10.0)})
+
 
 class Training(Section):
     """One training: updates, images an update, learning rates and how they fall.
 
-    An update's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: updates over which
-    the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` updates. `clip` limits single
-    gradients, `clip_norm` the norm of all of a network's. `ema`: share that averaged weights keep in an update (0: the
-    last weights are the result). Every `validate_every` updates (0: never) a fixed part of validation is scored; after
-    `patience` scores without a better one (0: never) training stops and the best weights are the result.
+    An update's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: updates over
+    which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` updates. `clip` limits
+    single gradients, `clip_norm` the norm of all of a network's. `ema`: share that averaged weights keep in an update
+    (0: the last weights are the result). Every `validate_every` updates (0: never) a fixed part of validation is
+    scored; after `patience` scores without a better one (0: never) training stops and the best weights are the result.
     """
 
     updates: int = Field(ge=1)
@@ -171,8 +190,8 @@ class Runtime(Section):
 
     `devices`: processes that share one training, each with a part of every batch, on a GPU of its own or on the CPU.
     `precision`: 32 bits; bf16 (autocast; the gradient penalty stays in 32); 64 for tests. `compile`: networks through
-    `torch.compile`. `explosion`: a loss term that grows to so many times its usual size stops the training. `save_every`
-    and `explosion` never change what is computed; the rest may, in the last digits.
+    `torch.compile`. `explosion`: a loss term that grows to so many times its usual size stops the training.
+    `save_every` and `explosion` never change what is computed; the rest may, in the last digits.
     """
 
     threads: int = Field(1, ge=1)
@@ -191,6 +210,9 @@ class Runtime(Section):
         if self.save_every % self.log_every:
             raise ValueError("runtime.save_every must be a multiple of runtime.log_every, so that no log row is lost")
         return self
+
+
+TRAININGS = ("train_tree", "train_a1", "train_a2", "train_b", "train_c")
 
 
 class Config(Section):
@@ -213,6 +235,26 @@ class Config(Section):
     train_c: Training = Training(updates=600, batch=16, learning_rate=1e-3, semantics_learning_rate=1e-3)
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Config":
+        for name in TRAININGS:
+            training: Training = getattr(self, name)
+            if training.batch % (training.accumulate * self.runtime.devices):
+                raise ValueError(
+                    f"{name}.batch = {training.batch} cannot be cut into {name}.accumulate x runtime.devices = "
+                    f"{training.accumulate} x {self.runtime.devices} equal parts"
+                )
+        return self
+
+    def fallbacks(self) -> list[str]:
+        """What is replaced because a file of weights is not given; every output says so."""
+        found = []
+        if self.loss.effective is not self.loss:
+            found.append("no VGG19 weights: no perceptual loss, a pixel loss in its place")
+        if self.model.encoder != "conv" and not self.model.encoder_weights:
+            found.append("no ImageNet weights: the encoder starts from random ones")
+        return found
 
 
 class Variant(Section):
@@ -401,6 +443,8 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
 
 def _explain(item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "value_error":  # a rule of ours over several settings
+        return item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         section = item["loc"][0] if len(item["loc"]) > 1 else None
         model = Config.model_fields[section].annotation if section else Config

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from s3e.config import VARIANTS, load_config
-from s3e.data.text import BOS, EOS, PAD, UNK
 from s3e.models.build import (
     build_critic,
+    build_encoder,
     build_generator,
     build_model,
     build_semantics,
@@ -14,9 +15,10 @@ from s3e.models.build import (
     load_weights,
     save_weights,
 )
-from s3e.models.captioner import CaptionDecoder
 from s3e.models.encoder import ConvEncoder
 from s3e.models.generator import Generator
+from s3e.models.nafnet import NAFBlock, NAFNet
+from s3e.models.resnet import ResNet
 from s3e.models.tree import S3Tree, VectorTree
 from s3e.paths import S3EError
 
@@ -36,9 +38,35 @@ def test_paper_size_tree_has_three_million_parameters():
     assert 2.9e6 < count_parameters(tree) < 3.15e6  # specification 6.3
 
 
-def test_critic_output_is_35_by_35_at_256(paper):
-    with torch.no_grad():
-        assert build_critic(paper)(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 35, 35)
+def shapes(network, layers, *sides):
+    """Output C, H, W of every one of `layers` of a network without numbers (device meta)."""
+    found = []
+    for layer in layers:
+        layer.register_forward_hook(lambda _, __, output: found.append(tuple(output.shape[1:])))
+    network.to("meta")(torch.zeros(1, 3, *sides, device="meta"))
+    return found
+
+
+def convolutions(network):
+    return [layer for layer in network if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+
+
+def test_generator_shapes_by_layer_are_those_of_the_paper(paper):
+    generator = build_generator(paper)
+    layers = [*convolutions(generator.encoder), *generator.trunk, *convolutions(generator.decoder), generator]
+    outside = [(64, 256, 256), (128, 128, 128), (256, 64, 64)]
+    expected = [*outside, *[(256, 64, 64)] * 9, *outside[1::-1], (3, 256, 256), (3, 256, 256)]  # specification 3.1
+    assert shapes(generator, layers, 256, 256) == expected
+    for block in generator.trunk:
+        assert [layer.weight.shape for layer in convolutions(block.body)] == [(256, 256, 3, 3)] * 2
+    assert generator.encoder[1].kernel_size == generator.decoder[-2].kernel_size == (7, 7)
+
+
+def test_critic_shapes_by_layer_are_those_of_the_paper(paper):
+    critic = build_critic(paper)
+    layers = [layer for layer in critic.modules() if isinstance(layer, torch.nn.Conv2d)]
+    expected = [(64, 129, 129), (128, 65, 65), (256, 33, 33), (512, 34, 34), (1, 35, 35)]  # specification 3.2
+    assert shapes(critic, layers, 256, 256) == expected
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
@@ -51,6 +79,52 @@ def test_encoder_grid_is_16_at_every_size(size):
 def test_encoder_refuses_other_sizes():
     with pytest.raises(ValueError, match="32, 64, 128 or 256"):
         ConvEncoder(size=80, widths=[8] * 5)
+
+
+def test_resnet_has_the_public_names_and_sizes():
+    for kind, numbers in (("resnet50", 8_543_296), ("resnet101", 27_535_424)):  # of torchvision, up to layer3
+        with torch.device("meta"):
+            encoder = ResNet(kind=kind, size=256, channels=512)
+        state = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
+        assert count_parameters(encoder) - count_parameters(encoder.project) == numbers
+        assert state["conv1.weight"] == (64, 3, 7, 7) and state["bn1.running_mean"] == (64,)
+        assert state["layer1.0.conv1.weight"] == (64, 64, 1, 1) and state["layer1.2.conv3.weight"] == (256, 64, 1, 1)
+        assert state["layer1.0.downsample.0.weight"] == (256, 64, 1, 1)
+        assert state["layer2.0.conv2.weight"] == (128, 128, 3, 3) and state["layer2.0.downsample.1.bias"] == (512,)
+        assert state["layer3.0.downsample.0.weight"] == (1024, 512, 1, 1)
+        assert f"layer3.{5 if kind == 'resnet50' else 22}.bn3.running_var" in state
+        assert {name.split(".")[0] for name in state} == {"conv1", "bn1", "layer1", "layer2", "layer3", "project"}
+
+
+def test_resnet_shapes_by_layer():
+    encoder = ResNet(kind="resnet50", size=256, channels=512)
+    layers = [encoder.conv1, encoder.maxpool, encoder.layer1, encoder.layer2, encoder.layer2[0].conv1, encoder.layer3]
+    expected = [(64, 128, 128), (64, 64, 64), (256, 64, 64), (128, 64, 64), (512, 32, 32), (1024, 16, 16)]
+    assert shapes(encoder, layers, 256, 256) == expected
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_resnet_without_a_stride_sees_the_same_pixels(size):
+    settings = {"model.encoder": "resnet50", "data.size": size}
+    encoder = build_encoder(load_config("smoke", overrides=settings)).eval()
+    full = ResNet(kind="resnet50", size=256, channels=encoder.channels).eval()
+    for name, value in full.state_dict().items():
+        if name.endswith("running_mean"):
+            value.normal_()
+    encoder.load_state_dict(full.state_dict())
+    photo, step = torch.rand(1, 3, 64, 64) * 2 - 1, 256 // size
+    with torch.no_grad():
+        assert encoder(torch.zeros(1, 3, size, size)).shape == (1, encoder.channels, 16, 16)
+        torch.testing.assert_close(encoder(photo)[..., ::step, ::step], full(photo))
+
+
+def test_resnet_takes_photos_in_minus_one_to_one():
+    encoder, seen = ResNet(kind="resnet50", size=32, channels=4), []
+    encoder.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    for value in (-1.0, 1.0):
+        encoder(torch.full((2, 3, 32, 32), value))
+        torch.testing.assert_close(seen.pop()[0, :, 5, 7], ((value + 1) / 2 - mean) / std)
 
 
 @pytest.mark.parametrize("kind", [S3Tree, VectorTree])
@@ -76,16 +150,111 @@ def test_generator_is_bounded_and_needs_valid_places():
         Generator(width=4, blocks=2, dropout=0.5, map_channels=3, embed_at=[2])
 
 
+@pytest.mark.parametrize("backbone", [Generator, NAFNet])
 @pytest.mark.parametrize("fuse", ["concat", "sft"])
 @pytest.mark.parametrize("places", [[0], [0, 1]])
-def test_embedding_changes_nothing_at_first_and_something_later(fuse, places):
-    generator = Generator(width=4, blocks=2, dropout=0.0, map_channels=6, embed_at=places, fuse=fuse).eval()
+def test_embedding_changes_nothing_at_first_and_something_later(backbone, fuse, places):
+    dropout = {"dropout": 0.0} if backbone is Generator else {}
+    generator = backbone(width=4, blocks=2, map_channels=6, embed_at=places, fuse=fuse, **dropout).eval()
+    awaken(generator)
     blurred, maps = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 6, 16, 16)
     with torch.no_grad():
+        assert list(generator.embed) == [str(place) for place in places]
         assert torch.equal(generator(blurred, maps), generator(blurred))
-        for embed in generator.embed.values():
-            embed.mix.weight.normal_()
-        assert not torch.allclose(generator(blurred, maps), generator(blurred))
+        for place in generator.embed:
+            before = generator(blurred, maps)
+            generator.embed[place].mix.weight.normal_()
+            assert not torch.allclose(generator(blurred, maps), before)
+
+
+def awaken(network):
+    """NAFNet's blocks start as the identity: let them do something."""
+    for block in network.modules():
+        if isinstance(block, NAFBlock):
+            torch.nn.init.normal_(block.beta, std=0.5), torch.nn.init.normal_(block.gamma, std=0.5)
+
+
+def published_block(block, x):
+    """The formulas of arXiv 2204.04676, written with convolutions and means over the channels."""
+
+    def norm(layer, x):
+        centred = x - x.mean(1, keepdim=True)
+        scale = (centred.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+        return centred * scale * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
+
+    def conv(layer, x):
+        return torch.conv2d(x, layer.weight[..., None, None], layer.bias)
+
+    def gate(x):
+        return x[:, : x.shape[1] // 2] * x[:, x.shape[1] // 2 :]
+
+    mixed = gate(block.spread(conv(block.widen[0], norm(block.norms[0], x))))
+    mixed = mixed * conv(block.attention, mixed.mean((2, 3), keepdim=True))
+    x = x + conv(block.narrow[0], mixed) * block.beta.view(1, -1, 1, 1)
+    return x + conv(block.narrow[1], gate(conv(block.widen[1], norm(block.norms[1], x)))) * block.gamma.view(
+        1, -1, 1, 1
+    )
+
+
+def test_nafnet_block_follows_its_formulas():
+    torch.manual_seed(0)
+    block = NAFBlock(6).double()
+    for weight in block.parameters():
+        torch.nn.init.normal_(weight)
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(block(x), published_block(block, x))
+    assert torch.autograd.gradcheck(NAFBlock(2).double(), torch.randn(1, 2, 3, 3).double().requires_grad_())
+
+
+def test_nafnet_is_the_published_network():
+    settings = {"model.backbone": "nafnet", "model.generator_width": 32, "model.blocks": 28}
+    with torch.device("meta"):
+        network = build_generator(load_config("smoke", overrides=settings))
+    blocks = [layer for layer in network.modules() if isinstance(layer, NAFBlock)]
+    counts = {width: sum(block.beta.numel() == width for block in blocks) for width in (32, 64, 128, 256, 512)}
+    assert counts == {32: 2, 64: 2, 128: 2, 256: 29, 512: 1}
+    by_hand = sum(count * (7 * width**2 + 33 * width) for width, count in counts.items())  # blocks
+    by_hand += sum(8 * width**2 + 2 * width for width in (32, 64, 128, 256))  # halving the side
+    by_hand += sum(2 * width**2 for width in (512, 256, 128, 64))  # doubling it
+    assert count_parameters(network) == by_hand + 896 + 867 == 17_111_907  # first and last convolution
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, 256, 256, device="meta"))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(15.96, abs=0.01)
+
+
+def test_nafnet_shapes_by_stage():
+    with torch.device("meta"):
+        network = NAFNet(width=32, blocks=2)
+    layers = [network.intro, *network.encoder, *network.trunk, network.middle, *network.decoder, network.ending]
+    expected = [(32, 48, 80), (32, 48, 80), (64, 24, 40), (128, 12, 20), (256, 6, 10), (256, 6, 10), (512, 3, 5)]
+    expected += [(256, 6, 10), (128, 12, 20), (64, 24, 40), (32, 48, 80), (3, 48, 80)]
+    assert shapes(network, layers, 48, 80) == expected
+
+
+def test_nafnet_in_every_precision_and_memory_format():
+    torch.manual_seed(0)
+    network = NAFNet(width=4, blocks=2, map_channels=3, embed_at=[1])
+    awaken(network)
+    blurred, maps = torch.rand(2, 3, 32, 48) * 2 - 1, torch.randn(2, 3, 16, 16)
+    expected = network(blurred, maps)
+    assert expected.shape == blurred.shape and expected.abs().max() <= 1
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = network(blurred, maps)
+    rough.mean().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
+    torch.testing.assert_close(rough, expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(network.to(memory_format=torch.channels_last)(blurred, maps), expected)
+    torch.testing.assert_close(network.double()(blurred.double(), maps.double()).float(), expected)
+
+
+def test_nafnet_starts_alike_with_and_without_maps_and_checks_places():
+    networks = []
+    for channels in (0, 3):
+        torch.manual_seed(0)
+        networks.append(NAFNet(width=4, blocks=2, map_channels=channels).state_dict())
+    assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
+    with pytest.raises(ValueError, match="embed_at"):
+        NAFNet(width=4, blocks=2, map_channels=3, embed_at=[2])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -135,53 +304,6 @@ def test_label_maps_are_class_shares(tiny, corpus):
     maps = source(corpus.train.draw(2, "severe", 0, "test").labels).maps
     assert maps.shape == (2, len(corpus.categories) + 1, 16, 16)
     torch.testing.assert_close(maps.sum(1), torch.ones(2, 16, 16))
-
-
-@pytest.fixture
-def decoder():
-    torch.manual_seed(0)
-    return CaptionDecoder(
-        words=12, context_width=5, item_width=6, items=7, word_width=8, lstm_width=8, attention_width=8, dropout=0.5
-    ).eval()
-
-
-def test_beam_of_one_is_greedy(decoder):
-    context, items = torch.randn(5, 5), torch.randn(5, 7, 6)
-    greedy, attention = decoder.greedy(context, items, 9)
-    beam = decoder.beam(context, items, 9, 1)
-    for row, other in zip(greedy.tolist(), beam.tolist(), strict=True):
-        cut = row.index(EOS) + 1 if EOS in row else len(row)
-        assert row[:cut] == other[:cut]
-    torch.testing.assert_close(attention.sum(-1), torch.ones(5, 9))
-
-
-def log_likelihood(decoder, context, items, words):
-    state, keys = decoder.begin(context, items)
-    total, word, count = 0.0, torch.tensor([BOS]), 0
-    for target in words:
-        logits, state, _ = decoder.step(word, state, items, keys)
-        logits[:, [PAD, BOS, UNK]] = -torch.inf
-        total, word, count = total + logits.log_softmax(-1)[0, target].item(), torch.tensor([target]), count + 1
-        if target == EOS:
-            break
-    return total / count
-
-
-def test_wide_beam_is_at_least_as_likely_as_greedy(decoder):
-    for _ in range(10):
-        context, items = torch.randn(1, 5), torch.randn(1, 7, 6)
-        greedy, beam = decoder.greedy(context, items, 6)[0][0], decoder.beam(context, items, 6, 12)[0]
-        assert (
-            log_likelihood(decoder, context, items, beam.tolist())
-            >= log_likelihood(decoder, context, items, greedy.tolist()) - 1e-5
-        )
-
-
-def test_beam_does_not_depend_on_the_batch(decoder):
-    context, items = torch.randn(4, 5), torch.randn(4, 7, 6)
-    together = decoder.beam(context, items, 8, 3)
-    for i in range(4):
-        assert torch.equal(decoder.beam(context[i : i + 1], items[i : i + 1], 8, 3)[0], together[i])
 
 
 def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tmp_path):

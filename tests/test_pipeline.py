@@ -1,21 +1,26 @@
 """The pipeline on tiny notebooks: freshness and its reasons, locks, refusals, death and going on."""
 
+import json
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
 import pytest
 
 import s3e
-from s3e.config import load_config
+from s3e.config import VARIANTS, Runtime, load_config
 from s3e.paths import S3EError, read_json
-from s3e.pipeline import folders, graph, keys, lending, runner, store
+from s3e.pipeline import folders, graph, keys, lending, machine, pools, runner, scheduler, store
 from s3e.pipeline.graph import STAGES, Instance
 from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
 
@@ -49,10 +54,8 @@ def notebook(stage: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(text) for text in code], metadata=kernel)
 
 
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the library with fake notebooks and a fake module, in a folder with braces in its name."""
-    root = tmp_path_factory.mktemp("repo") / "a {copy}"
+def copy_suite(root: Path) -> Path:
+    """A copy of the library with fake notebooks and a fake module."""
     shutil.copytree(Path(s3e.__file__).parent, root / "s3e", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(s3e.__file__).parents[1] / "run_all.py", root)
     (root / "s3e" / "fake").mkdir()
@@ -63,6 +66,12 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in STAGES:
         nbformat.write(notebook(stage), root / "notebooks" / f"{stage}.ipynb")
     return root
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the suite in a folder with braces in its name."""
+    return copy_suite(tmp_path_factory.mktemp("repo") / "a {copy}")
 
 
 @pytest.fixture
@@ -131,7 +140,8 @@ def test_fields_follow_the_variant() -> None:
     assert "loss.caption" not in graph.fields(graph.arm("baseline", 0), config)
     assert "train_a1.updates" in graph.fields(graph.arm("no_tree_loss", 0), config)
     full = graph.fields(graph.arm("full", 0), config)
-    assert "loss.caption" in full and "runtime.save_every" not in full and "train_a1.updates" not in full
+    assert "loss.caption" in full and "train_a1.updates" not in full
+    assert not {"runtime.save_every", "runtime.explosion"} & set(full) and "runtime.devices" in full
     assert not {name for name in graph.fields(Instance("01_data_blurring"), config) if name.startswith("loss")}
 
 
@@ -415,6 +425,13 @@ def test_a_folder_of_captions_can_lend(here: Path, frames: Path, tmp_path: Path)
     assert study.overrides == {"data.captioned": str(photos)}
 
 
+def test_files_of_weights_are_written_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # notebooks run in another folder
+    (tmp_path / "mine.pth").touch()
+    given = {"loss.vgg19_weights": "mine.pth", "model.encoder_weights": "vgg19-dcbb9e9d.pth", "loss.tree": 1}
+    assert lending.settled(given) == {**given, "loss.vgg19_weights": str(tmp_path / "mine.pth")}
+
+
 @pytest.mark.parametrize(
     "settings, says",
     [
@@ -449,6 +466,204 @@ def test_other_data_that_do_not_fit(
     assert runner.main(["--profile", "smoke", "--data", str(broken)]) == 2
     assert lost.name in capsys.readouterr().err
     assert runner.main(["--profile", "smoke", "--data", str(broken), "--set", "data.skip_broken=true", "--list"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["scenes", "coco", "karpathy", "gopro", "folder"])
+def test_what_will_only_say_that_it_is_skipped_is_known_beforehand(kind: str) -> None:
+    from s3e.training import stages
+
+    corpus = SimpleNamespace(categories=[1] * (kind == "scenes"), captioned=kind in graph.CAPTIONED)
+    for variant in VARIANTS:
+        told = graph.why_skipped(graph.arm(variant, 0), kind)
+        assert bool(told) is bool(stages.why_skipped(variant, corpus)), variant
+    for stage in ("02_train_s3_tree", "03_train_captioner"):
+        assert bool(graph.why_skipped(Instance(stage, seed=0), kind)) is not corpus.captioned
+        assert not graph.why_skipped(Instance(stage, seed=0, lent=True), kind)
+
+
+def test_lists_tell_what_will_be_skipped(here: Path, frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--profile", "smoke", "--data", str(frames), "--variants", "baseline", "full", "no_tree_loss"]
+    assert runner.main([*words, "--list"]) == runner.main([*words, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"04_train_deblurrer +1 x .* alone\n", told)
+    assert re.search(r"06_ablation +1 x .*\(1 skipped: these data have no captions\)", told)
+    assert "would skip 06_ablation/no_tree_loss-s0: these data have no captions" in told
+    assert "would run captioned:03_train_captioner/s0" in told and "would skip 03_train_captioner/s0" in told
+
+
+# --------------------------------------------------------------------------------------- places, GPUs and lost workers
+
+
+@pytest.mark.parametrize(
+    "settings, wanted, gpus, jobs",
+    [
+        ({}, 0, "", 12),
+        ({"threads": 2, "devices": 3}, 0, "", 2),
+        ({"threads": 64}, 0, "", 1),
+        ({"threads": 2}, 5, "", 5),
+        ({"device": "cuda"}, 0, "0,1,2", 3),
+        ({"device": "cuda"}, 2, "0,1,2", 2),
+        ({"device": "cuda", "devices": 2}, 0, "0,1,2", 1),
+        ({"device": "cuda:1"}, 0, "0,1,2", 1),
+        ({"device": "cuda"}, 0, "-1", "there is no GPU: --set runtime.device=cpu"),
+        ({"device": "cuda"}, 4, "0,1,2", "exceed the 3 GPUs: --jobs 3"),
+        ({"device": "cuda", "devices": 4}, 0, "0,1,2", "exceed the 3 GPUs: --set runtime.devices=3"),
+    ],
+)
+def test_jobs_fit_the_machine(
+    settings: dict, wanted: int, gpus: str, jobs: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "cores", lambda: 12)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    if isinstance(jobs, str):
+        with pytest.raises(S3EError, match=jobs):
+            pools.local_jobs(Runtime(**settings), wanted)
+    else:
+        assert pools.local_jobs(Runtime(**settings), wanted) == jobs
+
+
+def test_every_notebook_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nfor i in 0 1 2 3 4; do echo \"GPU $i: of a kind\"; echo '  MIG part'; done\n")
+    tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert machine.gpus() == ["0", "1", "2", "3", "4"]
+    monkeypatch.setenv("PATH", "")
+    assert machine.gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-ab,7,8,9")
+    seen, runs = [], [Instance("04_train_deblurrer", seed=seed) for seed in range(3)]
+    job = {"runtime": Runtime(device="cuda", devices=2, threads=3).model_dump(), "runs": "r", "figures": "f"}
+
+    def launch(job: dict, slot: int) -> SimpleNamespace:
+        seen.append(pools._environment(job, slot))
+        return SimpleNamespace(poll=lambda: 0, returncode=0)
+
+    monkeypatch.setattr(pools, "launch", launch)
+    pool = pools.LocalPool(Runtime(device="cuda", devices=2), 0)
+    pool.start(runs[0], job), pool.start(runs[1], job)
+    assert not pool.room() and [end.good for end in pool.ended()] == [True, True]
+    pool.start(runs[2], job)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in seen] == ["4,GPU-ab", "7,8", "4,GPU-ab"]
+    assert {environment["OMP_NUM_THREADS"] for environment in seen} == {"3"}
+    assert machine.gpus_of(Runtime(device="cuda:1"), 1) == machine.gpus_of(Runtime(), 1) == {}
+
+
+class FakePool:
+    """A pool whose runs end as told."""
+
+    about = "one at a time"
+
+    def __init__(self, answers: list[dict], work: object = None):
+        self.answers, self.jobs, self.running, self.work = answers, [], [], work
+
+    def room(self) -> bool:
+        return not self.running
+
+    def start(self, run: Instance, job: dict) -> str:
+        self.jobs.append(job)
+        self.running.append(run)
+        return "a worker"
+
+    def ended(self) -> list[pools.Ended]:
+        ends = [pools.Ended(run, **self.answers.pop(0)) for run in self.running]
+        if ends and ends[0].good:
+            self.work()
+        self.running.clear()
+        return ends
+
+    def close(self) -> None:
+        assert not self.running
+
+
+def test_a_lost_run_goes_on_elsewhere_three_times_at_most(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = {"good": False, "why": "worker x is gone", "lost": True}
+    words = ["--profile", "smoke", "--variants", "baseline", "--only", "00", "01", "--force"]
+    pool = FakePool([lost, lost, {"good": True}, lost, lost, lost], lambda: finish(here, "01_data_blurring"))
+    monkeypatch.setattr(runner, "open_pool", lambda study, waiting: pool)
+    assert runner.main(words) == 1
+    told = capsys.readouterr().out
+    assert [job["parameters"]["resume"] for job in pool.jobs] == [False, True, True] * 2
+    assert [job["stage"][:2] for job in pool.jobs] == ["01"] * 3 + ["00"] * 3
+    assert told.count("LOST ") == 4 and "FAILED 00_start_here/all" in told and "on a worker" in told
+    assert states(capsys)["00_start_here/all"] == "failed             worker x is gone"
+    finish(here, "00_start_here")
+    assert states(capsys)["00_start_here/all"].startswith("fresh")
+
+
+def test_a_failure_is_forgotten_at_the_next_attempt_or_change(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(here, "01_data_blurring")
+    run = fake_run(here, "04_train_deblurrer")
+    folders.note_failure(run.path, run._key, "no memory")
+    store._HELD.pop(run.path).close()
+    assert "failed" in (seen := states(capsys)["04_train_deblurrer/s0"]) and "no memory" in seen
+    again = fake_run(here, "04_train_deblurrer")
+    store._HELD.pop(again.path).close()
+    assert again.resumed and "goes on where it stopped" in states(capsys)["04_train_deblurrer/s0"]
+    folders.note_failure(run.path, run._key, "no memory")
+    monkeypatch.setitem(runner.PROFILES["smoke"], "train_b", {"updates": 3, "batch": 8})
+    assert "settings changed since" in states(capsys)["04_train_deblurrer/s0"]
+
+
+def test_a_job_names_what_it_needs(here: Path) -> None:
+    folder = finish(here, "01_data_blurring")
+    study = runner.study_of(runner.parser().parse_args(["--profile", "smoke", "--variants", "baseline"]))
+    run = Instance("04_train_deblurrer", seed=0)
+    job = scheduler.Scheduler(study, [run], FakePool([])).job(run)
+    assert job["needs"] == {str(folder): study.keys.key(Instance("01_data_blurring"))} and json.dumps(job)
+    assert folders.wait_for(folder, job["needs"][str(folder)], 0)["skipped"] == ""
+    assert folders.wait_for(folder, "another key", 0) is None
+    appear = threading.Timer(0.3, lambda: (folder / "val.json").write_text("01_data_blurring"))
+    (folder / "val.json").unlink()  # as a shared folder shows files late
+    appear.start()
+    assert folders.wait_for(folder, job["needs"][str(folder)], 20)
+
+
+def test_who_waits_for_a_lock_is_told_who_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = folders.take_lock(tmp_path / "lock", "the run")
+    second = threading.Thread(target=lambda: folders.take_lock(tmp_path / "lock", "the run").close())
+    second.start()
+    told = f"the run is in use by process {os.getpid()} on {platform.node()}: waiting"
+    seen = []
+    wait_for(lambda: seen.append(capsys.readouterr().out) or told in "".join(seen))
+    first.close()
+    second.join(10)
+    assert not second.is_alive()
+
+
+def test_the_card_names_what_is_not_usual(here: Path) -> None:
+    plain = fake_run(here, "00_start_here")
+    assert not {"precision", "devices", "fallback"} & set(plain.card())
+    changed = {"runtime.precision": "bf16", "runtime.devices": 2, "loss.perceptual": 1.0}
+    run = fake_run(here, "00_start_here", overrides=changed)
+    assert (run.card()["precision"], run.card()["devices"]) == ("bf16", "2")
+    assert "no VGG19 weights" in run.card()["fallback"]
+    run.finish({})
+    about = read_json(run.path / "provenance.json")
+    assert (about["device_name"], about["devices"], about["precision"]) == ("", 2, "bf16")
+    assert about["packages"]["lightning-fabric"][0].isdigit()
+    store._HELD.pop(plain.path).close()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["loss.perceptual=1", "loss.vgg19_weights=/no/such/vgg19-dcbb9e9d.pth"],
+        ["model.encoder=resnet50", "model.encoder_weights=/no/such/resnet50-0676ba61.pth"],
+    ],
+)
+def test_weights_that_are_named_must_be_there(
+    here: Path, capsys: pytest.CaptureFixture[str], settings: list[str]
+) -> None:
+    pytest.importorskip("s3e.models.weights")
+    assert runner.main(["--profile", "smoke", "--status", "--set", *settings]) == 2
+    assert "/no/such/" in capsys.readouterr().err
+    if "perceptual" in settings[0]:  # no perceptual loss, no VGG19
+        assert runner.main(["--profile", "smoke", "--status", "--set", settings[1]]) == 0
 
 
 class Command:
@@ -517,9 +732,11 @@ def test_failing_cell_is_shown_and_others_go_on(repo: Path, tmp_path: Path) -> N
     other = repo / "notebooks" / "01_data_blurring.ipynb"
     texts = edit(path, "import time", "(1 / 0)  # too much"), edit(other, "import time", "run.skip('no captions')")
     code, log = Command(repo, tmp_path / "runs").run("--until", "01", "--jobs", "2")
+    _, status = Command(repo, tmp_path / "runs").run("--until", "01", "--status")
     path.write_text(texts[0])
     other.write_text(texts[1])
     assert code == 1
+    assert re.search(r"00_start_here/all +failed +ZeroDivisionError: division by zero", status)
     assert (
         "ZeroDivisionError: division by zero" in log and "cell In[5]" in log and "skipped 01_data_blurring/all" in log
     )

@@ -258,9 +258,7 @@ def test_captions_without_a_folder_of_images(coco):
 def test_too_few_photos_are_refused_with_the_reason(tmp_path):
     folder = write_coco(tmp_path, {"train": 3, "val": 2, "test": 2})
     (folder / "images" / "000004.jpg").unlink()
-    with pytest.raises(
-        S3EError, match=r"val split has fewer than 2 usable photos \(1\).*photo 000004.jpg is in none"
-    ):
+    with pytest.raises(S3EError, match=r"val split has fewer than 2 usable photos \(1\).*photo 000004.jpg is in none"):
         read_source(folder)
 
 

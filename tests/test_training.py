@@ -16,7 +16,6 @@ from s3e.parsing import IGNORE
 from s3e.paths import S3EError
 from s3e.training.loop import Trainer, rate
 from s3e.training.losses import (
-    PerceptualLoss,
     caption_loss,
     critic_loss,
     gradient_penalty,
@@ -45,7 +44,7 @@ def test_gradient_penalty_of_a_linear_critic(slope):
     def critic(x):
         return (x * direction).flatten(1).sum(1)
 
-    penalty = gradient_penalty(critic, torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4))
+    penalty = gradient_penalty(critic, torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), torch.rand(5))
     assert float(penalty) == pytest.approx((slope - 1) ** 2, abs=1e-5)
 
 
@@ -57,7 +56,7 @@ def test_wgan_critic_loss_has_the_closed_form(tiny):
             return x.flatten(1).mean(1)
 
     sharp, fake = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
-    terms = critic_loss(config.loss, Mean(), sharp, fake)
+    terms = critic_loss(config.loss, Mean(), sharp, fake, torch.rand(2))
     assert float(terms["critic"]) == pytest.approx(-1.0)
     assert float(terms["penalty"]) == pytest.approx(10 * (1 / math.sqrt(48) - 1) ** 2, rel=1e-5)
 
@@ -90,26 +89,16 @@ def test_caption_loss_is_per_word_and_skips_padding():
     assert float(caption_loss(torch.zeros(2, 4, 10), words)) == pytest.approx(math.log(10), rel=1e-6)
 
 
-def test_perceptual_loss_loads_public_names_and_names_what_is_wrong(tmp_path):
-    with pytest.raises(S3EError, match="vgg19-dcbb9e9d.pth"):
-        PerceptualLoss(str(tmp_path / "none.pth"))
-    state, channels = {}, 3
-    for index, width in zip((0, 2, 5, 7, 10, 12, 14), (64, 64, 128, 128, 256, 256, 256), strict=True):
-        state[f"features.{index}.weight"] = torch.randn(width, channels, 3, 3) * 0.05
-        state[f"features.{index}.bias"] = torch.zeros(width)
-        channels = width
-    torch.save(state, tmp_path / "vgg.pth")
-    loss, image = PerceptualLoss(str(tmp_path / "vgg.pth")), torch.rand(1, 3, 32, 32)
-    assert float(loss(image, image)) == 0 and float(loss(image, -image)) > 0
-    torch.save({"features.0.weight": state["features.0.weight"]}, tmp_path / "cut.pth")
-    with pytest.raises(S3EError, match="not torchvision's VGG19"):
-        PerceptualLoss(str(tmp_path / "cut.pth"))
-
-
 def test_schedules():
-    assert [rate("constant", s, 10) for s in (0, 9)] == [1, 1]
-    assert rate("linear", 0, 10) == 1 and rate("linear", 9, 10) == pytest.approx(0.1)
-    assert rate("half_linear", 5, 10) == 1 and rate("half_linear", 9, 10) == pytest.approx(0.2)
+    def at(*steps, **settings):
+        return [rate(Training(updates=10, **settings), step) for step in steps]
+
+    assert at(0, 9, schedule="constant") == [1, 1]
+    assert at(0, 9, schedule="linear") == pytest.approx([1, 0.1])
+    assert at(5, 9, schedule="half_linear") == pytest.approx([1, 0.2])
+    assert at(0, 5, schedule="cosine") == pytest.approx([1, 0.5])
+    assert at(2, 3, 6, schedule="steps", decay=0.5, decay_every=3) == pytest.approx([1, 0.5, 0.25])
+    assert at(0, 1, 4, schedule="constant", warmup=4) == pytest.approx([0.25, 0.5, 1])
 
 
 class Toy:
@@ -130,10 +119,9 @@ class Toy:
         if step == self.stop_at:
             raise KeyboardInterrupt
         loss = self.layer(torch.randn(4, 3)).square().mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return {"loss": float("nan") if step == self.broken_at else float(loss.detach())}
+        self.trainer.engine.ids = ["a", "b"]
+        broken = {"loss": loss * float("nan")} if step == self.broken_at else {"loss": loss}
+        return self.trainer.engine.descend(self.optimizer, self.trainer.settings, [broken])
 
     def run(self):
         return self.trainer.fit(self.step)
@@ -173,8 +161,8 @@ def test_checkpoint_of_another_training_is_refused(tmp_path):
 
 def test_mixed_view_takes_the_given_share(corpus):
     batch = corpus.train.draw(16, "severe", 0, "x")
-    assert torch.equal(mixed_view(batch, 0.0, 1), batch.blurred)
-    assert torch.equal(mixed_view(batch, 1.0, 1), batch.sharp)
+    assert torch.equal(mixed_view(batch, 0.0), batch.blurred)
+    assert torch.equal(mixed_view(batch, 1.0), batch.sharp)
 
 
 def test_batches_depend_on_the_step_alone_and_cover_every_photo(corpus):
@@ -211,7 +199,7 @@ def pretrained(tiny, corpus, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("pretrained")
     model, critic = build_model(tiny, corpus, "baseline"), build_critic(tiny)
-    train_deblurrer(folder, "deblurrer", model, critic, corpus, tiny, tiny.train_b)
+    train_deblurrer(folder, "deblurrer", model, critic, corpus, tiny, "b")
     save_model(folder, model, critic)
     save_weights(new_source(tiny, corpus), folder / "tree_captioner.safetensors")
     return folder
@@ -220,7 +208,7 @@ def pretrained(tiny, corpus, tmp_path_factory):
 def terms_of(variant, config, corpus, pretrained, folder):
     model, critic = start_model(variant, config, corpus, deblurrer=pretrained, captioner=pretrained, folder=folder)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    log = train_deblurrer(folder, "cotrain", model, critic, corpus, config, config.train_c, variant=variant).log
+    log = train_deblurrer(folder, "cotrain", model, critic, corpus, config, "c", variant=variant).log
     return model, before, set(log.columns) - {"step"}
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,11 @@ from s3e.trees import CaptionTree, TreeVocabulary
 
 @dataclass(frozen=True)
 class Batch:
-    """What one update sees. Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; labels B x S x S."""
+    """What one update sees, or an equal part of it.
+
+    Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; labels B x S x S. `key`: what its random draws
+    hang on (training and update). `all_words`, `all_trees`: those of the whole update's images, by which losses divide.
+    """
 
     ids: list[str]
     sharp: Tensor
@@ -42,12 +46,27 @@ class Batch:
     words: Tensor
     tree: Tensor
     labels: Tensor | None
+    key: tuple[object, ...] = ()
+    all_words: Tensor | None = None
+    all_trees: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        tensors = (item.to(device) for item in (self.sharp, self.blurred, self.words, self.tree))
-        return Batch(self.ids, *tensors, labels)
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None, channels_last: bool = False) -> "Batch":
+        """The same batch on another device, its images in another precision or memory layout."""
+        layout = torch.channels_last if channels_last else torch.preserve_format
+        images = {name: getattr(self, name) for name in ("sharp", "blurred")}
+        images = {name: item.to(device, dtype, memory_format=layout) for name, item in images.items()}
+        others = {name: getattr(self, name) for name in ("words", "tree", "labels", "all_words", "all_trees")}
+        return replace(self, **images, **{name: v if v is None else v.to(device) for name, v in others.items()})
+
+    def uniform(self, name: str) -> Tensor:
+        """One number in [0, 1) an image, keyed by its id and the update: the same however the batch is cut."""
+        draws = [rng(name, *self.key, photo).random() for photo in self.ids]
+        return torch.tensor(draws, dtype=self.sharp.dtype, device=self.sharp.device)
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """Standard normal numbers B x shape, keyed like `uniform`."""
+        draws = np.stack([rng(name, *self.key, photo).standard_normal(shape) for photo in self.ids])
+        return torch.from_numpy(draws).to(self.sharp.device, self.sharp.dtype)
 
 
 @dataclass
@@ -102,11 +121,15 @@ class Split:
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[index]))
         sharp = to_tensor(self.sharp[index])
         blurred = sharp if severity == "sharp" else to_tensor(self.blurred[severity][index])
-        trees = self.trees[rows, pick]
-        return Batch([self.ids[i] for i in index], sharp, blurred, self.words[rows, pick], trees, labels)
+        words, trees = self.words[rows, pick], self.trees[rows, pick]
+        ids = [self.ids[i] for i in index]
+        return Batch(ids, sharp, blurred, words, trees, labels, (self.name,), words, trees)
 
-    def draw(self, batch: int, severity: str, step: int, *key: object) -> Batch:
-        """Batch number `step` of an endless reshuffled pass; a pure function of `key` and `step`."""
+    def draw(self, batch: int, severity: str, step: int, *key: object, part: int = 0, parts: int = 1) -> Batch:
+        """Batch number `step` of an endless reshuffled pass, or one of `parts` equal parts of it.
+
+        A pure function of `key` and `step`; all that is random is drawn for the whole batch.
+        """
         start, rows = step * batch, self.rows(severity)
         places = np.arange(start, start + batch)
         index = np.empty(batch, dtype=np.int64)
@@ -115,7 +138,9 @@ class Split:
             here = places // len(rows) == epoch
             index[here] = order[places[here] % len(rows)]
         choice = rng("caption", *key, step).integers(0, self.words.shape[1], size=batch)
-        return self.batch(index, severity, choice)
+        mine = slice(part * batch // parts, (part + 1) * batch // parts)
+        whole = {"all_words": self.words[index, choice], "all_trees": self.trees[index, choice]}
+        return replace(self.batch(index[mine], severity, choice[mine]), key=(*key, step), **whole)
 
     def batches(self, batch: int, severity: str) -> Iterator[Batch]:
         """Every photo that has the severity once, in order."""
@@ -148,6 +173,7 @@ class Corpus:
     categories: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    vocabulary: Path | None = None  # the folder whose vocabularies it uses, where that is not its own
 
     @property
     def train(self) -> Split:
@@ -250,7 +276,8 @@ def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Cor
     about = read_json(folder / "corpus.json")
     words, labels, max_words = read_vocabulary(vocabulary or folder if vocabulary or about["captioned"] else None)
     splits = {name: _load_split(folder, name, words, labels, max_words) for name in SPLITS}
-    return Corpus(folder, splits, words, labels, **about | {"severities": tuple(about["severities"])})
+    about |= {"severities": tuple(about["severities"]), "vocabulary": Path(vocabulary) if vocabulary else None}
+    return Corpus(folder, splits, words, labels, **about)
 
 
 def _load_split(folder: Path, name: str, words: Vocabulary, labels: TreeVocabulary, max_words: int) -> Split:

@@ -1,4 +1,4 @@
-"""Fetch one large archive over HTTP: resumed after a cut, checked, and under its final name only when it is whole."""
+"""Fetch one large file over HTTP: resumed after a cut, checked, and under its final name only when it is whole."""
 
 import errno
 import hashlib
@@ -32,22 +32,25 @@ class _Again(Exception):
     """A passing fault; its text says which."""
 
 
-def fetch(url: str, path: Path, size: int = 0, sha256: str = "", remedy: str = RETRY) -> str:
-    """Fetch the zip archive `url` to `path` and return its SHA-256; an archive that is there already is only checked.
+def fetch(
+    url: str, path: Path, size: int = 0, sha256: str = "", remedy: str = RETRY, archive: bool = True
+) -> str:  # fmt: skip
+    """Fetch `url` to `path` and return its SHA-256; a file that is there already is only checked.
 
-    Bytes gather in `<name>.part`, and `<name>.part.json` remembers which version of the archive they belong to, so that
-    an interrupted call goes on (HTTP Range with If-Range) and an archive that changed meanwhile starts anew. `size`
-    (bytes) and `sha256` (hexadecimal) are what it must have, where known. Raises `S3EError`: the server refuses, stays
-    silent or has another file, or the disk has no room for the archive and its contents.
+    Bytes gather in `<name>.part`, and `<name>.part.json` remembers which version of the file they belong to, so that
+    an interrupted call goes on (HTTP Range with If-Range) and a file that changed meanwhile starts anew. `size` (bytes)
+    and `sha256` (hexadecimal, all of it or its beginning) are what it must have, where known; an `archive` is a zip
+    file. Raises `S3EError`: the server refuses, stays silent or has another file, or the disk has no room for the file
+    and, of an archive, its contents.
     """
     part = path.with_name(f"{path.name}.part")
     with writing(path):
         if path.exists():
-            return _verified(path, path, size, sha256, "delete it, then run the command again")
+            return _verified(path, path, size, sha256, "delete it, then run the command again", archive)
         part.parent.mkdir(parents=True, exist_ok=True)
-        _persist(url, part, size, remedy)
+        _persist(url, part, size, remedy, archive)
         try:
-            found = _verified(part, url, size, sha256, remedy)
+            found = _verified(part, url, size, sha256, remedy, archive)
         except S3EError:
             _forget(part)
             raise
@@ -88,12 +91,12 @@ def writing(path: Path) -> Iterator[None]:
         raise S3EError(f"{what}: choose another folder with --to.") from None
 
 
-def _persist(url: str, part: Path, size: int, remedy: str) -> None:
+def _persist(url: str, part: Path, size: int, remedy: str, archive: bool) -> None:
     """Repeat attempts until the file is whole; gives up after as many without new bytes as there are `WAITS`."""
     failures, best = 0, _length(part)
     while True:
         try:
-            return _attempt(url, part, size, remedy)
+            return _attempt(url, part, size, remedy, archive)
         except _Again as fault:
             failures = 1 if _length(part) > best else failures + 1
             best = max(best, _length(part))
@@ -103,7 +106,7 @@ def _persist(url: str, part: Path, size: int, remedy: str) -> None:
             time.sleep(WAITS[failures - 1])
 
 
-def _attempt(url: str, part: Path, size: int, remedy: str) -> None:
+def _attempt(url: str, part: Path, size: int, remedy: str, archive: bool) -> None:
     """One request for what is missing of `part`."""
     version = _version(url, part)
     have = _length(part) if version else 0
@@ -118,7 +121,8 @@ def _attempt(url: str, part: Path, size: int, remedy: str) -> None:
         if size and total != size:
             what = f"{url} offers a file of {total:,} bytes instead of {size:,}"
             raise S3EError(f"{what}, so it is not the published one: {remedy}.")
-        check_space(part.parent, 2 * total - start)  # the archive, and its contents: photos hardly compress
+        contents = total if archive else 0  # photos hardly compress
+        check_space(part.parent, total - start + contents)
         if not start:
             version = {"url": url, "validator": _validator(response.headers), "total": total}
         _receive(response, part, start, total, version)
@@ -184,7 +188,7 @@ def _validator(headers: Message) -> str:
 
 
 def _version(url: str, part: Path) -> dict:
-    """Which version of the archive `part` belongs to; empty if it cannot be resumed."""
+    """Which version of the file `part` belongs to; empty if it cannot be resumed."""
     try:
         version = read_json(_notes(part))
         return version if version["url"] == url and version["validator"] else {}
@@ -192,11 +196,13 @@ def _version(url: str, part: Path) -> dict:
         return {}
 
 
-def _verified(path: Path, name: str | Path, size: int, sha256: str, remedy: str) -> str:
-    """The digest of the archive at `path`; `S3EError` if size or digest is not the known one, or it is no archive."""
+def _verified(path: Path, name: str | Path, size: int, sha256: str, remedy: str, archive: bool) -> str:
+    """The digest of the file at `path`; `S3EError` if size or digest is not the known one, or it is no archive."""
     found = digest(path)
-    if (size and _length(path) != size) or found != (sha256 or found) or not zipfile.is_zipfile(path):
-        what = f"{name} is damaged or not the published archive ({_length(path):,} bytes, SHA-256 {found})"
+    other = (size and _length(path) != size) or not found.startswith(sha256)
+    if other or (archive and not zipfile.is_zipfile(path)):
+        kind = "archive" if archive else "file"
+        what = f"{name} is damaged or not the published {kind} ({_length(path):,} bytes, SHA-256 {found})"
         raise S3EError(f"{what}: {remedy}.")
     return found
 

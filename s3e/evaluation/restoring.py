@@ -17,7 +17,7 @@ from s3e.models.tree import TreeOutput
 from s3e.seeds import seed_everything
 
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 photos of 256 px
-STRIDE = 16  # sides of a restored picture are padded to a multiple of it (generator: 4, encoder: up to 16)
+STRIDE = 16  # sides of a restored picture are padded to a multiple of it (DeblurGAN: 4, NAFNet and encoder: 16)
 Restored = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 

@@ -12,6 +12,8 @@ from s3e.models.captioner import CaptionDecoder
 from s3e.models.critic import Critic
 from s3e.models.encoder import GRID, ConvEncoder
 from s3e.models.generator import Generator
+from s3e.models.nafnet import NAFNet
+from s3e.models.resnet import ResNet
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import FlatSemantics, GlobalSemantics, LabelMaps, NoiseMaps, TreeSemantics
 from s3e.models.tree import NODES, S3Tree, VectorTree
@@ -35,7 +37,16 @@ def map_channels(config: Config, corpus: Corpus, kind: str | None) -> int:
 
 
 def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
-    """A semantic source: "tree", "vectors", "global", "flat", "noise" or "labels". Raises `S3EError` without labels."""
+    """A semantic source: "tree", "vectors", "global", "flat", "noise" or "labels" (its attribute `kind`).
+
+    Raises `S3EError` for "labels" without label maps.
+    """
+    source = _semantics(config, corpus, kind)
+    source.kind = kind
+    return source
+
+
+def _semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     channels = map_channels(config, corpus, kind)
     if kind == "labels":
         if not corpus.categories:
@@ -58,9 +69,15 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     return source(encoder=encoder, channels=encoder.channels, map_channels=channels, decoder=decoder)
 
 
-def build_encoder(config: Config) -> ConvEncoder:
-    """The semantic encoder for the configured photo size."""
-    return ConvEncoder(size=config.data.size, widths=config.model.encoder_widths)
+def build_encoder(config: Config) -> ConvEncoder | ResNet:
+    """The semantic encoder for the configured photo size; `S3EError` where its public weights cannot be used."""
+    model, size = config.model, config.data.size
+    if model.encoder == "conv":
+        return ConvEncoder(size=size, widths=model.encoder_widths)
+    encoder = ResNet(kind=model.encoder, size=size, channels=model.encoder_widths[-1])
+    if model.encoder_weights:
+        encoder.load(model.encoder_weights)
+    return encoder
 
 
 def build_tree(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
@@ -83,13 +100,14 @@ def _decoder(config: Config, corpus: Corpus, context: int, item_width: int, item
     )  # fmt: skip
 
 
-def build_generator(config: Config, maps: int = 0) -> Generator:
-    """The deblurrer; `maps` channels can be embedded (0: DeblurGAN alone)."""
+def build_generator(config: Config, maps: int = 0) -> Generator | NAFNet:
+    """The deblurrer; `maps` channels can be embedded (0: the backbone alone)."""
     model = config.model
-    return Generator(
-        width=model.generator_width, blocks=model.blocks, dropout=model.dropout, map_channels=maps,
-        embed_at=model.embed_at, fuse=model.fuse, upsampling=model.upsampling,
-    )  # fmt: skip
+    sizes = {"width": model.generator_width, "blocks": model.blocks}
+    embedding = {"map_channels": maps, "embed_at": model.embed_at, "fuse": model.fuse}
+    if model.backbone == "nafnet":
+        return NAFNet(**sizes, **embedding)
+    return Generator(**sizes, **embedding, dropout=model.dropout, upsampling=model.upsampling)
 
 
 def build_critic(config: Config) -> Critic:
@@ -104,7 +122,7 @@ def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
     semantics = None if arm.semantics is None else build_semantics(config, corpus, arm.semantics)
     seed_everything(config.seed, "generator")
     generator = build_generator(config, map_channels(config, corpus, arm.semantics))
-    view = "labels" if arm.semantics == "labels" else arm.view
+    view = arm.semantics if arm.semantics in ("labels", "noise") else arm.view
     detach = arm.detached or config.loss.detach_semantics
     return S3EDeblur(generator=generator, semantics=semantics, view=view, shuffled=arm.shuffled, detach=detach)
 

@@ -4,6 +4,8 @@ import math
 
 from torch import Tensor, nn
 
+from s3e.ranks import BatchNorm2d
+
 GRID = 16  # side of the node maps (specification 6.1): small enough to be cheap, large enough to keep the layout
 
 
@@ -14,7 +16,15 @@ def conv_block(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) ->
     and 40.6 % with group normalisation, all else equal.
     """
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(conv, BatchNorm2d(outputs), nn.ReLU())
+
+
+def halvings(size: int) -> int:
+    """How often a photo of `size` px is halved to 16 x 16. Raises ValueError unless that is one to four times."""
+    steps = round(math.log2(size / GRID))
+    if size != GRID * 2**steps or not 1 <= steps <= 4:
+        raise ValueError(f"data.size = {size}: the semantic encoder takes 32, 64, 128 or 256 px")
+    return steps
 
 
 class ConvEncoder(nn.Module):
@@ -27,11 +37,9 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, *, size: int, widths: list[int]):
         super().__init__()
-        halvings = round(math.log2(size / GRID))
-        if size != GRID * 2**halvings or not 1 <= halvings <= 4:
-            raise ValueError(f"data.size = {size}: the semantic encoder takes 32, 64, 128 or 256 px")
-        dilations = [1] * halvings + [2, 4, 4, 4][: len(widths) - halvings]
-        strides = [2] * halvings + [1] * (len(widths) - halvings)
+        steps = halvings(size)
+        dilations = [1] * steps + [2, 4, 4, 4][: len(widths) - steps]
+        strides = [2] * steps + [1] * (len(widths) - steps)
         channels = [3, *widths]
         stages = zip(channels[:-1], channels[1:], strides, dilations, strict=True)
         self.stages = nn.Sequential(*(conv_block(*stage) for stage in stages))

@@ -38,9 +38,10 @@ class Embed(nn.Module):
         self.fuse = fuse
         self.project = nn.Conv2d(map_channels, width, 1)
         self.mix = nn.Conv2d(2 * width if fuse == "concat" else width, width if fuse == "concat" else 2 * width, 1)
+        self.zero()
 
     def zero(self) -> None:
-        """Zero the last convolution (called after weight initialisation)."""
+        """Zero the last convolution (called again after an initialisation of all weights)."""
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
 
@@ -50,6 +51,13 @@ class Embed(nn.Module):
             return features + self.mix(torch.cat([features, maps], 1))
         gamma, beta = self.mix(maps).chunk(2, 1)
         return features * (1 + gamma) + beta
+
+
+def embeddings(map_channels: int, width: int, fuse: str, places: list[int], blocks: int) -> nn.ModuleDict:
+    """One `Embed` for each of `places` among `blocks` blocks (none without maps); a place outside raises ValueError."""
+    if any(not 0 <= place < blocks for place in places):
+        raise ValueError(f"model.embed_at = {list(places)}: the generator has blocks 0 to {blocks - 1}")
+    return nn.ModuleDict({str(place): Embed(map_channels, width, fuse) for place in (places if map_channels else [])})
 
 
 class Generator(nn.Module):
@@ -64,9 +72,6 @@ class Generator(nn.Module):
         fuse: str = "concat", upsampling: str = "transposed",
     ):  # fmt: skip
         super().__init__()
-        outside = [place for place in embed_at if not 0 <= place < blocks]
-        if outside:
-            raise ValueError(f"model.embed_at = {list(embed_at)}: the generator has blocks 0 to {blocks - 1}")
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), *_norm_relu(width),
             nn.Conv2d(width, 2 * width, 3, 2, 1), *_norm_relu(2 * width),
@@ -78,8 +83,7 @@ class Generator(nn.Module):
             *_upsample(2 * width, width, upsampling), *_norm_relu(width),
             nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh(),
         )  # fmt: skip
-        places = embed_at if map_channels else []
-        self.embed = nn.ModuleDict({str(place): Embed(map_channels, 4 * width, fuse) for place in places})
+        self.embed = embeddings(map_channels, 4 * width, fuse, embed_at, blocks)
         initialise(self)
         for embed in self.embed.values():
             embed.zero()

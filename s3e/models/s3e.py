@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from s3e import ranks
 from s3e.data.corpus import Batch
 from s3e.models.generator import Generator
 from s3e.models.semantics import VIEWS, Semantics
@@ -12,8 +13,9 @@ from s3e.models.semantics import VIEWS, Semantics
 class S3EDeblur(nn.Module):
     """Restore a batch with the help of what it shows.
 
-    `view` names what the semantic source reads (blurred, sharp, labels). `shuffled` embeds the maps of another photo
-    of the batch; `detach` keeps the deblurring loss out of the semantic source; `semantics=None` is DeblurGAN alone.
+    `view` names what the semantic source reads (blurred, sharp, labels, noise). `shuffled` embeds the maps of another
+    photo of the batch; `detach` keeps the deblurring loss out of the semantic source; `semantics=None` is the deblurrer
+    alone.
     """
 
     def __init__(
@@ -30,7 +32,8 @@ class S3EDeblur(nn.Module):
 
     def restore(self, blurred: Tensor, semantics: Semantics | None) -> Tensor:
         """Blurred B x 3 x H x W in [-1, 1] -> restored, with the maps of `semantics` embedded."""
-        return self.generator(blurred, None if semantics is None else self._embedded(semantics).maps)
+        maps = None if semantics is None else self._embedded(semantics).maps.to(blurred.dtype)
+        return self.generator(blurred, maps)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Semantics | None]:
         semantics = self.read(batch)
@@ -38,4 +41,4 @@ class S3EDeblur(nn.Module):
 
     def _embedded(self, semantics: Semantics) -> Semantics:
         maps = semantics.maps.detach() if self.detach else semantics.maps
-        return replace(semantics, maps=maps.roll(1, 0) if self.shuffled else maps)
+        return replace(semantics, maps=ranks.roll(maps) if self.shuffled else maps)

@@ -78,9 +78,8 @@ class NoiseMaps(nn.Module):
         super().__init__()
         self.map_channels = map_channels
 
-    def forward(self, image: Tensor) -> Semantics:
-        maps = torch.randn(len(image), self.map_channels, GRID, GRID)  # drawn on the CPU: the same on every device
-        return Semantics(maps.to(image.device))
+    def forward(self, batch: Batch) -> Semantics:
+        return Semantics(batch.normal("noise", self.map_channels, GRID, GRID))
 
 
 class LabelMaps(nn.Module):
@@ -95,8 +94,9 @@ class LabelMaps(nn.Module):
         return Semantics(F.adaptive_avg_pool2d(onehot, GRID))
 
 
-VIEWS: dict[str, Callable[[Batch], Tensor]] = {
+VIEWS: dict[str, Callable[[Batch], Tensor | Batch]] = {
     "blurred": lambda batch: batch.blurred,
     "sharp": lambda batch: batch.sharp,
     "labels": lambda batch: batch.labels,
+    "noise": lambda batch: batch,
 }

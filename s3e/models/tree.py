@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from s3e.models.encoder import conv_block
+from s3e.ranks import BatchNorm1d
 
 LEAVES, NODES = 4, 7
 
@@ -84,7 +85,7 @@ class VectorTree(nn.Module):
         super().__init__()
 
         def node(inputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU())
+            return nn.Sequential(nn.Linear(inputs, width), BatchNorm1d(width), nn.ReLU())
 
         self.leaves = nn.ModuleList(node(channels) for _ in range(LEAVES))
         left = node(2 * width)

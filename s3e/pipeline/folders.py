@@ -7,15 +7,20 @@ the next attempt as long as its key is the same. With overrides, a run whose key
 without overrides, so that only what depends on the override is computed.
 """
 
+import contextlib
 import fcntl
 import os
+import platform
+import time
 from pathlib import Path
 from typing import IO, Any
 
 from s3e.config import Config
-from s3e.paths import RUNS, S3EError, atomic_write, read_json
+from s3e.paths import RUNS, S3EError, atomic_write, read_json, write_json
 from s3e.pipeline import keys
 from s3e.pipeline.graph import Instance
+
+FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 
 
 class Store:
@@ -61,14 +66,13 @@ class Store:
         if run.lent:
             return self.lender.find(run.own, key)
         for root in filter(None, (self.root, self.base)):
-            record = self.record(run, root)
             folder = root / run.stage / run.folder
-            if record and record["key"] == key and not lost_files(folder, record):
+            if record := complete(folder, key):
                 return folder, record
         return None
 
     def state(self, run: Instance, key_parts: dict[str, Any]) -> tuple[str, str, float | None]:
-        """(fresh | skipped | running | stale | missing, why, last seconds)."""
+        """(fresh | skipped | running | stale | failed | missing, why, last seconds)."""
         if run.lent:
             return self.lender.state(run.own, key_parts)
         found = self.find(run, keys.digest(key_parts))
@@ -83,6 +87,9 @@ class Store:
             lost = lost_files(self.folder(run), record)
             why = keys.explain(record["parts"], key_parts) + [f"{name} is lost or changed" for name in lost]
             return "stale", "; ".join(why), record["seconds"]
+        failure = self.folder(run) / FAILURE
+        if failure.is_file() and read_json(failure)["key"] == keys.digest(key_parts):
+            return "failed", read_json(failure)["why"], None
         return "missing", self._why_missing(run, key_parts), None
 
     def _why_missing(self, run: Instance, key_parts: dict[str, Any]) -> str:
@@ -101,6 +108,28 @@ def lost_files(folder: Path, record: dict[str, Any]) -> list[str]:
     sizes = {name: about["bytes"] for name, about in record["outputs"].items()}
     files = {name: folder / name for name in sizes}
     return [name for name, path in files.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+
+
+def note_failure(folder: Path, key: str, why: str) -> None:
+    """Note for `--status` why the last attempt at a run failed; the next attempt removes it."""
+    write_json(folder / FAILURE, {"key": key, "why": why})
+
+
+def complete(folder: Path, key: str) -> dict[str, Any] | None:
+    """The record of the finished run in `folder`, or None if it has another key or has lost files."""
+    path = folder / "done.json"
+    record = read_json(path) if path.is_file() else None
+    return record if record and record["key"] == key and not lost_files(folder, record) else None
+
+
+def wait_for(folder: Path, key: str, seconds: float = 60.0) -> dict[str, Any] | None:
+    """`complete`, once it is seen: a shared folder may show files later than on the machine that wrote them."""
+    end = time.monotonic() + seconds
+    while not (record := complete(folder, key)) and time.monotonic() < end:
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(folder)  # a network file system then asks its server again
+    return record
 
 
 def is_locked(path: Path) -> bool:
@@ -123,9 +152,9 @@ def take_lock(path: Path, what: str) -> IO[str]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.seek(0)
-        print(f"{what} is in use by process {handle.read().strip() or '?'}: waiting until it ends ...", flush=True)
+        print(f"{what} is in use by process {handle.read().strip() or '?'}: waiting until that ends ...", flush=True)
         fcntl.flock(handle, fcntl.LOCK_EX)
     handle.truncate(0)
-    handle.write(str(os.getpid()))
+    handle.write(f"{os.getpid()} on {platform.node()}")
     handle.flush()
     return handle

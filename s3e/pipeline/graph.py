@@ -11,7 +11,7 @@ from s3e.paths import S3EError
 
 Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
 
-TRAINED = ("-runtime.save_every",)  # a leading minus takes a field out again
+TRAINED = ("-runtime.save_every", "-runtime.explosion")  # a leading minus takes a field out again
 SCORED = ("evaluation", "-evaluation.resamples")
 SAMPLES = ("samples.npz", "samples.json")
 CORPUS = (
@@ -193,6 +193,16 @@ def upstream(run: Instance, selection: Selection, captioned: bool = True) -> lis
     shared = [instance(name, seed=seed) for name in trained for seed in seeds]
     last = [] if run.stage == "07_evaluation" else [instance("07_evaluation")]
     return [data, *shared, *(arm(*pair) for pair in selection), *last]
+
+
+def why_skipped(run: Instance, kind: str) -> str:
+    """Why the notebook of `run` will only say, for a kind of data, that it is skipped; "" if it works."""
+    variant = VARIANTS.get(run.variant)
+    if variant and variant.semantics == "labels" and kind != "scenes":
+        return "these data have no true label maps"
+    schooled = variant and (variant.start == "own" or run.variant == "frozen")
+    schooled = schooled or run.stage in ("02_train_s3_tree", "03_train_captioner")
+    return "these data have no captions" if schooled and kind not in CAPTIONED and not run.lent else ""
 
 
 def plan(selection: Selection, captioned: bool = True) -> list[Instance]:

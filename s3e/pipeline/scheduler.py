@@ -1,106 +1,99 @@
-"""Several notebooks at a time, each in a process of its own that dies with this one."""
+"""What runs next: every run after those that it reads, the one with the most work behind it first."""
 
-import json
-import os
-import subprocess
-import sys
 import time
+from typing import NamedTuple
 
-from s3e.config import Config
-from s3e.paths import FIGURES, NOTEBOOKS, ROOT, RUNS
-from s3e.pipeline import graph, machine
+from s3e.paths import FIGURES, RUNS
+from s3e.pipeline import folders
 from s3e.pipeline.graph import Instance
+from s3e.pipeline.pools import Ended, Job, Pool
 from s3e.pipeline.study import Study
 
 POLL = 0.1  # seconds
+ATTEMPTS = 3  # at a run whose worker dies
+
+
+class Result(NamedTuple):
+    """What came of a run: done, skipped, failed or not run."""
+
+    word: str
+    seconds: float = 0.0
 
 
 class Scheduler:
-    """Keep `jobs` notebooks running, the one with the most work behind it first, until nothing more can run."""
+    """Keep a pool busy until nothing more can run."""
 
-    def __init__(self, study: Study, waiting: list[Instance], jobs: int):
-        self.study, self.waiting, self.jobs = study, list(waiting), jobs
-        minutes = {run: graph.expected_minutes(run, study.config.profile) for run in waiting}
-        self.ahead = {run: study.keys.minutes_ahead(run, waiting, minutes) for run in waiting}
-        self.minutes = minutes
-        self.running: dict[Instance, tuple[subprocess.Popen[bytes], float]] = {}
-        self.results: dict[Instance, tuple[str, float]] = {}
+    def __init__(self, study: Study, waiting: list[Instance], pool: Pool):
+        self.study, self.waiting, self.pool = study, list(waiting), pool
+        self.minutes = {run: study.minutes(run) for run in waiting}
+        self.ahead = {run: study.keys.minutes_ahead(run, waiting, self.minutes) for run in waiting}
+        self.running: dict[Instance, float] = {}  # when it started
+        self.attempts: dict[Instance, int] = {}
+        self.results: dict[Instance, Result] = {}
 
-    def run(self) -> dict[Instance, tuple[str, float]]:
-        """Run everything; returns {run: (done | skipped | failed | not run, seconds)}."""
+    def run(self) -> dict[Instance, Result]:
+        """Run everything; returns what came of each run."""
         try:
             while self.running or self.waiting:
                 self._start_ready()
                 time.sleep(POLL)
-                self._collect()
+                for end in self.pool.ended():
+                    self._judge(end, time.monotonic() - self.running.pop(end.run))
         finally:
-            for process, _ in self.running.values():
-                process.kill()
+            self.pool.close()
         return self.results
 
     def _start_ready(self) -> None:
         for run in sorted(self.waiting, key=self.ahead.get, reverse=True):
-            before = [self.results.get(other, ("done", 0))[0] for other in self._before(run)]
-            if "failed" in before or "not run" in before:
+            before = self.study.keys.upstream(run)
+            if any(other in self.results and self.results[other].word in ("failed", "not run") for other in before):
                 self.waiting.remove(run)
-                self.results[run] = ("not run", 0.0)
-            elif len(self.running) < self.jobs and not any(self._unfinished(other) for other in self._before(run)):
+                self.results[run] = Result("not run")
+            elif not any(other in self.waiting or other in self.running for other in before) and self.pool.room():
                 self.waiting.remove(run)
                 self._start(run)
 
-    def _before(self, run: Instance) -> list[Instance]:
-        return self.study.keys.upstream(run)
-
-    def _unfinished(self, run: Instance) -> bool:
-        return run in self.waiting or run in self.running
-
     def _start(self, run: Instance) -> None:
-        folder = self.study.store.folder(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        spec = {
+        self.study.store.folder(run).mkdir(parents=True, exist_ok=True)
+        self.attempts[run] = self.attempts.get(run, 0) + 1
+        self.running[run] = time.monotonic()
+        place = self.pool.start(run, self.job(run))
+        _say(f"start  {run}  (about {self.minutes[run]:.1f} min{f', on {place}' if place else ''})")
+
+    def job(self, run: Instance) -> Job:
+        """What a worker needs to run a notebook; after a worker's death it goes on where that one stopped."""
+        study = self.study
+        parameters = study.parameters(run) | ({"resume": True} if self.attempts.get(run, 0) > 1 else {})
+        keys = {other: study.keys.key(other) for other in study.keys.upstream(run)}
+        found = {key: study.store.find(other, key) for other, key in keys.items()}
+        return {
             "name": str(run),
-            "key": self.study.keys.key(run),
-            "force": self.study.forced(run),
-            "runner": os.getpid(),
-            "notebook": str(NOTEBOOKS / f"{run.stage}.ipynb"),
-            "output": str(folder / "notebook.ipynb"),
-            "parameters": self.study.parameters(run),
+            "stage": run.stage,
+            "key": study.keys.key(run),
+            "force": study.forced(run),
+            "output": str(study.store.folder(run) / "notebook.ipynb"),
+            "needs": {str(place[0]): key for key, place in found.items() if place},
+            "parameters": parameters,
+            "runtime": study.config.runtime.model_dump(),
+            "runs": str(RUNS),
+            "figures": str(FIGURES),
         }
-        _say(f"start  {run}  (about {self.minutes[run]:.1f} min)")
-        command = [sys.executable, "-m", "s3e.pipeline.worker", json.dumps(spec)]
-        process = subprocess.Popen(command, env=_environment(self.study.config), start_new_session=True)
-        self.running[run] = (process, time.monotonic())
 
-    def _collect(self) -> None:
-        for run, (process, start) in list(self.running.items()):
-            if process.poll() is not None:
-                del self.running[run]
-                self._judge(run, process.returncode, time.monotonic() - start)
-
-    def _judge(self, run: Instance, code: int, seconds: float) -> None:
-        found = self.study.store.find(run, self.study.keys.key(run))
-        if code == 0 and found:
-            self.results[run] = ("skipped" if found[1]["skipped"] else "done", seconds)
-            _say(f"{self.results[run][0]:6} {run}  {seconds:.0f} s")
-            return
-        self.results[run] = ("failed", seconds)
-        folder = self.study.store.folder(run)
-        why = {0: "its notebook ended without run.finish, or its code or data changed meanwhile"}.get(code, "see above")
-        _say(f"FAILED {run}  {seconds:.0f} s: {why if code >= 0 else f'killed by signal {-code}'}")
+    def _judge(self, end: Ended, seconds: float) -> None:
+        run, folder, key = end.run, self.study.store.folder(end.run), self.study.keys.key(end.run)
+        if end.printed.strip():
+            print(end.printed.rstrip(), flush=True)
+        if end.good and (record := folders.wait_for(folder, key)):
+            self.results[run] = Result("skipped" if record["skipped"] else "done", seconds)
+            return _say(f"{self.results[run].word:6} {run}  {seconds:.0f} s")
+        if end.lost and self.attempts[run] < ATTEMPTS:
+            self.waiting.append(run)
+            return _say(f"LOST   {run}  {seconds:.0f} s: {end.why}; it goes on elsewhere")
+        self.results[run] = Result("failed", seconds)
+        if end.why:
+            folders.note_failure(folder, key, end.why)
+        _say(f"FAILED {run}  {seconds:.0f} s: {end.why or 'see above'}")
         print(f"  executed notebook: {folder / 'notebook.ipynb'}\n  log: {folder / 'papermill.log'}", flush=True)
-
-
-def _environment(config: Config) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    fixed = {
-        "JUPYTER_PREFER_ENV_PATH": "1",  # a user-level kernelspec must not win
-        "PYTHONPATH": path,
-        "S3E_RUNS": str(RUNS),
-        "S3E_FIGURES": str(FIGURES),
-        "TQDM_DISABLE": "1",  # a saved bar would stand at 0 % in the executed notebook for ever; losses go to disk
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
-    return {**os.environ, **dict.fromkeys(machine.THREADS, str(config.runtime.threads)), **fixed}
 
 
 def _say(line: str) -> None:

@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from s3e.config import load_config
+from s3e.config import Runtime, load_config
 from s3e.paths import NOTEBOOKS, ROOT, S3EError, read_json, write_json
 from s3e.pipeline import graph, keys, machine
-from s3e.pipeline.folders import Store, take_lock
+from s3e.pipeline.folders import FAILURE, Store, take_lock
 from s3e.pipeline.graph import Instance, Selection
 from s3e.pipeline.keys import Keys
 from s3e.pipeline.lending import data_folder, open_study, settled
 
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
+CARD = ("precision", "devices")  # rows of the run card where they are not the default
 _HELD: dict[Path, IO[str]] = {}  # locks of this process: a notebook may open its run twice
 
 
@@ -77,7 +78,8 @@ class Run:
         self._hold()
         self._parts = self._study.parts(self._instance)
         self._key, state = keys.digest(self._parts), self.path / "state.json"
-        (self.path / "done.json").unlink(missing_ok=True)
+        for name in ("done.json", FAILURE):
+            (self.path / name).unlink(missing_ok=True)
         self.resumed = resume and state.is_file() and read_json(state)["key"] == self._key
         if not self.resumed:
             _clear(self.path)
@@ -125,15 +127,20 @@ class Run:
     def card(self) -> Card:
         """What runs, with what, for how long, and where its files go."""
         minutes = graph.expected_minutes(self._instance, self.config.profile)
+        runtime = self.config.runtime
         rows = {
             "run": str(self._instance) + (" (resumed)" if self.resumed else ""),
             "profile": self.store_name,
             "what": graph.STAGES[self.stage].what,
-            "device, threads": f"{self.config.runtime.device}, {self.config.runtime.threads}",
+            "device, threads": f"{runtime.device}, {runtime.threads}",
             "expected minutes": f"{minutes:.1f}" if self.config.profile in graph.MEASURED else "not measured",
             "files go to": _short(self.path),
             "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
         }
+        chosen = {name: getattr(runtime, name) for name in CARD}
+        rows |= {name: str(value) for name, value in chosen.items() if value != Runtime.model_fields[name].default}
+        if self.config.fallbacks():
+            rows["fallback"] = "; ".join(self.config.fallbacks())
         if self._store.lender:
             rows["captions from"] = _short(self._store.lender.root)
         if self.config.profile == "smoke":

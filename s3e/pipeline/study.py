@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,25 @@ class Study:
         """True if the run is to start from scratch; what is lent belongs to another study and is left alone."""
         return self.arguments.force and not run.lent
 
+    def skipped(self, run: Instance) -> str:
+        """Why the notebook of `run` will only say that it is skipped; "" if it works."""
+        return graph.why_skipped(run, self.keys.kind)
+
+    def minutes(self, run: Instance) -> float:
+        """Expected minutes of a run; see `graph.expected_minutes`."""
+        return graph.expected_minutes(Instance("00_start_here") if self.skipped(run) else run, self.config.profile)
+
+    def folders(self, waiting: list[Instance]) -> list[Path]:
+        """The folders that these runs write into."""
+        lent, draws = any(run.lent for run in waiting), any(run.stage == keys.DRAWS for run in waiting)
+        return [self.store.root, *([self.store.lender.root] if lent else []), *([FIGURES] if draws else [])]
+
+    def inputs(self) -> list[Path]:
+        """Folders of data and files of weights that the notebooks read from outside the store."""
+        configs = [item.config for item in (self.keys, self.keys.lender) if item]
+        sources = [Path(config.data.source) for config in configs if config.data.source != "scenes"]
+        return sources + [path for config in configs for path in weight_files(config)]
+
     def parameters(self, run: Instance) -> dict[str, Any]:
         """Papermill parameters of a run's notebook; refuses names that the notebook does not declare."""
         arguments, data, overrides = self.arguments, self.arguments.data, self.overrides
@@ -77,6 +94,17 @@ def due(study: Study) -> list[Instance]:
     return waiting
 
 
+def weight_files(config: Config) -> list[Path]:
+    """The files of weights that the settings name; raises `S3EError` for one that is missing."""
+    vgg19 = config.loss.vgg19_weights if config.loss.perceptual else ""
+    names = [name for name in (vgg19, config.model.encoder_weights) if name]
+    if not names:
+        return []
+    from s3e.models.weights import locate  # imports PyTorch
+
+    return [locate(name) for name in names]
+
+
 def check_inputs(config: Config, kind: str) -> None:
     """Raise `S3EError` if the data (of that kind) or a weight file cannot be used as the settings ask for."""
     severities = graph.severities(kind)
@@ -87,20 +115,13 @@ def check_inputs(config: Config, kind: str) -> None:
         )
     if kind != "scenes":
         plan(open_source(config.data.source, config.data.subset, config.data.skip_broken), config)
-    if config.loss.perceptual and not Path(config.loss.vgg19_weights).is_file():
-        raise S3EError(
-            f"loss.perceptual needs VGG19 weights, but loss.vgg19_weights is '{config.loss.vgg19_weights}': give "
-            "the path of vgg19-dcbb9e9d.pth, or --set loss.perceptual=0 loss.pixel=10."
-        )
-    if config.runtime.device != "cpu" and shutil.which("nvidia-smi") is None:
-        raise S3EError(f"runtime.device is '{config.runtime.device}', but there is no GPU: --set runtime.device=cpu.")
+    weight_files(config)
 
 
-def check_writable(study: Study, waiting: Iterable[Instance]) -> None:
+def check_writable(study: Study, waiting: list[Instance]) -> None:
     """Raise `S3EError` if results or figures cannot be written."""
     study.store.claim(study.config.data.source)
-    draws = any(run.stage == keys.DRAWS for run in waiting)
-    for folder in [study.store.root, *([FIGURES] if draws else [])]:
+    for folder in study.folders(waiting):
         try:
             with atomic_write(folder / ".writable") as path:
                 path.write_text("x")

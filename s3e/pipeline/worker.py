@@ -1,7 +1,7 @@
-"""Run one notebook through papermill in a process of its own: `python -m s3e.pipeline.worker JSON`, for the runner.
+"""Run one notebook through papermill in a process of its own: `python -m s3e.pipeline.worker JSON`, for a pool.
 
 Papermill's own word is no evidence of success (a dead kernel leaves cells that say "completed"): the runner looks for
-`done.json`. This process dies with the runner and the kernel with this process.
+`done.json`. This process dies with the one that started it and the kernel with this process.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 from s3e.paths import atomic_write, read_json
 from s3e.pipeline import machine
-from s3e.pipeline.folders import is_locked, take_lock
+from s3e.pipeline.folders import complete, is_locked, note_failure, take_lock, wait_for
 
 LAST_LINES = 12
 
@@ -66,29 +66,40 @@ def mend_links(output: Path, notebooks: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def attempt(spec: dict[str, Any]) -> str:
+    """Execute the notebook; returns why the run is not finished, "" if it is."""
+    output = Path(spec["output"])
+    try:
+        execute(spec)
+        mend_links(output, Path(spec["notebook"]).parent)
+    except Exception as error:
+        logging.exception("stopped")
+        return failing_cell(output) or f"  {type(error).__name__}: {_plain(str(error))[-800:]}"
+    unfinished = "  its notebook ended without run.finish, or its code or data changed meanwhile"
+    return "" if complete(output.parent, spec["key"]) else unfinished
+
+
 def main(spec: dict[str, Any]) -> int:
-    """Wait for the run's turn, execute, tell why it failed; 0 if the notebook ran to its end."""
+    """Wait for the run's turn, execute, tell why it failed; 0 if the run is finished."""
     machine.die_with(spec["runner"], strict=True)
-    output, done = Path(spec["output"]), Path(spec["output"]).with_name("done.json")
+    output = Path(spec["output"])
     lock = take_lock(output.with_name(".worker.lock"), spec["name"])
-    if not spec["force"] and done.is_file() and read_json(done)["key"] == spec["key"]:
+    if not spec["force"] and complete(output.parent, spec["key"]):
         return 0  # another runner finished it in the meantime
+    for folder, key in spec["needs"].items():
+        wait_for(Path(folder), key)
     if is_locked(output.with_name(".lock")):
         print(f"{spec['name']} is open in another notebook: waiting until that ends ...", flush=True)
     with open(output.with_name("papermill.log"), "a") as log:
         os.dup2(log.fileno(), 2)  # the kernel's crash messages too
     output.unlink(missing_ok=True)
     os.environ["S3E_WORKER"] = str(os.getpid())
-    try:
-        execute(spec)
-        mend_links(output, Path(spec["notebook"]).parent)
-        return 0
-    except Exception as error:
-        logging.exception("stopped")
-        print(failing_cell(output) or f"  {type(error).__name__}: {_plain(str(error))[-800:]}", flush=True)
-        return 1
-    finally:
-        lock.close()
+    why = attempt(spec)
+    if why:
+        print(why, flush=True)
+        note_failure(output.parent, spec["key"], why.splitlines()[-1].strip())
+    lock.close()
+    return 1 if why else 0
 
 
 if __name__ == "__main__":

@@ -16,8 +16,13 @@ from s3e.report.style import save
 def config_hash(config: Config) -> str:
     """Sixteen hex digits of the resolved settings; of data folders only the names count, so that machines agree."""
     settings = config.model_dump(mode="json")
-    for name in ("source", "captioned"):
-        settings["data"][name] = Path(settings["data"][name]).name
+    for section, name in (
+        ("data", "source"),
+        ("data", "captioned"),
+        ("loss", "vgg19_weights"),
+        ("model", "encoder_weights"),
+    ):
+        settings[section][name] = Path(settings[section][name]).name
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -25,8 +30,9 @@ def context(config: Config) -> str:
     """One sentence for every table: profile, data, training length and which image losses were on."""
     source = "built-in scenes" if config.data.source == "scenes" else Path(config.data.source).name
     texture = ", textures drawn by lot" if config.data.texture == "random" else ""
-    terms = [name for name in ("perceptual", "pixel") if getattr(config.loss, name)]
-    missing = "" if config.loss.perceptual else " (no perceptual loss: it needs VGG19 weights)"
+    terms = [name for name in ("perceptual", "pixel") if getattr(config.loss.effective, name)]
+    missing = "" if config.loss.effective.perceptual else " (no perceptual loss: it needs VGG19 weights)"
+    missing += "".join(f"; {told}" for told in config.fallbacks() if "VGG19" not in told)
     return (
         f"Profile {config.profile}: {source} at {config.data.size} px{texture}, {config.blur.severity} training blur, "
         f"{config.train_b.updates} + "

@@ -1,50 +1,83 @@
 """One plain loop: seed, step, guard, log, checkpoint, resume. It knows nothing of deblurring.
 
-Every update is seeded from (key, step) and every batch is a pure function of its step, so a run that was cut and goes
-on from its last checkpoint makes the same bits as an unbroken one.
+Every update is seeded from (key, step), every batch and every learning rate is a pure function of its step, so a run
+that was cut and goes on from its last checkpoint makes the same bits as an unbroken one.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from s3e import ranks
 from s3e.config import Runtime, Training
 from s3e.paths import S3EError, atomic_write
 from s3e.seeds import seed_everything
+from s3e.training import checkpoint
+from s3e.training.engine import Engine
+from s3e.training.guard import Diverged, Guard, out_of_memory, too_large, unwritable
+
+SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)  # parts of a training after which its samples are kept
+Values = dict[str, Tensor]
 
 
-def rate(schedule: str, step: int, updates: int) -> float:
-    """Factor of the learning rate at `step`: constant; linear to 0; constant for one half, then linear to 0."""
-    if schedule == "constant":
-        return 1.0
-    left = 1 - step / updates
-    return left if schedule == "linear" else min(1.0, 2 * left)
+def rate(settings: Training, step: int) -> float:
+    """Factor of the learning rate at `step` (from 0 on).
+
+    Constant; linear to 0; constant for one half, then linear to 0; half a cosine to 0; or falling in steps. A warm-up
+    lets it rise linearly first.
+    """
+    done = step / settings.updates
+    factor = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "half_linear": min(1.0, 2 * (1 - done)),
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "steps": settings.decay ** (step // settings.decay_every),
+    }[settings.schedule]
+    return factor * min(1.0, (step + 1) / settings.warmup) if settings.warmup else factor
 
 
 class Trainer:
     """Run `updates` of a training, resumable, with its log on disk.
 
-    Files in `folder`: `log_<name>.csv` (step and losses, never times) and `<name>.ckpt`.
-    `modules` and `optimizers` are saved by name. `seconds` is the time spent in `timed` updates.
+    Files in `folder`: `log_<name>.csv` (step and losses, never times), `<name>.ckpt` (and the one before it),
+    `validation_<name>.csv` and `<name>.best` where there is a validation, `progress/<name>_<step>.npz` with what
+    `sampler` shows of the training at `SNAPSHOTS`, `<name>.postmortem` after a divergence. `modules` and `optimizers`
+    are saved by name; averaging and the choice of the best concern the module named first. `validate` gives a sum of
+    scores (higher is better) and their number, `watch` is told each step whose log was written. `seconds` is the time
+    spent in `timed` updates.
     """
 
     def __init__(
         self, folder: Path, name: str, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer],
-        settings: Training, runtime: Runtime, key: tuple[object, ...],
+        settings: Training, runtime: Runtime, key: tuple[object, ...], engine: Engine | None = None,
+        validate: Callable[[], tuple[float, float]] | None = None,
+        sampler: Callable[[], dict[str, np.ndarray]] | None = None, watch: Callable[[int], None] | None = None,
     ):  # fmt: skip
         self.folder, self.name, self.key = Path(folder), name, (*key, name)
         self.modules, self.optimizers = modules, optimizers
         self.settings, self.runtime = settings, runtime
+        self.engine = engine or Engine(runtime)
+        self.validate, self.sampler, self.watch = validate, sampler, watch
         self.bases = {name: [group["lr"] for group in item.param_groups] for name, item in optimizers.items()}
+        self.result = next(iter(modules.values()))
+        average = get_ema_multi_avg_fn(settings.ema)
+        self.averaged = AveragedModel(self.result, multi_avg_fn=average) if settings.ema else None
         self.rows: list[dict[str, float]] = []
-        self.seconds, self.timed = 0.0, 0
+        self.scores: list[dict[str, float]] = []
+        self.guard = Guard(runtime.explosion)
+        self.seconds, self.timed, self.stopped = 0.0, 0, False
+        self._window: list[tuple[Values, list[str]]] = []
 
     @property
     def checkpoint(self) -> Path:
@@ -54,72 +87,240 @@ class Trainer:
     def log(self) -> Path:
         return self.folder / f"log_{self.name}.csv"
 
-    def fit(self, step_fn: Callable[[int], dict[str, float]]) -> pd.DataFrame:
-        """Call `step_fn(step)` (which updates and returns its losses) from the last checkpoint to the end; the log."""
-        start, updates = self._resume(), self.settings.updates
-        window: list[dict[str, float]] = []
-        bar = tqdm(range(start, updates), desc=self.name, initial=start, total=updates, leave=False, mininterval=5)
-        for step in bar:
-            self._set_rates(step)
-            seed_everything(*self.key, step)
-            began = time.perf_counter()
-            values = step_fn(step)
-            self.seconds, self.timed = self.seconds + time.perf_counter() - began, self.timed + 1
-            self._guard(values, step)
-            window.append(values)
-            if (step + 1) % self.runtime.log_every == 0 or step + 1 == updates:
-                self._write_log(step + 1, window)
-                window = []
-                if (step + 1) % self.runtime.save_every == 0 or step + 1 == updates:
-                    self._save(step + 1)
+    def finished(self) -> bool:
+        """True if the training is on disk, to its end."""
+        state = checkpoint.load(self.checkpoint)
+        if state is None or state.get("key") != self._names():
+            return False
+        return state["stopped"] or state["step"] == self.settings.updates
+
+    def fit(self, step_fn: Callable[[int], Values]) -> pd.DataFrame:
+        """Call `step_fn(step)` (which updates and returns its losses) from the last checkpoint to the end; the log.
+
+        Raises `S3EError` for a divergence, too little memory or a full disk; the last good checkpoint stays.
+        """
+        lock = checkpoint.hold(self.folder / f"{self.name}.lock") if self.engine.first else None
+        try:
+            if lock:
+                checkpoint.sweep(self.folder, self.name)
+            self._run(step_fn, self._resume())
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                raise too_large(self.name, self.settings, error) from None
+            raise
+        finally:
+            if lock:
+                lock.close()
+        self._conclude()
         return pd.DataFrame(self.rows)
 
-    def _set_rates(self, step: int) -> None:
-        factor = rate(self.settings.schedule, step, self.settings.updates)
+    def _run(self, step_fn: Callable[[int], Values], start: int) -> None:
+        marks = {round(share * self.settings.updates) for share in SNAPSHOTS}
+        self._began = time.perf_counter()
+        for step in self._bar(start):
+            if step in marks:
+                self._snapshot(step)
+            self._update(step_fn, step)
+            done = step + 1
+            if (done % self.runtime.log_every == 0 or done == self.settings.updates) and self._report(done):
+                break
+        last = int(self.rows[-1]["step"])
+        if last > start or not self._progress(last).exists():  # killed between the last checkpoint and this
+            self._snapshot(last)
+
+    def _bar(self, start: int) -> tqdm:
+        updates, quiet = self.settings.updates, not self.engine.first
+        steps = range(start, updates)
+        return tqdm(steps, desc=self.name, initial=start, total=updates, leave=False, mininterval=5, disable=quiet)
+
+    def _update(self, step_fn: Callable[[int], Values], step: int) -> None:
+        """One update; its losses are checked at once where the engine does so."""
+        factor = rate(self.settings, step)
         for name, optimizer in self.optimizers.items():
             for group, base in zip(optimizer.param_groups, self.bases[name], strict=True):
                 group["lr"] = base * factor
+        seed_everything(*self.key, step, *([ranks.rank()] if ranks.world() > 1 else []))
+        with self._stops_at(step, lambda: self.engine.ids):
+            values = step_fn(step)
+            if self.engine.whole:
+                self.guard(_numbers(values))
+        self._window.append((values, self.engine.ids))
+        if self.averaged:
+            self.averaged.update_parameters(self.result)
 
-    def _guard(self, values: dict[str, float], step: int) -> None:
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
+    def _report(self, done: int) -> bool:
+        """Log the updates since the last report, validate and save where due; True if training ends early."""
+        for place, (values, ids) in enumerate(() if self.engine.whole else self._window):
+            with self._stops_at(done - len(self._window) + place, lambda ids=ids: ids):
+                self.guard(_numbers(values))
+        row = self._means()
+        self.seconds += time.perf_counter() - self._began
+        self.timed += len(self._window)
+        self.rows.append({"step": done, **row})
+        self._write_table(self.log, self.rows)
+        self._window = []
+        self.stopped = self._validate(done)
+        if done % self.runtime.save_every == 0 or done == self.settings.updates or self.stopped:
+            self._save(done)
+        if self.watch and self.engine.first:
+            self.watch(done)
+        self._began = time.perf_counter()
+        return self.stopped
+
+    def _means(self) -> dict[str, float]:
+        names = list(self._window[0][0])
+        rows = [torch.stack([torch.as_tensor(values[name]) for name in names]) for values, _ in self._window]
+        means = ranks.total(torch.stack(rows).double().mean(0)) / ranks.world()
+        return dict(zip(names, means.tolist(), strict=True))
+
+    @contextmanager
+    def _stops_at(self, step: int, images: Callable[[], list[str]]) -> Iterator[None]:
+        """Turn a divergence into a saved state and an error that names update and images."""
+        try:
+            yield
+        except Diverged as error:
+            ids, path = images(), self.folder / f"{self.name}.postmortem"
+            checkpoint.save(path, {**self._state(step), "why": str(error), "ids": ids})
+            last = f"the last good state is {self.checkpoint}" if self.checkpoint.exists() else "none was saved before"
+            photos = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
             raise S3EError(
-                f"training '{self.name}' diverged at update {step}: loss '{bad[0]}' is {values[bad[0]]}; lower the "
-                f"learning rate. The last good state is {self.checkpoint}."
+                f"training '{self.name}' diverged at update {step}: {error} (images: {photos or 'none'}; its state "
+                f"is in {path}); lower the learning rate or set clip_norm; {last}."
+            ) from None
+
+    def _write_table(self, path: Path, rows: list[dict[str, float]]) -> None:
+        if not self.engine.first:
+            return
+        with self._writing(path) as temporary:
+            pd.DataFrame(rows).to_csv(temporary, index=False)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[Path]:
+        try:
+            with atomic_write(path) as temporary:
+                yield temporary
+        except OSError as error:
+            raise unwritable(path, error, self.checkpoint) from None
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Within it, the module named first holds the averaged weights, if there are any, and none is in training."""
+        modes = {module: module.training for item in self.modules.values() for module in item.modules()}
+        own = {name: value.clone() for name, value in self.result.state_dict().items()} if self.averaged else None
+        if self.averaged:
+            self.result.load_state_dict(self.averaged.module.state_dict())
+        for module in self.modules.values():
+            module.eval()
+        try:
+            with torch.no_grad(), ranks.alone():
+                yield
+        finally:
+            if own is not None:
+                self.result.load_state_dict(own)
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _snapshot(self, step: int) -> None:
+        if self.sampler is None or not self.engine.first:
+            return
+        start = time.perf_counter()
+        with self.judged():
+            arrays = self.sampler()
+        with self._writing(self._progress(step)) as temporary:
+            np.savez_compressed(temporary, **arrays)
+        self._began += time.perf_counter() - start
+
+    def _progress(self, step: int) -> Path:
+        return self.folder / "progress" / f"{self.name}_{step:07d}.npz"
+
+    def _validate(self, step: int) -> bool:
+        """Score the training where it is due; True if it has not got better for too long."""
+        every, patience = self.settings.validate_every, self.settings.patience
+        if self.validate is None or not every or (step % every and step != self.settings.updates):
+            return False
+        with self.judged():
+            found = self.validate()
+            weights = {name: value.cpu() for name, value in self.result.state_dict().items()} if patience else {}
+        score = ranks.mean(*found)
+        if patience and self.engine.first and all(score > row["score"] for row in self.scores):
+            best = {"key": self._names(), "step": step, "state": weights}
+            checkpoint.save(self.folder / f"{self.name}.best", best)
+        self.scores.append({"step": step, "score": score})
+        self._write_table(self.folder / f"validation_{self.name}.csv", self.scores)
+        best = max(range(len(self.scores)), key=lambda place: self.scores[place]["score"])
+        return bool(patience) and len(self.scores) - 1 - best >= patience
+
+    def _conclude(self) -> None:
+        """Leave the weights that count: the best where a validation chooses, else averaged ones, else the last."""
+        self.engine.fabric.barrier()  # the first process writes the best
+        if self.settings.patience and self.scores:
+            self.result.load_state_dict(self._best())
+        elif self.averaged:
+            self.result.load_state_dict(self.averaged.module.state_dict())
+
+    def _best(self) -> dict[str, Tensor]:
+        """The weights with the best score; a file with others (one from before, or none) is refused."""
+        path = self.folder / f"{self.name}.best"
+        step = max(self.scores, key=lambda row: row["score"])["step"]
+        state = checkpoint.load(path) or {}
+        if (state.get("key"), state.get("step")) != (self._names(), step):
+            raise S3EError(
+                f"{path} does not hold the weights of update {step}, the best ones of '{self.name}': delete "
+                f"{self.checkpoint} to train again."
             )
+        return state["state"]
 
-    def _write_log(self, step: int, window: list[dict[str, float]]) -> None:
-        means = {name: sum(row[name] for row in window) / len(window) for name in window[0]}
-        self.rows.append({"step": step, **means})
-        with atomic_write(self.log) as temporary:
-            pd.DataFrame(self.rows).to_csv(temporary, index=False)
+    def _names(self) -> list[str]:
+        return list(map(str, self.key))
 
-    def _save(self, step: int) -> None:
-        state = {
-            "key": list(map(str, self.key)),
+    def _state(self, step: int) -> dict[str, object]:
+        cuda = torch.cuda.get_rng_state_all() if self.engine.device.type == "cuda" else []
+        return {
+            "key": self._names(),
             "step": step,
+            "stopped": self.stopped,
             "rows": self.rows,
+            "scores": self.scores,
+            "usual": self.guard.usual,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: item.state_dict() for name, item in self.optimizers.items()},
-            "rng": torch.get_rng_state(),
+            "averaged": self.averaged.state_dict() if self.averaged else {},
+            "rng": [torch.get_rng_state(), *cuda],
             "spent": [self.seconds, self.timed],
         }
-        with atomic_write(self.checkpoint) as temporary:
-            torch.save(state, temporary)
+
+    def _save(self, step: int) -> None:
+        if self.engine.first:
+            checkpoint.save(self.checkpoint, self._state(step))
 
     def _resume(self) -> int:
-        if not self.checkpoint.exists():
+        state = checkpoint.load(self.checkpoint)
+        if state is None:
             return 0
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        if state["key"] != list(map(str, self.key)):
-            raise S3EError(f"{self.checkpoint} belongs to another training {state['key']}; delete it and run again.")
+        if state.get("key") != self._names():
+            raise S3EError(
+                f"{self.checkpoint} belongs to another training {state.get('key', '')}; delete it and run again."
+            )
+        try:
+            self._restore(state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            why = str(error).splitlines()[0]
+            raise S3EError(f"{self.checkpoint} was made by other networks ({why}); delete it and run again.") from None
+        if state["step"] < self.settings.updates and not self.stopped and self.engine.first:
+            print(f"{self.name}: going on from update {state['step']} of {self.settings.updates}", flush=True)
+        return self.settings.updates if self.stopped else state["step"]
+
+    def _restore(self, state: dict) -> None:
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-        self.rows = state["rows"]
-        self.seconds, self.timed = state["spent"]
-        torch.set_rng_state(state["rng"])
-        if state["step"] < self.settings.updates:
-            print(f"{self.name}: going on from update {state['step']} of {self.settings.updates}")
-        return state["step"]
+        if self.averaged:
+            self.averaged.load_state_dict(state["averaged"])
+        self.rows, self.scores, self.guard.usual = state["rows"], state["scores"], state["usual"]
+        (self.seconds, self.timed), self.stopped = state["spent"], state["stopped"]
+        torch.set_rng_state(state["rng"][0])
+
+
+def _numbers(values: Values) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}

@@ -1,7 +1,6 @@
 """Every loss term of L_total (specification 3.3, 6.3, 6.4 and 6.6)."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,28 +10,37 @@ from s3e.config import Loss
 from s3e.data.text import PAD
 from s3e.models.semantics import Semantics
 from s3e.models.tree import LEAVES, TreeOutput
+from s3e.models.vgg import PerceptualLoss
 from s3e.parsing import IGNORE
-from s3e.paths import S3EError
 
 
-def tree_loss(tree: TreeOutput, target: Tensor, null_weight: float) -> Tensor:
+def tree_loss(tree: TreeOutput, target: Tensor, null_weight: float, whole: Tensor | None = None) -> Tensor:
     """Weighted mean over nodes of cross-entropy; NULL (class 0) counts `null_weight`, out-of-vocabulary nothing.
 
-    target: B x 7 long, IGNORE where out of vocabulary.
+    target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the update, where B are a
+    part of them: the mean over equal parts is then the loss of the whole.
     """
-    losses, weights = [], []
+    losses = []
     for logits, labels in ((tree.entity_logits, target[:, :LEAVES]), (tree.relation_logits, target[:, LEAVES:])):
-        known = labels != IGNORE
-        losses.append(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"))
-        weights.append((known * torch.where(labels == 0, null_weight, 1.0)).flatten())
-    loss, weight = torch.cat(losses), torch.cat(weights)
-    return (weight * loss).sum() / weight.sum().clamp_min(1e-8)
+        flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+        losses.append(flat.view_as(labels))
+    loss, whole = torch.cat(losses, 1), target if whole is None else whole
+    total = _node_weights(whole, null_weight, loss.dtype).sum().clamp_min(1e-8)
+    return (_node_weights(target, null_weight, loss.dtype) * loss).sum() / total * (len(whole) / len(target))
 
 
-def caption_loss(logits: Tensor, words: Tensor) -> Tensor:
-    """Mean cross-entropy per word under teacher forcing: logits B x (T - 1) x words, words B x T' with T' >= T."""
-    target = words[:, 1 : logits.shape[1] + 1]
-    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD)
+def _node_weights(target: Tensor, null_weight: float, dtype: torch.dtype) -> Tensor:
+    return (target != IGNORE) * torch.where(target == 0, null_weight, 1.0).to(dtype)
+
+
+def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy per word under teacher forcing: logits B x (T - 1) x words, words B x T' with T' >= T.
+
+    `whole`: the words of all images of the update, as for `tree_loss`.
+    """
+    target, whole = words[:, 1 : logits.shape[1] + 1], words if whole is None else whole
+    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction="sum")
+    return loss / (whole[:, 1:] != PAD).sum() * (len(whole) / len(words))
 
 
 def distillation_loss(semantics: Semantics, sharp: Semantics) -> Tensor:
@@ -50,12 +58,19 @@ def lsgan_critic(real: Tensor, fake: Tensor) -> Tensor:
     return (F.mse_loss(real, torch.ones_like(real)) + fake.square().mean()) / 2
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
-    """E[(|grad D(x)|_2 - 1)^2] at random points between real and fake, norm and mixing weight per sample (WGAN-GP)."""
-    share = torch.rand(len(real), 1, 1, 1).to(real.device)  # drawn on the CPU: the same on every device
+def gradient_penalty(
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor, norm: str = "sample"
+) -> Tensor:
+    """E[(|grad D(x)|_2 - 1)^2] at points x = share real + (1 - share) fake, share in [0, 1] with one value a sample.
+
+    norm "sample": over a sample's values (WGAN-GP, arXiv 1704.00028); "pixel": over the channels of each pixel, with
+    the first sample's share for all, as DeblurGAN's public code has it (specification 3.5).
+    """
+    share = (share if norm == "sample" else share[:1].expand(len(real))).view(-1, 1, 1, 1)
     mixed = (share * real + (1 - share) * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-    return (gradient.flatten(1).norm(2, 1) - 1).square().mean()
+    length = gradient.flatten(1).norm(2, 1) if norm == "sample" else (gradient.square().sum(1) + 1e-16).sqrt()
+    return (length - 1).square().mean()
 
 
 def generator_adversarial(kind: str, critic: nn.Module, restored: Tensor) -> Tensor:
@@ -64,55 +79,27 @@ def generator_adversarial(kind: str, critic: nn.Module, restored: Tensor) -> Ten
     return -score.mean() if kind == "wgan-gp" else lsgan_generator(score)
 
 
-def critic_loss(loss: Loss, critic: nn.Module, sharp: Tensor, restored: Tensor) -> dict[str, Tensor]:
-    """Terms of L_D; their sum is minimised. `restored` carries no gradient to the generator."""
+def image_terms(
+    loss: Loss, critic: nn.Module, perceptual: PerceptualLoss | None, restored: Tensor, sharp: Tensor
+) -> dict[str, Tensor]:
+    """Weighted L_ImD of the generator: the pixel, adversarial and perceptual terms that are switched on."""
+    terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
+    if loss.adversarial:
+        terms["adversarial"] = loss.adversarial * generator_adversarial(loss.gan, critic, restored)
+    if perceptual is not None:
+        terms["perceptual"] = loss.perceptual * perceptual(restored, perceptual.target(sharp))
+    return terms
+
+
+def critic_loss(loss: Loss, critic: nn.Module, sharp: Tensor, restored: Tensor, share: Tensor) -> dict[str, Tensor]:
+    """Terms of L_D; their sum is minimised. `restored` carries no gradient to the generator; `share`: for the penalty.
+
+    The penalty is computed by `critic.forward`, eager and in full precision: compiled graphs have no double backward.
+    """
     restored = restored.detach()
     real, fake = critic(sharp), critic(restored)
     if loss.gan == "lsgan":
         return {"critic": lsgan_critic(real, fake)}
-    penalty = gradient_penalty(critic, sharp, restored)
+    with torch.autocast(sharp.device.type, enabled=False):
+        penalty = gradient_penalty(critic.forward, sharp, restored.to(sharp.dtype), share, loss.penalty_norm)
     return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}
-
-
-class PerceptualLoss(nn.Module):
-    """MSE of VGG19 features at conv3_3 before its ReLU; inputs in [-1, 1] are normalised as ImageNet photos.
-
-    `weights`: a local file of torchvision's VGG19 (public name vgg19-dcbb9e9d.pth) or its safetensors twin. Raises
-    `S3EError` where the file is missing or is not such a file. Source: specification 3.3 and 3.5.
-    """
-
-    WIDTHS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256)
-
-    def __init__(self, weights: str):
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for width in self.WIDTHS:
-            if width == "pool":
-                layers.append(nn.MaxPool2d(2))
-                continue
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-            channels = width
-        self.features = nn.Sequential(*layers[:-1])
-        self._load(Path(weights))
-        self.requires_grad_(False)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
-
-    def _load(self, path: Path) -> None:
-        if not path.is_file():
-            raise S3EError(
-                f"loss.perceptual needs VGG19 weights: put vgg19-dcbb9e9d.pth at loss.vgg19_weights "
-                f"(now '{path}'), or set loss.perceptual=0 and loss.pixel=10."
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        names = self.features.state_dict()
-        try:
-            self.features.load_state_dict({name: state[f"features.{name}"] for name in names})
-        except (KeyError, RuntimeError) as error:
-            raise S3EError(f"{path}: not torchvision's VGG19 ({error}).") from None
-
-    def forward(self, restored: Tensor, sharp: Tensor) -> Tensor:
-        with torch.no_grad():
-            target = self.features(((sharp + 1) / 2 - self.mean) / self.std)
-        return F.mse_loss(self.features(((restored + 1) / 2 - self.mean) / self.std), target)

@@ -5,30 +5,42 @@ C: co-training of everything. The baseline is B continued through C's schedule. 
 tree and the encoder of a captioned study, frozen.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from s3e import ranks
 from s3e.config import VARIANTS, Config, Training
-from s3e.data.corpus import Batch, Corpus
+from s3e.data.corpus import Batch, Corpus, Split
+from s3e.evaluation.restoring import predicted_nodes, to_images
 from s3e.models.build import arm_of, build_critic, build_model, build_semantics, load_weights, save_weights
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
-from s3e.seeds import rng, seed_everything
+from s3e.models.vgg import PerceptualLoss
+from s3e.seeds import seed_everything
+from s3e.training import launch
+from s3e.training.engine import Engine
 from s3e.training.loop import Trainer
 from s3e.training.losses import (
-    PerceptualLoss,
     caption_loss,
     critic_loss,
     distillation_loss,
-    generator_adversarial,
+    image_terms,
     tree_loss,
 )
 
 PHASES = ("tree", "a1", "a2")  # notebooks 02, 03 and 03: tree alone, with the decoder, on blurred photos
+SHOWN = 3  # validation photos whose progress is kept
+VALIDATED = 256  # validation photos at most that early stopping looks at
+Watch = Callable[[int], None] | None  # told the updates whose losses are on disk
+Terms = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,73 +51,135 @@ class Trained:
     milliseconds: float
 
 
-def _finish(trainer: Trainer, step_fn) -> Trained:
+class Feed:
+    """The batches of a training by step, cut for gradient accumulation and processes; on a GPU loaded one ahead."""
+
+    def __init__(self, split: Split, settings: Training, severity: str, key: tuple[object, ...], engine: Engine):
+        self.split, self.settings, self.severity, self.key, self.engine = split, settings, severity, key, engine
+        self.parts = settings.accumulate * ranks.world()
+        self.ahead: dict[tuple[int, int], Future[Batch]] = {}
+        self.loader = None if engine.whole else ThreadPoolExecutor(1)
+
+    def __call__(self, step: int) -> Iterator[Batch]:
+        """This process's parts of batch number `step`, one after the other."""
+        for part in range(self.settings.accumulate):
+            yield self.engine.place(self._part(step, part))
+
+    def _part(self, step: int, part: int) -> Batch:
+        if self.loader is None:
+            return self._draw(step, part)
+        number = step * self.settings.accumulate + part
+        now = self.ahead.pop((step, part), None) or self.loader.submit(self._draw, step, part)
+        following = divmod(number + 1, self.settings.accumulate)
+        self.ahead[following] = self.loader.submit(self._draw, *following)
+        return now.result()
+
+    def _draw(self, step: int, part: int) -> Batch:
+        place = ranks.rank() * self.settings.accumulate + part
+        return self.split.draw(self.settings.batch, self.severity, step, *self.key, part=place, parts=self.parts)
+
+
+def _train(trainer: Trainer, step_fn, job: dict, watch: Watch) -> Trained:
+    """Run a training here, or in processes of its own where the settings ask for several."""
+    if launch.wanted(trainer.runtime) and not trainer.finished():
+        launch.spread(trainer, job, watch)
     log = trainer.fit(step_fn)
     return Trained(log, 1000 * trainer.seconds / trainer.timed)
 
 
-def _update(optimizer: torch.optim.Optimizer, terms: dict[str, Tensor], clip: float = 0.0) -> dict[str, float]:
-    optimizer.zero_grad(set_to_none=True)
-    sum(terms.values()).backward()
-    if clip:
-        groups = optimizer.param_groups
-        nn.utils.clip_grad_value_([parameter for group in groups for parameter in group["params"]], clip)
-    optimizer.step()
-    return {name: float(value.detach()) for name, value in terms.items()}
-
-
 def semantic_terms(
     semantics: Semantics, source: nn.Module, batch: Batch, config: Config, *, tree: bool, caption: bool
-) -> dict[str, Tensor]:
+) -> Terms:
     """Weighted L_tree and L_cap of a batch, as far as they are switched on."""
     terms = {}
     if tree:
-        terms["tree"] = config.loss.tree * tree_loss(semantics.tree, batch.tree, config.loss.null_weight)
+        loss = tree_loss(semantics.tree, batch.tree, config.loss.null_weight, batch.all_trees)
+        terms["tree"] = config.loss.tree * loss
     if caption:
         logits = source.decoder(batch.words, semantics.context, semantics.items)
-        terms["caption"] = config.loss.caption * caption_loss(logits, batch.words)
+        terms["caption"] = config.loss.caption * caption_loss(logits, batch.words, batch.all_words)
     return terms
 
 
-def _distil(source: nn.Module, semantics: Semantics, batch: Batch) -> Tensor:
-    with torch.no_grad():
-        sharp = source(batch.sharp)
-    return distillation_loss(semantics, sharp)
+@torch.no_grad()
+def _read_sharp(source: nn.Module, batch: Batch) -> Semantics:
+    """What a source says of the sharp photos, as a teacher: its normalisation statistics stay as they are."""
+    mode = source.training
+    try:
+        return source.eval()(batch.sharp)
+    finally:
+        source.train(mode)
 
 
-def mixed_view(batch: Batch, share: float, *key: object) -> Tensor:
+def mixed_view(batch: Batch, share: float) -> Tensor:
     """The blurred photos, a random `share` of them replaced by the sharp ones."""
-    sharp = torch.from_numpy(rng("sharp", *key).random(len(batch.ids)) < share)
-    return torch.where(sharp[:, None, None, None].to(batch.sharp.device), batch.sharp, batch.blurred)
+    sharp = batch.uniform("sharp") < share
+    return torch.where(sharp[:, None, None, None], batch.sharp, batch.blurred)
+
+
+def _judged(split: Split, severity: str, config: Config) -> list[np.ndarray]:
+    """This process's share of the validation photos that early stopping looks at, in chunks."""
+    rows = split.rows(severity)[:VALIDATED][ranks.rank() :: ranks.world()]
+    return np.array_split(rows, max(1, -(-len(rows) // config.evaluation.batch)))
 
 
 def train_semantics(
-    folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool, caption: bool
-) -> Trained:
+    folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool,
+    caption: bool, watch: Watch = None,
+) -> Trained:  # fmt: skip
     """One phase of "tree", "a1" (sharp) or "a2" (blurred; the share of sharp photos falls to 0 over the first half).
 
     In the phase "tree" the caption loss rests, unless it is the only one. Source: specification 6.7.
     """
     settings: Training = getattr(config, f"train_{phase}")
+    job = {"kind": source.kind, "phase": phase, "tree": tree, "caption": caption}
     caption = caption and (phase != "tree" or not tree)
+    engine, name = Engine(config.runtime), name if name == phase else f"{name}_{phase}"
+    engine.prepare(source.train())
+    engine.compile(source.encoder, getattr(source, "tree", None))
     optimizer = torch.optim.Adam(source.parameters(), settings.learning_rate)
-    severity = config.blur.severity if phase == "a2" else "sharp"
-    key = (config.seed, "semantics", phase)
-    source.to(config.runtime.device).train()
+    severity, key = config.blur.severity if phase == "a2" else "sharp", (config.seed, "semantics", phase)
+    feed = Feed(corpus.train, settings, severity, key, engine)
+    judged = _judged(corpus.val, severity, config)
 
-    def step_fn(step: int) -> dict[str, float]:
-        batch = corpus.train.draw(settings.batch, severity, step, *key).to(config.runtime.device)
+    def terms(batch: Batch, share: float) -> Terms:
+        with engine.autocast():
+            semantics = source(mixed_view(batch, share) if phase == "a2" else batch.sharp)
+            found = semantic_terms(semantics, source, batch, config, tree=tree, caption=caption)
+            if phase == "a2" and config.loss.distillation:
+                distance = distillation_loss(semantics, _read_sharp(source, batch))
+                found["distillation"] = config.loss.distillation * distance
+        return found
+
+    def step_fn(step: int) -> Terms:
         share = settings.sharp_share * max(0.0, 1 - 2 * step / settings.updates)
-        image = mixed_view(batch, share, *key, step) if phase == "a2" else batch.sharp
-        semantics = source(image)
-        terms = semantic_terms(semantics, source, batch, config, tree=tree, caption=caption)
-        if phase == "a2" and config.loss.distillation:
-            terms["distillation"] = config.loss.distillation * _distil(source, semantics, batch)
-        return _update(optimizer, terms, settings.clip)
+        return engine.descend(optimizer, settings, map(terms, feed(step), repeat(share)))
 
-    name = name if name == phase else f"{name}_{phase}"
-    trainer = Trainer(folder, name, {"source": source}, {"adam": optimizer}, settings, config.runtime, (config.seed,))
-    return _finish(trainer, step_fn)
+    def validate() -> tuple[float, float]:
+        batches = [engine.place(corpus.val.batch(rows, severity)) for rows in judged if len(rows)]
+        losses = [float(sum(terms(batch, 0.0).values())) * len(batch.ids) for batch in batches]
+        return -sum(losses), sum(len(batch.ids) for batch in batches)
+
+    def sampler() -> dict[str, np.ndarray]:
+        return _sample_semantics(source, corpus, severity, engine)
+
+    trainer = Trainer(
+        folder, name, {"source": source}, {"adam": optimizer}, settings, config.runtime, (config.seed,), engine,
+        validate, sampler, watch,
+    )  # fmt: skip
+    return _train(trainer, step_fn, launch.job_of(corpus, config, **job), watch)
+
+
+def _sample_semantics(source: nn.Module, corpus: Corpus, severity: str, engine: Engine) -> dict[str, np.ndarray]:
+    """What a source says of the first validation photos: captions, and node attention and classes of a tree."""
+    batch = engine.place(corpus.val.batch(corpus.val.rows(severity)[:SHOWN], severity))
+    semantics = source(batch.blurred)
+    words, _ = source.decoder.greedy(semantics.context, semantics.items, corpus.train.words.shape[-1])
+    found = {"ids": np.array(batch.ids), "captions": np.array([corpus.words.decode(row) for row in words.tolist()])}
+    if semantics.tree is not None:
+        found["attention"] = semantics.tree.attention.float().cpu().numpy()
+        found["nodes"] = predicted_nodes(semantics.tree).cpu().numpy()
+    return found
 
 
 def pretrain_own(folder: Path, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool, caption: bool) -> None:
@@ -154,65 +228,101 @@ def start_model(
 
 
 def train_deblurrer(
-    folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus, config: Config, settings: Training,
-    variant: str = "baseline",
+    folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus, config: Config, stage: str,
+    variant: str = "baseline", watch: Watch = None,
 ) -> Trained:  # fmt: skip
-    """Stages B (`variant="baseline"`, no semantics), C and D: L_ImD, and L_cap and L_tree where the arm has them.
+    """Stages "b" (`variant="baseline"`, no semantics), "c" and D: L_ImD, and L_cap and L_tree where the arm has them.
 
-    With more than one critic update a generator update, the extra ones see batches of their own. Semantics that start
-    from scratch learn at the generator's rate, pretrained ones at `semantics_learning_rate`.
+    With more than one critic update a generator update, the extra ones see batches of their own (unless
+    `loss.critic_reuse`). Semantics that start from scratch learn at the generator's rate, pretrained ones at
+    `semantics_learning_rate`.
     """
-    arm, loss, device = arm_of(variant, corpus.captioned), config.loss, config.runtime.device
-    model.to(device).train()
-    critic.to(device).train()
+    settings: Training = getattr(config, f"train_{stage}")
+    arm, loss, severity = arm_of(variant, corpus.captioned), config.loss.effective, config.blur.severity
+    speaks = arm.tree_loss or arm.caption_loss
+    learns = model.semantics is not None and arm.trained and any(True for _ in model.semantics.parameters())
+    engine = Engine(config.runtime)
+    engine.prepare(model.train(), critic.train())
     if model.semantics is not None and not arm.trained:
-        model.semantics.eval()
+        model.semantics.eval().requires_grad_(False)
+    engine.compile(model.generator, critic, *(getattr(model.semantics, part, None) for part in ("encoder", "tree")))
     own_rate = settings.learning_rate if arm.start == "scratch" else settings.semantics_learning_rate
     groups = [{"params": list(model.generator.parameters()), "lr": settings.learning_rate}]
-    if model.semantics is not None and any(True for _ in model.semantics.parameters()) and arm.trained:
-        groups.append({"params": list(model.semantics.parameters()), "lr": own_rate})
+    groups += [{"params": list(model.semantics.parameters()), "lr": own_rate}] if learns else []
     optimizer = torch.optim.Adam(groups, settings.learning_rate, betas=(0.5, 0.999))
     critic_optimizer = torch.optim.Adam(critic.parameters(), settings.learning_rate, betas=(0.5, 0.999))
-    perceptual = PerceptualLoss(loss.vgg19_weights).to(device) if loss.perceptual else None
-    key, severity = (config.seed, "deblurring", name), config.blur.severity
+    perceptual = PerceptualLoss(loss.vgg19_weights, loss.vgg_normalise) if loss.perceptual else None
+    if perceptual is not None:
+        engine.prepare(perceptual)
+    key = (config.seed, "deblurring", name)
+    feed = Feed(corpus.train, settings, severity, key, engine)
+    extra_feed = Feed(corpus.train, settings, severity, (*key, "critic"), engine)
+    extra = loss.critic_updates - 1 if loss.adversarial else 0
+    judged = _judged(corpus.val, severity, config)
 
-    def criticise(batch: Batch, restored: Tensor) -> dict[str, float]:
-        critic.requires_grad_(True)
-        return _update(critic_optimizer, critic_loss(loss, critic, batch.sharp, restored))
+    def restore(batch: Batch) -> tuple[Tensor, Semantics | None]:
+        with engine.autocast():
+            restored, semantics = model(batch)
+        return restored.to(batch.sharp.dtype), semantics
 
-    def extra_critic_updates(step: int) -> None:
-        for extra in range(loss.critic_updates - 1):
-            place = step * (loss.critic_updates - 1) + extra
-            batch = corpus.train.draw(settings.batch, severity, place, *key, "critic").to(device)
+    def unseen(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+        for batch in batches:
             with torch.no_grad():
-                restored, _ = model(batch)
-            criticise(batch, restored)
+                restored, _ = restore(batch)
+            yield batch, restored
 
-    def step_fn(step: int) -> dict[str, float]:
+    def criticise(pairs: Iterable[tuple[Batch, Tensor]], number: int = 0) -> Terms:
+        def terms(batch: Batch, restored: Tensor) -> Terms:
+            with engine.autocast():
+                return critic_loss(loss, critic, batch.sharp, restored, batch.uniform(f"penalty{number}"))
+
+        critic.requires_grad_(True)
+        return engine.descend(critic_optimizer, settings, (terms(*pair) for pair in pairs))
+
+    def generator_terms(batch: Batch, restored: Tensor, semantics: Semantics | None) -> Terms:
+        with engine.autocast():
+            terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
+            if loss.distillation and speaks:
+                distance = distillation_loss(semantics, _read_sharp(model.semantics, batch))
+                terms["distillation"] = loss.distillation * distance
+            if semantics is not None and speaks:
+                wanted = {"tree": arm.tree_loss, "caption": arm.caption_loss}
+                terms |= semantic_terms(semantics, model.semantics, batch, config, **wanted)
+        return terms
+
+    def step_fn(step: int) -> Terms:
+        for number in range(0 if loss.critic_reuse else extra):
+            criticise(unseen(extra_feed(step * extra + number)))
+        if settings.accumulate == 1:  # what is restored serves critic and generator
+            (batch,) = feed(step)
+            restored, semantics = restore(batch)
+            pairs, parts = [(batch, restored)], iter([(batch, restored, semantics)])
+        else:
+            pairs, parts = None, ((batch, *restore(batch)) for batch in feed(step))
         values = {}
-        if loss.adversarial:
-            extra_critic_updates(step)
-        batch = corpus.train.draw(settings.batch, severity, step, *key).to(device)
-        restored, semantics = model(batch)
-        terms = {"pixel": loss.pixel * (restored - batch.sharp).abs().mean()} if loss.pixel else {}
-        if loss.adversarial:
-            values = criticise(batch, restored)
-            critic.requires_grad_(False)
-            terms["adversarial"] = loss.adversarial * generator_adversarial(loss.gan, critic, restored)
-        if perceptual is not None:
-            terms["perceptual"] = loss.perceptual * perceptual(restored, batch.sharp)
-        if loss.distillation and (arm.tree_loss or arm.caption_loss):
-            terms["distillation"] = loss.distillation * _distil(model.semantics, semantics, batch)
-        if semantics is not None and (arm.tree_loss or arm.caption_loss):
-            terms |= semantic_terms(
-                semantics, model.semantics, batch, config, tree=arm.tree_loss, caption=arm.caption_loss
-            )
-        return _update(optimizer, terms, settings.clip) | values
+        for number in range((extra if loss.critic_reuse else 0) + 1) if loss.adversarial else ():
+            values = criticise(pairs or unseen(feed(step)), number)
+        critic.requires_grad_(False)
+        return engine.descend(optimizer, settings, (generator_terms(*part) for part in parts)) | values
+
+    def validate() -> tuple[float, float]:
+        batches = [engine.place(corpus.val.batch(rows, severity)) for rows in judged if len(rows)]
+        errors = [(restore(batch)[0] - batch.sharp).square().mean((1, 2, 3)) for batch in batches]
+        psnr = [10 * torch.log10(4 / error.clamp_min(1e-10)) for error in errors]
+        return float(sum(values.sum() for values in psnr)), sum(map(len, psnr))
+
+    def sampler() -> dict[str, np.ndarray]:
+        batch = engine.place(corpus.val.batch(corpus.val.rows(severity)[:SHOWN], severity))
+        images = {"restored": restore(batch)[0], "blurred": batch.blurred, "sharp": batch.sharp}
+        return {"ids": np.array(batch.ids), **{name: to_images(image) for name, image in images.items()}}
 
     modules = {"model": model, "critic": critic}
     optimizers = {"generator": optimizer, "critic": critic_optimizer}
-    trainer = Trainer(folder, name, modules, optimizers, settings, config.runtime, (config.seed, variant))
-    return _finish(trainer, step_fn)
+    trainer = Trainer(
+        folder, name, modules, optimizers, settings, config.runtime, (config.seed, variant), engine, validate, sampler,
+        watch,
+    )  # fmt: skip
+    return _train(trainer, step_fn, launch.job_of(corpus, config, stage=stage, variant=variant), watch)
 
 
 def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:

@@ -1,0 +1,251 @@
+"""Files of public weights: found, fetched, checked, and never trusted; VGG19 and ResNet that start from them."""
+
+import hashlib
+import pickle
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from s3e.config import load_config
+from s3e.data import transfer
+from s3e.models import weights
+from s3e.models.build import build_encoder
+from s3e.models.resnet import ResNet
+from s3e.models.vgg import PerceptualLoss, vgg_features
+from s3e.models.weights import load_public, locate, read_state
+from s3e.paths import S3EError
+from s3e.seeds import rng
+from tests.test_download import site  # noqa: F401 (a fixture: a server that cuts and corrupts)
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """A public name whose digits fit a small file, and that file's bytes; the folder of weights is empty."""
+    torch.save({"features.0.weight": torch.ones(2)}, tmp_path / "original")
+    content = (tmp_path / "original").read_bytes()
+    name = f"vgg19-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(weights, "PUBLIC", {name: "loss.vgg19_weights"})
+    monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
+    return name, content
+
+
+def download(name: str, *more: str) -> int:
+    parser = ArgumentParser()
+    weights.configure(parser)
+    return weights.execute(parser.parse_args([name, *more]))
+
+
+# --- finding and fetching --------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_tells_its_digest():
+    assert len(weights.PUBLIC) == 5
+    for name in weights.PUBLIC:
+        assert len(weights._published(name)) == 8 and int(weights._published(name), 16)
+
+
+def test_missing_files_name_the_command(published, tmp_path):
+    name, _ = published
+    with pytest.raises(S3EError, match=rf"weights/{name} does not exist: .*`python -m s3e weights download {name}`\.$"):
+        locate(name)
+    with pytest.raises(
+        S3EError, match=rf"none\.pth does not exist: .*download NAME` \(one of {name}\), or give the path"
+    ):
+        locate(str(tmp_path / "none.pth"))
+
+
+def test_a_public_name_must_keep_what_it_promises(published, tmp_path):
+    name, content = published
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    assert locate(name) == folder / name == locate(str(folder / name))
+    (folder / name).write_bytes(content + b"!")
+    for asked in (name, str(folder / name)):
+        with pytest.raises(S3EError, match=f"damaged or another file .*: delete it, .*download {name}"):
+            locate(asked)
+    (tmp_path / "mine.pth").write_bytes(content + b"!")
+    assert locate(str(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
+
+
+def test_download_goes_on_after_a_cut_and_says_how_to_use_it(published, site, monkeypatch, tmp_path, capsys):  # noqa: F811
+    name, content = published
+    monkeypatch.setattr(weights, "ADDRESS", site.url)
+    needs = []
+    monkeypatch.setattr(transfer, "check_space", lambda folder, needed: needs.append(needed))
+    site.files[name], site.faults = content, ["cut"]
+    assert download(name) == 0
+    assert locate(name).read_bytes() == content and site.seen[1][1] and needs[0] == len(content)
+    assert capsys.readouterr().out.endswith(f"--set loss.vgg19_weights={name}\n")
+    assert download(name, "--to", str(tmp_path / "else")) == 0
+    assert capsys.readouterr().out.endswith(f"--set loss.vgg19_weights={tmp_path / 'else' / name}\n")
+
+
+def test_download_keeps_no_file_with_another_digest(published, site, monkeypatch, tmp_path):  # noqa: F811
+    name, content = published
+    monkeypatch.setattr(weights, "ADDRESS", site.url)
+    site.files[name], site.faults = content, ["corrupt"]
+    with pytest.raises(S3EError, match=f"not the published file .*put it at {tmp_path / 'weights' / name}"):
+        download(name)
+    assert not list((tmp_path / "weights").iterdir())
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_both_formats_of_pytorch_and_safetensors_are_read(tmp_path, zipped):
+    state = {"a": torch.randn(3, 2), "b": torch.randn(4), "other": torch.zeros(1)}
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    save_file(state, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        found = read_state(tmp_path / name, ["a", "b"])
+        assert list(found) == ["a", "b"] and all(torch.equal(found[key], state[key]) for key in found)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_is_not_run(tmp_path, zipped):
+    state = {"a": torch.ones(1), "b": Bomb(tmp_path / "run")}
+    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    (tmp_path / "b.pth").write_bytes(pickle.dumps(state["b"], protocol=2))
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(S3EError, match=rf"{name} is damaged, or holds more than plain weights .*: give another"):
+            read_state(tmp_path / name, ["a"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [[torch.ones(1)], {"a": [1.0]}, {"b": torch.ones(1)}, {"a": torch.ones(1), "z.1": 0}]
+)
+def test_other_contents_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(S3EError, match=r"a\.pth (is damaged, or holds more than|belongs to another)"):
+        read_state(tmp_path / "a.pth", ["a"], foreign="z.")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_damaged_files_are_refused_or_read_in_shape(tmp_path, kind):
+    state, path = {"a": torch.randn(20, 3)}, tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pth")
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    content, draw = path.read_bytes(), rng("weights", kind)
+    for cut in draw.integers(0, len(content), 15):
+        path.write_bytes(content[:cut])
+        with pytest.raises(S3EError, match="give another file"):
+            read_state(path, ["a"])
+    for place in draw.integers(0, len(content), 40):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        try:
+            load_public(nn.ParameterDict(state), str(path))
+        except S3EError as error:
+            assert str(error).startswith(str(path))
+
+
+# --- networks that start from them -----------------------------------------------------------------------------------
+
+
+def vgg_file(path: Path, extra: tuple[str, ...] = ()) -> Path:
+    torch.manual_seed(0)
+    state = {f"features.{name}": value for name, value in vgg_features().state_dict().items()}
+    state = {name: 2 * value if value.dim() == 4 else value for name, value in state.items()}  # features of size 1
+    torch.save({**state, **{name: torch.zeros(1) for name in extra}}, path)
+    return path
+
+
+def test_perceptual_loss_is_the_distance_of_normalised_features(tmp_path):
+    path = vgg_file(tmp_path / "vgg.pth", extra=("features.16.weight", "classifier.0.weight"))
+    sharp, restored = torch.rand(2, 1, 3, 16, 24) * 2 - 1
+    plain = PerceptualLoss(str(path), normalise=False)
+    public = [(0, 2), (5, 7), (10, 12, 14)]  # conv1_1 ... conv3_3 in torchvision's VGG19
+    state = torch.load(path, weights_only=True)
+
+    def features(image):
+        for group in public:
+            for index in group:
+                image = torch.conv2d(image.relu() if index else image, *_layer(state, index), padding=1)
+            image = torch.max_pool2d(image.relu(), 2) if group != public[-1] else image
+        return image
+
+    expected = (features(restored) - features(sharp)).square().mean()
+    torch.testing.assert_close(plain(restored, plain.target(sharp)), expected, rtol=1e-4, atol=0)
+    loss = PerceptualLoss(str(path))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    photo = [((image + 1) / 2 - mean) / std for image in (restored, sharp)]
+    expected = plain(photo[0], plain.target(photo[1]))
+    torch.testing.assert_close(loss(restored, loss.target(sharp)), expected, rtol=1e-4, atol=0)
+
+
+def _layer(state, index):
+    return state[f"features.{index}.weight"], state[f"features.{index}.bias"]
+
+
+def test_perceptual_loss_trains_the_photo_alone(tmp_path):
+    loss = PerceptualLoss(str(vgg_file(tmp_path / "vgg.pth")))
+    restored = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    target = loss.target(torch.rand(1, 3, 16, 16, requires_grad=True))
+    loss(restored, target).backward()
+    assert (
+        not target.requires_grad
+        and restored.grad.abs().sum() > 0
+        and all(weight.grad is None for weight in loss.parameters())
+    )
+    assert set(loss.state_dict()) == {f"features.{name}" for name in vgg_features().state_dict()}
+
+
+def test_vgg16_and_cut_files_are_not_vgg19(tmp_path):
+    with pytest.raises(S3EError, match=r"another network \(it has weights 'features\.17\.\*'\)"):
+        PerceptualLoss(str(vgg_file(tmp_path / "vgg16.pth", extra=("features.17.weight",))))
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "cut.pth")
+    with pytest.raises(S3EError, match=r"another network \(it has no weights 'features\.0\.bias'\)"):
+        PerceptualLoss(str(tmp_path / "cut.pth"))
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
+    """Weights under torchvision's names, counters of batches left out as in its older files, and the network's rest."""
+    torch.manual_seed(0)
+    state = ResNet(kind="resnet50", size=256, channels=4).state_dict()
+    public = {name: value for name, value in state.items() if not name.startswith("project")}
+    public = {name: value for name, value in public.items() if "num_batches" not in name}
+    path = tmp_path_factory.mktemp("resnet") / "resnet.pth"
+    torch.save({**public, "layer4.0.conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1000)}, path)
+    return path
+
+
+def test_configured_resnet_starts_from_its_file(resnet_file):
+    settings = {"model.encoder": "resnet50", "model.encoder_weights": str(resnet_file)}
+    encoder = build_encoder(load_config("smoke", overrides=settings))
+    state = torch.load(resnet_file, weights_only=True)
+    for name in ("conv1.weight", "layer2.0.downsample.1.running_var", "layer3.5.bn3.bias"):
+        assert torch.equal(encoder.state_dict()[name], state[name])
+    without = build_encoder(load_config("smoke", overrides={"model.encoder": "resnet50"}))
+    assert not torch.equal(without.state_dict()["conv1.weight"], state["conv1.weight"])
+
+
+@pytest.mark.parametrize("change", ["deeper", "wider", "shallower"])
+def test_weights_of_another_resnet_are_refused(resnet_file, tmp_path, change):
+    state = torch.load(resnet_file, weights_only=True)
+    if change == "deeper":
+        state["layer3.6.conv1.weight"] = torch.zeros(256, 1024, 1, 1)
+    elif change == "wider":
+        state["layer1.0.conv2.weight"] = torch.zeros(128, 128, 3, 3)
+    else:
+        del state["layer3.5.conv1.weight"]
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(S3EError, match=r"other\.pth belongs to another network \("):
+        ResNet(kind="resnet50", size=64, channels=4).load(str(tmp_path / "other.pth"))
