@@ -111,12 +111,3 @@ class BatchNorm1d(_Shared, nn.BatchNorm1d):
 
 class BatchNorm2d(_Shared, nn.BatchNorm2d):
     """`nn.BatchNorm2d` over all ranks."""
-
-
-def mean(amount: float, count: float) -> float:
-    """Total of `amount` by total of `count` over all ranks: with a part of the images each, every image counts once."""
-    both = torch.tensor([amount, count], dtype=torch.float64)
-    if world() > 1 and dist.get_backend() == "nccl":
-        both = both.cuda()
-    amount, count = total(both).tolist()
-    return amount / count

@@ -16,7 +16,7 @@ from s3e.models.build import (
     save_weights,
 )
 from s3e.models.encoder import ConvEncoder
-from s3e.models.generator import Generator
+from s3e.models.generator import Dropout, Generator
 from s3e.models.nafnet import NAFBlock, NAFNet
 from s3e.models.resnet import ResNet
 from s3e.models.tree import S3Tree, VectorTree
@@ -318,3 +318,19 @@ def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tm
     (tmp_path / "b.safetensors").write_bytes(b"nonsense")
     with pytest.raises(S3EError, match="cannot be read"):
         load_weights(model.generator, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
+@pytest.mark.parametrize("count", [1, 7, 40_000])
+def test_dropout_drops_the_share_and_keeps_the_mean(share, count):
+    layer, ones = Dropout(share), torch.ones(count, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = layer(ones)
+    kept = dropped[dropped > 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - share)), rtol=1e-4, atol=0)
+    if count > 1000:
+        assert float((dropped == 0).double().mean()) == pytest.approx(share, abs=0.01)
+        odd, even = dropped[::4] == 0, dropped[1::4] == 0  # neighbours share random bits, and must not share fates
+        assert float((odd & even).double().mean()) == pytest.approx(share**2, abs=0.02)
+    (gradient,) = torch.autograd.grad(dropped.sum(), ones)
+    assert torch.equal(gradient, dropped.detach()) and torch.equal(layer.eval()(ones), ones)

@@ -53,15 +53,15 @@ class Trainer:
     Files in `folder`: `log_<name>.csv` (step and losses, never times), `<name>.ckpt` (and the one before it),
     `validation_<name>.csv` and `<name>.best` where there is a validation, `progress/<name>_<step>.npz` with what
     `sampler` shows of the training at `SNAPSHOTS`, `<name>.postmortem` after a divergence. `modules` and `optimizers`
-    are saved by name; averaging and the choice of the best concern the module named first. `validate` gives a sum of
-    scores (higher is better) and their number, `watch` is told each step whose log was written. `seconds` is the time
-    spent in `timed` updates.
+    are saved by name; averaging and the choice of the best concern the module named first. `validate` gives a score
+    (higher is better), the same in all processes; `watch` is told each step whose log was written. `seconds` is the
+    time spent in `timed` updates.
     """
 
     def __init__(
         self, folder: Path, name: str, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer],
         settings: Training, runtime: Runtime, key: tuple[object, ...], engine: Engine | None = None,
-        validate: Callable[[], tuple[float, float]] | None = None,
+        validate: Callable[[], float] | None = None,
         sampler: Callable[[], dict[str, np.ndarray]] | None = None, watch: Callable[[int], None] | None = None,
     ):  # fmt: skip
         self.folder, self.name, self.key = Path(folder), name, (*key, name)
@@ -239,9 +239,8 @@ class Trainer:
         if self.validate is None or not every or (step % every and step != self.settings.updates):
             return False
         with self.judged():
-            found = self.validate()
+            score = self.validate()
             weights = {name: value.cpu() for name, value in self.result.state_dict().items()} if patience else {}
-        score = ranks.mean(*found)
         if patience and self.engine.first and all(score > row["score"] for row in self.scores):
             best = {"key": self._names(), "step": step, "state": weights}
             checkpoint.save(self.folder / f"{self.name}.best", best)

@@ -91,7 +91,9 @@ def image_terms(
     return terms
 
 
-def critic_loss(loss: Loss, critic: nn.Module, sharp: Tensor, restored: Tensor, share: Tensor) -> dict[str, Tensor]:
+def critic_loss(
+    loss: Loss, critic: nn.Module, sharp: Tensor, restored: Tensor, share: Tensor | None
+) -> dict[str, Tensor]:
     """Terms of L_D; their sum is minimised. `restored` carries no gradient to the generator; `share`: for the penalty.
 
     The penalty is computed by `critic.forward`, eager and in full precision: compiled graphs have no double backward.

@@ -118,8 +118,8 @@ def mixed_view(batch: Batch, share: float) -> Tensor:
 
 
 def _judged(split: Split, severity: str, config: Config) -> list[np.ndarray]:
-    """This process's share of the validation photos that early stopping looks at, in chunks."""
-    rows = split.rows(severity)[:VALIDATED][ranks.rank() :: ranks.world()]
+    """The validation photos that early stopping looks at, in chunks; the same in every process, each counted once."""
+    rows = split.rows(severity)[:VALIDATED]
     return np.array_split(rows, max(1, -(-len(rows) // config.evaluation.batch)))
 
 
@@ -137,7 +137,7 @@ def train_semantics(
     engine, name = Engine(config.runtime), name if name == phase else f"{name}_{phase}"
     engine.prepare(source.train())
     engine.compile(source.encoder, getattr(source, "tree", None))
-    optimizer = torch.optim.Adam(source.parameters(), settings.learning_rate)
+    optimizer = torch.optim.Adam(source.parameters(), settings.learning_rate, fused=True)
     severity, key = config.blur.severity if phase == "a2" else "sharp", (config.seed, "semantics", phase)
     feed = Feed(corpus.train, settings, severity, key, engine)
     judged = _judged(corpus.val, severity, config)
@@ -155,10 +155,10 @@ def train_semantics(
         share = settings.sharp_share * max(0.0, 1 - 2 * step / settings.updates)
         return engine.descend(optimizer, settings, map(terms, feed(step), repeat(share)))
 
-    def validate() -> tuple[float, float]:
-        batches = [engine.place(corpus.val.batch(rows, severity)) for rows in judged if len(rows)]
+    def validate() -> float:
+        batches = (engine.place(corpus.val.batch(rows, severity)) for rows in judged)
         losses = [float(sum(terms(batch, 0.0).values())) * len(batch.ids) for batch in batches]
-        return -sum(losses), sum(len(batch.ids) for batch in batches)
+        return -sum(losses) / sum(map(len, judged))
 
     def sampler() -> dict[str, np.ndarray]:
         return _sample_semantics(source, corpus, severity, engine)
@@ -249,8 +249,8 @@ def train_deblurrer(
     own_rate = settings.learning_rate if arm.start == "scratch" else settings.semantics_learning_rate
     groups = [{"params": list(model.generator.parameters()), "lr": settings.learning_rate}]
     groups += [{"params": list(model.semantics.parameters()), "lr": own_rate}] if learns else []
-    optimizer = torch.optim.Adam(groups, settings.learning_rate, betas=(0.5, 0.999))
-    critic_optimizer = torch.optim.Adam(critic.parameters(), settings.learning_rate, betas=(0.5, 0.999))
+    optimizer = torch.optim.Adam(groups, settings.learning_rate, betas=(0.5, 0.999), fused=True)
+    critic_optimizer = torch.optim.Adam(critic.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True)
     perceptual = PerceptualLoss(loss.vgg19_weights, loss.vgg_normalise) if loss.perceptual else None
     if perceptual is not None:
         engine.prepare(perceptual)
@@ -274,7 +274,8 @@ def train_deblurrer(
     def criticise(pairs: Iterable[tuple[Batch, Tensor]], number: int = 0) -> Terms:
         def terms(batch: Batch, restored: Tensor) -> Terms:
             with engine.autocast():
-                return critic_loss(loss, critic, batch.sharp, restored, batch.uniform(f"penalty{number}"))
+                share = batch.uniform(f"penalty{number}") if loss.gan == "wgan-gp" else None
+                return critic_loss(loss, critic, batch.sharp, restored, share)
 
         critic.requires_grad_(True)
         return engine.descend(critic_optimizer, settings, (terms(*pair) for pair in pairs))
@@ -305,11 +306,11 @@ def train_deblurrer(
         critic.requires_grad_(False)
         return engine.descend(optimizer, settings, (generator_terms(*part) for part in parts)) | values
 
-    def validate() -> tuple[float, float]:
-        batches = [engine.place(corpus.val.batch(rows, severity)) for rows in judged if len(rows)]
+    def validate() -> float:
+        batches = (engine.place(corpus.val.batch(rows, severity)) for rows in judged)
         errors = [(restore(batch)[0] - batch.sharp).square().mean((1, 2, 3)) for batch in batches]
         psnr = [10 * torch.log10(4 / error.clamp_min(1e-10)) for error in errors]
-        return float(sum(values.sum() for values in psnr)), sum(map(len, psnr))
+        return float(sum(values.sum() for values in psnr)) / sum(map(len, judged))
 
     def sampler() -> dict[str, np.ndarray]:
         batch = engine.place(corpus.val.batch(corpus.val.rows(severity)[:SHOWN], severity))
