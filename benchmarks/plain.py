@@ -66,7 +66,10 @@ class PlainCritic(nn.Module):
 
 
 class PlainSemantics(nn.Module):
-    """Encoder, S3-tree and caption decoder, word by word; returns node maps, node logits and word logits."""
+    """Encoder, S3-tree and (`speak`) caption decoder, word by word.
+
+    Returns node maps, node logits, and what the decoder starts from and attends to.
+    """
 
     def __init__(self, model: S3EDeblur):
         super().__init__()
@@ -97,7 +100,7 @@ class PlainSemantics(nn.Module):
         self.attend = linear(decoder.score)
         self.dropout = nn.Dropout(decoder.dropout.p)
 
-    def forward(self, image: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = image
         for stage in self.stages:
             x = stage(x)
@@ -110,8 +113,7 @@ class PlainSemantics(nn.Module):
             vectors.append((node.flatten(2) * weights[:, None]).sum(2))
         vectors = torch.stack(vectors, 1)
         context = torch.cat([vectors[:, -1], x.mean((2, 3))], 1)
-        said = self.speak(words, context, vectors)
-        return torch.cat(nodes, 1), self.entity(vectors[:, :4]), self.relation(vectors[:, 4:]), said
+        return torch.cat(nodes, 1), self.entity(vectors[:, :4]), self.relation(vectors[:, 4:]), context, vectors
 
     def speak(self, words: Tensor, context: Tensor, items: Tensor) -> Tensor:
         hidden, cell = torch.tanh(self.start(context)).chunk(2, 1)
@@ -126,10 +128,9 @@ class PlainSemantics(nn.Module):
         return torch.stack(logits, 1)
 
 
-def copy_weights(target: nn.Module, parts: list[nn.Module], names: dict[str, str] | None = None) -> None:
-    """Copy parameters of `parts` into `target`, matched by order and shape; raises ValueError where they differ."""
-    theirs = [parameter for part in parts for parameter in part.parameters()]
-    ours = list(target.parameters())
+def copy_weights(target: nn.Module, source: nn.Module) -> None:
+    """Copy parameters, matched by order and shape; raises ValueError where they differ."""
+    theirs, ours = list(source.parameters()), list(target.parameters())
     if [tuple(a.shape) for a in theirs] != [tuple(b.shape) for b in ours]:
         raise ValueError(f"{type(target).__name__}: the plain network has other shapes than the suite's")
     with torch.no_grad():
@@ -171,7 +172,7 @@ class PlainTraining:
         self.generator = PlainGenerator(sizes.generator_width, sizes.blocks, sizes.dropout, maps)
         copy_generator(self.generator, model.generator)
         self.critic = PlainCritic(sizes.critic_width)
-        copy_weights(self.critic, [critic])
+        copy_weights(self.critic, critic)
         self.semantics = None if model.semantics is None else PlainSemantics(model)
         if self.semantics is not None:
             copy_semantics(self.semantics, model.semantics)
@@ -185,7 +186,7 @@ class PlainTraining:
     def restore(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         if self.semantics is None:
             return self.generator(batch.blurred), None
-        read = self.semantics(batch.blurred, batch.words)
+        read = self.semantics(batch.blurred)
         return self.generator(batch.blurred, read[0]), read
 
     def criticise(self, batch: Batch, restored: Tensor) -> float:
@@ -211,7 +212,8 @@ class PlainTraining:
         found = [weights.pixel * (restored - batch.sharp).abs().mean(), weights.adversarial * adversarial]
         if read is None:
             return found
-        _, entity, relation, said = read
+        _, entity, relation, context, vectors = read
+        said = self.semantics.speak(batch.words, context, vectors)
         tree, norm = 0.0, 0.0
         for logits, labels in ((entity, batch.tree[:, :4]), (relation, batch.tree[:, 4:])):
             loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
@@ -224,7 +226,9 @@ class PlainTraining:
     def update(self, batch: Batch, others: list[Batch]) -> list[float]:
         """One generator update with the critic's before it; `others`: batches of the extra critic updates."""
         for other in others:
-            self.criticise(other, self.restore(other)[0])
+            with torch.no_grad():
+                restored, _ = self.restore(other)
+            self.criticise(other, restored)
         restored, read = self.restore(batch)
         critic = self.criticise(batch, restored)
         losses = self.losses(batch, restored, read)
