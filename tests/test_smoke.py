@@ -135,7 +135,10 @@ def test_papermill_by_hand_names_a_missing_upstream(smoke, tmp_path):
         (["--set", "loss.captoin=1"], "unknown setting 'loss.captoin'"),
         (["--data", "no_such_folder"], "no_such_folder"),
         (["--only", "77"], "unknown stage '77'"),
-        (["--set", "loss.perceptual=100"], "vgg19-dcbb9e9d.pth"),
+        (
+            ["--set", "loss.perceptual=100", "loss.vgg19_weights=vgg19-dcbb9e9d.pth"],
+            "weights download vgg19-dcbb9e9d.pth",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_kernel(smoke, arguments, message):
