@@ -147,9 +147,12 @@ class Split:
         for rows in self.chunks(batch, severity):
             yield self.batch(rows, severity)
 
-    def chunks(self, batch: int, severity: str = "sharp") -> list[np.ndarray]:
-        """`rows(severity)` in nearly equal parts of at most `batch`; from 3 on, none has one photo (of several)."""
-        rows = self.rows(severity)
+    def chunks(self, batch: int, severity: str = "sharp", most: int | None = None) -> list[np.ndarray]:
+        """`rows(severity)`, or the first `most` of them, in nearly equal parts of at most `batch`.
+
+        From a `batch` of 3 on, none has one photo (of several).
+        """
+        rows = self.rows(severity)[:most]
         return np.array_split(rows, max(1, -(-len(rows) // batch)))
 
 

@@ -54,8 +54,7 @@ class CaptionDecoder(nn.Module):
     def forward(self, words: Tensor, context: Tensor, items: Tensor | None, *, length: int | None = None) -> Tensor:
         """Teacher forcing: words B x T (BOS ... EOS, padded) -> logits B x (length - 1) x words.
 
-        `length` counts BOS and EOS, at most T; without it, the longest caption of the batch sets it. Processes that
-        share a batch pass the longest of all their parts.
+        `length` counts BOS and EOS, at most T; without it, the longest caption of the batch sets it.
         """
         length = int((words != PAD).sum(1).max()) if length is None else length
         state, keys = self.begin(context, items)

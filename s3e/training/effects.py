@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from s3e.config import Config, Variant
 from s3e.data.corpus import Batch
 from s3e.models.s3e import S3EDeblur
-from s3e.models.semantics import Semantics
 from s3e.models.vgg import PerceptualLoss
-from s3e.training.losses import distillation_loss, image_terms
-from s3e.training.stages import Terms, semantic_terms
+from s3e.training.losses import image_terms
+from s3e.training.stages import Terms, distillation_terms, semantic_terms
 
 
 def of_semantics(
@@ -31,7 +30,7 @@ def of_semantics(
     (source,), batch = _at_rest(batch, source)
     semantics = source(batch.blurred)
     terms = semantic_terms(semantics, source, batch, config, tree=tree, caption=caption)
-    terms |= _distilled(semantics, source, batch, config) if distillation else {}
+    terms |= distillation_terms(semantics, source, batch, config) if distillation else {}
     return _norms(terms, _parts(source))
 
 
@@ -46,7 +45,7 @@ def of_deblurring(model: S3EDeblur, critic: nn.Module, batch: Batch, config: Con
     if semantics is not None and (arm.tree_loss or arm.caption_loss):
         wanted = {"tree": arm.tree_loss, "caption": arm.caption_loss}
         terms |= semantic_terms(semantics, model.semantics, batch, config, **wanted)
-        terms |= _distilled(semantics, model.semantics, batch, config)
+        terms |= distillation_terms(semantics, model.semantics, batch, config)
     parts = {} if model.semantics is None else _parts(model.semantics)
     embedding = list(model.generator.embed.parameters())
     parts |= {"embedding": embedding} if embedding else {}
@@ -66,14 +65,6 @@ def on_photos(model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config)
     terms = image_terms(config.loss.effective, critic, _perceptual(config, restored), restored, batch.sharp)
     wishes = {name: -torch.autograd.grad(value, restored)[0] for name, value in terms.items()}
     return {name: wish.permute(0, 2, 3, 1).float().cpu().numpy() for name, wish in wishes.items()}
-
-
-def _distilled(semantics: Semantics, source: nn.Module, batch: Batch, config: Config) -> Terms:
-    if not config.loss.distillation:
-        return {}
-    with torch.no_grad():
-        teacher = source(batch.sharp)
-    return {"distillation": config.loss.distillation * distillation_loss(semantics, teacher)}
 
 
 def _perceptual(config: Config, like: Tensor) -> PerceptualLoss | None:

@@ -101,14 +101,18 @@ def semantic_terms(
     return terms
 
 
-@torch.no_grad()
-def _read_sharp(source: nn.Module, batch: Batch) -> Semantics:
-    """What a source says of the sharp photos, as a teacher: its normalisation statistics stay as they are."""
+def distillation_terms(semantics: Semantics, source: nn.Module, batch: Batch, config: Config) -> Terms:
+    """The weighted distance to what the source says of the sharp photos, if it is switched on.
+
+    That teacher is at rest: the source's normalisation statistics stay as they are.
+    """
+    if not config.loss.distillation:
+        return {}
     mode = source.training
-    try:
-        return source.eval()(batch.sharp)
-    finally:
-        source.train(mode)
+    with torch.no_grad():
+        sharp = source.eval()(batch.sharp)
+    source.train(mode)
+    return {"distillation": config.loss.distillation * distillation_loss(semantics, sharp)}
 
 
 def mixed_view(batch: Batch, share: float) -> Tensor:
@@ -119,8 +123,7 @@ def mixed_view(batch: Batch, share: float) -> Tensor:
 
 def _judged(split: Split, severity: str, config: Config) -> list[np.ndarray]:
     """The validation photos that early stopping looks at, in chunks; the same in every process, each counted once."""
-    rows = split.rows(severity)[:VALIDATED]
-    return np.array_split(rows, max(1, -(-len(rows) // config.evaluation.batch)))
+    return split.chunks(config.evaluation.batch, severity, VALIDATED)
 
 
 def train_semantics(
@@ -146,9 +149,8 @@ def train_semantics(
         with engine.autocast():
             semantics = source(mixed_view(batch, share) if phase == "a2" else batch.sharp)
             found = semantic_terms(semantics, source, batch, config, tree=tree, caption=caption)
-            if phase == "a2" and config.loss.distillation:
-                distance = distillation_loss(semantics, _read_sharp(source, batch))
-                found["distillation"] = config.loss.distillation * distance
+            if phase == "a2":
+                found |= distillation_terms(semantics, source, batch, config)
         return found
 
     def step_fn(step: int) -> Terms:
@@ -283,10 +285,8 @@ def train_deblurrer(
     def generator_terms(batch: Batch, restored: Tensor, semantics: Semantics | None) -> Terms:
         with engine.autocast():
             terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
-            if loss.distillation and speaks:
-                distance = distillation_loss(semantics, _read_sharp(model.semantics, batch))
-                terms["distillation"] = loss.distillation * distance
-            if semantics is not None and speaks:
+            if speaks:
+                terms |= distillation_terms(semantics, model.semantics, batch, config)
                 wanted = {"tree": arm.tree_loss, "caption": arm.caption_loss}
                 terms |= semantic_terms(semantics, model.semantics, batch, config, **wanted)
         return terms
