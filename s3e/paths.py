@@ -1,12 +1,14 @@
 """Every folder of the suite, its one error type, and files that appear whole or not at all."""
 
+import fcntl
 import json
 import os
+import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -56,3 +58,26 @@ def read_json(path: Path | str) -> Any:
         raise S3EError(f"{path} does not exist: run the stage that writes it first.") from None
     except ValueError as error:
         raise S3EError(f"{path} is not valid JSON ({error}): delete it and run its stage again.") from None
+
+
+def lock_file(path: Path, busy: Callable[[str], None]) -> IO[str]:
+    """Hold an exclusive lock on `path` until the file is closed or the process ends.
+
+    Where another process holds it, `busy` is told which ("PID on MACHINE"); unless it raises, the lock is waited for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = open(path, "a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        try:
+            busy(handle.read().strip() or "?")
+        except BaseException:
+            handle.close()
+            raise
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    handle.truncate(0)
+    handle.write(f"{os.getpid()} on {platform.node()}")
+    handle.flush()
+    return handle

@@ -10,13 +10,12 @@ without overrides, so that only what depends on the override is computed.
 import contextlib
 import fcntl
 import os
-import platform
 import time
 from pathlib import Path
 from typing import IO, Any
 
 from s3e.config import Config
-from s3e.paths import RUNS, S3EError, atomic_write, read_json, write_json
+from s3e.paths import RUNS, S3EError, atomic_write, lock_file, read_json, write_json
 from s3e.pipeline import keys
 from s3e.pipeline.graph import Instance
 
@@ -146,15 +145,5 @@ def is_locked(path: Path) -> bool:
 
 def take_lock(path: Path, what: str) -> IO[str]:
     """Hold an exclusive lock on `path` until the file is closed or the process ends; says so while it waits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(path, "a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.seek(0)
-        print(f"{what} is in use by process {handle.read().strip() or '?'}: waiting until that ends ...", flush=True)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    handle.truncate(0)
-    handle.write(f"{os.getpid()} on {platform.node()}")
-    handle.flush()
-    return handle
+    told = "{} is in use by process {}: waiting until that ends ..."
+    return lock_file(path, lambda owner: print(told.format(what, owner), flush=True))

@@ -4,19 +4,17 @@ A file is a line that names the format, the SHA-256 of the rest, and what `torch
 `torch.load(weights_only=True)` and only after its hash was checked.
 """
 
-import fcntl
 import hashlib
 import io
 import os
 import pickle
 import shutil
-import socket
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from s3e.paths import S3EError, atomic_write
+from s3e.paths import S3EError, atomic_write, lock_file
 from s3e.training.guard import unwritable
 
 FORMAT = b"S3E checkpoint 1\n"
@@ -115,16 +113,8 @@ def hold(path: Path) -> IO[str]:
 
     Raises `S3EError` that names process and machine if another training holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(path, "a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.seek(0)
-        owner = handle.read().strip() or "another process"
-        handle.close()
-        raise S3EError(f"{path.parent} is being trained in by {owner}: wait until it ends, or stop it.") from None
-    handle.truncate(0)
-    handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-    handle.flush()
-    return handle
+
+    def refuse(owner: str) -> None:
+        raise S3EError(f"{path.parent} is being trained in by process {owner}: wait until it ends, or stop it.")
+
+    return lock_file(path, refuse)
