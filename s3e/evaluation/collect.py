@@ -6,7 +6,6 @@ Frames share the columns `mean low high seeds images`: the mean over images and 
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pandas as pd
 
 from s3e.evaluation.caption import METRICS as CAPTION_METRICS
 from s3e.evaluation.caption import score_captions
+from s3e.evaluation.runs import describe
 from s3e.evaluation.statistics import paired_bootstrap
 from s3e.paths import S3EError, read_json
 from s3e.seeds import rng
@@ -25,26 +25,6 @@ SEVERITIES = ("light", "moderate", "released", "severe")  # photos have all but 
 REFERENCES = ("blurred", "baseline", "no_semantics_loss", "shuffled")
 RANDOM, HUMAN = "random training caption", "human"
 PROTOCOLS = ("all", "other")  # references of an image that count
-
-
-@dataclass(frozen=True)
-class Run:
-    """One finished run directory: its stage, variant ("" for notebook 03), seed and path."""
-
-    stage: str
-    variant: str
-    seed: int
-    path: Path
-
-
-def describe(path: Path | str) -> Run:
-    """Read stage, variant and seed off `<stage>/<variant>-s<seed>` or `<stage>/s<seed>` (05 is the variant `full`)."""
-    path = Path(path)
-    match = re.fullmatch(r"(?:(\w+)-)?s(\d+)", path.name)
-    if not match:
-        raise S3EError(f"{path} is not the directory of one run: its name should end in s<seed>.")
-    variant = match[1] or ("full" if path.parent.name.startswith("05") else "")
-    return Run(path.parent.name, variant, int(match[2]), path)
 
 
 def severities(frame: pd.DataFrame) -> list[str]:

@@ -13,9 +13,8 @@ from torch import nn
 
 from s3e.config import Config, Variant
 from s3e.data.corpus import Batch, Corpus, Split, to_tensor
-from s3e.evaluation.collect import describe
 from s3e.evaluation.restoring import image_table, predicted_nodes, restore_chunks, to_images
-from s3e.models.build import arm_of, build_semantics, load_weights
+from s3e.models.build import arm_of
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
 from s3e.models.tree import LEAVES
@@ -236,26 +235,6 @@ def node_names(classes: list[int], corpus: Corpus) -> list[str]:
     """Seven class numbers -> seven labels; "?" where a label is out of vocabulary."""
     lists = [corpus.labels.entities] * LEAVES + [corpus.labels.relations] * 3
     return ["?" if number == IGNORE else names[number] for number, names in zip(classes, lists, strict=True)]
-
-
-DEBLURRED_BY = ("baseline", "full", "oracle_map")
-
-
-def caption_deblurred(captioners: list[Path], arms: list[Path], corpus: Corpus, config: Config) -> pd.DataFrame:
-    """ "Deblur first, then caption": what the tree captioner of notebook 03 (same seed) says of restored test photos.
-
-    `captioners`, `arms`: folders of finished runs of 03 and of 05 and 06. Columns as `collect.read_captions`.
-    """
-    rows = []
-    weights = {describe(path).seed: path / "tree_captioner.safetensors" for path in captioners}
-    for arm in map(describe, arms):
-        if arm.variant in DEBLURRED_BY and arm.seed in weights:
-            source = load_weights(build_semantics(config, corpus, "tree"), weights[arm.seed])
-            restored = np.load(arm.path / "restored_test.npy")
-            said = read_split(source, corpus.test, "sharp", corpus, config, caption=True, images=restored)["captions"]
-            about = {"system": f"{arm.variant} -> tree", "input": "deblurred", "split": "test", "seed": arm.seed}
-            rows.append({**about, "captions": said})
-    return pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
