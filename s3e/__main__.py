@@ -15,6 +15,10 @@ COMMANDS = {
     "weights": {
         "download": ("s3e.models.weights", "fetch public weights (VGG19, ResNet) from their official address"),
     },
+    "report": {
+        "check": ("s3e.report.check", "say which figures and tables were edited, are missing or made by older code"),
+        "build": ("s3e.report.html", "put a folder of figures and tables into one HTML file"),
+    },
     "info": ("s3e.info", "print networks and multiply-adds of a profile, memory and time of its trainings"),
 }
 

@@ -127,8 +127,8 @@ class Loss(Section):
     vgg19_weights: str = ""
     vgg_normalise: bool = True
     pixel: float = Field(100.0, ge=0)
-    caption: float = Field(1.0, ge=0)
-    tree: float = Field(1.0, ge=0)
+    caption: float = Field(0.1, ge=0)
+    tree: float = Field(0.1, ge=0)
     null_weight: float = Field(0.1, ge=0)
     distillation: float = Field(0.0, ge=0)
     detach_semantics: bool = False
@@ -216,12 +216,17 @@ TRAININGS = ("train_tree", "train_a1", "train_a2", "train_b", "train_c")
 
 
 class Config(Section):
-    """Everything a run depends on."""
+    """Everything a run depends on.
+
+    `one_seed`: variants of the study that are trained with its first seed only. `falsifier`: those that are trained
+    again, with the first seed, on scenes whose textures are drawn by lot (specification 6.7).
+    """
 
     profile: str
     seed: int = Field(0, ge=0)
     seeds: list[int] = [0]
     one_seed: list[str] = []
+    falsifier: list[str] = []
     variants: list[str] = ["baseline", "full", "oracle_map", "shuffled", "no_semantics_loss"]
     data: Data = Data()
     blur: Blur = Blur()
@@ -266,7 +271,7 @@ class Variant(Section):
     """
 
     description: str
-    semantics: Literal["tree", "vectors", "global", "flat", "noise", "labels"] | None = "tree"
+    semantics: Literal["tree", "vectors", "global", "flat", "noise", "labels", "silhouettes"] | None = "tree"
     start: Literal["shared", "own", "scratch"] = "shared"
     view: Literal["blurred", "sharp"] = "blurred"
     caption_loss: bool = True
@@ -317,8 +322,18 @@ VARIANTS: dict[str, Variant] = {
         caption_loss=False,
         tree_loss=False,
     ),
+    "oracle_silhouette": Variant(
+        description="true silhouettes without categories (oracle of layout alone)",
+        semantics="silhouettes",
+        start="scratch",
+        caption_loss=False,
+        tree_loss=False,
+    ),
     "shuffled": Variant(description="tree of another photo", shuffled=True),
 }
+TRUTH = ("labels", "silhouettes")  # semantics that are not read but given: they need true label maps
+
+_STUDIED = ["baseline", "full", "oracle_map", "oracle_silhouette", "shuffled", "no_semantics_loss", "vector_nodes"]
 
 _PAPER_TRAINING = {
     "train_tree": {"updates": 8_850, "batch": 64, "learning_rate": 4e-4, "schedule": "constant", "clip": 0.1},
@@ -341,21 +356,24 @@ PROFILES: dict[str, dict[str, Any]] = {
         "evaluation": {"beam": 2, "batch": 16, "resamples": 200, "samples": 4},
         "runtime": {"save_every": 2, "log_every": 2},
     },
-    "laptop": {"text": {"max_words": 24}},
+    "laptop": {
+        "text": {"max_words": 24},
+        "model": {"embed_at": [0, 1, 2, 3]},
+        "train_c": {"validate_every": 100},
+    },
     "study": {
         "seeds": [0, 1, 2],
         "variants": [*VARIANTS],
-        "one_seed": [
-            name
-            for name in VARIANTS
-            if name not in ("baseline", "full", "oracle_map", "shuffled", "no_semantics_loss", "vector_nodes")
-        ],
+        "one_seed": [name for name in VARIANTS if name not in _STUDIED],
+        "falsifier": ["baseline", "full", "oracle_map", "no_semantics_loss"],
         "text": {"max_words": 24},
+        "model": {"embed_at": [0, 1, 2, 3]},
+        "train_c": {"validate_every": 100},
         "evaluation": {"resamples": 10_000},
     },
     "paper": {
         "seeds": [0, 1, 2],
-        "variants": [name for name in VARIANTS if name != "oracle_map"],
+        "variants": [name for name, variant in VARIANTS.items() if variant.semantics not in TRUTH],
         "data": {"source": "", "size": 256, "train": 0, "val": 0, "test": 0},
         "text": {"min_count": 6, "label_min_count": 20},
         "model": {
@@ -369,7 +387,14 @@ PROFILES: dict[str, dict[str, Any]] = {
             "attention_width": 512,
             "caption_dropout": 0.5,
         },
-        "loss": {"gan": "wgan-gp", "critic_updates": 5, "perceptual": 100.0, "pixel": 0.0},
+        "loss": {
+            "gan": "wgan-gp",
+            "critic_updates": 5,
+            "perceptual": 100.0,
+            "pixel": 0.0,
+            "caption": 1.0,
+            "tree": 1.0,
+        },
         "evaluation": {"resamples": 10_000},
         "runtime": {"device": "cuda", "threads": 8, "save_every": 1000, "log_every": 100},
         **_PAPER_TRAINING,
@@ -401,7 +426,7 @@ def load_config(profile: str, data: str = "scenes", seed: int = 0, overrides: di
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise S3EError("; ".join(_explain(item) for item in error.errors()) + ".") from None
-    unknown = [name for name in [*config.variants, *config.one_seed] if name not in VARIANTS]
+    unknown = [name for name in [*config.variants, *config.one_seed, *config.falsifier] if name not in VARIANTS]
     if unknown:
         raise S3EError(f"unknown variant '{unknown[0]}'; known: {', '.join(VARIANTS)}.")
     return config

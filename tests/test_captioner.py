@@ -169,6 +169,7 @@ def test_beam_of_one_is_greedy():
     greedy, attention = decoder.greedy(context, items, 9)
     assert torch.equal(greedy, decoder.beam(context, items, 9, 1))
     torch.testing.assert_close(attention.sum(-1), torch.ones(6, 9))
+    torch.testing.assert_close(decoder.attend(greedy, context, items), attention)
     ended = (greedy == EOS).cumsum(1) - (greedy == EOS).long()
     assert 0 < ended.sum() and (greedy[ended > 0] == PAD).all() and (greedy[ended == 0] > EOS - 1).all()
 

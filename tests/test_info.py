@@ -138,7 +138,7 @@ def test_weight_files_of_an_encoder_need_not_be_there():
 
 def test_no_embedding_no_row():
     embedding = networks()["embedding"]
-    assert embedding.shape == (7 * 32, 16, 16) and embedding.parameters == (7 * 32 + 1) * 64 + (128 + 1) * 64
+    assert embedding.shape == (7 * 32, 16, 16) and embedding.parameters == 4 * ((7 * 32 + 1) * 64 + (128 + 1) * 64)
     config = load_config("laptop", overrides={"text.max_words": 4, "model.embed_at": []})
     assert "embedding" not in [cost.name for cost in network_costs(config, SIZES)]
 
@@ -203,7 +203,7 @@ def test_without_captions_semantics_are_frozen(monkeypatch):
     part = networks()
     learned = sum(part[name].parameters for name in ("encoder", "tree", "decoder"))
     assert taught.states - borrowed.states == 2 * 4 * learned  # moments
-    read = part["encoder"].macs + part["tree"].macs + 3 * part["embedding"].macs - 7 * 32 * 64 * 16 * 16
+    read = part["encoder"].macs + part["tree"].macs + 3 * part["embedding"].macs - 4 * (7 * 32 * 64 * 16 * 16)
     assert borrowed.macs - training("train_b").macs == 16 * read  # forward only, no decoder, nothing back to the maps
     assert borrowed.macs < taught.macs and borrowed.memory < taught.memory
 

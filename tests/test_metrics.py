@@ -1,27 +1,19 @@
-import os
-import stat
-import time
+"""PSNR and SSIM: against scikit-image and their definitions, over sizes, ranges and kinds of numbers."""
+
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.ndimage import convolve1d
 from skimage import data
-from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from s3e.evaluation import caption
-from s3e.evaluation.image import PSNR_CAP, psnr, score_batch, ssim, to_uint8
-from s3e.paths import S3EError
-
-REFERENCES = {
-    "b": ["A man is riding a wave on a surfboard.", "A surfer rides a big wave.", "The man surfs, alone."],
-    "a": ["Two dogs run through the snow .", "Dogs are running in snow", 'A "dog" (brown) runs!'],
-    "c": ["a red ball is left of a house", "there is a ball left of a house", "a house right of a ball"],
-}
-GOOD = {"a": "two dogs running in the snow", "b": "a man riding a wave", "c": "a ball is left of a house"}
-BAD = {"a": "a red ball", "b": "", "c": "dogs"}
-
-
-# ------------------------------------------------------------------------------------------------------------ images
+from s3e.evaluation import definitions, image
+from s3e.evaluation.definitions import definition_scores, swapped
+from s3e.evaluation.image import psnr, score_batch, ssim, to_uint8
+from s3e.report.definitions import table
+from s3e.report.table import markdown
 
 
 def gaussian_ssim(x, y):
@@ -39,6 +31,14 @@ def gaussian_ssim(x, y):
     return np.mean((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
 
 
+def by_skimage(x, y, data_range):
+    """PSNR and SSIM of scikit-image with the settings that the protocol names, in double precision."""
+    x, y = (item if item.dtype == np.uint8 else item.astype(float) for item in (x, y))
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    similarity = structural_similarity(x, y, channel_axis=-1, data_range=data_range, **settings)
+    return peak_signal_noise_ratio(y, x, data_range=data_range), similarity
+
+
 @pytest.fixture(scope="module")
 def pair():
     sharp = data.astronaut()[100:228, 150:278]
@@ -49,17 +49,66 @@ def pair():
 def test_psnr_and_ssim_by_definition(pair):
     error = np.mean((pair[0].astype(float) - pair[1]) ** 2)
     assert psnr(*pair) == pytest.approx(10 * np.log10(255**2 / error), abs=1e-9)
-    assert psnr(*pair) == pytest.approx(peak_signal_noise_ratio(pair[1], pair[0], data_range=255), abs=1e-9)
-    assert ssim(*pair) == pytest.approx(gaussian_ssim(*pair), abs=1e-6)
+    assert ssim(*pair) == pytest.approx(gaussian_ssim(*pair), abs=1e-9)
     assert ssim(*pair) == pytest.approx(ssim(pair[1], pair[0]), abs=1e-9)
+
+
+SIZES = [(11, 11), (12, 40), (64, 64), (74, 33), (75, 129), (139, 11), (203, 150), (256, 320)]
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+def test_every_size_equals_scikit_image(height, width):
+    generator = np.random.default_rng(height * width)
+    sharp = data.astronaut()[:height, :width]
+    near = np.clip(sharp + generator.normal(0, 9, sharp.shape), 0, 255).astype(np.uint8)
+    noise = generator.integers(0, 256, sharp.shape, np.uint8)
+    bright = np.where(noise < 128, 254, 255).astype(np.uint8)  # nearly flat: single precision would be off by 1e-5
+    for first, second in [(near, sharp), (noise, sharp), (bright, np.full_like(bright, 255))]:
+        expected = by_skimage(first, second, 255)
+        assert (psnr(first, second), ssim(first, second)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("low, high", [(0, 1), (-1, 1), (0, 255), (0, 4095)])
+def test_every_range_and_precision_equals_scikit_image(pair, dtype, low, high):
+    first, second = ((image / 255 * (high - low) + low).astype(dtype) for image in pair)
+    expected = by_skimage(first, second, high - low)
+    assert (psnr(first, second, high - low), ssim(first, second, high - low)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_picture_scores_the_same_as_bytes_and_as_floats(pair):
+    unit = [image / 255 for image in pair]
+    signed = [image / 127.5 - 1 for image in pair]
+    assert psnr(*unit, 1) == pytest.approx(psnr(*pair), abs=1e-9)
+    assert psnr(*signed, 2) == pytest.approx(psnr(*pair), abs=1e-9)
+    assert ssim(*unit, 1) == pytest.approx(ssim(*pair), abs=1e-9)
+    assert ssim(*signed, 2) != pytest.approx(ssim(*pair), abs=1e-3)  # SSIM's luminance term wants black at 0
+
+
+def test_pictures_need_not_lie_in_one_piece_of_memory(pair):
+    turned = [image[::-2, ::3].transpose(1, 0, 2) for image in pair]
+    assert ssim(*turned) == pytest.approx(ssim(*map(np.ascontiguousarray, turned)), abs=1e-12)
+
+
+def test_the_protocol_is_what_is_computed(pair, monkeypatch):
+    words = image.PROTOCOL
+    assert words == image.Protocol().sentence
+    for part in ("RGB", "clamped and rounded to 8 bit", "range 255", "11 x 11", "sigma 1.5", "100 dB", "no border"):
+        assert part in words
+    other = replace(image.DEFINITION, window=7, sigma=1.0, cap=60.0)
+    before = ssim(*pair)
+    monkeypatch.setattr(image, "DEFINITION", other)
+    assert ssim(*pair) != pytest.approx(before, abs=1e-4) and psnr(pair[0], pair[0]) == 60
+    assert "7 x 7 Gaussian window (sigma 1)" in other.sentence and "60 dB" in other.sentence
 
 
 def test_identical_images_and_one_grey_level(pair):
     sharp = pair[1]
-    assert psnr(sharp, sharp) == PSNR_CAP == 100 and ssim(sharp, sharp) == 1
+    assert psnr(sharp, sharp) == 100 and ssim(sharp, sharp) == 1
     one_off = sharp.copy()
     one_off[0, 0, 0] ^= 1
     assert psnr(one_off, sharp) < 100
+    assert psnr(sharp / 255 + 1e-9, sharp / 255, 1) == 100
     flat = np.full((32, 32, 3), 100, np.uint8)
     assert psnr(flat, flat + np.uint8(1)) == pytest.approx(48.1308, abs=1e-4)
 
@@ -81,107 +130,111 @@ def test_rounding_and_clamping():
 
 
 def test_bad_images_are_refused(pair):
+    unit = [image / 255 for image in pair]
+    for measure in (psnr, ssim):
+        with pytest.raises(ValueError, match="use to_uint8"):
+            measure(pair[0] / 255, pair[1])
+        with pytest.raises(ValueError, match="use to_uint8"):
+            measure(unit[0], pair[1], 1)
+        with pytest.raises(ValueError, match="give floats a data_range"):
+            measure(*unit)
+        with pytest.raises(ValueError, match="diverged"):
+            measure(unit[0] * np.nan, unit[1], 1)
+        with pytest.raises(ValueError, match="in common"):
+            measure(pair[0][:50], pair[1])
     with pytest.raises(ValueError, match="use to_uint8"):
-        psnr(pair[0] / 255, pair[1])
+        score_batch(unit[0][None], unit[1][None])
     with pytest.raises(ValueError, match="in common"):
-        ssim(pair[0][:50], pair[1])
+        score_batch(np.stack(pair), pair[1][None])
     with pytest.raises(ValueError, match="11-pixel"):
-        ssim(pair[0][:8], pair[1][:8])
+        ssim(pair[0][:10], pair[1][:10])
 
 
-# ---------------------------------------------------------------------------------------------------------- captions
+# ------------------------------------------------------------------------------------------- definitions in use (07b)
+
+MEASURED = {  # on the astronaut pair, with the libraries named in the definitions
+    ("psnr", "this suite"): 22.751, ("psnr", "pooled over images"): 22.751, ("ssim", "this suite"): 0.7226,
+    ("ssim", "scikit-image default"): 0.7303, ("ssim", "sample covariance"): 0.7221,
+    ("ssim", "floats, range 2"): 0.8062, ("ssim", "grey first"): 0.7365, ("ssim", "Y channel"): 0.7648,
+    ("ssim", "border counted"): 0.7287, ("ssim", "through colour"): 0.8259,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def with_java():
-    if caption.find_java() is None:
-        pytest.skip("no Java on this machine")
-    with pytest.MonkeyPatch.context() as patch:  # a decimal comma in the JVM must not matter
-        patch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=it -Duser.country=IT")
-        return caption.score_captions(REFERENCES, {"good": GOOD, "bad": BAD, "part": {"b": GOOD["b"]}})
+def astronaut():
+    blurred, sharp = definitions.astronaut()
+    return np.rint(blurred).astype(np.uint8), sharp
 
 
-def package_scores(references, captions):
-    """The package's scorers on its own kind of input, without this suite's code; captions already tokenised."""
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    res = {key: [text] for key, text in captions.items()}
-    bleu = Bleu(4).compute_score(references, res, verbose=0)[0]
-    return [*bleu, Rouge().compute_score(references, res)[0], Cider().compute_score(references, res)[0]]
+def test_every_definition_gives_the_number_of_its_library(astronaut):
+    scores = definition_scores({"blurred": astronaut[0][None]}, astronaut[1][None])
+    found = {(row.metric, row.definition): row.value for row in scores.itertuples()}
+    assert len(found) == len(definitions.DEFINITIONS)
+    for key, expected in MEASURED.items():
+        assert found[key] == pytest.approx(expected, abs=0.6 * 10 ** -len(str(expected).split(".")[1])), key
 
 
-def test_java_scores_equal_the_package(with_java):
-    tokens = {
-        "b": ["a man is riding a wave on a surfboard", "a surfer rides a big wave", "the man surfs alone"],
-        "a": ["two dogs run through the snow", "dogs are running in snow", "a dog -lrb- brown -rrb- runs"],
-        "c": REFERENCES["c"],
-    }
-    names = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
-    for system, captions in {"good": GOOD, "bad": BAD}.items():
-        ours = [with_java[system][name] for name in names]
-        assert ours == pytest.approx(package_scores(tokens, captions), abs=1e-12)
-        assert with_java[system]["images"] == 3 and with_java[system]["reason"] == ""
-    # pycocoevalcap 1.2's own Meteor class on the same captions
-    assert with_java["good"]["METEOR"] == pytest.approx(0.3951525184612911, abs=1e-9)
-    assert with_java["bad"]["METEOR"] == pytest.approx(0.010062893081761008, abs=1e-9)
-    assert with_java["part"]["images"] == 1 and with_java["part"]["BLEU-1"] > 0.9
+def test_luma_and_border_by_definition(astronaut):
+    found = {(item.metric, item.name): item.score(*astronaut) for item in definitions.DEFINITIONS}
+    y = [(65.481 * item[..., 0] + 128.553 * item[..., 1] + 24.966 * item[..., 2]) / 255 for item in astronaut]
+    assert found["psnr", "Y channel"] == pytest.approx(10 * np.log10(255**2 / np.mean((y[0] - y[1]) ** 2)), abs=1e-9)
+    inner = [item[4:-4, 4:-4] for item in astronaut]
+    assert found["psnr", "border of 4 px cropped"] == pytest.approx(psnr(*inner), abs=1e-9)
 
 
-def test_without_java(monkeypatch, capsys):
-    monkeypatch.setenv("S3E_NO_JAVA", "1")
-    assert caption.find_java() is None
-    shuffled = dict(reversed(GOOD.items()))
-    rows = caption.score_captions(REFERENCES, {"good": GOOD, "shuffled": shuffled, "bad": BAD})
-    good = rows["good"]
-    assert good["METEOR"] is None and "no Java" in good["reason"] and "tokenize" in good["reason"]
-    assert good == rows["shuffled"]
-    assert all(good[name] > rows["bad"][name] for name in caption.METRICS if name != "METEOR")
-    tokens = {key: [caption._plain([caption.clean(text)])[0] for text in group] for key, group in REFERENCES.items()}
-    assert [good[n] for n in caption.METRICS if n != "METEOR"] == pytest.approx(package_scores(tokens, GOOD), abs=1e-12)
-    assert capsys.readouterr().out == ""
+def test_pooling_is_not_averaging():
+    flat = np.full((2, 12, 12, 3), 100, np.uint8)
+    off = flat + np.array([1, 9], np.uint8)[:, None, None, None]
+    scores = definition_scores({"off": off, "same": flat}, flat).set_index(["variant", "metric", "definition"]).value
+    each = [20 * np.log10(255 / step) for step in (1, 9)]
+    assert scores["off", "psnr", "this suite"] == pytest.approx(np.mean(each))
+    assert scores["off", "psnr", "pooled over images"] == pytest.approx(10 * np.log10(255**2 / 41))
+    assert scores["same", "psnr", "pooled over images"] == 100
 
 
-def test_newline_like_characters_do_not_shift_captions(monkeypatch):
-    assert caption.clean("a\r\nb\u2028c\x85d\x0be ||| f\x1cg") == "a b c d e f g"
-    if java := caption.find_java():
-        strange = ["a dog\u2028runs\r", "", "  ", "😀", "it's (a) \x85 cat.", "|||"]
-        tokens = caption._ptb(java, [caption.clean(text) for text in strange])
-        assert len(tokens) == 6 and tokens[0] == "a dog runs" and tokens[1] == tokens[2] == tokens[5] == ""
-        assert tokens[4] == "it 's -lrb- a -rrb- cat"
+def test_rounding_costs_less_than_truncating():
+    sharp = data.astronaut()[:64, 100:164]
+    floats = np.clip(sharp + np.random.default_rng(0).normal(0, 1.5, sharp.shape), 0, 255)
+    found = definitions.rounding(floats, sharp)
+    assert found["floats"] > found["rounded"] > found["truncated"] + 0.3
+    assert found["rounded"] == psnr(to_uint8(floats, 0, 255), sharp)
 
 
-def test_per_image_cider_keeps_the_document_frequencies(monkeypatch):
-    monkeypatch.setenv("S3E_NO_JAVA", "1")
-    every = caption.per_image_cider(REFERENCES, GOOD)
-    assert list(every) == ["a", "b", "c"]
-    assert caption.per_image_cider(REFERENCES, {"b": GOOD["b"]}) == {"b": every["b"]}
-    whole = caption.score_captions(REFERENCES, {"good": GOOD})["good"]["CIDEr"]
-    assert np.mean(list(every.values())) == pytest.approx(whole, abs=1e-12)
+def frame(**values):
+    """A made-up `definitions.csv`: variant -> (PSNR by all definitions but one, PSNR of the Y channel)."""
+    rows = []
+    for variant, (ours, luma) in values.items():
+        for item in definitions.DEFINITIONS:
+            value = luma if (item.metric, item.name) == ("psnr", "Y channel") else ours
+            rows.append((variant, item.name, item.metric, value))
+    return pd.DataFrame(rows, columns=list(definitions.COLUMNS))
 
 
-def test_bad_captions_are_named():
-    with pytest.raises(S3EError, match="'z', which has no references"):
-        caption.score_captions(REFERENCES, {"good": {"z": "a dog"}})
-    with pytest.raises(S3EError, match="non-empty list"):
-        caption.score_captions({"a": "a dog"}, {})
-    with pytest.raises(S3EError, match="has no captions"):
-        caption.score_captions(REFERENCES, {"empty": {}})
+def test_swapped_pairs_are_found_and_told():
+    turned = swapped(frame(baseline=(20.0, 25.0), full=(20.5, 24.0), blurred=(10.0, 11.0)))
+    row = turned[(turned.metric == "psnr") & (turned.definition == "Y channel")].iloc[0]
+    assert row.pairs == "full > baseline" and row.apart == pytest.approx(0.5)
+    assert (turned.pairs != "").sum() == 1
+    assert (swapped(frame(full=(20.5, 24.0))).pairs == "").all()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="uses a shell script as Java")
-@pytest.mark.parametrize(
-    "body, message", [("exec sleep 60", "killed or out of time"), ("echo no heap >&2; exit 1", "no heap")]
-)
-def test_a_hanging_or_failing_java_ends_with_a_sentence(tmp_path, monkeypatch, body, message):
-    java = tmp_path / "java"
-    java.write_text(f"#!/bin/sh\n{body}\n")
-    java.chmod(java.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(caption, "TIMEOUT", 0.5)
-    start = time.monotonic()
-    with pytest.raises(S3EError, match=f"METEOR failed .*{message}.*S3E_NO_JAVA=1"):
-        caption._meteor(str(java), {"good": ({"a": ["a dog"]}, {"a": ["a cat"]})})
-    with pytest.raises(S3EError, match="S3E_NO_JAVA=1"):
-        caption._ptb(str(java), ["a dog"])
-    assert time.monotonic() - start < 10
+def test_table_a1(astronaut):
+    made = table(frame(baseline=(20.0, 25.0), full=(20.5, 24.0), blurred=(10.0, 11.0)), "Profile x.")
+    text = markdown(made)
+    assert made.name == "tableA1_definitions" and len(made.cells) == len(definitions.DEFINITIONS)
+    assert "Profile x." in made.caption and image.PROTOCOL in made.notes
+    assert "(PSNR Y channel), none of them further apart than 0.500 dB" in made.notes[0]
+    assert made.cells["pairs swapped"].tolist().count("1") == 1 and "S3E-Deblur" in text and "20.50" in text
+    alike = table(definition_scores({"blurred": astronaut[0][None], "full": astronaut[1][None]}, astronaut[1][None]))
+    assert "runs from 1.000 to 1.000. All definitions rank the 2 outputs alike." in alike.notes[0]
+
+
+def test_outputs_are_read_for_the_arms_that_kept_them(corpus, tmp_path, monkeypatch):
+    for name in ("full-s0", "baseline-s0", "frozen-s0"):
+        (tmp_path / name).mkdir()
+    np.save(tmp_path / "full-s0" / "restored_test.npy", np.asarray(corpus.test.sharp))
+    np.save(tmp_path / "baseline-s0" / "restored_test.npy", np.asarray(corpus.test.blurred["light"]))
+    monkeypatch.setattr(definitions, "PHOTOS", 5)
+    outputs, sharp = definitions.read_outputs(corpus, sorted(tmp_path.iterdir()), "severe")
+    assert list(outputs) == ["blurred", "baseline", "full"] and np.array_equal(outputs["full"], sharp)
+    assert len(sharp) == 5 and np.array_equal(outputs["blurred"], corpus.test.blurred["severe"][:5])

@@ -304,6 +304,9 @@ def test_label_maps_are_class_shares(tiny, corpus):
     maps = source(corpus.train.draw(2, "severe", 0, "test").labels).maps
     assert maps.shape == (2, len(corpus.categories) + 1, 16, 16)
     torch.testing.assert_close(maps.sum(1), torch.ones(2, 16, 16))
+    labels = corpus.train.draw(2, "severe", 0, "test").labels
+    outline = build_model(tiny, corpus, "oracle_silhouette").semantics(labels).maps
+    torch.testing.assert_close(outline, torch.stack([maps[:, 0], maps[:, 1:].sum(1)], 1))
 
 
 def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tmp_path):

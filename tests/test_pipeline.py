@@ -25,7 +25,9 @@ from s3e.pipeline.graph import STAGES, Instance
 from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
 
 COMMON = 'profile = "smoke"\ndata = "scenes"\nseed = 0\nrun_dir = ""\noverrides = {}\nresume = True\n'
-OWN = {"06_ablation": 'variant = "baseline"\n', "07_evaluation": "variants = []\nseeds = []\n"}
+MANY = "variants = []\nseeds = []\n"
+OWN = {"06_ablation": 'variant = "baseline"\n', "06b_semantic_fidelity": MANY, "07_evaluation": MANY}
+OWN |= {"07b_metric_definitions": MANY}
 OWN["08_figures_and_tables"] = OWN["07_evaluation"]
 OPEN = "run = open_run({stage!r}, {names})\nrun.card()"
 WORK = """# a training of three updates with a checkpoint each, that can be told to hang
@@ -180,10 +182,10 @@ def test_overrides_recompute_only_what_depends(here: Path, capsys: pytest.Captur
         finish(here, stage)
     seen = states(capsys, "--set", "loss.tree=0.25")
     assert "fresh" in seen["04_train_deblurrer/s0"] and "from smoke" in seen["04_train_deblurrer/s0"]
-    assert seen["02_train_s3_tree/s0"] == "missing            loss.tree 1.0 -> 0.25"
+    assert seen["02_train_s3_tree/s0"] == "missing            loss.tree 0.1 -> 0.25"
     run = fake_run(here, "06_ablation", variant="baseline", overrides={"loss.tree": 0.25})
     assert run.upstream("04").parts[-3] == "smoke" and run.path.parts[-3].startswith("smoke+")
-    with pytest.raises(S3EError, match="missing.*loss.tree 1.0 -> 0.25.*--until 02"):
+    with pytest.raises(S3EError, match="missing.*loss.tree 0.1 -> 0.25.*--until 02"):
         fake_run(here, "03_train_captioner", overrides={"loss.tree": 0.25})
     store._HELD.pop(run.path).close()
 
@@ -195,7 +197,7 @@ def test_changed_profile_value_is_stale_downstream(
         finish(here, stage)
     monkeypatch.setitem(runner.PROFILES["smoke"], "loss", {"tree": 0.5})
     seen = states(capsys)
-    assert "loss.tree 1.0 -> 0.5" in seen["02_train_s3_tree/s0"]
+    assert "loss.tree 0.1 -> 0.5" in seen["02_train_s3_tree/s0"]
     assert "upstream 02_train_s3_tree/s0" in seen["03_train_captioner/s0"]
     assert seen["01_data_blurring/all"].startswith("fresh") and seen["04_train_deblurrer/s0"].startswith("fresh")
 
@@ -248,6 +250,7 @@ def test_skip_is_told_downstream(here: Path, capsys: pytest.CaptureFixture[str])
     finish(here, "06_ablation", variant="baseline")
     with pytest.raises(SystemExit):
         fake_run(here, "06_ablation", variant="oracle_map").skip("no label maps")
+    finish(here, "06b_semantic_fidelity", variants=["baseline", "oracle_map"])
     run = fake_run(here, "07_evaluation", variants=["baseline", "oracle_map"])
     assert [path.name for path in run.upstream_runs("06")] == ["baseline-s0"]
     assert run.skipped == {"06_ablation/oracle_map-s0": "no label maps"} and not run.upstream_runs("05")
@@ -332,16 +335,47 @@ def test_graph_without_captions() -> None:
     runs = graph.plan(selection, captioned=False)
     for run in runs:
         assert all(runs.index(other) < runs.index(run) for other in graph.upstream(run, selection, False))
-    assert sorted({run.stage[:2] for run in runs if run.lent}) == ["01", "02", "03"]
-    assert {run.stage[:2] for run in runs if not run.lent} == {f"{number:02}" for number in range(9)}
+    assert sorted({run.stage[:2] for run in runs if run.of}) == ["01", "02", "03"]
+    assert {run.stage[:2] for run in runs if not run.of} == {f"{number:02}" for number in range(9)}
     read = [str(run) for run in graph.upstream(graph.arm("full", 1), selection, captioned=False)]
     assert read == [
         "01_data_blurring/all", "captioned:01_data_blurring/all", "captioned:03_train_captioner/s1",
         "04_train_deblurrer/s1",
     ]  # fmt: skip
     scratch = graph.upstream(graph.arm("no_semantics_loss", 0), selection, captioned=False)
-    assert [run.stage[:2] for run in scratch if run.lent] == ["01"]
-    assert not any(run.lent for run in graph.plan(selection))
+    assert [run.stage[:2] for run in scratch if run.of] == ["01"]
+    assert not any(run.of for run in graph.plan(selection))
+
+
+def test_falsifier_is_trained_beside_the_study(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("smoke", overrides={"falsifier": ["baseline", "full"], "seeds": [3, 4]})
+    selection = graph.select(config)
+    lots = graph.falsifier(config, selection)
+    assert lots == (("baseline", 3), ("full", 3))
+    assert graph.falsifier(config, selection[:1]) == ()  # a choice of one's own goes without
+    assert graph.falsifier(load_config("smoke", overrides={"data.texture": "random"}), selection) == ()
+    runs = graph.plan(selection, True, lots)
+    for run in runs:
+        assert all(runs.index(other) < runs.index(run) for other in graph.upstream(run, selection, True, lots))
+    assert {str(run) for run in runs if run.of and run.stage > "05"} == {
+        "random:05_co_training/full-s3", "random:06_ablation/baseline-s3",
+    }  # fmt: skip
+    for stage in ("07_evaluation", "08_figures_and_tables"):
+        assert [run.of for run in graph.upstream(graph.instance(stage), selection, True, lots)].count("random") == 2
+
+
+def test_falsifier_runs_as_the_study_with_random_textures(here: Path) -> None:
+    words = ["--profile", "smoke", "--set", 'falsifier=["baseline"]', "--set", "data.train=24"]
+    study = runner.study_of(runner.parser().parse_args(words))
+    lots = next(run for run in study.runs if run.of and run.variant)
+    assert study.parameters(lots)["overrides"]["data.texture"] == "random"
+    assert study.parameters(lots)["overrides"]["data.train"] == 24
+    arguments = {key: value for key, value in study.parameters(lots).items() if key not in ("run_dir", "resume")}
+    assert study.keys.key(lots) != study.keys.key(lots.own)
+    other = runner.study_of(runner.parser().parse_args([*words, "--set", "data.texture=random"]))
+    assert other.keys.parts(lots.own)["settings"] == study.keys.parts(lots)["settings"]
+    assert arguments["variant"] == "baseline" and not other.keys.falsifier
+    assert study.store.others["random"].root in study.folders(study.runs)
 
 
 def test_outputs_follow_the_data() -> None:
@@ -389,7 +423,7 @@ def test_tree_and_captioner_are_borrowed_from_the_captioned_study(
     assert states(capsys, *words)["05_co_training/full-s0"].startswith("fresh")
     monkeypatch.setitem(runner.PROFILES["smoke"], "loss", {"tree": 0.5})
     seen = states(capsys, *words)
-    assert "loss.tree 1.0 -> 0.5" in seen["captioned:02_train_s3_tree/s0"]
+    assert "loss.tree 0.1 -> 0.5" in seen["captioned:02_train_s3_tree/s0"]
     assert "upstream captioned:03_train_captioner/s0" in seen["05_co_training/full-s0"]
     assert seen["04_train_deblurrer/s0"].startswith("fresh")
     own = fake_run(here, "00_start_here")
@@ -401,27 +435,29 @@ def test_lent_runs_are_started_as_their_own_study_would(here: Path, frames: Path
     words = ["--profile", "smoke", "--data", str(frames), "--force"]
     words += ["--set", "blur.severity=released", "data.train=8", "model.node_width=16"]
     study = runner.study_of(runner.parser().parse_args(words))
-    lent = next(run for run in study.runs if run.lent and run.stage == "03_train_captioner")
+    lent = next(run for run in study.runs if run.of and run.stage == "03_train_captioner")
     given = study.parameters(lent)
     assert (given["data"], given["overrides"], given["resume"]) == ("scenes", {"model.node_width": 16}, True)
     assert study.parameters(lent.own)["overrides"]["data.train"] == 8 and not study.parameters(lent.own)["resume"]
     run = fake_run(here, "01_data_blurring", **{name: given[name] for name in ("data", "overrides", "resume")})
-    assert run.path == study.store.folder(Instance("01_data_blurring", lent=True))
-    assert run._key == study.keys.key(Instance("01_data_blurring", lent=True))
+    assert run.path == study.store.folder(Instance("01_data_blurring", of="captioned"))
+    assert run._key == study.keys.key(Instance("01_data_blurring", of="captioned"))
     store._HELD.pop(run.path).close()
 
 
 def test_force_leaves_the_lender_alone(here: Path, frames: Path) -> None:
     finish_captioned(here)
     arguments = runner.parser().parse_args(["--profile", "smoke", "--data", str(frames), "--force"])
-    assert not any(run.lent for run in runner.due(runner.study_of(arguments)))
+    assert not any(run.of for run in runner.due(runner.study_of(arguments)))
 
 
 def test_a_folder_of_captions_can_lend(here: Path, frames: Path, tmp_path: Path) -> None:
     photos = write_coco(tmp_path / "captions", size=(20, 20))
     words = ["--profile", "smoke", "--data", str(frames), "--set", f"data.captioned={photos}/../captions"]
     study = runner.study_of(runner.parser().parse_args(words))
-    assert study.keys.lender.kind == "coco" and study.store.lender.root.name == "smoke@captions"
+    assert (
+        study.keys.others["captioned"].kind == "coco" and study.store.others["captioned"].root.name == "smoke@captions"
+    )
     assert study.overrides == {"data.captioned": str(photos)}
 
 
@@ -478,7 +514,7 @@ def test_what_will_only_say_that_it_is_skipped_is_known_beforehand(kind: str) ->
         assert bool(told) is bool(stages.why_skipped(variant, corpus)), variant
     for stage in ("02_train_s3_tree", "03_train_captioner"):
         assert bool(graph.why_skipped(Instance(stage, seed=0), kind)) is not corpus.captioned
-        assert not graph.why_skipped(Instance(stage, seed=0, lent=True), kind)
+        assert not graph.why_skipped(Instance(stage, seed=0, of="captioned"), kind)
 
 
 def test_lists_tell_what_will_be_skipped(here: Path, frames: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -722,9 +758,8 @@ def test_killed_kernel_and_killed_runner_go_on(here: Path, tmp_path: Path) -> No
     assert [process.wait(60) for process in both] == [0, 0], command.log.read_text()
     assert (stage / "s0" / "papermill.log").read_text().count("Input Notebook") == 3
     assert read_json(stage / "s0" / "metrics.json") == {"loss": 1.0, "resumed": 1}
-    start = time.monotonic()
     code, log = command.run("--only", "01", "04")
-    assert code == 0 and "all 2 runs are fresh" in log and time.monotonic() - start < 10
+    assert code == 0 and "all 2 runs are fresh" in log
 
 
 def test_failing_cell_is_shown_and_others_go_on(repo: Path, tmp_path: Path) -> None:

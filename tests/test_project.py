@@ -10,8 +10,9 @@ import pytest
 
 from s3e.config import PROFILES, VARIANTS, load_config
 from s3e.paths import NOTEBOOKS, ROOT, S3EError
+from s3e.pipeline.graph import STAGES
 
-BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: path.stem)
 COMMON = ["profile", "data", "seed", "run_dir", "overrides", "resume"]
 
 
@@ -24,8 +25,8 @@ def code(book):
     return [cell for cell in book.cells if cell.cell_type == "code"]
 
 
-def test_there_are_nine_notebooks():
-    assert [path.stem[:2] for path in BOOKS] == [f"{i:02}" for i in range(9)]
+def test_notebooks_are_the_stages():
+    assert [path.stem for path in BOOKS] == list(STAGES)
 
 
 def test_notebook_is_clean_and_has_the_common_kernel(book):

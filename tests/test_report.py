@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from s3e.config import VARIANTS, load_config
-from s3e.evaluation import collect
+from s3e.evaluation import collect, gains
 from s3e.parsing import explain
 from s3e.paths import NOTEBOOKS, S3EError, write_json
-from s3e.report import diagram, figures, pictures, style, tables
+from s3e.report import claims, diagram, figures, pictures, style, tables
 from s3e.report.manifest import Manifest, config_hash
 
 ARMS = {"baseline": 0.0, "full": 0.4, "no_semantics_loss": 0.1, "oracle_map": 1.2, "shuffled": -0.1}
@@ -48,7 +48,10 @@ def write_pair_samples(folder: Path, seed: int) -> None:
 def write_samples(folder: Path, tree: bool, restored: bool) -> None:
     arrays = {"ids": np.array(IDS[:4]), "sharp": pictures_of(), "blurred": pictures_of(seed=1)}
     arrays |= {"restored": pictures_of(seed=2)} if restored else {}
-    arrays |= {"attention": np.random.default_rng(0).dirichlet(np.ones(64), (4, 7)).reshape(4, 7, 8, 8)} if tree else {}
+    if tree:
+        generator = np.random.default_rng(0)
+        arrays["attention"] = generator.dirichlet(np.ones(64), (4, 7)).reshape(4, 7, 8, 8)
+        arrays["word_attention"] = generator.dirichlet(np.ones(7), (4, 10))
     np.savez_compressed(folder / "samples.npz", **arrays)
     label = {"predicted": ["dog", "null", "cup", *TREE[3:]] if tree else None, "target": TREE}
     records = [{"id": name, "references": WORDS, "caption": WORDS[0] if tree else None, **label} for name in IDS[:4]]
@@ -100,6 +103,8 @@ def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path
             write_scores(folder, gain, seed)
             write_samples(folder, tree=variant in ("full", "shuffled"), restored=True)
             write_log(folder, "cotrain", "pixel", "adversarial")
+            validated = pd.DataFrame({"step": [50, 100], "score": [20 + gain / 2, 20 + gain]})
+            validated.to_csv(folder / "validation_cotrain.csv", index=False)
             cost = {"parameters_generator": 300_000, "parameters_semantics": 0, "milliseconds_per_update": 100.0}
             write_json(folder / "cost.json", cost)
             if variant == "full":
@@ -118,14 +123,18 @@ def frames(store):
     patch = pytest.MonkeyPatch()
     patch.setenv("S3E_NO_JAVA", "1")
     scores = collect.read_scores(store["arms"])
-    references = {split: dict.fromkeys(IDS, WORDS) for split in ("val", "test")}
+    texts = {name: WORDS if place % 2 else ["a boat on the sea", *WORDS[1:]] for place, name in enumerate(IDS)}
+    references = {split: texts for split in ("val", "test")}
     said = collect.read_captions(store["captioners"] + store["arms"])
     result = {
         "scores": scores,
-        "image_scores": collect.image_scores(scores, 200),
-        "differences": collect.differences(scores, 200),
-        "bins": collect.bins(scores, 200),
-        "caption_scores": collect.caption_scores(said, references, ["a boat on the sea", "two birds"]),
+        "image_scores": gains.image_scores(scores, 200),
+        "differences": gains.differences(scores, 200),
+        "by_seed": gains.by_seed(scores),
+        "bins": gains.bins(scores, 200),
+        "closing": gains.closing(scores, 200),
+        "falsifier": gains.falsifier(gains.differences(scores, 200), gains.differences(scores, 200)),
+        "caption_scores": collect.caption_scores(said, references, ["a red train", "two birds"], 200),
         "node_accuracy": collect.node_accuracy(store["captioners"] + store["arms"]),
         "cost": collect.costs(store["arms"]),
     }
@@ -164,29 +173,12 @@ def test_means_and_paired_differences(frames):
     assert not len(frames["differences"].query("variant == 'baseline' and reference == 'baseline'"))
 
 
-def test_bins_are_thirds_sorted_by_the_input(frames):
-    rows = frames["bins"].query(
-        "split == 'val' and severity == 'severe' and variant == 'full' and reference == 'blurred'"
-    )
-    assert list(rows.bin) == [1, 2, 3] and list(rows.images) == [4, 4, 4]
-    assert (rows.input_high.to_numpy()[:-1] < rows.input_low.to_numpy()[1:]).all()
-
-
-def test_only_shared_seeds_are_compared_and_other_photos_refused(frames):
-    scores = frames["scores"]
-    extra = scores[scores.variant == "full"].assign(seed=1, psnr=99.0)
-    row = collect.differences(pd.concat([scores, extra]), 100)
-    assert pick(row, split="val", severity="severe", variant="full", reference="baseline", metric="psnr").seeds == 1
-    missing = scores[(scores.variant != "full") | (scores.id != IDS[0])]
-    with pytest.raises(S3EError, match="same images"):
-        collect.differences(missing, 100)
-
-
 def test_captions_have_floor_landmark_and_reasons(frames):
     scores = frames["caption_scores"]
     tree = pick(scores, split="val", references="all", system="tree", input="sharp")
     floor = pick(scores, split="val", references="all", system=collect.RANDOM, input="none")
-    assert tree["BLEU-1"] > 0.9 > floor["BLEU-1"]
+    assert tree["BLEU-1_low"] > 0.9 > floor["BLEU-1_high"]
+    assert all(tree[f"{name}_low"] <= tree[name] <= tree[f"{name}_high"] for name in ("BLEU-4", "ROUGE-L", "CIDEr"))
     assert len(scores.query("split == 'val' and system == 'human'")) == 1
     assert scores.METEOR.isna().all() and scores.reason.str.contains("no Java").all()
 
@@ -199,6 +191,7 @@ def test_same_system_twice_is_refused(store):
 def test_nodes_before_and_after(frames):
     rows = frames["node_accuracy"].query("split == 'test' and measure == 'leaf_accuracy' and input == 'severe'")
     assert set(rows.when) == {"before", "after"} and set(rows["mean"]) == {0.97}
+    assert (rows.low < 0.8).all() and (rows.high <= 1).all()  # a share of 12 photos
 
 
 def test_summary_is_flat_and_finite(frames):
@@ -215,14 +208,12 @@ def test_tables_show_the_numbers_of_the_frames(frames):
     row = pick(frames["image_scores"], split="test", severity="severe", variant="full", metric="psnr")
     cells = table.cells.set_index("method").loc["S3E-Deblur (full)"]
     assert cells["severe PSNR"].startswith(f"{row['mean']:.2f} ± ")
-    assert "One seed" in table.caption and "Profile test." in table.caption and "SSIM" in table.notes[0]
+    assert "One seed, no claim" in table.caption and "Profile test." in table.caption and "SSIM" in table.notes[-1]
     assert table.cells.method.iloc[0] == "blurred input"
-    gains = tables.ablation(frames["image_scores"], frames["differences"], frames["cost"]).cells.set_index("arm")
-    assert (
-        gains.loc["true label maps", "gain (dB)"] == "+1.20"
-        and gains.loc["tree of another image", "gain (dB)"] == "−0.10"
-    )
-    assert gains.loc["baseline (no semantics)", "gain (dB)"] == tables.DASH
+    rows = tables.ablation(frames["image_scores"], frames["differences"], frames["cost"]).cells.set_index("arm")
+    assert rows.loc["true label maps", "gain (dB)"] == "+1.20"
+    assert rows.loc["tree of another image", "gain (dB)"] == "−0.10"
+    assert rows.loc["baseline (no semantics)", "gain (dB)"] == rows.loc["blurred input", "gain (dB)"] == tables.DASH
 
 
 def pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
@@ -237,8 +228,8 @@ def test_pairs_have_a_table_of_their_own(frames):
     assert list(table.cells.columns[1:]) == ["released PSNR", "released SSIM", "severe PSNR", "severe SSIM"]
     assert f"{len(IDS)} (released) and 8 (severe) test frames" in table.caption
     assert f"on {len(IDS)} test images" in tables.deblurring(frames["image_scores"]).caption
-    gains = tables.ablation(*(frames[name] for name in ("image_scores", "differences", "cost")), frozen=True)
-    described = gains.cells.set_index("arm")["what it is"]
+    ablation = tables.ablation(*(frames[name] for name in ("image_scores", "differences", "cost")), frozen=True)
+    described = ablation.cells.set_index("arm")["what it is"]
     assert "frozen" in described["S3E-Deblur (full)"] and described["baseline (no semantics)"] == "DeblurGAN alone"
 
 
@@ -260,6 +251,34 @@ def all_tables(frames):
     yield tables.captioning(frames["caption_scores"])
     yield tables.ablation(frames["image_scores"], frames["differences"], frames["cost"])
     yield tables.nodes(frames["node_accuracy"])
+    yield tables.thirds(frames["bins"])
+    yield tables.fidelity(*judged())
+    yield claims.falsifier(frames["falsifier"])
+    yield claims.closing(frames["closing"], frames["differences"])
+
+
+def judged() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Frames of semantic fidelity as `s3e.evaluation.fidelity` makes them; METEOR was not run."""
+    rows = []
+    for place, (system, seeds) in enumerate({"blurred": 0, "baseline": 3, "full": 3, "frozen": 1, "sharp": 0}.items()):
+        for metric in (*collect.caption.METRICS, *tables.FIDELITY):
+            ends = {"mean": 0.1 * place, "low": 0.1 * place - 0.02, "high": 0.1 * place + 0.02}
+            ends = dict.fromkeys(ends, np.nan) if metric == "METEOR" else ends
+            reason = "METEOR not run: no Java" if metric == "METEOR" else ""
+            rows.append({"system": system, "metric": metric, **ends, "seeds": seeds, "images": 12, "reason": reason})
+    scores = pd.DataFrame(rows)
+    both = scores[scores.system == "full"].assign(reference="baseline", mean=0.1, low=0.05, high=0.15)
+    return scores, both.drop(columns="reason")
+
+
+def test_fidelity_is_read_between_blurred_and_sharp():
+    table = tables.fidelity(*judged())
+    rows = table.cells.set_index("the judge reads")
+    order = ["blurred photo", "restored: baseline (no semantics)", "restored: S3E-Deblur (full)"]
+    order += ["restored: frozen semantics (one seed, no claim)", "sharp photo"]
+    assert list(rows.index) == [*order, "difference: S3E-Deblur (full) − baseline (no semantics)"]
+    assert rows.loc["sharp photo", "CIDEr"] == "40.0 ± 2.0" and rows.iloc[-1].CIDEr == "+10.0 ± 5.0"
+    assert set(rows.METEOR[:-1]) == {"not run"} and any("no Java" in note for note in table.notes)
 
 
 def test_tables_are_written_three_ways(frames, tmp_path):
@@ -270,33 +289,39 @@ def test_tables_are_written_three_ways(frames, tmp_path):
         assert md.read_text().startswith("**") and "| " in md.read_text()
 
 
-def test_seeds_are_told_apart():
-    row = {"split": "test", "severity": "severe", "mean": 20.0, "low": 19.9, "high": 20.1, "images": 9}
-    many = [
-        {**row, "variant": name, "metric": m, "seeds": n}
-        for name, n in (("full", 3), ("frozen", 1))
-        for m in ("psnr", "ssim")
-    ]
-    table = tables.deblurring(pd.DataFrame(many))
-    assert list(table.cells.method) == ["S3E-Deblur (full)", "frozen semantics ¹"] and "¹" in table.caption
+def test_every_cell_of_a_measured_table_has_its_interval(frames):
+    for cells in (tables.captioning(frames["caption_scores"]).cells, tables.nodes(frames["node_accuracy"]).cells):
+        known = cells.iloc[:, 3:].map(lambda text: text not in ("not run", tables.DASH)).to_numpy()
+        spread = cells.iloc[:, 3:].map(lambda text: "±" in text or text in ("100.0", "0.0")).to_numpy()
+        assert known.any() and (spread | ~known).mean() > 0.9  # scores that are alike on every photo have no ±
+
+
+def test_latex_marks_the_best_and_escapes_the_rest():
+    cells = pd.DataFrame({"arm": ["full"], "PSNR": ["**17.59 ± 0.23**"]})
+    text = tables.latex(tables.Table("t", "a < b", cells, cells))
+    assert r"\textbf{17.59 $\pm$ 0.23}" in text and "a $<$ b" in text
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
+    ("mean", "p_holm", "seeds", "words"),
     [
-        (0.1, 0.3, "beats the baseline"),
-        (-0.3, -0.1, "loses to the baseline"),
-        (-0.1, 0.2, "does not beat the baseline"),
+        (0.2, np.nan, 1, "beats the baseline"),
+        (-0.2, np.nan, 1, "loses to the baseline"),
+        (0.2, 0.01, 3, "beats the baseline"),
+        (0.2, 0.07, 3, "does not beat the baseline"),
     ],
 )
-def test_finding_says_it_plainly(low, high, words):
+def test_finding_says_it_plainly(mean, p_holm, seeds, words):
     row = {"split": "test", "severity": "severe", "variant": "full", "reference": "baseline", "metric": "psnr"}
-    row |= {"mean": (low + high) / 2, "low": low, "high": high, "seeds": 1}
-    control = {**row, "reference": "no_semantics_loss", "mean": -0.2, "low": -0.3, "high": -0.1}
-    text = tables.finding(pd.DataFrame([row, control]))
-    assert words in text and "loses to its control without semantic losses" in text and "one seed" in text
-    assert "was not run" in tables.finding(pd.DataFrame([row]))
-    assert "cannot be said" in tables.finding(pd.DataFrame([row]).iloc[:0])
+    row |= {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "seeds": seeds, "p_holm": p_holm}
+    control = {**row, "reference": "no_semantics_loss", "mean": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.001}
+    text = claims.finding(pd.DataFrame([row, control]))
+    assert words in text and "loses to its control without semantic losses" in text
+    assert ("one seed, no claim" in text) == (seeds == 1) and ("after Holm" in text) == (seeds > 1)
+    assert "was not run" in claims.finding(pd.DataFrame([row]))
+    lone = claims.finding(pd.DataFrame([{**row, "low": np.nan, "high": np.nan, "p_holm": 1.0}]))
+    assert "does not beat" in lone and "no interval of one video" in lone and "nan" not in lone
+    assert "cannot be said" in claims.finding(pd.DataFrame([row]).iloc[:0])
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -319,6 +344,9 @@ def makers(store, frames):
     yield "fig7", lambda: pictures.captions([("blurred", photos)], pictures.caption_lines(said, records, "severe"), 1)
     yield "fig8", lambda: figures.gain_by_severity(frames["differences"], frames["bins"])
     yield "fig9", lambda: figures.training_curves(collect.read_logs(store["arms"] + store["others"]))
+    yield "fig10", lambda: figures.closing(gains.closing_by_update(store["arms"]))
+    yield "fig14", lambda: figures.seeds(frames["by_seed"], frames["differences"])
+    yield "fig15", lambda: figures.cost(frames["cost"], frames["differences"])
 
 
 def test_pairs_are_shown_under_each_severity(tmp_path):
@@ -359,6 +387,11 @@ def test_axes_are_labelled_with_units(store, frames):
     )
     curves = figures.training_curves(collect.read_logs(store["arms"] + store["others"]))
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in curves.axes if axes.get_visible())
+    progress = figures.closing(gains.closing_by_update(store["arms"]))
+    assert [axes.get_ylabel()[-4:] for axes in progress.axes] == ["(dB)", " (%)"]
+    spread = figures.seeds(frames["by_seed"], frames["differences"])
+    assert [text.get_text() for text in spread.axes[0].get_yticklabels()][0] == "S3E-Deblur (full) (1 seed)"
+    assert all(axes.get_xlabel() for axes in figures.cost(frames["cost"], frames["differences"]).axes)
 
 
 def test_every_variant_has_its_own_look_from_the_safe_palette():
@@ -411,8 +444,8 @@ class FakeRun(SimpleNamespace):
     def upstream(self, stage):
         return self.single[stage]
 
-    def upstream_runs(self, stage):
-        return self.many.get(stage, [])
+    def upstream_runs(self, stage, of=""):
+        return [] if of else self.many.get(stage, [])
 
     def card(self):
         return "card"
@@ -456,32 +489,62 @@ def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, mo
         write_log(folder, "cotrain", "pixel", "adversarial")
         arms.append(folder)
     corpus = write_corpus(tmp_path, ("released", "severe"), kernels=False)
-    evaluation = write_evaluation(tmp_path, {name: pairs_of(frames[name]) for name in ("image_scores", "differences")})
-    pairs_of(frames["bins"]).to_csv(evaluation / "bins.csv", index=False)
-    frames["cost"].to_csv(evaluation / "cost.csv", index=False)
+    paired = {name: pairs_of(frames[name]) for name in ("image_scores", "differences", "by_seed", "bins")}
+    evaluation = write_evaluation(tmp_path, {**paired, "cost": frames["cost"]})
     single = {"01_data_blurring": corpus, "07_evaluation": evaluation}
     many = {"05_co_training": arms[1:], "06_ablation": arms[:1]}
     facts = {"config": load_config("smoke"), "store_name": "smoke", "skipped": {}, "single": single, "many": many}
     run = FakeRun(**facts, kind="gopro", borrowed="these data have no captions: the tree is that of scenes")
     execute_08(run, tmp_path / "figures", monkeypatch)
     drawn = {path.stem for path in run.outputs}
-    wanted = {"fig1_severities", "fig5_gopro", "fig8_gain_by_severity", "fig9_training", "table2_gopro"}
-    assert drawn == wanted | {"table4_ablation", "manifest"}
+    wanted = {"fig1_severities", "fig5_gopro", "fig8_gain_by_severity", "fig9_training", "fig14_seeds", "fig15_cost"}
+    assert drawn == wanted | {"table2_gopro", "table4_ablation", "table9_thirds", "numbers", "manifest", "report"}
     caption = (tmp_path / "figures" / "table2_gopro.md").read_text()
     assert "Protocol: made up for a test; these data have no captions: the tree is that of scenes." in caption
     said = capsys.readouterr().out
     assert (
-        "figures 2, 3, 6 and 7 are left out: these data have no captions" in said and "tables 3 and 5 are left" in said
+        "figures 2, 3, 6 and 7 are left out: these data have no captions" in said
+        and "tables 3, 5 and 6 are left" in said
     )
+
+
+def keep_restored(corpus: Path, arms: list[Path]) -> None:
+    """Test photos and what arms made of them, for the gallery."""
+    write_json(corpus / "test.json", {"ids": IDS})
+    for path in (corpus / "test_sharp.npy", corpus / "test_severe.npy", *(arm / "restored_test.npy" for arm in arms)):
+        np.save(path, pictures_of(len(IDS)))
+
+
+def write_definitions(root: Path) -> Path:
+    from s3e.evaluation.definitions import DEFINITIONS
+
+    folder = root / "07b_metric_definitions" / "all"
+    folder.mkdir(parents=True)
+    rows = [
+        {"variant": variant, "definition": item.name, "metric": item.metric, "value": 20.0 + place}
+        for item in DEFINITIONS
+        for place, variant in enumerate(("blurred", *ARMS))
+    ]
+    pd.DataFrame(rows).to_csv(folder / "definitions.csv", index=False)
+    return folder
 
 
 def test_notebook_08_draws_everything(store, frames, tmp_path, monkeypatch):
     corpus = write_corpus(tmp_path, ("light", "moderate", "severe"), kernels=True)
-    single = {"01_data_blurring": corpus, "07_evaluation": write_evaluation(tmp_path, frames)}
+    keep_restored(corpus, store["arms"])
+    spoken = dict(zip(("fidelity", "fidelity_differences"), judged(), strict=True))
+    evaluated = {**frames, **spoken, "closing_by_update": gains.closing_by_update(store["arms"])}
+    single = {"01_data_blurring": corpus, "07_evaluation": write_evaluation(tmp_path, evaluated)}
     many = {"03_train_captioner": store["captioners"], "05_co_training": store["arms"][1:2]}
     many |= {"06_ablation": store["arms"][:1] + store["arms"][2:], "02_train_s3_tree": store["others"][:1]}
+    many["07b_metric_definitions"] = [write_definitions(tmp_path)]
     run = FakeRun(config=load_config("smoke"), store_name="smoke", skipped={}, single=single, many=many)
     execute_08(run, tmp_path / "figures", monkeypatch)
     assert "Protocol: made up for a test." in (tmp_path / "figures" / "table1_deblurring.md").read_text()
-    assert len(run.outputs) == 8 * 2 + 4 * 3 + 1 and all(path.stat().st_size for path in run.outputs)
-    assert run.metrics == {"files": 8 * 2 + 4 * 3}
+    drawn = {path.stem.split("_")[0] for path in run.outputs}
+    assert {name for name in drawn if name[:3] == "fig"} == {f"fig{number}" for number in range(1, 16) if number != 5}
+    assert {name for name in drawn if name[:5] == "table"} == {f"table{number}" for number in (1, *range(3, 10), "A1")}
+    assert {"numbers", "manifest.json", "report.html"} <= {path.name for path in run.outputs} | drawn and all(
+        path.stat().st_size for path in run.outputs
+    )
+    assert run.metrics == {"files": 14 * 2 + 9 * 3 + 3}

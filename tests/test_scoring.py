@@ -111,4 +111,7 @@ def test_with_captions_the_files_are_those_of_before(tiny, corpus, model, tmp_pa
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert len(scores) == 2 * 3 * 8 and "leaf_correct" in scores
     assert np.array_equal(np.load(tmp_path / "restored_test.npy"), restore_split(model, corpus.test, "severe", tiny))
-    assert set(np.load(tmp_path / "samples.npz")) == {"ids", "sharp", "blurred", "restored", "attention"}
+    samples = np.load(tmp_path / "samples.npz")
+    assert set(samples) == {"ids", "sharp", "blurred", "restored", "attention", "word_attention"}
+    assert samples["word_attention"].shape == (len(samples["ids"]), corpus.train.words.shape[-1], 7)
+    np.testing.assert_allclose(samples["word_attention"].sum(-1), 1, atol=1e-5)

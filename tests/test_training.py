@@ -219,7 +219,7 @@ def test_every_arm_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_path
     assert terms == {"pixel", "adversarial", "critic", *["tree"] * arm.tree_loss, *["caption"] * arm.caption_loss}
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert any(name.startswith("generator.trunk") for name in moved)
-    learns = arm.trained and arm.semantics not in (None, "noise", "labels")
+    learns = arm.trained and arm.semantics not in (None, "noise", "labels", "silhouettes")
     assert any(name.startswith("semantics") for name in moved) is learns
 
 
@@ -236,7 +236,7 @@ def test_arms_that_need_captions_or_label_maps_are_skipped_with_a_reason(corpus,
     assert why_skipped("oracle_map", silent) == "these data have no true label maps"
     assert "no captions" in why_skipped("no_tree_loss", silent) and "frozen already" in why_skipped("frozen", silent)
     photos = replace(corpus, categories=[])
-    assert {variant for variant in VARIANTS if why_skipped(variant, photos)} == {"oracle_map"}
+    assert {variant for variant in VARIANTS if why_skipped(variant, photos)} == {"oracle_map", "oracle_silhouette"}
 
 
 @pytest.mark.parametrize("variant", ["baseline", "full", "no_semantics_loss", "shuffled", "oracle", "noise_maps"])

@@ -1,7 +1,6 @@
-"""Gather what the training notebooks wrote into tidy frames: one row a fact, intervals over images and seeds.
+"""Gather what the training notebooks wrote into tidy frames: scores, captions, node accuracy, cost, logs, samples.
 
-Frames share the columns `mean low high seeds images`: the mean over images and seeds and its 95 % bootstrap interval
-(`s3e.evaluation.statistics`). Specification 6.9, "Statistics".
+`s3e.evaluation.gains` turns the per-image scores into intervals and comparisons.
 """
 
 import re
@@ -12,17 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from s3e.evaluation.caption import METRICS as CAPTION_METRICS
-from s3e.evaluation.caption import score_captions
+from s3e.evaluation import caption
 from s3e.evaluation.runs import describe
-from s3e.evaluation.statistics import paired_bootstrap
+from s3e.evaluation.statistics import proportion_interval
 from s3e.paths import S3EError, read_json
 from s3e.seeds import rng
 
-METRICS = ("psnr", "ssim")
 NODE_MEASURES = ("leaf_accuracy", "null_recall", "relation_accuracy", "root_accuracy")
 SEVERITIES = ("light", "moderate", "released", "severe")  # photos have all but released, pairs the last two
-REFERENCES = ("blurred", "baseline", "no_semantics_loss", "shuffled")
 RANDOM, HUMAN = "random training caption", "human"
 PROTOCOLS = ("all", "other")  # references of an image that count
 
@@ -50,96 +46,6 @@ def read_scores(paths: Iterable[Path]) -> pd.DataFrame:
     """Per-image scores of the deblurring runs: variant, seed, split, severity, id, psnr (dB), ssim and the input's."""
     frame = _read_all(paths, "scores.csv").rename(columns={"run_variant": "variant", "run_seed": "seed"})
     return frame.dropna(subset=["psnr"]) if "psnr" in frame else frame.iloc[:0]
-
-
-def _matrix(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Seeds x images; every seed must have scored every image."""
-    table = frame.pivot(index="seed", columns="id", values=column)
-    if table.isna().any(axis=None):
-        names = ", ".join(sorted(set(frame.variant)))
-        raise S3EError(f"the runs of '{names}' did not score the same images: run them again with one --data.")
-    return table
-
-
-def _interval(values: pd.DataFrame, resamples: int) -> dict[str, float]:
-    mean, low, high = paired_bootstrap(values.to_numpy(), resamples=resamples)
-    return {"mean": mean, "low": low, "high": high, "seeds": len(values), "images": values.shape[1]}
-
-
-def _cells(scores: pd.DataFrame) -> Iterable[tuple[dict[str, str], pd.DataFrame]]:
-    for (split, severity), part in scores.groupby(["split", "severity"], sort=True):
-        yield {"split": split, "severity": severity}, part
-
-
-def image_scores(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Mean PSNR (dB) and SSIM: split, severity, variant (also "blurred", the input), metric, mean, low, high, ..."""
-    rows = []
-    for cell, part in _cells(scores):
-        inputs = part.drop_duplicates("id").assign(seed=0)
-        for metric in METRICS:
-            tables = {"blurred": _matrix(inputs, f"{metric}_blurred")}
-            tables |= {variant: _matrix(own, metric) for variant, own in part.groupby("variant")}
-            for variant, table in tables.items():
-                rows.append({**cell, "variant": variant, "metric": metric, **_interval(table, resamples)})
-    return pd.DataFrame(rows)
-
-
-def _gain(part: pd.DataFrame, variant: str, reference: str, metric: str) -> pd.DataFrame | None:
-    """`variant` - `reference`, seeds x images, on the seeds that both have; None if there is nothing to compare."""
-    own = part[part.variant == variant]
-    if reference == "blurred":
-        return _matrix(own, metric) - _matrix(own, f"{metric}_blurred")
-    other = part[part.variant == reference]
-    shared = sorted(set(own.seed) & set(other.seed))
-    if not shared or variant == reference:
-        return None
-    gain = _matrix(own, metric).loc[shared] - _matrix(other, metric).loc[shared]
-    if gain.isna().any(axis=None):
-        raise S3EError(f"'{variant}' and '{reference}' did not score the same images: run them again with one --data.")
-    return gain
-
-
-def _comparisons(part: pd.DataFrame, metrics: Iterable[str] = METRICS) -> Iterable[tuple[str, str, str, pd.DataFrame]]:
-    for variant in sorted(set(part.variant)):
-        for reference in REFERENCES if variant == "full" else REFERENCES[:2]:
-            for metric in metrics:
-                gain = _gain(part, variant, reference, metric)
-                if gain is not None:
-                    yield variant, reference, metric, gain
-
-
-def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Paired differences per image to the input, the baseline and (for `full`) its controls, with intervals."""
-    rows = []
-    for cell, part in _cells(scores):
-        for variant, reference, metric, gain in _comparisons(part):
-            names = {"variant": variant, "reference": reference, "metric": metric}
-            rows.append({**cell, **names, **_interval(gain, resamples)})
-    return pd.DataFrame(rows)
-
-
-def _thirds(part: pd.DataFrame) -> Iterable[tuple[dict[str, float], list[str]]]:
-    """Each third's number and ends (dB) with its image ids; worst-hurt images first, ties in order of the ids."""
-    quality = part.drop_duplicates("id").sort_values(["psnr_blurred", "id"]).set_index("id").psnr_blurred
-    for number, places in enumerate(np.array_split(np.arange(len(quality)), 3), 1):
-        if len(places):
-            third = quality.iloc[places]
-            yield {"bin": number, "input_low": third.min(), "input_high": third.max()}, list(third.index)
-
-
-def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """`differences` in PSNR per third of the images, sorted by the input's PSNR: bin 1 is the worst-hurt third.
-
-    `input_low` and `input_high` are the bin's ends in dB.
-    """
-    rows = []
-    for cell, part in _cells(scores):
-        thirds = list(_thirds(part))
-        for variant, reference, metric, gain in _comparisons(part, ("psnr",)):
-            for ends, ids in thirds:
-                names = {"variant": variant, "reference": reference, "metric": metric}
-                rows.append({**cell, **ends, **names, **_interval(gain[ids], resamples)})
-    return pd.DataFrame(rows)
 
 
 def read_captions(paths: Iterable[Path]) -> pd.DataFrame:
@@ -183,39 +89,54 @@ def _jobs(captions: pd.DataFrame, references: Mapping[str, Any]) -> tuple[list[d
 
 
 def caption_scores(
-    captions: pd.DataFrame, references: Mapping[str, Mapping[str, list[str]]], training: list[str]
+    captions: pd.DataFrame,
+    references: Mapping[str, Mapping[str, list[str]]],
+    training: list[str],
+    resamples: int = 2000,
 ) -> pd.DataFrame:
     """The seven caption metrics (fractions; CIDEr in 0..10) per split, system and input: mean over seeds.
 
     `references`: split -> id -> captions; `training`: captions to draw the random row from. Column `references`: "all"
     captions of an image, or "other" = all but the first, the protocol under which the first human caption competes with
-    every system. `CIDEr_low`, `CIDEr_high`: the worst and best seed. A missing metric could not run; `reason` says why.
+    every system. `<metric>_low`, `<metric>_high`: the 95 % interval over images and seeds. A missing metric could not
+    run; `reason` says why.
     """
     jobs, texts, systems = _jobs(_with_controls(captions, references, training), references)
-    scored = score_captions(texts, systems)
-    frame = pd.DataFrame([{**job, **scored[str(number)]} for number, job in enumerate(jobs)])
-    frame[list(CAPTION_METRICS)] = frame[list(CAPTION_METRICS)].astype(float)
-    groups = frame.groupby(["split", "references", "system", "input"], sort=False)
-    spread = groups["CIDEr"].agg(CIDEr_low="min", CIDEr_high="max")
-    about = groups.agg(seeds=("seed", "nunique"), images=("images", "first"), reason=("reason", "first"))
-    return groups[list(CAPTION_METRICS)].mean().join(spread).join(about).reset_index()
+    found = caption.statistics(texts, systems)
+    frame = pd.DataFrame([{**job, "statistics": found[str(number)]} for number, job in enumerate(jobs)])
+    keys, rows = ["split", "references", "system", "input"], []
+    for names, group in frame.groupby(keys, sort=False):
+        own = list(group.statistics)
+        about = {"seeds": group.seed.nunique(), "images": own[0].images, "reason": own[0].reason}
+        rows.append({**dict(zip(keys, names, strict=True)), **_caption_cells(own, resamples), **about})
+    return pd.DataFrame(rows)
+
+
+def _caption_cells(own: list, resamples: int) -> dict[str, float]:
+    """Mean and ends of every metric in one row; NaN where it did not run."""
+    intervals = caption.intervals(own, resamples=resamples)
+    ends = {metric: intervals[metric] or (np.nan,) * 3 for metric in caption.METRICS}
+    means = {metric: ends[metric][0] for metric in ends}
+    spread = {f"{metric}_{name}": ends[metric][place] for metric in ends for place, name in ((1, "low"), (2, "high"))}
+    return {**means, **spread}
 
 
 def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
-    """Accuracy of the tree's classifiers (fractions) before (03) and after (05, 06) co-training; low, high: seeds."""
+    """Accuracy of the tree's classifiers (fractions) before (03) and after (05, 06) co-training, with intervals.
+
+    `low`, `high`: `statistics.proportion_interval` over seeds and photos, where the nodes of one photo count as one.
+    """
     frame = _read_all(paths, "nodes.csv")
     frame["when"] = np.where(frame.run_stage.str.startswith("03"), "before", "after")
     frame["variant"] = frame.run_variant.where(frame.run_variant != "", "S3-tree alone")
     keys = ["split", "input", "when", "variant", "system"]
     tall = frame.melt([*keys, "run_seed", "n"], list(NODE_MEASURES), "measure", "value").dropna(subset=["value"])
-    group = tall.groupby([*keys, "measure"], sort=False)
-    return group.agg(
-        mean=("value", "mean"),
-        low=("value", "min"),
-        high=("value", "max"),
-        seeds=("run_seed", "nunique"),
-        n=("n", "first"),
-    ).reset_index()
+    rows = []
+    for names, own in tall.groupby([*keys, "measure"], sort=False):
+        count = int(own.n.iloc[0])
+        ends = proportion_interval(own.value, count)._asdict()
+        rows.append({**dict(zip([*keys, "measure"], names, strict=True)), **ends, "seeds": len(own), "n": count})
+    return pd.DataFrame(rows)
 
 
 def costs(paths: Iterable[Path]) -> pd.DataFrame:

@@ -1,17 +1,31 @@
-"""Semantic fidelity: what captioners say of restored photos (specification 6.9, table 3)."""
+"""Semantic fidelity: what captioners say of restored photos (specification 6.9).
 
+What the frozen judge (`s3e.evaluation.judge`) says of sharp, blurred and restored test photos is scored like any other
+captions, and the tree that the parser makes of it is compared with the photo's, node by node.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from s3e.config import Config
 from s3e.data.corpus import Corpus
+from s3e.evaluation import caption
 from s3e.evaluation.runs import describe
-from s3e.evaluation.scoring import read_split
+from s3e.evaluation.scoring import node_counts, read_split
 from s3e.models.build import build_semantics, load_weights
+from s3e.parsing import parse_caption
+from s3e.seeds import rng
 
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
+NODES = ("leaf", "relation", "root")
+RANDOM, HUMAN = "random training caption", "human"
+UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no arm was trained
+PAIRS = (("full", "blurred"), ("full", "baseline"), ("full", "no_semantics_loss"), ("oracle_map", "baseline"))
 
 
 def caption_deblurred(captioners: list[Path], arms: list[Path], corpus: Corpus, config: Config) -> pd.DataFrame:
@@ -29,3 +43,82 @@ def caption_deblurred(captioners: list[Path], arms: list[Path], corpus: Corpus, 
             about = {"system": f"{arm.variant} -> tree", "input": "deblurred", "split": "test", "seed": arm.seed}
             rows.append({**about, "captions": said})
     return pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A caption set measured by words and by nodes; `nodes` float (images, 6): right and all leaves, relations, roots.
+
+    `ids`: of the photos, sorted, as in `words`.
+    """
+
+    words: caption.Statistics
+    nodes: np.ndarray
+
+    @property
+    def ids(self) -> list[str]:
+        return self.words.ids
+
+    def resample(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Caption metrics and node accuracies of resampled sets, each (resamples,); counts (resamples, images)."""
+        totals = counts @ self.nodes
+        shares = totals[:, 0::2] / np.maximum(totals[:, 1::2], 1)
+        return self.words.resample(counts) | {f"{name}_accuracy": shares[:, i] for i, name in enumerate(NODES)}
+
+
+def fidelity_scores(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Caption metrics and node accuracies of what the judge said, and their paired differences.
+
+    `said`: from `judge.read_arms`. First frame: system, metric, mean, low, high, seeds (0: no arm was trained for it),
+    images, reason (of a metric that was not run, whose numbers are NaN). Second: the same with `reference`. Two systems
+    are added: random training captions and, where every photo has several captions, "human", its first one, which then
+    is no reference of any system. Intervals: `caption.intervals`.
+    """
+    groups = _measure(said, corpus, config)
+    scores = [row for name, sets in groups.items() for row in _rows({"system": name}, sets, {}, config)]
+    differences = []
+    for name, reference in PAIRS:
+        own, other = groups.get(name, {}), groups.get(reference, {})
+        shared = {seed: own[seed] for seed in own if seed in other or reference in UNTRAINED and other}
+        if shared:
+            differences += _rows({"system": name, "reference": reference}, shared, other, config)
+    return pd.DataFrame(scores), pd.DataFrame(differences)
+
+
+def _rows(labels: dict[str, str], own: dict[int, Judged], other: dict[int, Judged], config: Config) -> list[dict]:
+    """A row a metric of the caption sets `own`, by seed, or of their differences to `other`."""
+    minus = [other.get(seed) or other[0] for seed in own] if other else []
+    found = caption.intervals([*own.values()], minus, config.evaluation.resamples)
+    some = next(iter(own.values()))
+    about = {"seeds": 0 if labels["system"] in UNTRAINED else len(own), "images": len(some.ids)}
+    missing = dict.fromkeys(("mean", "low", "high"), np.nan) | {"reason": some.words.reason}
+    return [
+        {**labels, "metric": name, **({**item._asdict(), "reason": ""} if item else missing), **about}
+        for name, item in found.items()
+    ]
+
+
+def _measure(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> dict[str, dict[int, Judged]]:
+    """System -> seed -> its measured captions, with the two rows that frame them; all captions in one call."""
+    split, training = corpus.test, [text for texts in corpus.train.captions for text in texts]
+    texts = dict(zip(split.ids, split.captions, strict=True))
+    spare = min(map(len, texts.values())) > 1
+    sets = {(row["system"], row["seed"]): row["captions"] for row in said}
+    lots = {key: int(rng("random caption", "fidelity", key).integers(len(training))) for key in texts}
+    sets[RANDOM, 0] = {key: training[lot] for key, lot in lots.items()}
+    if spare:
+        sets[HUMAN, 0] = {key: group[0] for key, group in texts.items()}
+    found = caption.statistics({key: group[spare:] for key, group in texts.items()}, sets)
+    groups: dict[str, dict[int, Judged]] = {}
+    for (system, seed), words in found.items():
+        nodes = _nodes(sets[system, seed], words.ids, corpus, config)
+        groups.setdefault(system, {})[seed] = Judged(words, nodes)
+    return groups
+
+
+def _nodes(captions: Mapping[str, str], ids: Sequence[str], corpus: Corpus, config: Config) -> np.ndarray:
+    """Right and all leaves, relations and roots of the trees that the parser makes of captions: (images, 6)."""
+    place = {key: row for row, key in enumerate(corpus.test.ids)}
+    trees = [corpus.labels.encode(parse_caption(captions[key], config.text.parser)) for key in ids]
+    counts = node_counts(np.array(trees), corpus.test.targets.numpy()[[place[key] for key in ids]])
+    return counts[[f"{name}_{what}" for name in NODES for what in ("correct", "total")]].to_numpy(float)

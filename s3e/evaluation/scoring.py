@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from s3e.config import Config, Variant
 from s3e.data.corpus import Batch, Corpus, Split, to_tensor
@@ -80,9 +80,23 @@ def read_split(
 
 def say(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> list[str]:
     """Captions by beam search."""
+    return [corpus.words.decode(row) for row in _spoken(source, semantics, corpus, config).tolist()]
+
+
+def _spoken(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> Tensor:
+    """Word ids by beam search, B x the longest training caption."""
     longest = corpus.train.words.shape[-1]
-    ids = source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)
-    return [corpus.words.decode(row) for row in ids.tolist()]
+    return source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)
+
+
+def _said(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> tuple[list[str], dict]:
+    """Captions, and as an array for `samples.npz` where each word looks: N x T x K (nothing without attention)."""
+    words = _spoken(source, semantics, corpus, config)
+    texts = [corpus.words.decode(row) for row in words.tolist()]
+    if not source.decoder.item_width:
+        return texts, {}
+    attention = source.decoder.attend(words, semantics.context, semantics.items)
+    return texts, {"word_attention": attention.cpu().numpy()}
 
 
 def score_captioner(
@@ -186,7 +200,8 @@ def write_samples(folder: Path, model: S3EDeblur, corpus: Corpus, config: Config
     for severity in set(corpus.severities) - {config.blur.severity} if "released" in corpus.severities else ():
         other = _sample_batch(rows, severity, corpus, config)
         arrays |= {f"blurred_{severity}": to_images(other.blurred), f"restored_{severity}": to_images(model(other)[0])}
-    texts = say(model.semantics, semantics, corpus, config) if caption else None
+    texts, attention = _said(model.semantics, semantics, corpus, config) if caption else (None, {})
+    arrays |= attention
     _write_sample_files(folder, rows, batch, semantics, texts, corpus, **arrays)
 
 
@@ -196,7 +211,8 @@ def write_captioner_samples(folder: Path, source: nn.Module, corpus: Corpus, con
     rows = _sample_rows(corpus, config)
     batch = _sample_batch(rows, config.blur.severity, corpus, config)
     semantics = source.to(config.runtime.device).eval()(batch.blurred)
-    _write_sample_files(folder, rows, batch, semantics, say(source, semantics, corpus, config), corpus)
+    texts, attention = _said(source, semantics, corpus, config)
+    _write_sample_files(folder, rows, batch, semantics, texts, corpus, **attention)
 
 
 def _sample_rows(corpus: Corpus, config: Config) -> np.ndarray:

@@ -6,7 +6,7 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from s3e.config import VARIANTS, Config, Variant
+from s3e.config import TRUTH, VARIANTS, Config, Variant
 from s3e.data.corpus import Corpus
 from s3e.models.captioner import CaptionDecoder
 from s3e.models.critic import Critic
@@ -15,7 +15,7 @@ from s3e.models.generator import Generator
 from s3e.models.nafnet import NAFNet
 from s3e.models.resnet import ResNet
 from s3e.models.s3e import S3EDeblur
-from s3e.models.semantics import FlatSemantics, GlobalSemantics, LabelMaps, NoiseMaps, TreeSemantics
+from s3e.models.semantics import VIEWS, FlatSemantics, GlobalSemantics, LabelMaps, NoiseMaps, TreeSemantics
 from s3e.models.tree import NODES, S3Tree, VectorTree
 from s3e.paths import S3EError, atomic_write
 from s3e.seeds import seed_everything
@@ -33,13 +33,14 @@ def map_channels(config: Config, corpus: Corpus, kind: str | None) -> int:
     """Channels of the embedded maps: 7 D, or one per category for the true label map."""
     if kind is None:
         return 0
-    return len(corpus.categories) + 1 if kind == "labels" else NODES * config.model.node_width
+    truth = {"labels": len(corpus.categories) + 1, "silhouettes": 2}
+    return truth.get(kind, NODES * config.model.node_width)
 
 
 def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
-    """A semantic source: "tree", "vectors", "global", "flat", "noise" or "labels" (its attribute `kind`).
+    """A semantic source: "tree", "vectors", "global", "flat", "noise", "labels", "silhouettes" (its attribute `kind`).
 
-    Raises `S3EError` for "labels" without label maps.
+    Raises `S3EError` for the last two without label maps.
     """
     source = _semantics(config, corpus, kind)
     source.kind = kind
@@ -48,9 +49,9 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
 
 def _semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     channels = map_channels(config, corpus, kind)
-    if kind == "labels":
+    if kind in TRUTH:
         if not corpus.categories:
-            raise S3EError("these data have no label maps: the variant 'oracle_map' needs the built-in scenes.")
+            raise S3EError("these data have no label maps: true label maps exist for the built-in scenes only.")
         return LabelMaps(classes=channels)
     if kind == "noise":
         return NoiseMaps(map_channels=channels)
@@ -122,7 +123,7 @@ def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
     semantics = None if arm.semantics is None else build_semantics(config, corpus, arm.semantics)
     seed_everything(config.seed, "generator")
     generator = build_generator(config, map_channels(config, corpus, arm.semantics))
-    view = arm.semantics if arm.semantics in ("labels", "noise") else arm.view
+    view = arm.semantics if arm.semantics in VIEWS else arm.view
     detach = arm.detached or config.loss.detach_semantics
     return S3EDeblur(generator=generator, semantics=semantics, view=view, shuffled=arm.shuffled, detach=detach)
 

@@ -118,6 +118,16 @@ class CaptionDecoder(nn.Module):
             state = (state[0][rows], state[1][rows])
         return beams.best()
 
+    @torch.no_grad()
+    def attend(self, words: Tensor, context: Tensor, items: Tensor) -> Tensor:
+        """Where the decoder looks as it says each of `words`, B x T as `beam` returns them: attention B x T x K."""
+        state, keys = self.begin(context, items)
+        seen = []
+        for word in F.pad(words[:, :-1], (1, 0), value=BOS).unbind(1):
+            state, _, attention = self._advance(self.embedding(word), state, items, keys)
+            seen.append(attention)
+        return torch.stack(seen, 1)
+
 
 class Beams:
     """The best captions so far of B photos, `size` each, open and ended ones side by side.

@@ -83,13 +83,17 @@ class NoiseMaps(nn.Module):
 
 
 class LabelMaps(nn.Module):
-    """The true label map, one-hot and averaged over each grid cell: the strongest oracle, on scenes only."""
+    """The true label map, one-hot and averaged over each grid cell: the strongest oracle, on scenes only.
+
+    With two classes it is the silhouette of all things (label > 0): where something is, but not what.
+    """
 
     def __init__(self, *, classes: int):
         super().__init__()
         self.classes = classes
 
     def forward(self, labels: Tensor) -> Semantics:
+        labels = (labels > 0) if self.classes == 2 else labels
         onehot = F.one_hot(labels.long(), self.classes).permute(0, 3, 1, 2).float()
         return Semantics(F.adaptive_avg_pool2d(onehot, GRID))
 
@@ -98,5 +102,6 @@ VIEWS: dict[str, Callable[[Batch], Tensor | Batch]] = {
     "blurred": lambda batch: batch.blurred,
     "sharp": lambda batch: batch.sharp,
     "labels": lambda batch: batch.labels,
+    "silhouettes": lambda batch: batch.labels,
     "noise": lambda batch: batch,
 }

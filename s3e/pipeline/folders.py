@@ -27,7 +27,7 @@ class Store:
 
     def __init__(self, root: Path, base: Path | None = None):
         self.root, self.base = root, base
-        self.lender: Store | None = None  # where the lent runs lie
+        self.others: dict[str, Store] = {}  # where the runs of other studies lie, by `Instance.of`
 
     @classmethod
     def of(cls, config: Config, overrides: dict[str, Any] | None = None, run_dir: str = "") -> "Store":
@@ -53,7 +53,7 @@ class Store:
 
     def folder(self, run: Instance) -> Path:
         """Where `run` writes."""
-        return (self.lender.root if run.lent else self.root) / run.stage / run.folder
+        return (self.others[run.of].root if run.of else self.root) / run.stage / run.folder
 
     def record(self, run: Instance, root: Path | None = None) -> dict[str, Any] | None:
         """The record of a finished run, or None."""
@@ -62,8 +62,8 @@ class Store:
 
     def find(self, run: Instance, key: str) -> tuple[Path, dict[str, Any]] | None:
         """Folder and record of a complete run with this key: here, or in the store without overrides."""
-        if run.lent:
-            return self.lender.find(run.own, key)
+        if run.of:
+            return self.others[run.of].find(run.own, key)
         for root in filter(None, (self.root, self.base)):
             folder = root / run.stage / run.folder
             if record := complete(folder, key):
@@ -72,8 +72,8 @@ class Store:
 
     def state(self, run: Instance, key_parts: dict[str, Any]) -> tuple[str, str, float | None]:
         """(fresh | skipped | running | stale | failed | missing, why, last seconds)."""
-        if run.lent:
-            return self.lender.state(run.own, key_parts)
+        if run.of:
+            return self.others[run.of].state(run.own, key_parts)
         found = self.find(run, keys.digest(key_parts))
         if found:
             folder, record = found

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from s3e.blur import SEVERITIES
-from s3e.config import VARIANTS, Config
+from s3e.config import TRUTH, VARIANTS, Config
 from s3e.data.plan import PAIRED
 from s3e.paths import S3EError
 
@@ -40,18 +40,19 @@ class Stage:
 class Instance:
     """One run of a stage; `seed` is -1 and `variant` empty where a stage runs once.
 
-    `lent`: it belongs to the captioned study that lends tree and captioner to data without captions.
+    `of`: "" or the other study that it belongs to, with keys and a store of its own: "captioned" lends tree and
+    captioner to data without captions, "random" is the falsifier (the same scenes with textures drawn by lot).
     """
 
     stage: str
     variant: str = ""
     seed: int = -1
-    lent: bool = False
+    of: str = ""
 
     @property
     def own(self) -> "Instance":
         """The same run as its own study knows it."""
-        return replace(self, lent=False)
+        return replace(self, of="")
 
     @property
     def folder(self) -> str:
@@ -59,7 +60,7 @@ class Instance:
         return "all" if self.seed < 0 else f"{self.variant}-s{self.seed}" if self.variant else f"s{self.seed}"
 
     def __str__(self) -> str:
-        return f"{'captioned:' if self.lent else ''}{self.stage}/{self.folder}"
+        return f"{self.of + ':' if self.of else ''}{self.stage}/{self.folder}"
 
 
 STAGES: dict[str, Stage] = {
@@ -101,8 +102,17 @@ STAGES: dict[str, Stage] = {
             (0.25, 2.6),
         ),
         Stage(
+            "06b_semantic_fidelity", "a judge of its own reads what was restored", "once",
+            ("model", "loss.caption", "train_tree", "train_a1", "runtime", *TRAINED, *SCORED),
+            ("fidelity_captions.json",), (0.3, 3.0),
+        ),
+        Stage(
             "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),
             tuple(f"{name}.csv" for name in (*TABLES, *SPOKEN)), (0.3, 0.6),
+        ),
+        Stage(
+            "07b_metric_definitions", "one pair, many scores: what PSNR and SSIM can mean", "once", (),
+            ("definitions.csv",), (0.2, 0.3),
         ),
         Stage("08_figures_and_tables", "draws every figure and table", "once", (), (), (0.2, 0.2)),
     )
@@ -169,13 +179,22 @@ def outputs(stage: str, kind: str, trained: str) -> tuple[str, ...]:
     return names if kind in CAPTIONED else tuple(name for name in names if name not in WORDED)
 
 
-def upstream(run: Instance, selection: Selection, captioned: bool = True) -> list[Instance]:
+def falsifier(config: Config, selection: Selection) -> Selection:
+    """The pairs that are trained again on textures drawn by lot: the profile's, with the first seed, on scenes.
+
+    A choice of variants or seeds that is not the profile's goes without.
+    """
+    scenes = config.data.source == "scenes" and config.data.texture == "category"
+    return tuple((name, config.seeds[0]) for name in config.falsifier if scenes and selection == select(config))
+
+
+def upstream(run: Instance, selection: Selection, captioned: bool = True, falsifier: Selection = ()) -> list[Instance]:
     """The finished runs that `run` reads.
 
     Without captions of its own (`captioned`), a study has its vocabulary and its tree lent by a captioned one.
     """
-    if run.lent:
-        return [replace(other, lent=True) for other in upstream(run.own, selection)]
+    if run.of:
+        return [replace(other, of=run.of) for other in upstream(run.own, selection)]
     data, seed = instance("01_data_blurring"), run.seed
     if run.stage in ("00_start_here", "01_data_blurring"):
         return []
@@ -186,36 +205,43 @@ def upstream(run: Instance, selection: Selection, captioned: bool = True) -> lis
     if run.variant:
         shared = VARIANTS[run.variant].start == "shared"
         tree = [instance(name, seed=seed) for name in ("02_train_s3_tree", "03_train_captioner")] if shared else []
-        before = tree if captioned else [replace(other, lent=True) for other in (data, *tree[1:])]
+        before = tree if captioned else [replace(other, of="captioned") for other in (data, *tree[1:])]
         return [data, *before, instance("04_train_deblurrer", seed=seed)]
+    arms = [arm(*pair) for pair in selection]
+    if run.stage == "06b_semantic_fidelity":
+        return [data, *arms]
+    if run.stage == "07b_metric_definitions":
+        return [data, *(other for other in arms if other.seed == arms[0].seed)]
     seeds = list(dict.fromkeys(seed for _, seed in selection))
-    trained = ("03_train_captioner",) if run.stage == "07_evaluation" else tuple(STAGES)[2:5]
-    shared = [instance(name, seed=seed) for name in trained for seed in seeds]
-    last = [] if run.stage == "07_evaluation" else [instance("07_evaluation")]
-    return [data, *shared, *(arm(*pair) for pair in selection), *last]
+    judged = [instance("06b_semantic_fidelity")]
+    lots = [replace(arm(*pair), of="random") for pair in falsifier]
+    if run.stage == "07_evaluation":
+        return [data, *(instance("03_train_captioner", seed=seed) for seed in seeds), *arms, *judged, *lots]
+    shared = [instance(name, seed=seed) for name in tuple(STAGES)[2:5] for seed in seeds]
+    return [data, *shared, *arms, *judged, instance("07_evaluation"), instance("07b_metric_definitions"), *lots]
 
 
 def why_skipped(run: Instance, kind: str) -> str:
     """Why the notebook of `run` will only say, for a kind of data, that it is skipped; "" if it works."""
     variant = VARIANTS.get(run.variant)
-    if variant and variant.semantics == "labels" and kind != "scenes":
+    if variant and variant.semantics in TRUTH and kind != "scenes":
         return "these data have no true label maps"
     schooled = variant and (variant.start == "own" or run.variant == "frozen")
-    schooled = schooled or run.stage in ("02_train_s3_tree", "03_train_captioner")
-    return "these data have no captions" if schooled and kind not in CAPTIONED and not run.lent else ""
+    schooled = schooled or run.stage in ("02_train_s3_tree", "03_train_captioner", "06b_semantic_fidelity")
+    return "these data have no captions" if schooled and kind not in CAPTIONED and not run.of else ""
 
 
-def plan(selection: Selection, captioned: bool = True) -> list[Instance]:
-    """Every run of the study, each after all that it reads; the lent ones of a stage first."""
+def plan(selection: Selection, captioned: bool = True, falsifier: Selection = ()) -> list[Instance]:
+    """Every run of the study, each after all that it reads; of a stage the lent ones first, the falsifier's last."""
     seen: dict[Instance, None] = {instance("00_start_here"): None}
 
     def visit(run: Instance) -> None:
-        for before in upstream(run, selection, captioned):
+        for before in upstream(run, selection, captioned, falsifier):
             visit(before)
         seen.setdefault(run)
 
     visit(instance("08_figures_and_tables"))
-    return sorted(seen, key=lambda run: (run.stage, not run.lent, list(seen).index(run)))
+    return sorted(seen, key=lambda run: (run.stage, ("captioned", "", "random").index(run.of), list(seen).index(run)))
 
 
 MEASURED = ("smoke", "laptop", "study")  # profiles whose sizes the expected minutes were measured at
@@ -243,7 +269,7 @@ def fields(run: Instance, config: Config) -> dict[str, Any]:
         wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
         wanted += ["-loss.caption"] * (not variant.caption_loss)
         wanted += ["-loss.tree", "-loss.null_weight"] * (not variant.tree_loss)
-        wanted += ["-loss.distillation", "-loss.detach_semantics"] * (variant.semantics in (None, "noise", "labels"))
+        wanted += ["-loss.distillation", "-loss.detach_semantics"] * (variant.semantics in (None, "noise", *TRUTH))
         rules = variant.model_dump(mode="json", exclude={"description"})
     names = {"+": {name for name in wanted if name[0] != "-"}, "-": {name[1:] for name in wanted if name[0] == "-"}}
     read = {key: v for key, v in flat.items() if {key, key.split(".")[0]} & names["+"] and key not in names["-"]}

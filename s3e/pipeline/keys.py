@@ -129,7 +129,7 @@ def code_parts(stage: str, notebooks: Path = NOTEBOOKS) -> dict[str, str]:
             parts[name], more = _module(name)
             waiting |= more
     if drawing:
-        styles = sorted((PACKAGE / "report").glob("*.mplstyle"))
+        styles = sorted(path for kind in ("mplstyle", "jinja") for path in (PACKAGE / "report").glob(f"*.{kind}"))
         parts |= {f"s3e/report/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in styles}
     return parts
 
@@ -185,12 +185,13 @@ def tools(stage: str, parser: str) -> dict[str, str]:
 class Keys:
     """The keys of all runs of one study, computed from sources alone (no run is read).
 
-    `lender`: the keys of the captioned study whose runs (`Instance.lent`) this one reads, if it has no captions itself.
+    `others`: the keys of other studies that this one reads, by `Instance.of`.
     """
 
     def __init__(self, config: Config, selection: Selection, notebooks: Path):
         self.config, self.selection, self.notebooks = config, selection, notebooks
-        self.lender: Keys | None = None
+        self.others: dict[str, Keys] = {}
+        self.falsifier: Selection = ()
         self._parts: dict[Instance, dict[str, Any]] = {}
 
     @cached_property
@@ -205,12 +206,12 @@ class Keys:
 
     def upstream(self, run: Instance) -> list[Instance]:
         """The runs that `run` reads."""
-        return graph.upstream(run, self.selection, self.captioned)
+        return graph.upstream(run, self.selection, self.captioned, self.falsifier)
 
     def parts(self, run: Instance) -> dict[str, Any]:
         """What the key of `run` is made of: code, settings, data, and the keys of what it reads."""
-        if run.lent:
-            return self.lender.parts(run.own)
+        if run.of:
+            return self.others[run.of].parts(run.own)
         if run not in self._parts:
             before = self.upstream(run)
             self._parts[run] = {
@@ -232,15 +233,19 @@ class Keys:
         folders = [source]
         if self.kind == "gopro" and self.config.blur.average == "raw":
             folders.append(str(gopro.find_raw(Path(source))))
-        if self.lender:  # photos that the lender trains on are taken out
-            folders.append(self.lender.config.data.source)
+        if "captioned" in self.others:  # photos that the lender trains on are taken out
+            folders.append(self.others["captioned"].config.data.source)
         prints = [data_fingerprint(name) for name in folders if name != "scenes"]
         return digest(prints) if len(prints) > 1 else data_fingerprint(source)
 
-    def minutes_ahead(self, run: Instance, runs: list[Instance], minutes: dict[Instance, float]) -> float:
-        """Expected minutes from the start of `run` to the end of the longest chain that waits for it."""
-        after = [other for other in runs if run in self.upstream(other)]
-        return minutes[run] + max((self.minutes_ahead(other, runs, minutes) for other in after), default=0.0)
+    def minutes_ahead(self, runs: list[Instance], minutes: dict[Instance, float]) -> dict[Instance, float]:
+        """Expected minutes from the start of each of `runs` (in order) to the end of the longest chain that waits."""
+        after = {run: 0.0 for run in runs}
+        for run in reversed(runs):
+            for other in self.upstream(run):
+                if other in after:
+                    after[other] = max(after[other], minutes[run] + after[run])
+        return {run: minutes[run] + after[run] for run in runs}
 
 
 def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

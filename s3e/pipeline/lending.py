@@ -1,7 +1,8 @@
-"""Data without captions borrow tree and captioner: which captioned study lends them, and with which settings.
+"""Other studies that a study reads: with which settings they are made.
 
-The lender is the study of `data.captioned` with the same profile, seeds and overrides, except for those that describe
-the borrowing data. It has keys and a store of its own, so what it finished before is not computed again.
+Data without captions borrow tree and captioner of the study of `data.captioned`, with the same profile, seeds and
+overrides, except for those that describe the borrowing data. The falsifier is the study itself with textures drawn by
+lot. Each has keys and a store of its own, so what it finished before is not computed again.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 from s3e.config import Config, load_config
 from s3e.paths import NOTEBOOKS, ROOT, S3EError
 from s3e.pipeline.folders import Store
-from s3e.pipeline.graph import Selection
+from s3e.pipeline.graph import Selection, falsifier
 from s3e.pipeline.keys import Keys
 
 OWN = {"data.captioned", "data.subset", "data.whole_frames", "data.train", "data.val", "data.test"}
@@ -45,6 +46,14 @@ def lent_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in overrides.items() if name not in stays}
 
 
+def random_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of the falsifier."""
+    return {**overrides, "data.texture": "random"}
+
+
+OVERRIDES = {"captioned": lent_overrides, "random": random_overrides}  # by `Instance.of`
+
+
 def lender_config(config: Config, overrides: dict[str, Any]) -> Config:
     """The settings of the captioned study; raises `S3EError` if it cannot be one."""
     captioned = config.data.captioned
@@ -63,14 +72,18 @@ def lender_config(config: Config, overrides: dict[str, Any]) -> Config:
 def open_study(
     config: Config, overrides: dict[str, Any], selection: Selection, notebooks: Path = NOTEBOOKS, run_dir: str = ""
 ) -> tuple[Keys, Store]:
-    """Keys and store of a study, with its lender's inside where its data have no captions."""
+    """Keys and store of a study, with those of the other studies that it reads inside."""
     keys, store = Keys(config, selection, notebooks), Store.of(config, overrides, run_dir)
-    if not keys.captioned:
-        lent = lender_config(config, overrides)
-        keys.lender, store.lender = Keys(lent, selection, notebooks), Store.of(lent, lent_overrides(overrides))
-        if not keys.lender.captioned:
+    keys.falsifier = falsifier(config, selection)
+    configs = {} if keys.captioned else {"captioned": lender_config(config, overrides)}
+    if keys.falsifier:
+        configs["random"] = load_config(config.profile, config.data.source, 0, random_overrides(overrides))
+    for name, other in configs.items():
+        keys.others[name] = Keys(other, selection, notebooks)
+        store.others[name] = Store.of(other, OVERRIDES[name](overrides))
+        if not keys.others[name].captioned:
             raise S3EError(
-                f"data.captioned = '{lent.data.source}' holds no captions (found: {keys.lender.kind}); name a folder "
-                "that has them, or 'scenes'."
+                f"data.captioned = '{other.data.source}' holds no captions (found: {keys.others[name].kind}); name a "
+                "folder that has them, or 'scenes'."
             )
     return keys, store

@@ -61,10 +61,12 @@ def study_of(arguments: argparse.Namespace) -> Study:
     config = load_config(arguments.profile, arguments.data, 0, overrides)
     selection = graph.select(config, arguments.variants, arguments.seeds)
     keys, store = open_study(config, overrides, selection)
-    for item in filter(None, (keys, keys.lender)):
+    for item in (keys, *keys.others.values()):
         check_inputs(item.config, item.kind)
     study = Study(arguments, overrides, config, keys, store, [])
-    study.runs = [run for run in graph.plan(selection, keys.captioned) if run.stage in _chosen(arguments)]
+    study.runs = [
+        run for run in graph.plan(selection, keys.captioned, keys.falsifier) if run.stage in _chosen(arguments)
+    ]
     for run in study.runs:
         study.parameters(run)
         study.keys.parts(run)
@@ -135,8 +137,8 @@ def execute(study: Study, command: list[str]) -> int:
     check_writable(study, waiting)
     warn_without_java(waiting)
     again = shlex.join(["python", "run_all.py", *(word for word in command if word != "--force")])
-    if study.store.lender:
-        print(f"no captions in these data: tree and captioner come from {study.store.lender.root}", flush=True)
+    if lender := study.store.others.get("captioned"):
+        print(f"no captions in these data: tree and captioner come from {lender.root}", flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         pool = open_pool(study, waiting)

@@ -26,7 +26,7 @@ class Scheduler:
     def __init__(self, study: Study, waiting: list[Instance], pool: Pool):
         self.study, self.waiting, self.pool = study, list(waiting), pool
         self.minutes = {run: study.minutes(run) for run in waiting}
-        self.ahead = {run: study.keys.minutes_ahead(run, waiting, self.minutes) for run in waiting}
+        self.ahead = study.keys.minutes_ahead(waiting, self.minutes)
         self.running: dict[Instance, float] = {}  # when it started
         self.attempts: dict[Instance, int] = {}
         self.results: dict[Instance, Result] = {}

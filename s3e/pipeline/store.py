@@ -63,7 +63,7 @@ class Run:
         changed = "".join(f" --set '{name}={json.dumps(value)}'" for name, value in self._overrides.items())
         seeds = f" --seeds {other.seed}" if other.seed >= 0 else ""
         number = other.stage.split("_")[0]
-        lent = f" with data = '{self.config.data.captioned}'" if other.lent else ""
+        lent = f" with data = '{self.config.data.captioned}'" if other.of == "captioned" else ""
         return (
             f"open notebooks/{other.stage}.ipynb{lent}, or: python run_all.py --profile {self.config.profile}{data}"
             f"{changed}{seeds}{f' --variants {other.variant}' * bool(other.variant)} --until {number}"
@@ -110,18 +110,21 @@ class Run:
 
         `captioned`: of the study with captions, which is another one where these data have none.
         """
-        stage, lent = graph.stage_named(stage).name, captioned and not self.captioned
-        matches = [run for run in self._upstream if (run.stage, run.lent) == (stage, lent)]
+        stage, of = graph.stage_named(stage).name, "captioned" if captioned and not self.captioned else ""
+        matches = [run for run in self._upstream if (run.stage, run.of) == (stage, of)]
         if len(matches) != 1:
             raise S3EError(f"{self._instance} reads {len(matches)} runs of {stage}, not one: see run.upstream_runs.")
         if str(matches[0]) in self.skipped:
             raise S3EError(f"{matches[0]} was skipped: {self.skipped[str(matches[0])]}")
         return self._upstream[matches[0]]
 
-    def upstream_runs(self, stage: str) -> list[Path]:
-        """Folders of all finished runs of `stage` that this run reads, without skipped ones (those: `run.skipped`)."""
+    def upstream_runs(self, stage: str, of: str = "") -> list[Path]:
+        """Folders of all finished runs of `stage` that this run reads, without skipped ones (those: `run.skipped`).
+
+        `of`: "random" for those of the falsifier.
+        """
         stage = graph.stage_named(stage).name
-        mine = {run: path for run, path in self._upstream.items() if run.stage == stage and not run.lent}
+        mine = {run: path for run, path in self._upstream.items() if (run.stage, run.of) == (stage, of)}
         return [path for run, path in mine.items() if str(run) not in self.skipped]
 
     def card(self) -> Card:
@@ -141,8 +144,8 @@ class Run:
         rows |= {name: str(value) for name, value in chosen.items() if value != Runtime.model_fields[name].default}
         if self.config.fallbacks():
             rows["fallback"] = "; ".join(self.config.fallbacks())
-        if self._store.lender:
-            rows["captions from"] = _short(self._store.lender.root)
+        if lender := self._store.others.get("captioned"):
+            rows["captions from"] = _short(lender.root)
         if self.config.profile == "smoke":
             rows["note"] = "smoke shows that everything runs; its numbers mean nothing"
         return Card(rows)

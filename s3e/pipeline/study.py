@@ -13,7 +13,7 @@ from s3e.pipeline import graph, keys
 from s3e.pipeline.folders import Store
 from s3e.pipeline.graph import Instance
 from s3e.pipeline.keys import Keys
-from s3e.pipeline.lending import lent_overrides
+from s3e.pipeline.lending import OVERRIDES
 
 COMMON = ("profile", "data", "seed", "run_dir", "overrides", "resume")  # parameters of every notebook
 
@@ -38,8 +38,8 @@ class Study:
         return self.store.find(run, self.keys.key(run)) is not None
 
     def forced(self, run: Instance) -> bool:
-        """True if the run is to start from scratch; what is lent belongs to another study and is left alone."""
-        return self.arguments.force and not run.lent
+        """True if the run is to start from scratch; those of another study are left alone."""
+        return self.arguments.force and not run.of
 
     def skipped(self, run: Instance) -> str:
         """Why the notebook of `run` will only say that it is skipped; "" if it works."""
@@ -51,23 +51,25 @@ class Study:
 
     def folders(self, waiting: list[Instance]) -> list[Path]:
         """The folders that these runs write into."""
-        lent, draws = any(run.lent for run in waiting), any(run.stage == keys.DRAWS for run in waiting)
-        return [self.store.root, *([self.store.lender.root] if lent else []), *([FIGURES] if draws else [])]
+        others = [self.store.others[name].root for name in dict.fromkeys(run.of for run in waiting if run.of)]
+        draws = any(run.stage == keys.DRAWS for run in waiting)
+        return [self.store.root, *others, *([FIGURES] if draws else [])]
 
     def inputs(self) -> list[Path]:
         """Folders of data and files of weights that the notebooks read from outside the store."""
-        configs = [item.config for item in (self.keys, self.keys.lender) if item]
+        configs = [self.keys.config, *(item.config for item in self.keys.others.values())]
         sources = [Path(config.data.source) for config in configs if config.data.source != "scenes"]
         return sources + [path for config in configs for path in weight_files(config)]
 
     def parameters(self, run: Instance) -> dict[str, Any]:
         """Papermill parameters of a run's notebook; refuses names that the notebook does not declare."""
         arguments, data, overrides = self.arguments, self.arguments.data, self.overrides
-        if run.lent:
-            data, overrides = self.config.data.captioned, lent_overrides(overrides)
+        if run.of:
+            data = self.config.data.captioned if run.of == "captioned" else data
+            overrides = OVERRIDES[run.of](overrides)
         values = (arguments.profile, data, max(run.seed, 0), "", overrides, not self.forced(run))
         own: dict[str, Any] = {"variant": run.variant} if run.stage == "06_ablation" else {}
-        if run.stage in ("07_evaluation", "08_figures_and_tables"):
+        if run.stage > "06a":  # those that read many arms
             own = {"variants": arguments.variants, "seeds": arguments.seeds}
         chosen = dict(zip(COMMON, values, strict=True)) | own
         known = keys.notebook_parameters(NOTEBOOKS / f"{run.stage}.ipynb")

@@ -1,4 +1,4 @@
-"""Figures made of numbers: gain against blur severity (8) and training curves (9)."""
+"""Figures made of numbers: gain by severity (8), training (9), the gap closing (10), seeds (14) and cost (15)."""
 
 import numpy as np
 import pandas as pd
@@ -9,9 +9,16 @@ from matplotlib.lines import Line2D
 from s3e.evaluation.collect import severities
 from s3e.report.style import GREY, INK, PAGE_WIDTH, colour, in_order, label, marker, save, show, styled
 
-__all__ = ["gain_by_severity", "save", "show", "training_curves"]
+__all__ = ["closing", "cost", "gain_by_severity", "save", "seeds", "show", "training_curves"]
 
-SHOWN = ("full", "no_semantics_loss", "shuffled", "oracle_map", "oracle")  # figure 8 is about these arms
+SHOWN = (
+    "full",
+    "no_semantics_loss",
+    "shuffled",
+    "oracle_silhouette",
+    "oracle_map",
+    "oracle",
+)  # figure 8 is about these arms
 TRAININGS = {  # `log_<name>.csv` -> panel title, in the order of the panels
     "tree": "A1: S3-tree, sharp", "tree_tree": "A1: S3-tree, sharp", "captioner": "A: captioner",
     "captioner_a1": "A1: captioner, sharp", "tree_captioner_a1": "A1: captioner, sharp",
@@ -22,11 +29,17 @@ TERMS = {"pixel": "pixel loss", "perceptual": "perceptual loss", "tree": "tree l
 
 
 def _points(axes: Axes, frame: pd.DataFrame, variant: str, places: np.ndarray, shift: float) -> None:
-    low, high = frame["mean"] - frame.low, frame.high - frame["mean"]
+    _interval(axes, places + shift, frame, variant, linewidth=1.2)
+
+
+def _interval(axes: Axes, places: np.ndarray, frame: pd.DataFrame, variant: str, flat: bool = False, **look) -> None:
+    """Means with their intervals at `places`; `flat`: values run along the horizontal axis."""
+    ends = np.array([frame["mean"] - frame.low, frame.high - frame["mean"]], float)
+    where = {"x": frame["mean"], "y": places} if flat else {"x": places, "y": frame["mean"]}
     axes.errorbar(
-        places + shift, frame["mean"], yerr=np.clip(np.array([low, high]), 0, None), color=colour(variant),
-        marker=marker(variant), markersize=5, linewidth=1.2, elinewidth=1.0, capsize=2, markeredgecolor="white",
-        markeredgewidth=0.5,
+        **where, **{"xerr" if flat else "yerr": np.clip(np.nan_to_num(ends), 0, None)}, color=colour(variant),
+        marker=marker(variant), markersize=5, elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.5,
+        **look,
     )  # fmt: skip
 
 
@@ -62,8 +75,7 @@ def gain_by_severity(
     gained = f"PSNR gain over {label(reference).split(' (')[0]} (dB)"
     left.set(title="a  by named severity", xlabel="blur", ylabel=gained)
     right.set(title=f"b  thirds of the {severity[-1]} images", xlabel="PSNR of the blurred input, worst third first")
-    handles = [Line2D([], [], color=colour(name), marker=marker(name), label=label(name)) for name in variants]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    _marker_legend(figure, variants)
     return figure
 
 
@@ -109,6 +121,94 @@ def training_curves(logs: pd.DataFrame) -> Figure:
         axes.set_visible(False)
     _variant_legend(figure, in_order(set(logs.variant) - {""}), shared="" in set(logs.variant))
     return figure
+
+
+@styled
+def closing(progress: pd.DataFrame) -> Figure:
+    """Figure 10: PSNR gained over the baseline on validation photos, and share of the oracle's gap, against updates.
+
+    Thick: mean over seeds; thin: each seed. `progress`: `s3e.evaluation.gains.closing_by_update`.
+    """
+    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    variants = in_order(progress.variant)
+    for axes, column, scale in ((left, "gain", 1), (right, "share", 100)):
+        for variant in variants:
+            known = progress[progress.variant == variant].dropna(subset=[column])
+            for _, own in known.groupby("seed"):
+                axes.plot(own.step, own[column] * scale, color=colour(variant), linewidth=0.5, alpha=0.4)
+            mean = known.groupby("step")[column].mean() * scale
+            style = {"linewidth": 1.4, "markersize": 3.5, "markevery": max(1, len(mean) // 8)}
+            axes.plot(mean.index, mean, color=colour(variant), marker=marker(variant), **style)
+        axes.axhline(0, color=INK, linewidth=0.9)
+    left.set(title="a  validation photos", xlabel="update of co-training", ylabel="PSNR gain over baseline (dB)")
+    right.set(title="b  share of the gap closed", xlabel="update of co-training", ylabel="of true label maps' gain (%)")
+    _marker_legend(figure, variants)
+    return figure
+
+
+@styled
+def seeds(by_seed: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe") -> Figure:
+    """Figure 14: each training seed's PSNR gain (small dots) beside the mean and its interval over images and seeds.
+
+    `by_seed`, `differences`: frames of `s3e.evaluation.gains`.
+    """
+    wanted = {"split": split, "severity": severity, "metric": "psnr"}
+    dots, ends = (
+        frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1) & (frame.reference != "blurred")]
+        for frame in (by_seed, differences)
+    )
+    panels = (("a  arms over the baseline", "variant", "reference", "baseline"),
+              ("b  full over others", "reference", "variant", "full"))  # fmt: skip
+    counts = [max(1, ends[ends[fixed] == value][rows].nunique()) for _, rows, fixed, value in panels]
+    figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 0.23 * max(counts)), layout="constrained")
+    for axes, (title, rows, fixed, value) in zip(figure.subplots(1, 2), panels, strict=True):
+        names = in_order(ends[ends[fixed] == value][rows])
+        for place, name in enumerate(names):
+            own, each = (item[(item[fixed] == value) & (item[rows] == name)] for item in (ends, dots))
+            _interval(axes, np.array([place]), own, name, flat=True)
+            axes.plot(each["mean"], np.full(len(each), place + 0.28), ".", color=colour(name), markersize=3.5)
+        axes.axvline(0, color=INK, linewidth=0.9)
+        axes.set_yticks(range(len(names)), [_with_seeds(name, dots, rows, fixed, value) for name in names])
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set(title=title, xlabel="PSNR gain (dB)")
+    return figure
+
+
+def _with_seeds(name: str, dots: pd.DataFrame, rows: str, fixed: str, value: str) -> str:
+    count = dots[(dots[fixed] == value) & (dots[rows] == name)].seed.nunique()
+    return f"{label(name)} ({count} seed{'s' * (count != 1)})"
+
+
+@styled
+def cost(costs: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe") -> Figure:
+    """Figure 15: PSNR gained over the baseline against what semantics cost: parameters, and time of an update.
+
+    `costs`: `s3e.evaluation.collect.costs`; `differences`: `s3e.evaluation.gains.differences`.
+    """
+    wanted = {"split": split, "severity": severity, "metric": "psnr", "reference": "baseline"}
+    chosen = differences[(differences[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    mean = costs.groupby("variant").mean(numeric_only=True)
+    extra = mean.milliseconds_per_update - mean.milliseconds_per_update["baseline"]
+    variants = [name for name in in_order(chosen.variant) if name in mean.index]
+    figure = Figure(figsize=(PAGE_WIDTH, 2.7), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, values in ((left, mean.parameters_semantics / 1000), (right, extra)):
+        axes.axhline(0, color=INK, linewidth=0.9)
+        values = values[variants]
+        places = values + 0.012 * np.ptp(values) * values.groupby(values).cumcount()  # equal cost: beside each other
+        for variant in variants:
+            _interval(axes, places[[variant]], chosen[chosen.variant == variant], variant, linestyle="none")
+    left.set(title="a  parameters", xlabel="semantic parameters (thousands)", ylabel="PSNR gain over baseline (dB)")
+    right.set(title="b  time of training", xlabel="milliseconds an update more than the baseline")
+    _marker_legend(figure, variants)
+    return figure
+
+
+def _marker_legend(figure: Figure, variants: list[str]) -> None:
+    handles = [Line2D([], [], color=colour(name), marker=marker(name), label=label(name)) for name in variants]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)) or 1)
 
 
 def _variant_legend(figure: Figure, variants: list[str], shared: bool) -> None:

@@ -1,7 +1,10 @@
-"""Which maker drew each file from which runs: `manifest.json`, the provenance of a folder of figures."""
+"""Where each file of a folder of figures comes from: `manifest.json`, and the same in the file's own metadata."""
 
 import hashlib
+import inspect
 import json
+import platform
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -9,21 +12,33 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from s3e.config import Config
-from s3e.paths import read_json, write_json
+from s3e.evaluation.runs import describe
+from s3e.paths import S3EError, atomic_write, read_json, write_json
+from s3e.pipeline import graph, keys
 from s3e.report.style import save
 
+NAME = "manifest.json"
+KINDS = (".png", ".pdf", ".csv", ".md", ".tex")  # what a folder of figures holds
+COMMENTS = {".md": "<!-- origin: {} -->", ".tex": "% origin: {}"}  # CSV has no comments: there the manifest must do
+PAIR = (("baseline", 0), ("full", 0))  # arms that between them rest on every training stage
 
-def config_hash(config: Config) -> str:
-    """Sixteen hex digits of the resolved settings; of data folders only the names count, so that machines agree."""
-    settings = config.model_dump(mode="json")
+
+def settings(config: Config) -> dict[str, Any]:
+    """The resolved settings; of data folders and weights only the names, so that machines agree."""
+    found = config.model_dump(mode="json")
     for section, name in (
         ("data", "source"),
         ("data", "captioned"),
         ("loss", "vgg19_weights"),
         ("model", "encoder_weights"),
     ):
-        settings[section][name] = Path(settings[section][name]).name
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        found[section][name] = Path(found[section][name]).name
+    return found
+
+
+def config_hash(config: Config) -> str:
+    """Sixteen hex digits of the resolved settings."""
+    return keys.digest(settings(config))[:16]
 
 
 def context(config: Config) -> str:
@@ -40,8 +55,54 @@ def context(config: Config) -> str:
     )
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def python() -> str:
+    """The Python whose syntax trees the code's hashes are of, such as "3.11"."""
+    return ".".join(platform.python_version_tuple()[:2])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder of figures; raises `S3EError` where there is none."""
+    if not (folder / NAME).is_file():
+        raise S3EError(f"{folder} has no {NAME}: name a folder that notebook 08 wrote, or run python run_all.py first.")
+    return read_json(folder / NAME)
+
+
+def stages_behind(runs: Iterable[Path]) -> list[str]:
+    """The stages whose code made these runs (`<store>/<stage>/<run>`) and all that they read, and the one that draws.
+
+    A run of 06b to 08 counts as resting on every training stage.
+    """
+    waiting, seen = [_instance(run) for run in runs], set()
+    while waiting:
+        run = waiting.pop()
+        if run not in seen:
+            seen.add(run)
+            waiting += graph.upstream(run.own, PAIR)
+    return sorted({keys.DRAWS, *(run.stage for run in seen)})
+
+
+def _instance(run: Path) -> graph.Instance:
+    if run.name == "all":
+        return graph.Instance(run.parent.name)
+    known = describe(run)
+    return graph.Instance(known.stage, known.variant, known.seed)
+
+
+def code_of(stages: Iterable[str]) -> dict[str, str]:
+    """Hashes of every module and notebook behind these stages as they are now, by name (`s3e.pipeline.keys`)."""
+    return {name: value for stage in stages for name, value in keys.code_parts(stage).items()}
+
+
 class Manifest:
-    """Collects the files of one figures folder; `evaluation` is the finished run of notebook 07 that they rest on."""
+    """Collects the files of one figures folder; `evaluation` is the finished run of notebook 07 that they rest on.
+
+    A notebook can only open runs that are fresh, so the code as it is now is the code that made them.
+    """
 
     def __init__(self, folder: Path | str, config: Config, evaluation: Path):
         origin = read_json(evaluation / "provenance.json")
@@ -53,33 +114,61 @@ class Manifest:
             "source_dirty": origin["dirty"],
             "data": {**origin["data"], "source": Path(origin["data"]["source"]).name},
         }
+        self.told = {"context": context(config), "settings": settings(config), "store": evaluation.parents[1].name}
 
     def draw(self, name: str, maker: Callable[..., Figure], runs: Iterable[Path], *inputs: Any, **settings: Any) -> Any:
         """Draw a figure, save it as `<name>.png` and `.pdf`, note it, and return it for display."""
         from IPython.display import Image
 
-        paths = save(maker(*inputs, **settings), self.folder, name)
+        runs = list(runs)
+        paths = save(maker(*inputs, **settings), self.folder, name, self._origin(self._facts(maker, runs)))
         self.add(paths, maker, runs)
         return Image(filename=str(paths[0]), width=770)
 
     def add(self, paths: Iterable[Path], maker: Any, runs: Iterable[Path]) -> None:
-        """Note that `maker` (a function) made `paths` from `runs` (folders `<store>/<stage>/<run>`)."""
-        runs = list(runs)
-        facts = {
+        """Note that `maker` (a function) made `paths` from `runs` (folders `<store>/<stage>/<run>`).
+
+        Markdown and LaTeX get the note as their last line.
+        """
+        facts = self._facts(maker, list(runs))
+        for path in paths:
+            if path.suffix in COMMENTS:
+                _stamp(path, COMMENTS[path.suffix].format(self._origin(facts)))
+            self.files[path.name] = {**facts, "sha256": file_digest(path), "bytes": path.stat().st_size}
+
+    def _facts(self, maker: Any, runs: list[Path]) -> dict[str, Any]:
+        return {
             "maker": f"{maker.__module__}.{maker.__name__}",
-            "notebook": "notebooks/08_figures_and_tables.ipynb",
+            "about": (inspect.getdoc(maker) or maker.__name__).splitlines()[0],
+            "notebook": f"notebooks/{keys.DRAWS}.ipynb",
             "runs": [f"{run.parent.name}/{run.name}" for run in runs],
             "seeds": sorted({int(run.name.rpartition("s")[2]) for run in runs if run.name != "all"}),
+            "stages": stages_behind(runs),
         }
-        for path in paths:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            self.files[path.name] = {**facts, "sha256": digest, "bytes": path.stat().st_size}
+
+    def _origin(self, facts: dict[str, Any]) -> str:
+        """What a file tells about itself: one line of JSON; `code` is one hash of all that its stages rest on."""
+        own = {name: facts[name] for name in ("maker", "notebook", "runs", "seeds")}
+        return json.dumps({**self.about, **own, "code": keys.digest(code_of(facts["stages"]))[:16]}, sort_keys=True)
 
     def write(self) -> Path:
         """Write `manifest.json`; files of an older manifest that were not made this time are removed."""
-        path = self.folder / "manifest.json"
+        path = self.folder / NAME
         before = read_json(path)["files"] if path.exists() else {}
         for name in set(before) - set(self.files):
             (self.folder / name).unlink(missing_ok=True)
-        write_json(path, {**self.about, "files": self.files})
+        code = code_of(sorted({stage for facts in self.files.values() for stage in facts["stages"]}))
+        write_json(path, {**self.about, **self.told, "python": python(), "code": code, "files": self.files})
         return path
+
+
+def _stamp(path: Path, line: str) -> None:
+    """Make `line` the last line of a text file, in place of an older one of its kind."""
+    text = without_origin(path.read_text(encoding="utf-8"))
+    with atomic_write(path) as temporary:
+        temporary.write_text(f"{text}\n{line}\n", encoding="utf-8")
+
+
+def without_origin(text: str) -> str:
+    """A Markdown or LaTeX file's text without the line that says where it comes from."""
+    return re.sub(r"\n+(?:<!--|%) origin: .*\n*\Z", "\n", text)

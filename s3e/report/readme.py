@@ -4,19 +4,32 @@ import re
 from pathlib import Path
 
 from s3e.paths import ROOT, S3EError, atomic_write
+from s3e.report.manifest import NAME, without_origin
 
 START, END = "<!-- results: filled by python -m s3e.report.readme -->", "<!-- end of results -->"
-TABLE = Path("figures/laptop/table4_ablation.md")
+PUBLISHED = ("study", "laptop")  # figures that are committed (see .gitignore); the README shows the first that is there
+TABLE = "table4_ablation.md"
 PICTURES = {
-    "figures/laptop/fig4_results.png": "Validation scenes: blurred, restored by each arm, sharp; PSNR below each",
-    "figures/laptop/fig8_gain_by_severity.png": "PSNR gained over the baseline by blur severity, with 95 % intervals",
+    "fig4_results.png": "Validation scenes: blurred, restored by each arm, sharp; PSNR below each",
+    "fig8_gain_by_severity.png": "PSNR gained over the baseline by blur severity, with 95 % intervals",
 }
+
+
+def source() -> Path:
+    """The folder of figures that the README shows, relative to the repository's root."""
+    folders = [Path("figures") / name for name in PUBLISHED]
+    return next((folder for folder in folders if (ROOT / folder / NAME).is_file()), folders[-1])
 
 
 def results() -> str:
     """The block between the two markers: table 4 as committed, and two pictures with alternative text."""
-    pictures = "\n\n".join(f"![{text}]({name})" for name, text in PICTURES.items())
-    return f"{START}\n\n{(ROOT / TABLE).read_text(encoding='utf-8').strip()}\n\n{pictures}\n\n{END}"
+    folder = source()
+    try:
+        table = without_origin((ROOT / folder / TABLE).read_text(encoding="utf-8")).strip()
+    except FileNotFoundError:
+        raise S3EError(f"{folder / TABLE} is missing: restore it from the repository, or run the study.") from None
+    pictures = "\n\n".join(f"![{text}]({folder / name})" for name, text in PICTURES.items())
+    return f"{START}\n\n{table}\n\n{pictures}\n\n{END}"
 
 
 def filled(readme: str) -> str:

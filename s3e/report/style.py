@@ -25,10 +25,13 @@ OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
 
 VARIANT_STYLE: dict[str, tuple[str, str]] = {  # variant -> (colour, marker): the same in every figure
     "blurred": (GREY, "x"),
+    "wiener": (GREY, "1"),
+    "richardson_lucy": (GREY, "2"),
     "baseline": (BLACK, "s"),
     "full": (VERMILLION, "o"),
     "no_semantics_loss": (BLUE, "D"),
     "shuffled": (PURPLE, "X"),
+    "oracle_silhouette": (GREEN, "d"),
     "oracle_map": (GREEN, "^"),
     "oracle": (GREEN, "v"),
     "noise_maps": (PURPLE, "P"),
@@ -41,10 +44,13 @@ VARIANT_STYLE: dict[str, tuple[str, str]] = {  # variant -> (colour, marker): th
 }
 LABELS: dict[str, str] = {
     "blurred": "blurred input",
+    "wiener": "Wiener, true kernel",
+    "richardson_lucy": "Richardson-Lucy, true kernel",
     "baseline": "baseline (no semantics)",
     "full": "S3E-Deblur (full)",
     "no_semantics_loss": "no semantic losses",
     "shuffled": "tree of another image",
+    "oracle_silhouette": "true silhouettes",
     "oracle_map": "true label maps",
     "oracle": "tree of the sharp image",
     "noise_maps": "noise maps",
@@ -92,14 +98,19 @@ def styled(maker: Callable[..., Figure]) -> Callable[..., Figure]:
     return draw
 
 
-def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
-    """Write `folder/name.png` and `.pdf` without dates or versions, so that a redraw gives the same bytes."""
-    nothing = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
-    paths = [Path(folder) / f"{name}.{kind}" for kind in nothing]
+def save(figure: Figure, folder: Path | str, name: str, origin: str = "") -> list[Path]:
+    """Write `folder/name.png` and `.pdf` without dates or versions, so that a redraw gives the same bytes.
+
+    `origin`: where the figure comes from (`s3e.report.manifest`), kept in the file's own metadata.
+    """
+    about = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    if origin:
+        about["png"]["Description"] = about["pdf"]["Subject"] = origin
+    paths = [Path(folder) / f"{name}.{kind}" for kind in about]
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.style.use(STYLE)
-        for path, metadata in zip(paths, nothing.values(), strict=True):
+        for path, metadata in zip(paths, about.values(), strict=True):
             with atomic_write(path) as temporary:
                 figure.savefig(temporary, metadata=metadata, format=path.suffix[1:])
     return paths

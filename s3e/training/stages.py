@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from s3e import ranks
-from s3e.config import VARIANTS, Config, Training
+from s3e.config import TRUTH, VARIANTS, Config, Training
 from s3e.data.corpus import Batch, Corpus, Split
 from s3e.evaluation.restoring import predicted_nodes, to_images
 from s3e.models.build import arm_of, build_critic, build_model, build_semantics, load_weights, save_weights
@@ -199,7 +199,7 @@ def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
 def why_skipped(variant: str, corpus: Corpus) -> str:
     """Why the data cannot have an arm; "" if they can."""
     arm = VARIANTS[variant]
-    if arm.semantics == "labels" and not corpus.categories:
+    if arm.semantics in TRUTH and not corpus.categories:
         return "these data have no true label maps"
     if arm.start == "own" and not corpus.captioned:
         return "these data have no captions, with which the arm would pretrain semantics of its own"

@@ -1,0 +1,115 @@
+"""What a study found, in plain sentences that follow from its numbers by rules.
+
+A difference is only called one where the tables call it one (`s3e.evaluation.gains.told`).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from s3e.report.numbers import interval, name, shown
+
+Numbers = Mapping[str, Mapping[str, Any]]
+
+QUESTIONS = {  # reference -> what `full` against it asks, if it wins, if it loses, if nothing can be told
+    "baseline": (
+        "Does the semantic branch help? Against the deblurring network alone, S3E-Deblur",
+        "restores better.",
+        "restores worse.",
+        "makes no difference that can be told.",
+    ),
+    "no_semantics_loss": (
+        "Is it the meaning, or only the larger network? Against the same larger network taught without captions and "
+        "trees, S3E-Deblur",
+        "restores better: what it was taught counts.",
+        "restores worse: the teaching of captions and trees did not pay.",
+        "makes no difference that can be told: the gain may be owed to size alone.",
+    ),
+    "shuffled": (
+        "Does it matter whose meaning it is? Against the tree of another photo, S3E-Deblur",
+        "restores better: what is read off this photo counts.",
+        "restores worse: the tree of another photo does more.",
+        "makes no difference that can be told: the tree may not be used.",
+    ),
+}
+
+
+def sentences(numbers: Numbers, severity: str) -> list[str]:
+    """The findings on test photos blurred with `severity`: one or two sentences each, none for what was not run."""
+    parts = (_study, _blur, _gains, _headroom, _falsifier, _captions, _judge)
+    return [text for part in parts for text in part(numbers, severity)]
+
+
+def _study(numbers: Numbers, severity: str) -> Iterator[str]:
+    if row := numbers.get(name("full", severity, "psnr")):
+        seeds = "one training of each arm" if row["seeds"] == 1 else f"{row['seeds']:.0f} trainings of S3E-Deblur"
+        claim = ": a demonstration, not a claim about new trainings" if row["seeds"] == 1 else ""
+        yield f"The numbers are of {row['images']:.0f} test photos under {severity} blur and of {seeds}{claim}."
+
+
+def _blur(numbers: Numbers, severity: str) -> Iterator[str]:
+    rows = [numbers.get(name(arm, severity, "psnr")) for arm in ("blurred", "baseline", "full")]
+    if all(rows):
+        blurred, baseline, full = map(shown, rows)
+        yield (
+            f"Blurred photos are at {blurred} dB PSNR (higher is nearer to the sharp photo); the deblurring network "
+            f"alone brings them to {baseline} dB, S3E-Deblur to {full} dB."
+        )
+
+
+def _gains(numbers: Numbers, severity: str) -> Iterator[str]:
+    for reference, (question, *answers) in QUESTIONS.items():
+        if row := numbers.get(name("full", "over", reference, severity, "psnr")):
+            yield f"{question} {answers[_side(row)]} ({_amount(row)}.)"
+
+
+def _side(row: Mapping[str, Any]) -> int:
+    """Which answer: 0 higher, 1 lower, 2 no difference can be told."""
+    return {1: 0, -1: 1, 0: 2}[int(row["told"])]
+
+
+def _amount(row: Mapping[str, Any]) -> str:
+    unit = f" {row['unit']}" if row["unit"] else ""
+    spread = f", 95 % interval {interval(row)}" if interval(row) else ""
+    return f"{shown(row)}{unit}{spread}"
+
+
+def _headroom(numbers: Numbers, severity: str) -> Iterator[str]:
+    if row := numbers.get(name("oracle_map", "over", "baseline", severity, "psnr")):
+        yield f"How much is there to gain? True label maps in the place of the tree bring {_amount(row)}."
+    if row := numbers.get(name("oracle_silhouette", "over", "baseline", severity, "psnr")):
+        yield f"True silhouettes alone, without what they are silhouettes of, bring {_amount(row)}."
+    if row := numbers.get(name("full", "closes", severity)):
+        yield f"The share of what true label maps bring that S3E-Deblur reaches: {_amount(row)}."
+
+
+def _falsifier(numbers: Numbers, severity: str) -> Iterator[str]:
+    row = numbers.get(name("random", "texture", "full", "over", "baseline", severity, "psnr"))
+    if row:
+        answer = ("S3E-Deblur still gains there", "S3E-Deblur loses there", "no gain can be told there")[_side(row)]
+        yield (
+            "Where textures are drawn by lot, knowing what a thing is says nothing of its surface, so a gain that "
+            f"comes from meaning must shrink: {answer}. ({_amount(row)}.)"
+        )
+
+
+def _captions(numbers: Numbers, severity: str) -> Iterator[str]:
+    rows = [numbers.get(name("captions", "tree", view, "CIDEr")) for view in ("sharp", severity)]
+    if all(rows):
+        yield f"The tree captioner scores CIDEr {shown(rows[0])} on sharp photos and {shown(rows[1])} on blurred ones."
+    if row := numbers.get(name("captions", "full", severity, "CIDEr")):
+        yield f"After co-training, S3E-Deblur's own captions of blurred photos score CIDEr {shown(row)}."
+
+
+def _judge(numbers: Numbers, severity: str) -> Iterator[str]:
+    views = {"sharp": "sharp photos", "blurred": "blurred ones", "baseline": "the baseline's", "full": "S3E-Deblur's"}
+    found = {told: numbers.get(name("judge", view, "CIDEr")) for view, told in views.items()}
+    if all(found.values()):
+        told = ", ".join(f"{shown(row)} for {view}" for view, row in found.items())
+        yield f"Can a captioner that was taught sharp photos alone read the restored ones? It scores CIDEr {told}."
+    if row := numbers.get(name("judge", "full", "over", "baseline", "CIDEr")):
+        answers = (
+            "It reads S3E-Deblur's photos better than the baseline's.",
+            "It reads S3E-Deblur's photos worse than the baseline's.",
+            "Between S3E-Deblur's photos and the baseline's it makes no difference that can be told.",
+        )
+        yield f"{answers[_side(row)]} ({_amount(row)}.)"
