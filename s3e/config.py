@@ -311,6 +311,9 @@ VARIANTS: dict[str, Variant] = {
         caption_loss=False,
         tree_loss=False,
     ),
+    "taught_before": Variant(
+        description="captions and trees taught before co-training, not during it", caption_loss=False, tree_loss=False
+    ),
     "frozen": Variant(
         description="semantics frozen: no co-training", trained=False, caption_loss=False, tree_loss=False
     ),
@@ -323,7 +326,7 @@ VARIANTS: dict[str, Variant] = {
         tree_loss=False,
     ),
     "oracle_silhouette": Variant(
-        description="true silhouettes without categories (oracle of layout alone)",
+        description="true outline of all things together, without labels (oracle of layout)",
         semantics="silhouettes",
         start="scratch",
         caption_loss=False,
@@ -333,7 +336,8 @@ VARIANTS: dict[str, Variant] = {
 }
 TRUTH = ("labels", "silhouettes")  # semantics that are not read but given: they need true label maps
 
-_STUDIED = ["baseline", "full", "oracle_map", "oracle_silhouette", "shuffled", "no_semantics_loss", "vector_nodes"]
+_STUDIED = ["baseline", "full", "taught_before", "no_semantics_loss", "vector_nodes", "shuffled"]
+_STUDIED += ["oracle_map", "oracle_silhouette"]
 
 _PAPER_TRAINING = {
     "train_tree": {"updates": 8_850, "batch": 64, "learning_rate": 4e-4, "schedule": "constant", "clip": 0.1},
@@ -365,7 +369,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "seeds": [0, 1, 2],
         "variants": [*VARIANTS],
         "one_seed": [name for name in VARIANTS if name not in _STUDIED],
-        "falsifier": ["baseline", "full", "oracle_map", "no_semantics_loss"],
+        "falsifier": ["baseline", "full", "oracle_map", "oracle_silhouette", "no_semantics_loss"],
         "text": {"max_words": 24},
         "model": {"embed_at": [0, 1, 2, 3]},
         "train_c": {"validate_every": 100},

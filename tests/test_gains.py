@@ -103,6 +103,7 @@ def test_classical_rows_stand_beside_the_arms_and_are_never_best(scores):
     assert pick(frame, **SEVERE, variant="full", metric="psnr").best
     names = list(tables.deblurring(frame).cells.method)
     assert names[:2] == ["blurred input", "Wiener, true kernel"]
+    assert any("kernel" in note for note in tables.deblurring(frame).notes)
     assert "tree of another image (one seed, no claim)" in names
 
 
@@ -133,7 +134,7 @@ def test_closing_is_the_share_of_the_gap(scores):
 def test_what_the_category_adds_is_said_where_silhouettes_were_tried():
     frame = study({}, arms={**ARMS, "oracle_silhouette": 0.7})
     table = claims.closing(gains.closing(frame, 300), gains.differences(frame, 300))
-    assert any("What the category adds to the silhouette, under severe blur: +0.3" in note for note in table.notes)
+    assert any("that touch, add to the outline of all things together, under severe blur: +0.3" in note for note in table.notes)
     assert not any("silhouette" in note for note in claims.closing(gains.closing(frame, 300), pd.DataFrame(
         columns=["split", "severity", "variant", "reference", "metric"])).notes)  # fmt: skip
 
@@ -155,6 +156,10 @@ def test_closing_by_update_reads_validations(tmp_path):
     last = pick(frame, variant="full", seed=1, step=500)
     assert last.gain == pytest.approx(0.5) and last.share == pytest.approx(0.5)
     assert frame[frame.variant == "oracle_map"].share.isna().all() and "baseline" not in set(frame.variant)
+    frozen = write_validation(tmp_path, "frozen", 1, 0.25)  # an arm of one seed leaves holes
+    holes = gains.closing_by_update([*folders, frozen])
+    assert pick(holes, variant="frozen", seed=1, step=500).share == pytest.approx(0.25)
+    assert pick(holes, variant="full", seed=1, step=500).share == pytest.approx(0.5)
     assert gains.closing_by_update(folders[2:]).empty and gains.closing_by_update([]).empty
 
 
@@ -166,6 +171,15 @@ def test_falsifier_keeps_the_decisive_comparisons(differences):
     ours = "S3E-Deblur (full) − baseline (no semantics)"
     assert cells.loc[("of the category", ours), "PSNR (dB)"].startswith("+0.4")
     assert cells.loc[("drawn by lot", ours), "seeds"] == "one seed, no claim"
+
+
+def test_parts_of_the_method_are_a_family_of_their_own():
+    arms = {"baseline": 0.0, "full": 0.4, "taught_before": 0.4, "no_semantics_loss": 0.3, "shuffled": 0.1}
+    frame = gains.differences(study(dict.fromkeys(arms, 2), arms=arms), 200)
+    own = frame.query("variant == 'full' and metric == 'psnr' and severity == 'severe' and split == 'test'")
+    families = own.set_index("reference").family
+    assert families["taught_before"] == "parts" and families["no_semantics_loss"] == families["shuffled"] == "full"
+    assert ("no_semantics_loss", "shuffled") in set(zip(frame.variant, frame.reference, strict=True))
 
 
 def test_each_seed_has_its_gain(scores, differences):

@@ -18,7 +18,12 @@ from s3e.paths import S3EError
 METRICS = ("psnr", "ssim")
 UNTRAINED = ("blurred", "wiener", "richardson_lucy")  # rows without a training
 ORACLES = ("oracle", "oracle_silhouette", "oracle_map")  # told what a deblurrer does not know: never the best
-REFERENCES = {"full": ("no_semantics_loss", "shuffled"), "oracle_map": ("oracle_silhouette",)}  # beside input, baseline
+PARTS = ("taught_before", "vector_nodes", "flat_spatial", "frozen")  # `full` without one part of the method
+REFERENCES = {  # beside input and baseline
+    "full": ("no_semantics_loss", "shuffled", *PARTS),
+    "no_semantics_loss": ("shuffled",),
+    "oracle_map": ("oracle_silhouette",),
+}
 FALSIFIED = (
     ("full", "baseline"), ("full", "no_semantics_loss"),
     ("oracle_map", "baseline"), ("oracle_map", "oracle_silhouette"),
@@ -55,7 +60,8 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
     `p_interval`, `p_wilcoxon`: see `statistics.compare`; `p_holm`: the larger of both after Holm's correction over its
     `family`, the comparisons of one split, severity and metric that ask the same: "full" (against the baseline and its
-    controls), "arms" (the others against the baseline), "told" (oracles), "input". One seed has no `p_holm`: no claim.
+    controls), "parts" (`full` against itself without a part), "arms" (the others), "told" (oracles), "input". One seed
+    has no `p_holm`: no claim.
     """
     rows = []
     for cell, part in _cells(scores):
@@ -134,7 +140,7 @@ def closing_by_update(paths: Iterable[Path]) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     gains = wide.sub(wide.baseline, axis=0).drop(columns="baseline")
     gap = gains.get("oracle_map", pd.Series(np.nan, gains.index))
-    tall = gains.stack().rename("gain").reset_index().dropna(subset=["gain"])
+    tall = gains.stack().rename("gain").dropna().reset_index()
     gaps = tall.merge(gap.rename("gap").reset_index(), "left", on=["seed", "step"]).gap
     share = (tall.gain / gaps.where(gaps > SMALLEST_GAP)).where(~tall.variant.isin(ORACLES))
     return tall.assign(share=share)[columns].sort_values(columns[:3], ignore_index=True)
@@ -219,8 +225,10 @@ def _comparisons(part: pd.DataFrame, metrics: Iterable[str] = METRICS) -> Iterab
 
 
 def _families(frame: pd.DataFrame) -> np.ndarray:
-    kinds = [frame.reference == "blurred", frame.variant == "full", frame.variant.isin(ORACLES)]
-    return np.select(kinds, ["input", "full", "told"], "arms")
+    full = frame.variant == "full"
+    parts = full & frame.reference.isin(PARTS)
+    kinds = [frame.reference == "blurred", parts, full, frame.variant.isin(ORACLES)]
+    return np.select(kinds, ["input", "parts", "full", "told"], "arms")
 
 
 def _corrected(frame: pd.DataFrame) -> pd.DataFrame:

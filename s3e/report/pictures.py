@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from s3e.evaluation.gains import ORACLES
 from s3e.evaluation.image import psnr
 from s3e.report.diagram import NODE_NAMES, NULL
 from s3e.report.style import BLUE, GREY, INK, ORANGE, PAGE_WIDTH, VERMILLION, bare, label, styled, wrap
 
 
-def _grid(rows: int, columns: int, gap: float = 0.05, top: float = 0.24, below: float = 0.17, left: float = 0.03):
+def grid(rows: int, columns: int, gap: float = 0.05, top: float = 0.24, below: float = 0.17, left: float = 0.03):
     """A figure of `rows` x `columns` square pictures with room for a title row and a line below each; inches."""
     side = (PAGE_WIDTH - 2 * left - gap * (columns - 1)) / columns
     tall = top + rows * (side + below)
@@ -27,11 +28,11 @@ def _grid(rows: int, columns: int, gap: float = 0.05, top: float = 0.24, below: 
     return figure, cells
 
 
-def _below(axes: Axes, text: str, colour: str = INK, **style: Any) -> None:
+def below(axes: Axes, text: str, colour: str = INK, **style: Any) -> None:
     axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=7, color=colour, **style)
 
 
-def _title(axes: Axes, text: str) -> None:
+def title(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="center", pad=4)
 
 
@@ -53,44 +54,44 @@ def severities(images: Mapping[str, np.ndarray], kernels: Mapping[str, np.ndarra
     """
     names = list(images)
     count = min(count, len(images["sharp"]))
-    figure, cells = _grid(count, len(names))
+    figure, cells = grid(count, len(names))
     for column, name in enumerate(names):
-        _title(cells[0, column], name)
+        title(cells[0, column], name)
         for row in range(count):
             picture = images[name][row]
             cells[row, column].imshow(picture)
             if name in kernels:
                 _kernel_inset(cells[row, column], kernels[name][row], len(picture))
             if name != "sharp":
-                _below(cells[row, column], f"{psnr(picture, images['sharp'][row]):.1f} dB")
+                below(cells[row, column], f"{psnr(picture, images['sharp'][row]):.1f} dB")
     return figure
 
 
 @styled
 def results(columns: Mapping[str, np.ndarray], sharp: np.ndarray, count: int = 4, rows: Sequence[str] = ()) -> Figure:
-    """Figures 4 and 5: pictures blurred, restored by each variant, and sharp; PSNR in dB below, the best in bold.
+    """Figures 4 and 5: photos blurred, restored by each variant, sharp; PSNR (dB) below, the best but oracles in bold.
 
     `columns`: "blurred" and variants -> uint8 (n, S, S, 3); `sharp`: uint8 (n, S, S, 3); `rows`: a word for each row.
     """
     names = [*columns, "sharp"]
     count = min(count, len(sharp))
-    figure, cells = _grid(count, len(names), top=0.36, left=0.18 if rows else 0.03)
+    figure, cells = grid(count, len(names), top=0.36, left=0.18 if rows else 0.03)
     for axes, word in zip(cells[:, 0], rows, strict=False):
         axes.text(-0.04, 0.5, word, transform=axes.transAxes, ha="right", va="center", rotation=90)
     for row in range(count):
         scores = {name: float(psnr(images[row], sharp[row])) for name, images in columns.items()}
-        best = max(scores.values())
+        best = max(score for name, score in scores.items() if name not in ORACLES)
         for axes, name in zip(cells[row], names, strict=True):
             axes.imshow(sharp[row] if name == "sharp" else columns[name][row])
             if name != "sharp":
                 strong = {"weight": "bold"} if scores[name] == best else {}
-                _below(axes, f"{scores[name]:.2f} dB", **strong)
+                below(axes, f"{scores[name]:.2f} dB", **strong)
     for axes, name in zip(cells[0], names, strict=True):
-        _title(axes, wrap("sharp" if name == "sharp" else label(name).split(" (")[0], 17))
+        title(axes, wrap("sharp" if name == "sharp" else label(name).split(" (")[0], 17))
     return figure
 
 
-def _spotlight(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
+def spotlight(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
     """The picture lit by an attention map (h, w): dark where the node does not look, outlined at half of its peak."""
     size = len(picture)
     scale = size / len(attention)
@@ -115,18 +116,18 @@ def node_attention(
     `pictures`: uint8 (n, S, S, 3), what the tree read; `attention`: (n, 7, h, w), each map sums to 1.
     """
     count = min(count, len(pictures))
-    figure, cells = _grid(count, 8, gap=0.04, below=0.28)
+    figure, cells = grid(count, 8, gap=0.04, below=0.28)
     for axes, name in zip(cells[0], ("input", *NODE_NAMES), strict=True):
-        _title(axes, name)
+        title(axes, name)
     for row in range(count):
         cells[row, 0].imshow(pictures[row])
         for node, axes in enumerate(cells[row, 1:]):
             said, truth = predicted[row][node], target[row][node]
-            _spotlight(axes, pictures[row], attention[row, node])
+            spotlight(axes, pictures[row], attention[row, node])
             right = said == truth
             words = said if right else f"{said}\n({truth})"
             colour = GREY if right and said == NULL else BLUE if right else VERMILLION
-            _below(axes, ("" if right else "✗ ") + words.replace("_", " ").replace(NULL, "∅"), colour, linespacing=1.1)
+            below(axes, ("" if right else "✗ ") + words.replace("_", " ").replace(NULL, "∅"), colour, linespacing=1.1)
     return figure
 
 
@@ -167,12 +168,12 @@ def captions(
     text_left = left + len(pictures) * (side + gap) + 0.08
     for row in range(count):
         y = tall - top - row * (side + gap) - side
-        for column, (title, images) in enumerate(pictures):
+        for column, (heading, images) in enumerate(pictures):
             x = left + column * (side + gap)
             axes = bare(figure.add_axes((x / PAGE_WIDTH, y / tall, side / PAGE_WIDTH, side / tall)))
             axes.imshow(images[row])
             if row == 0:
-                _title(axes, title)
+                title(axes, heading)
         _said(figure, text_left, y, side, tall, rows[row])
     return figure
 

@@ -8,6 +8,7 @@ import pandas as pd
 from s3e.config import VARIANTS
 from s3e.evaluation.caption import METRICS as CAPTION_METRICS
 from s3e.evaluation.caption import SPICE_NOT_RUN
+from s3e.evaluation.classical import NOTE
 from s3e.evaluation.collect import HUMAN, NODE_MEASURES, RANDOM, SEVERITIES, severities
 from s3e.evaluation.gains import UNTRAINED
 from s3e.evaluation.image import PROTOCOL
@@ -34,6 +35,10 @@ KNOWN = {
 }  # fmt: skip
 MEASURES = dict(zip(NODE_MEASURES, ("leaves", "empty leaves found", "relations", "root"), strict=True))
 FIDELITY = {"leaf_accuracy": "leaves", "relation_accuracy": "relations", "root_accuracy": "root"}
+SPOKEN = (
+    "Intervals: 95 %, a bootstrap over photos and seeds of the metric of the whole set; of several seeds the wider of "
+    "that and a t interval over seeds."
+)
 BEST = (
     "Bold: the arm that is better than the input and every other arm of several seeds, oracles apart (paired, the "
     "larger p-value of interval and Wilcoxon's signed ranks below 0.05 after Holm's correction)."
@@ -67,7 +72,7 @@ def _by_severity(name: str, what: str, unit: str, scores: pd.DataFrame, split: s
         rows[label(variant) if variant in UNTRAINED else row_name(variant, trained)] = row
     caption = f"{what} on {_counts(data)} {split} {unit} by blur severity (PSNR in dB). {seeds_sentence(trained)}"
     caption = f"{caption} {context}"
-    return Table(name, caption.strip(), rows_named(rows, "method"), data, (*_best_note(data), INTERVAL, PROTOCOL))
+    return Table(name, caption.strip(), rows_named(rows, "method"), data, (*_reading(data), INTERVAL, PROTOCOL))
 
 
 def _trained(data: pd.DataFrame) -> pd.DataFrame:
@@ -82,12 +87,11 @@ def _score(found: pd.DataFrame, digits: int) -> str:
     return f"**{text}**" if found.best.iloc[0] else text
 
 
-def _best_note(data: pd.DataFrame) -> tuple[str, ...]:
-    """What bold means, where several arms had several seeds."""
+def _reading(data: pd.DataFrame) -> tuple[str, ...]:
+    """What bold means, where several arms had several seeds; how the classical rows were made."""
     several = _trained(data)[_trained(data).seeds > 1]
-    if several.variant.nunique() < 2:
-        return ()
-    return (BEST if data.best.any() else f"{BEST} There is none.",)
+    best = BEST if data.best.any() else f"{BEST} There is none."
+    return (*[best] * (several.variant.nunique() > 1), *[NOTE] * ("wiener" in set(data.variant)))
 
 
 def _counts(data: pd.DataFrame) -> str:
@@ -115,10 +119,11 @@ def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
         "All values ×100. Rows marked “all but one” are scored against all captions but the first, so that the first "
         "caption can compete with the other references. CIDEr is CIDEr-D with document frequencies of the scored "
         "images: it does not compare with values on other images. Co-trained systems have had the updates of stage C "
-        "on top of those of the others. No best is marked: rows differ in what they read.",
+        "on top of those of the others; the captioner that reads restored photos has never seen one in training. No "
+        "best is marked: rows differ in what they read.",
         *reasons,
         SPICE_NOT_RUN,
-        INTERVAL,
+        SPOKEN,
     )
     caption = f"Image captioning on {int(data.images.max())} {split} images. {seeds_sentence(data)} {context}"
     cells, facts = pd.DataFrame(rows), data.drop(columns=["rank", "view"])
@@ -174,7 +179,7 @@ def ablation(
     )
     facts = pd.concat([data, gains.assign(metric="psnr gain")]).drop(columns=["reference"], errors="ignore")
     said = (finding(differences, split, severity), tests_note(differences, split, severity))
-    notes = (*filter(None, said), *_best_note(data), INTERVAL, SPEED, PROTOCOL)
+    notes = (*filter(None, said), *_reading(data), INTERVAL, SPEED, PROTOCOL)
     return Table("table4_ablation", caption.strip(), rows_named(rows, "arm"), facts, notes, 2)
 
 
@@ -217,9 +222,12 @@ def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "")
         rows[f"difference: {label(system)} − {label(reference)}"] = _judged(own, True)
     notes = (
         "Captions of one frozen captioner, taught on sharp photos only and with no weight shared with any arm, ×100; "
-        "nodes: percent of the target tree that its caption names. References: all captions but the first.",
+        "nodes: percent of the target tree that its caption names."
+        + " References: all captions but the first."
+        * (HUMAN in set(scores.system)),
+        "Differences are paired by photo and seed and not corrected for their number; all rows rest on one judge.",
         *sorted(set(scores.reason.dropna()) - {""}),
-        INTERVAL,
+        SPOKEN,
     )
     caption = (
         f"Semantic fidelity on {int(scores.images.max())} test images: what a judge reads in sharp, blurred and "
