@@ -134,8 +134,8 @@ def test_closing_is_the_share_of_the_gap(scores):
 def test_what_the_category_adds_is_said_where_silhouettes_were_tried():
     frame = study({}, arms={**ARMS, "oracle_silhouette": 0.7})
     table = claims.closing(gains.closing(frame, 300), gains.differences(frame, 300))
-    assert any("that touch, add to the outline of all things together, under severe blur: +0.3" in note for note in table.notes)
-    assert not any("silhouette" in note for note in claims.closing(gains.closing(frame, 300), pd.DataFrame(
+    assert any("add to the outline of all things together, under severe blur: +0.3" in note for note in table.notes)
+    assert not any("outline" in note for note in claims.closing(gains.closing(frame, 300), pd.DataFrame(
         columns=["split", "severity", "variant", "reference", "metric"])).notes)  # fmt: skip
 
 
