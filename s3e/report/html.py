@@ -21,9 +21,9 @@ from PIL import Image
 
 from s3e.paths import NOTEBOOKS, ROOT, RUNS, S3EError, atomic_write
 from s3e.pipeline.graph import STAGES
-from s3e.report import numbers, readme
+from s3e.report import readme
 from s3e.report.manifest import NAME, file_digest, read_manifest, without_origin
-from s3e.report.summary import sentences
+from s3e.report.summary import findings
 
 REPORT = "report.html"
 LIMIT = 10_000_000  # bytes of the whole file
@@ -73,12 +73,11 @@ def render(folder: Path) -> str:
     """The report's HTML, without its seal."""
     manifest = read_manifest(folder)
     files = {name: {"file": name, "name": Path(name).stem, **facts} for name, facts in manifest["files"].items()}
-    severity = manifest.get("settings", {}).get("blur", {}).get("severity", "severe")
     notes: dict[str, int] = {}
     parts = {
         "manifest": manifest,
         "digest": file_digest(folder / NAME),
-        "findings": sentences(numbers.read(folder), severity),
+        "findings": findings(folder),
         "tables": [_table(folder, files[name], notes) for name in _named(files, r"table.*\.md")],
         "figures": _figures(folder, [files[name] for name in _named(files, r"fig.*\.png")]),
         "notes": [Markup(note) for note in notes],

@@ -5,13 +5,15 @@ from pathlib import Path
 
 from s3e.paths import ROOT, S3EError, atomic_write
 from s3e.report.manifest import NAME, without_origin
+from s3e.report.summary import findings
 
 START, END = "<!-- results: filled by python -m s3e.report.readme -->", "<!-- end of results -->"
 PUBLISHED = ("study", "laptop")  # figures that are committed (see .gitignore); the README shows the first that is there
 TABLE = "table4_ablation.md"
 PICTURES = {
     "fig4_results.png": "Validation scenes: blurred, restored by each arm, sharp; PSNR below each",
-    "fig8_gain_by_severity.png": "PSNR gained over the baseline by blur severity, with 95 % intervals",
+    "fig14_seeds.png": "PSNR gained over the baseline by each training seed, with 95 % intervals",
+    "fig10_closing.png": "PSNR gained over the baseline, and share of the gap to true label maps, against updates",
 }
 
 
@@ -22,14 +24,15 @@ def source() -> Path:
 
 
 def results() -> str:
-    """The block between the two markers: table 4 as committed, and two pictures with alternative text."""
+    """The block between the two markers: what was found, table 4 as committed, and pictures with alternative text."""
     folder = source()
     try:
         table = without_origin((ROOT / folder / TABLE).read_text(encoding="utf-8")).strip()
     except FileNotFoundError:
         raise S3EError(f"{folder / TABLE} is missing: restore it from the repository, or run the study.") from None
+    found = "\n".join(f"- {sentence}" for sentence in findings(ROOT / folder))
     pictures = "\n\n".join(f"![{text}]({folder / name})" for name, text in PICTURES.items())
-    return f"{START}\n\n{table}\n\n{pictures}\n\n{END}"
+    return f"{START}\n\n{found}\n\n{table}\n\n{pictures}\n\n{END}"
 
 
 def filled(readme: str) -> str:

@@ -4,9 +4,11 @@ A difference is only called one where the tables call it one (`s3e.evaluation.ga
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from s3e.report.numbers import interval, name, shown
+from s3e.report.manifest import read_manifest
+from s3e.report.numbers import interval, name, read, shown
 
 Numbers = Mapping[str, Mapping[str, Any]]
 
@@ -38,6 +40,12 @@ QUESTIONS = {  # reference -> what `full` against it asks, if it wins, if it los
         "makes no difference that can be told: what was taught before does the work.",
     ),
 }
+
+
+def findings(folder: Path) -> list[str]:
+    """`sentences` of a folder of figures, of the severity that its study was trained on."""
+    settings = read_manifest(folder).get("settings", {})
+    return sentences(read(folder), settings.get("blur", {}).get("severity", "severe"))
 
 
 def sentences(numbers: Numbers, severity: str) -> list[str]:
