@@ -123,15 +123,22 @@ def training_curves(logs: pd.DataFrame) -> Figure:
     return figure
 
 
+def _most_seeds(seeds: pd.Series) -> list[str]:
+    """The arms (index of `seeds`) of several seeds, or all where there are none: figures would be crowded."""
+    several = seeds[seeds > 1]
+    return list(several.index if len(several) else seeds.index)
+
+
 @styled
 def closing(progress: pd.DataFrame) -> Figure:
     """Figure 10: PSNR gained over the baseline on validation photos, and share of the oracle's gap, against updates.
 
-    Thick: mean over seeds; thin: each seed. `progress`: `s3e.evaluation.gains.closing_by_update`.
+    Thick: mean over seeds; thin: each seed; arms of one seed are left out where others have several. `progress`:
+    `s3e.evaluation.gains.closing_by_update`.
     """
     figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    variants = in_order(progress.variant)
+    variants = in_order(_most_seeds(progress.groupby("variant").seed.nunique()))
     for axes, column, scale in ((left, "gain", 1), (right, "share", 100)):
         for variant in variants:
             known = progress[progress.variant == variant].dropna(subset=[column])
@@ -185,13 +192,15 @@ def _with_seeds(name: str, dots: pd.DataFrame, rows: str, fixed: str, value: str
 def cost(costs: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe") -> Figure:
     """Figure 15: PSNR gained over the baseline against what semantics cost: parameters, and time of an update.
 
-    `costs`: `s3e.evaluation.collect.costs`; `differences`: `s3e.evaluation.gains.differences`.
+    Arms of one seed are left out where others have several. `costs`: `s3e.evaluation.collect.costs`; `differences`:
+    `s3e.evaluation.gains.differences`.
     """
     wanted = {"split": split, "severity": severity, "metric": "psnr", "reference": "baseline"}
     chosen = differences[(differences[list(wanted)] == pd.Series(wanted)).all(axis=1)]
     mean = costs.groupby("variant").mean(numeric_only=True)
     extra = mean.milliseconds_per_update - mean.milliseconds_per_update["baseline"]
-    variants = [name for name in in_order(chosen.variant) if name in mean.index]
+    shown = _most_seeds(chosen.set_index("variant").seeds)
+    variants = [name for name in in_order(shown) if name in mean.index]
     figure = Figure(figsize=(PAGE_WIDTH, 2.7), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, values in ((left, mean.parameters_semantics / 1000), (right, extra)):

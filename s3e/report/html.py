@@ -141,7 +141,9 @@ def picture(data: bytes, limit: int) -> str:
 def _notebooks(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Every notebook with what it does, and links to its source and to its executed copies as far as they are there."""
     runs = sorted({run for facts in manifest["files"].values() for run in facts["runs"]})
-    copies = {run: RUNS / manifest.get("store", manifest["profile"]) / run / "notebook.ipynb" for run in runs}
+    store = manifest.get("store", manifest["profile"])
+    own = {run: run if run.count("/") == 1 else run.partition("/")[2] for run in runs}  # without another store's name
+    copies = {run: RUNS / (f"{store}/{run}" if own[run] == run else run) / "notebook.ipynb" for run in runs}
     links = {run: _link(path, folder) for run, path in copies.items()}
     return [
         {
@@ -149,9 +151,9 @@ def _notebooks(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
             "what": stage.what,
             "link": _link(NOTEBOOKS / f"{name}.ipynb", folder),
             "runs": [
-                {"name": run.split("/")[1], "link": link}
+                {"name": run.removeprefix(f"{name}/"), "link": link}
                 for run, link in links.items()
-                if link and run.startswith(name + "/")
+                if link and own[run].startswith(name + "/")
             ],
         }
         for name, stage in STAGES.items()
