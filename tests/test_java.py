@@ -54,7 +54,8 @@ def left_over(mark):
     found = []
     for process in psutil.process_iter():
         try:
-            found += [process] if process.environ().get("S3E_TEST_MARK") == str(mark) else []
+            marked = process.environ().get("S3E_TEST_MARK") == str(mark)
+            found += [process] if marked and process.status() != psutil.STATUS_ZOMBIE else []
         except psutil.Error:
             continue
     return [process for process in found if process.pid != psutil.Process().pid]

@@ -149,7 +149,7 @@ def test_semantic_losses_reach_what_they_can(tiny, corpus):
     reached = {term: (row > 0).tolist() for term, row in table.iterrows()}
     assert reached == {"tree": [True, True, False], "caption": [True] * 3, "distillation": [True, False, False]}
     assert list(effects.of_semantics(source, batch, config, tree=True, caption=False).index) == ["tree"]
-    twice = load_config("smoke", overrides={**TINY, "loss.tree": 2.0})
+    twice = load_config("smoke", overrides={**TINY, "loss.tree": 0.2})
     double = effects.of_semantics(source, batch, twice, tree=True, caption=False)
     assert (double.loc["tree"] / 2).tolist() == pytest.approx(table.loc["tree"].tolist(), rel=1e-5)
     exact = effects.of_semantics(source.double(), batch, twice, tree=True, caption=False)

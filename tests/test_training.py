@@ -232,7 +232,7 @@ def silent(corpus):
 def test_arms_that_need_captions_or_label_maps_are_skipped_with_a_reason(corpus, silent):
     assert not any(why_skipped(variant, corpus) for variant in VARIANTS)
     run = {variant for variant in VARIANTS if not why_skipped(variant, silent)}
-    assert run == {"baseline", "full", "no_semantics_loss", "shuffled", "oracle", "noise_maps"}
+    assert run == {"baseline", "full", "no_semantics_loss", "taught_before", "shuffled", "oracle", "noise_maps"}
     assert why_skipped("oracle_map", silent) == "these data have no true label maps"
     assert "no captions" in why_skipped("no_tree_loss", silent) and "frozen already" in why_skipped("frozen", silent)
     photos = replace(corpus, categories=[])
