@@ -33,7 +33,7 @@ QUESTIONS = {  # reference -> what `full` against it asks, if it wins, if it los
         "makes no difference that can be told: the tree may not be used.",
     ),
     "taught_before": (
-        "Does teaching captions and trees *during* co-training pay? Against the same network taught them before it "
+        "Does teaching captions and trees during co-training pay? Against the same network taught them before it "
         "only, S3E-Deblur",
         "restores better: it does.",
         "restores worse: it costs the photo something (what it keeps is the tree and the captioner).",
@@ -112,8 +112,12 @@ def _captions(numbers: Numbers, severity: str) -> Iterator[str]:
     rows = [numbers.get(name("captions", "tree", view, "CIDEr")) for view in ("sharp", severity)]
     if all(rows):
         yield f"The tree captioner scores CIDEr {shown(rows[0])} on sharp photos and {shown(rows[1])} on blurred ones."
-    if row := numbers.get(name("captions", "full", severity, "CIDEr")):
-        yield f"After co-training, S3E-Deblur's own captions of blurred photos score CIDEr {shown(row)}."
+    after = [numbers.get(name("captions", "full", view, "CIDEr")) for view in ("sharp", severity)]
+    if all(after):
+        yield (
+            f"After co-training on blurred photos, S3E-Deblur's own captions score CIDEr {shown(after[0])} on sharp "
+            f"photos and {shown(after[1])} on blurred ones."
+        )
 
 
 def _judge(numbers: Numbers, severity: str) -> Iterator[str]:
