@@ -171,7 +171,8 @@ def test_pairs_borrow_tree_and_captioner_from_the_finished_study(smoke, pairs):
     assert "start  captioned:" not in pairs["output"] and f"come from {smoke['runs']}" in pairs["output"]
     results = dict(re.findall(r"^(\S+/\S+) +(done|skipped|fresh) ", pairs["output"], re.M))
     skipped = {name for name, result in results.items() if result == "skipped"}
-    assert skipped == {"02_train_s3_tree/s0", "03_train_captioner/s0", "06_ablation/oracle_map-s0"}
+    taught = {"02_train_s3_tree/s0", "03_train_captioner/s0", "06b_semantic_fidelity/all"}
+    assert skipped == taught | {"06_ablation/oracle_map-s0"}
     weights = [
         load_file(path)
         for path in (
