@@ -15,6 +15,7 @@ import pandas as pd
 from s3e.config import Config
 from s3e.data.corpus import Corpus
 from s3e.evaluation import caption
+from s3e.evaluation.collect import HUMAN, RANDOM
 from s3e.evaluation.runs import describe
 from s3e.evaluation.scoring import node_counts, read_split
 from s3e.models.build import build_semantics, load_weights
@@ -23,7 +24,6 @@ from s3e.seeds import rng
 
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
 NODES = ("leaf", "relation", "root")
-RANDOM, HUMAN = "random training caption", "human"
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no arm was trained
 PAIRS = (("full", "blurred"), ("full", "baseline"), ("full", "no_semantics_loss"), ("oracle_map", "baseline"))
 

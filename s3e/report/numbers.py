@@ -112,9 +112,7 @@ def markdown(numbers: pd.DataFrame) -> str:
     ]
     titles = ["name", "number", "95 % interval", "seeds", "what it is"]
     table = pd.DataFrame(cells, columns=titles).to_markdown(index=False, disable_numparse=True)
-    return (
-        f"**Numbers for prose, of the test images. With one seed an interval speaks of new images only.**\n\n{table}\n"
-    )
+    return f"**{CAPTION}**\n\n{table}\n"
 
 
 def latex(numbers: pd.DataFrame) -> str:
