@@ -7,6 +7,9 @@ import sys
 from s3e.paths import S3EError
 
 COMMANDS = {
+    "deblur": ("s3e.inference.deblur", "restore photos of any size; tell their captions and trees"),
+    "blur": ("s3e.inference.blur", "blur photos by a random camera shake"),
+    "caption": ("s3e.inference.caption", "print captions and trees of photos"),
     "data": {
         "check": ("s3e.data.check", "say what a data folder holds, and which of its files are broken"),
         "prepare": ("s3e.data.prepare", "decode, resize and blur a data folder once, into a cache"),
@@ -14,10 +17,12 @@ COMMANDS = {
     },
     "weights": {
         "download": ("s3e.models.weights", "fetch public weights (VGG19, ResNet) from their official address"),
+        "export": ("s3e.inference.export", "copy the networks of a finished store of runs into a folder, with a card"),
     },
     "report": {
         "check": ("s3e.report.check", "say which figures and tables were edited, are missing or made by older code"),
         "build": ("s3e.report.html", "put a folder of figures and tables into one HTML file"),
+        "minutes": ("s3e.pipeline.minutes", "write how long finished runs took into the notebooks and the README"),
     },
     "info": ("s3e.info", "print networks and multiply-adds of a profile, memory and time of its trainings"),
 }

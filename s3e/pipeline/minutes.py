@@ -1,0 +1,133 @@
+"""How long notebooks take, from finished runs: `python -m s3e report minutes`, on the machine that ran them.
+
+It reads what the runs of the profiles `smoke`, `laptop` and `study` noted about themselves, keeps the medians in
+`minutes.json`, and writes them into the first cell of each notebook ("Takes") and the README's table of notebooks. What
+a store does not hold keeps the number that it had.
+"""
+
+import json
+import re
+from argparse import ArgumentParser, Namespace
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from s3e.config import VARIANTS
+from s3e.paths import NOTEBOOKS, ROOT, RUNS, atomic_write, read_json, write_json
+from s3e.pipeline import machine
+
+FILE = Path(__file__).with_suffix(".json")
+PROFILES = ("smoke", "laptop", "study")
+ARMS, OWN = "06_ablation", "06_ablation, own semantics"  # arms that pretrain their own semantics take longer
+UNKNOWN = 60.0  # seconds, of a notebook that nobody has measured
+TAKES = r"^- \*\*Takes\*\* .*$"  # in the first cell of a notebook
+ROW = r"^\| `{}` \| (.*) \| [^|]* \|$"  # in the README
+
+
+@cache
+def measured() -> dict[str, Any]:
+    """What is known: `cores` and `jobs` (notebooks at a time) of the machine, `seconds` {profile: {notebook: median}}.
+
+    The notebook 06 stands for two, `ARMS` and `OWN`.
+    """
+    return read_json(FILE)
+
+
+def expected(stage: str, profile: str, own: bool = False) -> float:
+    """Minutes of one run of a notebook; of a profile that was not measured those of `laptop`.
+
+    `own`: for an arm that pretrains its own semantics.
+    """
+    name, known = OWN if own and stage == ARMS else stage, measured()["seconds"]
+    tried = dict.fromkeys((profile, "laptop", "study", "smoke"))
+    return next((known[item][name] for item in tried if name in known.get(item, {})), UNKNOWN) / 60
+
+
+def read_store(store: Path) -> dict[str, float]:
+    """Median seconds of the finished runs of a store by notebook (see `measured`); skipped ones do not count."""
+    found: dict[str, list[float]] = {}
+    for path in sorted(store.glob("*/*/done.json")):
+        stage, record = path.parents[1].name, read_json(path)
+        if not record["skipped"]:
+            found.setdefault(OWN if stage == ARMS and _own(path.parent.name) else stage, []).append(record["seconds"])
+    return {name: round(median(seconds), 1) for name, seconds in found.items()}
+
+
+def _own(folder: str) -> bool:
+    return VARIANTS[folder.rpartition("-")[0]].start == "own"
+
+
+def at_a_time(store: Path) -> int:
+    """The largest number of a store's runs that went on at the same moment; 0 for an empty store."""
+    origins = [read_json(path) for path in store.glob("*/*/provenance.json")]
+    return max((sum(a["started"] <= b["started"] < a["ended"] for a in origins) for b in origins), default=0)
+
+
+def takes(stage: str) -> str:
+    """The line of a notebook's first cell; "" where nothing is measured."""
+    known = measured()
+    times = {name: seconds for name, seconds in known["seconds"].items() if stage in seconds}
+    told = [f"{_of(times[name], stage)} with `{name}`" for name in PROFILES if name in times]
+    how = f"on {known['cores']} cores, {known['jobs']} notebooks at a time; starting it takes a few seconds more"
+    return f"- **Takes** {', '.join(told)} (measured {how})." if told else ""
+
+
+def _of(seconds: dict[str, float], stage: str) -> str:
+    own = seconds.get(OWN) if stage == ARMS else None
+    return spoken(seconds[stage]) + (f" ({spoken(own)} if the arm pretrains its own semantics)" if own else "")
+
+
+def spoken(seconds: float) -> str:
+    """A time in words: "2 s", "76 s", "5.6 minutes"."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"
+
+
+def with_takes(notebook: str, stage: str) -> str:
+    """A notebook's JSON with the measured line in its first cell; as it was where there is none."""
+    line, book = takes(stage), json.loads(notebook)
+    if not line:
+        return notebook
+    text = re.sub(TAKES, lambda _: line, "".join(book["cells"][0]["source"]), flags=re.M)
+    book["cells"][0]["source"] = text.splitlines(keepends=True)
+    return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+
+
+def with_minutes(readme: str) -> str:
+    """The README with the minutes of `laptop` in the last column of its rows of notebooks."""
+    for stage, seconds in measured()["seconds"]["laptop"].items():
+        cell = f"{max(0.1, seconds / 60):.1f}"
+        if stage == ARMS:
+            cell += f" each ({expected(stage, 'laptop', own=True):.1f} where an arm pretrains its own semantics)"
+        readme = re.sub(ROW.format(stage), rf"| `{stage}` | \1 | {cell} |", readme, flags=re.M)
+    return readme
+
+
+def renew(path: Path, text: str) -> None:
+    """Write a text file if it changes."""
+    if text != path.read_text(encoding="utf-8"):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def measure() -> None:
+    """Read the stores and write `minutes.json`."""
+    before = measured() if FILE.is_file() else {"seconds": {}}
+    stores = {name: RUNS / name for name in PROFILES}
+    seconds = {name: before["seconds"].get(name, {}) | read_store(store) for name, store in stores.items()}
+    jobs = max(map(at_a_time, stores.values())) or before.get("jobs", 1)
+    write_json(FILE, {"cores": machine.cores(), "jobs": jobs, "seconds": seconds})
+    measured.cache_clear()
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Nothing to choose: the stores are those of the three profiles."""
+
+
+def execute(arguments: Namespace) -> int:
+    """Measure, and tell notebooks and README; 0."""
+    measure()
+    for book in sorted(NOTEBOOKS.glob("0*.ipynb")):
+        renew(book, with_takes(book.read_text(encoding="utf-8"), book.stem))
+    renew(ROOT / "README.md", with_minutes((ROOT / "README.md").read_text(encoding="utf-8")))
+    return 0
