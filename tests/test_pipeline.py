@@ -177,6 +177,35 @@ def test_status_says_why(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "log_deblurrer.csv is lost" in states(capsys)["04_train_deblurrer/s0"]
 
 
+def test_a_lesson_does_not_count_and_another_cell_does(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(here, "01_data_blurring")
+    path = here / "notebooks" / "01_data_blurring.ipynb"
+    text, book = path.read_text(), nbformat.read(path, as_version=4)
+    book.cells.insert(-1, nbformat.v4.new_code_cell("show_lines(1)", metadata={"tags": ["lesson"]}))
+    nbformat.write(book, path)
+    assert states(capsys)["01_data_blurring/all"].startswith("fresh")
+    edit(path, "show_lines(1)", "show_lines(2)")
+    assert states(capsys)["01_data_blurring/all"].startswith("fresh")
+    edit(path, '"lesson"', '"remark"')
+    assert "code of notebooks/01_data_blurring.ipynb changed" in states(capsys)["01_data_blurring/all"]
+    path.write_text(text)
+
+
+def test_exploring_needs_no_run_and_other_weights_are_explored_again(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(here, "09_explore")
+    seen = states(capsys)
+    assert list(seen)[-1] == "09_explore/all" and seen["09_explore/all"].startswith("fresh")
+    assert seen["01_data_blurring/all"] == "missing"
+    (here / "s3e" / "weights").mkdir(exist_ok=True)
+    other = here / "s3e" / "weights" / "other.safetensors"
+    other.write_text("1")
+    assert re.search(r"there was weights \w+, now there is weights", states(capsys)["09_explore/all"])
+    other.unlink()
+    assert states(capsys)["09_explore/all"].startswith("fresh")
+
+
 def test_overrides_recompute_only_what_depends(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("01_data_blurring", "02_train_s3_tree", "04_train_deblurrer"):
         finish(here, stage)
@@ -336,7 +365,7 @@ def test_graph_without_captions() -> None:
     for run in runs:
         assert all(runs.index(other) < runs.index(run) for other in graph.upstream(run, selection, False))
     assert sorted({run.stage[:2] for run in runs if run.of}) == ["01", "02", "03"]
-    assert {run.stage[:2] for run in runs if not run.of} == {f"{number:02}" for number in range(9)}
+    assert {run.stage[:2] for run in runs if not run.of} == {f"{number:02}" for number in range(10)}
     read = [str(run) for run in graph.upstream(graph.arm("full", 1), selection, captioned=False)]
     assert read == [
         "01_data_blurring/all", "captioned:01_data_blurring/all", "captioned:03_train_captioner/s1",

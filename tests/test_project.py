@@ -61,6 +61,33 @@ def test_prose_stands_before_every_code_cell_and_classes_stay_in_the_library(boo
             assert not re.search(r"^\s*class |sys\.path|^[!%]|except\s*:|except Exception", cell.source, re.M)
 
 
+def names(source):
+    """The names that a cell binds, and those that it reads without importing them itself."""
+    nodes = list(ast.walk(ast.parse(source)))
+    imported = {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    return bound | imported, {node.id for node in nodes if isinstance(node, ast.Name)} - bound - imported
+
+
+def borrowed(cells):
+    """Names that a lesson cell binds and a later cell, which counts for the freshness key, reads."""
+    taught, found = set(), set()
+    for cell in cells:
+        bound, read = names(cell.source)
+        if "lesson" in cell.metadata.get("tags", []):
+            taught |= bound
+        else:
+            found |= taught & read
+    return found
+
+
+def test_no_cell_depends_on_a_lesson(book):
+    assert not borrowed(code(book))
+    lesson = nbformat.v4.new_code_cell("from s3e.report import lessons\nrun = lessons", metadata={"tags": ["lesson"]})
+    assert borrowed([lesson, *code(book)[2:]]) == {"run"}
+
+
 def test_links_between_notebooks_lead_somewhere(book):
     text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
     for target in re.findall(r"\]\(([\w]+\.ipynb)\)", text):

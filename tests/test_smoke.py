@@ -31,7 +31,7 @@ def run_all(environment, *arguments, profile="smoke"):
 
 def test_every_stage_finished(smoke):
     records = list(smoke["runs"].glob("*/*/done.json"))
-    assert len(records) == 13
+    assert len(records) == 14
     for path in records:
         provenance = json.loads((path.parent / "provenance.json").read_text())
         assert provenance["threads"] == 1 and provenance["packages"]["torch"].startswith("2.")

@@ -8,6 +8,7 @@ from s3e.blur import SEVERITIES
 from s3e.config import TRUTH, VARIANTS, Config
 from s3e.data.plan import PAIRED
 from s3e.paths import S3EError
+from s3e.pipeline import minutes
 
 Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
 
@@ -33,7 +34,6 @@ class Stage:
     per: str
     fields: tuple[str, ...]
     outputs: tuple[str, ...]
-    minutes: tuple[float, float]  # expected on two cores: smoke, laptop
 
 
 @dataclass(frozen=True, order=True)
@@ -66,58 +66,56 @@ class Instance:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("00_start_here", "map of the suite and of this machine", "once", (), (), (0.1, 0.1)),
+        Stage("00_start_here", "map of the suite and of this machine", "once", (), ()),
         Stage(
             "01_data_blurring", "photos or scenes, captions, trees, blur", "once",
             ("data", "-data.source", "-data.captioned", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES),
-            (0.15, 0.4),
         ),
         Stage(
             "02_train_s3_tree", "training A1: encoder and S3-tree", "seed",
             ("model", "loss.tree", "loss.null_weight", "train_tree", "runtime", *TRAINED),
-            ("log_tree.csv",), (0.2, 1.2),
+            ("log_tree.csv",),
         ),
         Stage(
             "03_train_captioner", "training A1 and A2: captioner and its baselines", "seed",
             ("model", "loss.tree", "loss.null_weight", "loss.caption", "loss.distillation", "train_tree", "train_a1",
              "train_a2", "runtime", *TRAINED, *SCORED),
-            ("log_captioner_a1.csv", "log_captioner_a2.csv", "captions.json", "nodes.csv", *SAMPLES), (0.3, 6.5),
+            ("log_captioner_a1.csv", "log_captioner_a2.csv", "captions.json", "nodes.csv", *SAMPLES),
         ),
         Stage(
             "04_train_deblurrer", "training B: deblurring network alone", "seed",
             ("model", "loss", "-loss.tree", "-loss.null_weight", "-loss.caption", "-loss.distillation",
              "-loss.detach_semantics", "train_b", "runtime", *TRAINED),
-            ("log_deblurrer.csv",), (0.2, 3.4),
+            ("log_deblurrer.csv",),
         ),
         Stage(
             "05_co_training", "training C (D without captions): both branches (variant full)", "seed",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
             ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", "restored_test.npy",
-             *SAMPLES), (0.25, 3.2),
+             *SAMPLES),
         ),
         Stage(
             "06_ablation", "one ablation variant, one seed", "variant",
             ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
             ("log_cotrain.csv", "scores.csv", "captions.json", "cost.json", "restored_test.npy", *SAMPLES),
-            (0.25, 2.6),
         ),
         Stage(
             "06b_semantic_fidelity", "a judge of its own reads what was restored", "once",
             ("model", "loss.caption", "train_tree", "train_a1", "runtime", *TRAINED, *SCORED),
-            ("fidelity_captions.json",), (0.3, 3.0),
+            ("fidelity_captions.json",),
         ),
         Stage(
             "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),
-            tuple(f"{name}.csv" for name in (*TABLES, *SPOKEN)), (0.3, 0.6),
+            tuple(f"{name}.csv" for name in (*TABLES, *SPOKEN)),
         ),
         Stage(
             "07b_metric_definitions", "one pair, many scores: what PSNR and SSIM can mean", "once", (),
-            ("definitions.csv",), (0.2, 0.3),
+            ("definitions.csv",),
         ),
-        Stage("08_figures_and_tables", "draws every figure and table", "once", (), (), (0.2, 0.2)),
+        Stage("08_figures_and_tables", "draws every figure and table", "once", (), ()),
+        Stage("09_explore", "plays with blur, tree, nodes and your own photo", "once", (), ()),
     )
 }  # fmt: skip
-EXTRA_MINUTES_OWN_START = 3.0  # a variant that trains its own encoder and decoder first
 
 
 def stage_named(text: str) -> Stage:
@@ -196,7 +194,7 @@ def upstream(run: Instance, selection: Selection, captioned: bool = True, falsif
     if run.of:
         return [replace(other, of=run.of) for other in upstream(run.own, selection)]
     data, seed = instance("01_data_blurring"), run.seed
-    if run.stage in ("00_start_here", "01_data_blurring"):
+    if run.stage in ("00_start_here", "01_data_blurring", "09_explore"):
         return []
     if run.stage in ("02_train_s3_tree", "04_train_deblurrer"):
         return [data]
@@ -241,17 +239,17 @@ def plan(selection: Selection, captioned: bool = True, falsifier: Selection = ()
         seen.setdefault(run)
 
     visit(instance("08_figures_and_tables"))
+    visit(instance("09_explore"))
     return sorted(seen, key=lambda run: (run.stage, ("captioned", "", "random").index(run.of), list(seen).index(run)))
 
 
-MEASURED = ("smoke", "laptop", "study")  # profiles whose sizes the expected minutes were measured at
+MEASURED = minutes.PROFILES  # profiles whose runs were measured
 
 
 def expected_minutes(run: Instance, profile: str) -> float:
-    """Rough minutes on two cores, for the run card and for scheduling (laptop's for profiles never measured)."""
-    smoke, laptop = STAGES[run.stage].minutes
-    own = run.variant and VARIANTS[run.variant].start == "own"
-    return smoke + 0.2 * bool(own) if profile == "smoke" else laptop + EXTRA_MINUTES_OWN_START * bool(own)
+    """Minutes as measured on two cores, for the run card and for scheduling (laptop's for other profiles)."""
+    own = bool(run.variant) and VARIANTS[run.variant].start == "own"
+    return minutes.expected(run.stage, profile, own)
 
 
 def fields(run: Instance, config: Config) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
 
 PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e", "s3e.config", "s3e.paths", "s3e.pipeline", "s3e.report")  # their values count, or they only draw
-DRAWS = "08_figures_and_tables"
+DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
 
 
 def digest(value: Any) -> str:
@@ -64,12 +64,12 @@ def _source(cell: dict[str, Any]) -> str:
 
 
 def _tagged(cell: dict[str, Any]) -> bool:
-    return bool({"parameters", "injected-parameters"} & set(cell.get("metadata", {}).get("tags", [])))
+    return bool({"parameters", "injected-parameters", "lesson"} & set(cell.get("metadata", {}).get("tags", [])))
 
 
 @cache
 def notebook_code(path: Path) -> str:
-    """The code of a notebook's cells except its parameters and line magics."""
+    """The code of a notebook's cells except its parameters, its lessons (they only show code) and line magics."""
     return "\n".join(_source(cell) for cell in _cells(path) if not _tagged(cell))
 
 
@@ -170,8 +170,16 @@ def source_digest() -> str:
     return digest({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()})
 
 
+def weights_digest() -> str:
+    """Hash of the files of the demonstration weights, byte by byte."""
+    files = [path for path in sorted((PACKAGE / "weights").glob("*")) if path.suffix != ".md"]
+    return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+
+
 def tools(stage: str, parser: str) -> dict[str, str]:
-    """What a stage uses beyond code and files: Java for METEOR, the library of the blur's transforms, spaCy."""
+    """What a stage uses beyond code and files: Java, the library of the blur's transforms, spaCy, the weights."""
+    if stage == EXPLORES:
+        return {"tools": f"weights {weights_digest()[:12]}"}
     if stage == "01_data_blurring":
         transforms = "OpenCV's transforms" if IPP else "SciPy's transforms"
         return {"tools": f"{transforms}, {spacy_backend.version()}" if parser == "spacy" else transforms}

@@ -18,6 +18,7 @@ from s3e.pipeline.folders import FAILURE, Store, take_lock
 from s3e.pipeline.graph import Instance, Selection
 from s3e.pipeline.keys import Keys
 from s3e.pipeline.lending import data_folder, open_study, settled
+from s3e.pipeline.minutes import spoken
 
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 CARD = ("precision", "devices")  # rows of the run card where they are not the default
@@ -129,14 +130,14 @@ class Run:
 
     def card(self) -> Card:
         """What runs, with what, for how long, and where its files go."""
-        minutes = graph.expected_minutes(self._instance, self.config.profile)
+        seconds = 60 * graph.expected_minutes(self._instance, self.config.profile)
         runtime = self.config.runtime
         rows = {
             "run": str(self._instance) + (" (resumed)" if self.resumed else ""),
             "profile": self.store_name,
             "what": graph.STAGES[self.stage].what,
             "device, threads": f"{runtime.device}, {runtime.threads}",
-            "expected minutes": f"{minutes:.1f}" if self.config.profile in graph.MEASURED else "not measured",
+            "expected time": spoken(seconds) if self.config.profile in graph.MEASURED else "not measured",
             "files go to": _short(self.path),
             "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
         }

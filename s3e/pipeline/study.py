@@ -69,7 +69,7 @@ class Study:
             overrides = OVERRIDES[run.of](overrides)
         values = (arguments.profile, data, max(run.seed, 0), "", overrides, not self.forced(run))
         own: dict[str, Any] = {"variant": run.variant} if run.stage == "06_ablation" else {}
-        if run.stage > "06a":  # those that read many arms
+        if "06a" < run.stage < keys.EXPLORES:  # those that read many arms
             own = {"variants": arguments.variants, "seeds": arguments.seeds}
         chosen = dict(zip(COMMON, values, strict=True)) | own
         known = keys.notebook_parameters(NOTEBOOKS / f"{run.stage}.ipynb")

@@ -61,7 +61,7 @@ def execute(spec: dict[str, Any]) -> None:
 def mend_links(output: Path, notebooks: Path) -> None:
     """Let the links of an executed copy lead to the notebooks beside its source, not beside itself."""
     base = Path(os.path.relpath(notebooks, output.parent)).as_posix()
-    text = re.sub(r"\]\(((?:\.\./)?\w+\.(?:ipynb|md))\)", rf"]({base}/\1)", output.read_text(encoding="utf-8"))
+    text = re.sub(r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|md))\)", rf"]({base}/\1)", output.read_text(encoding="utf-8"))
     with atomic_write(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -1,0 +1,71 @@
+"""Milliseconds from an event of a widget to the bytes of its new pictures, through the widget's own callbacks.
+
+    python benchmarks/explore.py
+
+Blur laboratory: a photograph of 256 px, each slider moved. Tree browser: a caption typed, a scene chosen that was not
+read before, a word chosen. Medians on one thread, which notebooks run on by default, without the way to the browser;
+where the processor's time is far below the clock's, the machine was busy with something else.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from s3e.config import load_config
+from s3e.data.scenes import make_split
+from s3e.data.severity import photograph
+from s3e.explore.blurlab import RANGES, BlurLab
+from s3e.explore.treebrowser import TreeBrowser
+from s3e.inference import Restorer
+from s3e.pipeline.machine import set_threads
+
+SIZE, EVENTS = 256, 25
+LIMITS = {"blur laboratory": 100, "tree browser": 200}  # milliseconds
+
+
+def timed(events: Iterable[Callable[[], None]]) -> np.ndarray:
+    """Milliseconds that each event takes: by the clock, and of processor time (events, 2)."""
+    took = []
+    for event in events:
+        clock, processor = time.perf_counter(), time.process_time()
+        event()
+        took.append((time.perf_counter() - clock, time.process_time() - processor))
+    return 1e3 * np.array(took)
+
+
+def report(part: str, what: str, took: np.ndarray) -> None:
+    (clock, processor), worst = np.median(took, 0), took[:, 0].max()
+    print(f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f}; limit {LIMITS[part]}")
+
+
+def assign(control: object, value: object) -> Callable[[], None]:
+    """An event: `control` gets `value`."""
+    return lambda: setattr(control, "value", value)
+
+
+def laboratory() -> None:
+    lab = BlurLab(np.rint(255 * photograph("astronaut", SIZE)).astype(np.uint8))
+    for name, (low, high, _) in RANGES.items():
+        places = np.linspace(low, high, EVENTS) if name != "seed" else np.arange(1, EVENTS)
+        report("blur laboratory", name, timed(assign(lab.controls[name], value.item()) for value in places))
+    names = [name for name in lab.severity.options if name in ("light", "moderate", "severe")] * 4
+    report("blur laboratory", "severity", timed(assign(lab.severity, name) for name in names))
+
+
+def browser() -> None:
+    restorer = Restorer.load()
+    scenes = make_split("test", EVENTS + 1, size=restorer.config.data.size)
+    found = TreeBrowser(restorer, {scene.id: scene.image for scene in scenes}, {"scene": scenes[0].captions})
+    captions = [caption for scene in scenes for caption in scene.captions]
+    report("tree browser", "caption typed", timed(assign(found.caption, caption) for caption in captions))
+    report("tree browser", "10,000 characters", timed([assign(found.caption, "a dog chases a cat " * 526)]))
+    report("tree browser", "scene, read first", timed(assign(found.photo, scene.id) for scene in scenes[1:]))
+    words = range(2, found.word.max + 1)
+    report("tree browser", "word", timed(assign(found.word, place) for place in words))
+
+
+if __name__ == "__main__":
+    set_threads(load_config("laptop").runtime.threads, torch=True)
+    laboratory()
+    browser()
