@@ -1,0 +1,177 @@
+"""The notebooks as people use them: JupyterLab in a real browser, every cell run, every widget touched."""
+
+import nbformat
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed (pip install -e .[dev])")
+
+from PIL import Image  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+from s3e.data.scenes import make_split  # noqa: E402
+from tests.browser.lab import BROWSER, SWITCHES, Notebook, serve  # noqa: E402
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here (Debian: apt-get install chromium)")
+
+LABORATORY, TREES, COMPARE = "lab = BlurLab(", "browser = TreeBrowser(", "compare = Compare("
+PANEL, OWN = "panel = ablate.Ablation(", "chooser = OwnPhoto("  # cells of notebook 09
+FAULTS = {
+    "written to stderr": "import sys; print('written to stderr', file=sys.stderr)",
+    "told the console": "from IPython.display import Javascript\nJavascript('console.error(`told the console`)')",
+    "a script failed": "Javascript('setTimeout(() => { throw Error(`a script failed`) })')",
+    "in a callback": "import ipywidgets\nbox = ipywidgets.Text(description='name')\n"
+    "box.observe(lambda change: {}['in a callback'], 'value')\nbox",
+}
+
+ANSWERS = {"": "No words yet", '<b>dog</b> & "cat"': "cat → cat", "🐕🐈": "No words yet", "a dog " * 1700: "no room"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("lab")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def open_notebook(lab, chromium):
+    """A function that opens a notebook of the server in a page of its own, 1280 x 900 pixels."""
+    return lambda name: Notebook(chromium.new_page(viewport={"width": 1280, "height": 900}), lab, name)
+
+
+def write_book(folder, name, cells):
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=kernel)
+    nbformat.write(book, folder / name)
+
+
+def test_every_kind_of_fault_is_seen(lab, open_notebook):
+    write_book(lab.folder, "faults.ipynb", [*FAULTS.values(), "1 / 0", "2"])
+    book = open_notebook("faults.ipynb")
+    book.run_all(seconds=60)
+    book.page.get_by_label("name").fill("typed")
+    book.wait_for(lambda: len(book.problems) > len(FAULTS))
+    for fault in (*FAULTS, "division by zero"):
+        assert any(fault in problem for problem in book.problems), (fault, book.problems)
+    assert book.shown("stderr") == 2
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("00_start_here", 3), ("01_data_blurring", 8)])
+def test_notebook_runs_in_the_browser(open_notebook, name, pictures):
+    book = open_notebook(f"{name}.ipynb")
+    book.run_all(seconds=120)
+    check(book)
+    assert book.shown("png") >= pictures
+    book.page.close()
+
+
+def check(book):
+    """Nothing went wrong in the kernel, in a callback, in the browser or in a widget."""
+    assert not book.problems and not book.shown("stderr")
+    assert not book.page.locator(".jp-OutputArea [role=alert]").all_inner_texts()
+
+
+@pytest.fixture(scope="module")
+def explore(open_notebook):
+    """Notebook 09 with all cells run."""
+    book = open_notebook("09_explore.ipynb")
+    book.run_all(seconds=180)
+    check(book)
+    return book
+
+
+def test_every_part_has_a_static_figure_before_its_widget(explore):
+    cells = explore.page.locator(".jp-CodeCell")
+    kinds = cells.evaluate_all(
+        "cells => cells.map(cell => cell.querySelector('.jupyter-widgets') ? 'widget' :"
+        " cell.querySelector('.jp-OutputArea-output[data-mime-type=\"image/png\"]') ? 'figure' : '')"
+    )
+    parts = "".join(kind[:1] for kind in kinds).split("w")
+    assert len(parts) == 6 and all("f" in before for before in parts[:5]), kinds
+
+
+def changed(pictures, before):
+    """How many of the pictures are others than `before`."""
+    return sum(new != old for new, old in zip(pictures, before, strict=True))
+
+
+def test_a_slider_of_the_blur_laboratory_changes_every_picture(explore):
+    before = explore.pictures(LABORATORY)
+    explore.steer(LABORATORY, "length", "PageUp")
+    assert len(before) == 4 and explore.wait_for(lambda: changed(explore.pictures(LABORATORY), before) == 4)
+    check(explore)
+
+
+def test_a_typed_caption_grows_its_tree(explore):
+    caption, tree = explore.cell(TREES).get_by_label("caption"), explore.cell(TREES).locator("svg[role=img]").first
+    caption.fill("a dog chases a horse")
+    explore.wait_for(lambda: "horse" in tree.get_attribute("aria-label"))
+    assert all(word in tree.get_attribute("aria-label") for word in ("dog", "chase", "horse"))
+    for typed, answer in ANSWERS.items():
+        caption.fill(typed)
+        explore.cell(TREES).get_by_text(answer).wait_for()
+    caption.fill("a cup")
+    assert explore.wait_for(lambda: "leaf 1: cup" in tree.get_attribute("aria-label"))
+    check(explore)
+
+
+def test_another_word_and_another_photo_change_what_the_tree_browser_shows(explore):
+    before = explore.pictures(TREES)
+    explore.steer(TREES, "word", "ArrowRight")
+    assert explore.wait_for(lambda: explore.pictures(TREES) != before)
+    before = explore.pictures(TREES)
+    explore.cell(TREES).get_by_label("severity").select_option("sharp")
+    assert explore.wait_for(lambda: changed(explore.pictures(TREES), before) == 9)
+    check(explore)
+
+
+def test_the_border_uncovers_the_other_picture(explore):
+    right = explore.pictures(COMPARE)
+    explore.steer(COMPARE, "border (%)", "End")
+    assert explore.wait_for(lambda: explore.pictures(COMPARE) != right)
+    left = explore.pictures(COMPARE)
+    explore.cell(COMPARE).get_by_label("left").select_option("sharp")
+    assert explore.wait_for(lambda: explore.pictures(COMPARE) not in (left, right))
+    check(explore)
+
+
+def test_a_node_that_is_switched_off_changes_the_restored_photo(explore):
+    _, whole, same, nothing = explore.pictures(PANEL)
+    assert whole == same
+    explore.cell(PANEL).get_by_label("leaf 1", exact=True).press("Space")
+    assert explore.wait_for(lambda: explore.pictures(PANEL)[2] != whole)
+    assert explore.pictures(PANEL)[1] == whole and explore.pictures(PANEL)[3] != nothing
+    assert explore.cell(PANEL).get_by_role("cell", name="no", exact=True).count() == 1
+    check(explore)
+
+
+def upload(book, path):
+    with book.page.expect_file_chooser() as chooser:
+        book.cell(OWN).get_by_role("button", name="upload").click()
+    chooser.value.set_files(path)
+
+
+def test_an_uploaded_photo_is_shown_read_and_restored(explore, tmp_path):
+    Image.fromarray(make_split("test", 9, size=64)[8].image).save(tmp_path / "scene.png")
+    before = explore.pictures(OWN)
+    upload(explore, tmp_path / "scene.png")
+    output = explore.cell(OWN).locator(".jp-OutputArea")
+    assert explore.wait_for(lambda: "Caption:" in output.inner_text(), seconds=60)
+    given, _, restored = explore.pictures(OWN)
+    assert given != restored and before[0] != given
+    check(explore)
+
+
+def test_a_file_that_is_no_photo_is_named_in_a_line(explore, tmp_path):
+    (tmp_path / "notes.png").write_text("no photo")
+    upload(explore, tmp_path / "notes.png")
+    alert = explore.cell(OWN).get_by_role("alert")
+    alert.wait_for()
+    assert "notes.png" in alert.inner_text() and not explore.problems and not explore.shown("stderr")
