@@ -56,7 +56,7 @@ def command(folder: Path, statistics: str) -> tuple[float, float]:
 @torch.no_grad()
 def distances(restorer: Restorer, arm: str) -> None:
     """Print how far tiles of several sides are from one piece."""
-    photo, network = enlarged(SMALLER), restorer._generator(arm)
+    photo, network = enlarged(SMALLER), restorer.generator(arm)
     maps = restorer.read(photo).maps.flatten(1, 2) if arm == "full" else None
     image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 127.5 - 1
     whole = run_tiled(network, image, maps)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 from s3e.paths import S3EError
@@ -55,13 +56,18 @@ def main(command: list[str] | None = None) -> int:
     command = sys.argv[1:] if command is None else command
     try:
         arguments = parser(command).parse_args(command)
-        return arguments.execute(arguments)
+        code = arguments.execute(arguments)
+        sys.stdout.flush()
+        return code
     except S3EError as error:
         print(f"s3e: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'interrupted; the same command goes on where it stopped'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # nobody reads on (`| head -1`): nor shall Python complain when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

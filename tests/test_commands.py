@@ -4,18 +4,22 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image, ImageCms
 
 from s3e.__main__ import main
 from s3e.blur import blur_batch, kernel_for
 from s3e.data.photos import LARGEST, ORIENTATION, TURNS
-from s3e.inference import Restorer, deblur
+from s3e.explore.blurlab import PRESET, Settings
+from s3e.inference import Restorer, blur, deblur
 from s3e.inference.bundle import DEMONSTRATION
 from s3e.inference.photos import read_photo, write_photo
-from s3e.paths import S3EError
+from s3e.paths import ROOT, S3EError
 from s3e.report.diagram import NODE_NAMES
 from tests.fixtures_data import picture
 
@@ -155,7 +159,7 @@ def test_photos_that_cannot_be_written_are_named(tmp_path):
     photo = read_photo(tmp_path / "photo.png")
     with pytest.raises(S3EError, match=r"photo.gif: photos are not written as '.gif'; choose one of .jpg"):
         write_photo(photo.pixels, photo, tmp_path / "photo.gif")
-    with pytest.raises(S3EError, match=r"photo.png/a.png cannot be written .*: give another folder"):
+    with pytest.raises(S3EError, match=r"photo.png/a.png cannot be written .*: name another folder"):
         write_photo(photo.pixels, photo, tmp_path / "photo.png" / "a.png")
 
 
@@ -163,6 +167,14 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path):
     Image.new("1", (16, LARGEST // 16 + 1)).save(tmp_path / "photo.png")
     with pytest.raises(S3EError, match="larger than 80 megapixels"):
         read_photo(tmp_path / "photo.png")
+
+
+def test_a_photo_that_its_format_cannot_hold_is_one_error(tmp_path):
+    SMOOTH.save(tmp_path / "photo.png")
+    like = read_photo(tmp_path / "photo.png")._replace(exif=b"Exif\0\0" + bytes(70_000))
+    with pytest.raises(S3EError, match="EXIF data is too long.: name another folder, or make the photo a PNG"):
+        write_photo(like.pixels, like, tmp_path / "result.jpg")
+    assert not (tmp_path / "result.jpg").exists()
 
 
 # Commands
@@ -211,7 +223,7 @@ def test_deblur_tells_caption_and_tree(photos, tmp_path, capsys):
     assert [node["label"] for node in told["tree"]] == [*reading.nodes]
     assert [node["node"] for node in told["tree"]] == [*NODE_NAMES]
     assert [node["probability"] for node in told["tree"]] == pytest.approx(reading.confidence, abs=1e-4)
-    assert told["photo"] == "b.png" and "no use on photographs" in told["weights"]
+    assert told["photo"] == "b.png" and told["reader"] == "full" and "no use on photographs" in told["weights"]
 
 
 @pytest.mark.parametrize("flag, key, other", [("--caption", "caption", "tree"), ("--tree", "tree", "caption")])
@@ -260,6 +272,7 @@ def test_files_are_not_overwritten_unasked(photos, tmp_path, capsys):
     assert names(out) == ["a.jpg", "b.json", "c.json", "c.webp"]
     errors = capsys.readouterr().err
     assert f"{out / 'a.jpg'} is there already" in errors and f"{out / 'b.json'} is there already" in errors
+    assert "s3e: 2 were there already, 1 done" in errors and "failed" not in errors
     assert run(*command, "--overwrite") == 0
     assert read_photo(out / "a.jpg").pixels.shape == (44, 60, 3) and "caption" in (out / "b.json").read_text()
 
@@ -289,14 +302,14 @@ def test_a_photo_is_never_replaced(photos, tmp_path, capsys, verb):
     (tmp_path / "link").symlink_to(photos)
     for out in (photos, tmp_path / "link"):
         assert run(verb, photos, "-o", out, "--overwrite") == 2
-        assert "would be replaced by a result" in capsys.readouterr().err
+        assert f"{photos / 'a.jpg'} would be replaced by a result" in capsys.readouterr().err
     assert {name: (photos / name).read_bytes() for name in names(photos)} == before
 
 
 def test_a_file_beside_a_result_replaces_no_photo_either(photos, tmp_path, capsys):
     SMOOTH.save(tmp_path / "a.kernel.png")
     assert run("blur", photos / "a.jpg", tmp_path / "a.kernel.png", "-o", tmp_path, "--overwrite") == 2
-    assert "would be replaced by a result" in capsys.readouterr().err
+    assert f"{tmp_path / 'a.kernel.png'} would be replaced by a result" in capsys.readouterr().err
 
 
 def test_results_below_a_folder_are_not_its_photos(photos):
@@ -314,7 +327,9 @@ def test_photos_may_lie_below_the_results(photos):
     [
         (["deblur", "{in}", "nowhere.jpg", "-o", "{out}"], "nowhere.jpg does not exist (1 of 2)"),
         (["deblur", "{empty}", "-o", "{out}"], "empty: no photo there"),
-        (["deblur", "{in}", "-o", "{in}/a.jpg"], "a.jpg is a file: give a folder with -o"),
+        (["deblur", "{in}", "-o", "{in}/a.jpg"], "a.jpg is no folder: name another"),
+        (["deblur", "{in}", "-o", "{in}/a.jpg/out"], "a.jpg is no folder: name another"),
+        (["caption", "{in}", "--json", "{in}/a.jpg/all.json"], "a.jpg is no folder: name another"),
         (["deblur", "{in}", "-o", "{out}", "--tile", "-5"], "--tile -5: give 0 or more pixels"),
         (["deblur", "{in}", "-o", "{out}", "--weights", "{empty}"], "empty: no weights there"),
         (["caption", "{in}", "--weights", "{empty}"], "empty: no weights there"),
@@ -337,6 +352,16 @@ def test_blur_refuses_settings_out_of_range(photos, tmp_path, option):
     assert end.value.code == 2 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "command", [["deblur", "{in}", "-o", "{in}/new/out"], ["caption", "{in}", "--json", "{in}/new/all.json"]]
+)
+def test_a_place_that_may_not_be_written_is_told_before_any_work(photos, monkeypatch, capsys, command):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != photos)  # as root everything may be written
+    assert run(*(word.format(**{"in": photos}) for word in command)) == 2
+    output, errors = capsys.readouterr()
+    assert f"{photos} may not be written to" in errors and errors.count("\n") == 1 and not output
+
+
 def test_missing_photos_are_named_before_weights_are_read(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(deblur, "load_restorer", lambda *names, **options: pytest.fail("weights were read"))
     assert run("deblur", photos / "a.jpg", "nowhere.jpg", "-o", tmp_path / "out") == 2
@@ -357,6 +382,81 @@ def test_what_a_folder_hides_is_told(photos, tmp_path, capsys):
     assert "not valid UTF-8" in errors and "1 failed, 3 done" in errors and len(names(tmp_path / "out")) == 6
 
 
+def test_links_to_nowhere_are_told_and_the_others_done(photos, tmp_path, capsys):
+    (photos / "b2.jpg").symlink_to(tmp_path / "gone.jpg")
+    (photos / "b3.jpg").symlink_to("b3.jpg")
+    assert run("blur", photos, "-o", photos / "out") == 1
+    errors = capsys.readouterr().err
+    assert f"{photos / 'b2.jpg'}: not there" in errors and str(photos / "b3.jpg") in errors
+    assert "2 failed, 3 done" in errors and len(names(photos / "out")) == 6
+
+
+def test_a_link_in_the_place_of_a_result_is_not_replaced_unasked(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert run("blur", photos / "a.jpg", "-o", tmp_path / "out") == 1
+    assert (tmp_path / "out" / "a.jpg").is_symlink()
+
+
+def test_a_photo_under_two_names_keeps_the_first(photos, tmp_path):
+    (tmp_path / "z.jpg").symlink_to(photos / "a.jpg")
+    assert run("blur", photos / "a.jpg", tmp_path / "z.jpg", "-o", tmp_path / "out") == 0
+    assert names(tmp_path / "out") == ["a.jpg", "a.kernel.png"]
+
+
+def test_kernels_beside_blurred_photos_are_not_restored(photos, tmp_path):
+    SMOOTH.save(photos / "lone.kernel.png")
+    assert run("blur", photos, "-o", tmp_path / "blurred") == 0
+    assert run("deblur", tmp_path / "blurred", "-o", tmp_path / "out") == 0
+    assert names(tmp_path / "out") == ["a.jpg", "b.png", "c.webp", "lone.kernel.png"]
+
+
+def too_large():
+    torch.empty(10**14)
+
+
+def unwritable():
+    raise OSError(28, "No space left on device")
+
+
+def no_memory():
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    "trouble, message",
+    [
+        (too_large, "too little memory; scale it down"),
+        (no_memory, "too little memory; scale it down"),
+        (unwritable, "No space left on device; free space"),
+    ],
+)
+def test_trouble_with_one_photo_does_not_stop_the_others(photos, tmp_path, monkeypatch, capsys, trouble, message):
+    blurred = blur._blurred
+    monkeypatch.setattr(blur, "_blurred", lambda *facts: trouble() if facts[-1] == "b.png" else blurred(*facts))
+    assert run("blur", photos, "-o", tmp_path / "out") == 1
+    errors = capsys.readouterr().err
+    assert f"s3e: {photos / 'b.png'}: {message}" in errors and "1 failed, 2 done" in errors
+    assert "b.png" not in names(tmp_path / "out")
+
+
+def test_a_mistake_in_the_code_is_not_hidden(photos, tmp_path, monkeypatch):
+    def wrong(*facts):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(blur, "_blurred", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run("blur", photos, "-o", tmp_path / "out")
+
+
+def test_a_reader_of_the_output_may_leave(photos, tmp_path):
+    command = [sys.executable, "-m", "s3e", "blur", photos, "-o", tmp_path / "out"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    child = subprocess.Popen(command, **pipes, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": ""})
+    child.stdout.close()
+    assert child.stderr.read() == b"" and child.wait() == 141
+
+
 def test_an_interrupt_leaves_whole_files(photos, tmp_path, monkeypatch, capsys):
     save, saved = Image.Image.save, []
 
@@ -368,7 +468,8 @@ def test_an_interrupt_leaves_whole_files(photos, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(Image.Image, "save", interrupted)
     assert run("deblur", photos, "-o", tmp_path / "out") == 130
-    assert names(tmp_path / "out") == ["a.jpg"] and "interrupted" in capsys.readouterr().err
+    assert names(tmp_path / "out") == ["a.jpg"]
+    assert "interrupted: 1 of 3 photos done; no file is half written" in capsys.readouterr().err
 
 
 def test_blur_is_that_of_the_study(photos, tmp_path, capsys):
@@ -388,7 +489,7 @@ def test_blur_by_a_path_of_ones_own(photos, tmp_path):
         return read_photo(folder / "b.png").pixels.astype(int), Image.open(folder / "b.kernel.png").size
 
     sharp, (base, size) = np.asarray(SMOOTH), blurred("--length", 0.8)
-    assert np.array_equal(base, blurred("--length", 0.8, "--exploration", 0.005, "--exposure", 1)[0])
+    assert np.array_equal(base, blurred("--length", 0.8, "--exploration", 0.004, "--exposure", 1)[0])
     assert np.abs(blurred("--length", 0.001)[0] - sharp).max() <= 1
     short, less = blurred("--length", 0.8, "--exposure", 0.1)
     assert less < size and np.abs(short - sharp).mean() < np.abs(base - sharp).mean()
@@ -398,12 +499,28 @@ def test_blur_by_a_path_of_ones_own(photos, tmp_path):
     assert 0.04 * 255 < noisy.std() < 0.06 * 255
 
 
+def test_the_laboratory_has_the_same_path_where_nothing_is_said():
+    assert {name: getattr(Settings(), name) for name in PRESET} == blur.PATH
+
+
+def test_weights_without_a_captioner_are_read_by_full(photos, tmp_path, capsys):
+    weights, file = shutil.copytree(DEMONSTRATION, tmp_path / "weights"), tmp_path / "all.json"
+    record = json.loads((weights / "bundle.json").read_text())
+    del record["origin"]["captioner-semantics"]
+    (weights / "bundle.json").write_text(json.dumps(record))
+    assert run("caption", photos / "a.jpg", "--weights", weights, "--json", file) == 0
+    told, reading = json.loads(file.read_text()), Restorer.load().read(read_photo(photos / "a.jpg").pixels, "full")
+    assert told["reader"] == "full" and told["photos"][str(photos / "a.jpg")]["caption"] == reading.caption
+    assert "these weights have no captioner, so 'full' reads the photos" in capsys.readouterr().err
+
+
 def test_caption_prints_what_the_captioner_says(photos, tmp_path, capsys):
     restorer, file = Restorer.load(), tmp_path / "all.json"
     (photos / "d.jpg").write_bytes(b"no photo")
     assert run("caption", photos, "--json", file, "--tree") == 1
     output, errors = capsys.readouterr()
     told = json.loads(file.read_text())
+    assert told["reader"] == "captioner"
     assert [*told["photos"]] == [str(photos / name) for name in ("a.jpg", "b.png", "more/c.webp")]
     for path, found in told["photos"].items():
         reading = restorer.read(read_photo(path).pixels, "captioner")

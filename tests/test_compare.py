@@ -162,6 +162,7 @@ def test_the_switches_are_all_there_and_each_is_possible(examples):
         assert changes["leaves off"].off | changes["relations off"].off == changes["all nodes off"].off == WHOLE
         assert changes["tree of another"].tree_of in set(SCENES) - {name}
         assert examples.reading(name, "severe").nodes[changes["an entity → horse"].leaf] not in ("null", "horse")
+    assert not any(change.label for change in switches(examples, FIRST, "severe", "unicorn").values())
     read = examples.reading(THIRD, "severe").nodes
     same = switches(examples, THIRD, "severe", read[0])[f"an entity → {read[0]}"]
     assert read[0] != "null" and read[same.leaf] not in ("null", read[0])
@@ -195,6 +196,16 @@ def test_the_panel_does_what_its_controls_say(examples, monkeypatch):
     assert examples.reading(THIRD, "severe").caption in panel.told.value
     panel.label.value = "horse"
     assert "horse" in panel.table.value and not panel.message.value
+
+
+def test_only_entities_whose_look_is_known_can_be_chosen():
+    restorer = Restorer.load()
+    restorer._prototypes[:, restorer.labels.entities.index("horse")] = np.nan
+    blind = Examples(restorer, SCENES)
+    assert "horse" not in [label for _, label in Ablation(blind).label.options] and "horse" in restorer.labels.entities
+    assert not any(change.label for change in switches(blind, FIRST, "severe", "horse").values())
+    with pytest.raises(S3EError, match="none of the first 1000 training photos shows 'horse'"):
+        outcome(blind, FIRST, "severe", Change(label="horse"))
 
 
 def test_a_mistake_is_shown_in_the_panel_and_goes_away(examples, monkeypatch):

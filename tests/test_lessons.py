@@ -4,19 +4,23 @@ import ast
 import html
 import inspect
 import json
+import platform
 import re
 
 import nbformat
+import psutil
 import pytest
+import torch
 
 from s3e.config import load_config
+from s3e.evaluation import java
 from s3e.models.tree import S3Tree
 from s3e.paths import NOTEBOOKS, ROOT, S3EError
-from s3e.pipeline import folders, graph, keys, minutes
+from s3e.pipeline import folders, graph, keys, machine, minutes
 from s3e.pipeline.lending import open_study
 from s3e.report import lessons
 
-BOOKS = sorted(NOTEBOOKS.glob("0[0-8]*.ipynb"), key=lambda path: path.stem)
+BOOKS = sorted(NOTEBOOKS.glob("0*.ipynb"), key=lambda path: path.stem)
 TREE = "s3e.models.tree.S3Tree.forward"
 
 
@@ -97,9 +101,16 @@ def test_lessons_show_code_that_exists_and_do_nothing_else(book):
 def test_every_notebook_is_a_lesson(book):
     text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
     number = book.cells[0].source.split()[1]
-    assert "## Try next" in text and "**Notice" in text
+    assert re.search(r"^(## |\*\*)Try next", text, re.M) and re.search(r"^\*\*(What to notice|Notice)", text, re.M)
     assert "$$" in text or number == "08"
     assert lesson_cells(book) or number == "00"
+
+
+def test_every_part_of_the_last_lesson_ends_with_something_to_try():
+    book = nbformat.read(NOTEBOOKS / "09_explore.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    parts = re.split(r"^## \d", text, flags=re.M)[1:]
+    assert len(parts) == 5 and all(part.count("**Try next:**") == 1 for part in parts)
 
 
 def test_the_map_has_every_notebook_with_its_question():
@@ -117,16 +128,23 @@ def test_a_first_cell_tells_the_measured_time(book):
 def test_the_readme_tells_the_measured_minutes():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert minutes.with_minutes(readme) == readme, "run: python -m s3e report minutes"
+    rows = [line for line in readme.splitlines() if re.match(minutes.ROW, line)]
+    assert [re.match(minutes.ROW, row)[2] for row in rows] == list(graph.STAGES)
+    assert not any(minutes.NOT_MEASURED in row for row in rows)
 
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """Known times of our own in the place of the committed ones."""
-    times = {"smoke": {"06_ablation": 4.4, minutes.OWN: 5.2}, "laptop": {"06_ablation": 120.0}, "study": {}}
-    (tmp_path / "minutes.json").write_text(json.dumps({"cores": 2, "jobs": 2, "seconds": times}))
+    known = {
+        "smoke": {"cores": 1, "jobs": 1, "seconds": {"06_ablation": 4.4, minutes.OWN: 5.2}},
+        "laptop": {"cores": 2, "jobs": 2, "seconds": {"06_ablation": 120.0}},
+        "study": {"cores": 2, "jobs": 2, "seconds": {"01_data_blurring": 63.0, "06_ablation": 180.0}},
+    }
+    (tmp_path / "minutes.json").write_text(json.dumps(known))
     monkeypatch.setattr(minutes, "FILE", tmp_path / "minutes.json")
     minutes.measured.cache_clear()
-    yield times
+    yield known
     minutes.measured.cache_clear()
 
 
@@ -156,11 +174,11 @@ def test_notebooks_at_a_time_are_counted_by_what_overlaps(tmp_path):
 
 def test_measuring_again_keeps_what_a_store_does_not_hold(measured, monkeypatch, tmp_path):
     monkeypatch.setattr(minutes, "RUNS", tmp_path)
+    monkeypatch.setattr(machine, "cores", lambda: 8)
     write_run(tmp_path / "laptop", "08_figures_and_tables/all", 6.0)
     minutes.measure()
-    known = minutes.measured()
-    assert known["seconds"]["laptop"] == {"06_ablation": 120.0, "08_figures_and_tables": 6.0}
-    assert known["seconds"]["smoke"] == measured["smoke"] and known["jobs"] == 1
+    times = {"06_ablation": 120.0, "08_figures_and_tables": 6.0}
+    assert minutes.measured() == measured | {"laptop": {"cores": 8, "jobs": 1, "seconds": times}}
 
 
 def test_expected_minutes_fall_back_on_another_profile(measured):
@@ -173,9 +191,10 @@ def test_expected_minutes_fall_back_on_another_profile(measured):
 def test_a_time_is_told_in_words(measured):
     assert [minutes.spoken(value) for value in (0.2, 76.4, 90.0)] == ["1 s", "76 s", "1.5 minutes"]
     line = minutes.takes("06_ablation")
-    assert "4 s (5 s if the arm pretrains its own semantics) with `smoke`, 2.0 minutes with `laptop`" in line
-    assert "study" not in line and "2 cores, 2 notebooks at a time" in line
-    assert minutes.takes("09_explore") == ""
+    assert "4 s (5 s if the arm pretrains its own semantics) with `smoke` (measured on 1 core, 1 notebook at" in line
+    assert "2.0 minutes with `laptop`, 3.0 minutes with `study` (measured on 2 cores, 2 notebooks at a time)" in line
+    assert "laptop" not in minutes.takes("01_data_blurring")
+    assert minutes.takes("09_explore").startswith("- **Takes** not measured")
 
 
 def test_only_the_line_of_the_time_is_rewritten(measured):
@@ -184,13 +203,12 @@ def test_only_the_line_of_the_time_is_rewritten(measured):
     renewed = json.loads(minutes.with_takes(book, "06_ablation"))
     assert renewed["cells"][0]["source"] == [*source[:2], minutes.takes("06_ablation") + "\n", *source[3:]]
     assert renewed["cells"][1]["source"] == ["- **Takes** x"]
-    assert minutes.with_takes(book, "09_explore") == book
 
 
 def test_only_the_last_column_of_the_readme_is_rewritten(measured):
-    rows = "| notebook | what | minutes |\n| `06_ablation` | one arm | 9 |\n| `09_explore` | play | 1 |\n"
+    rows = "| `06_ablation` | one arm | 9 |\n| `09_explore` | play | 8 |\n| `--jobs` | 1 |\n"
     cell = "2.0 each (0.1 where an arm pretrains its own semantics)"
-    assert minutes.with_minutes(rows) == rows.replace("| 9 |", f"| {cell} |")
+    assert minutes.with_minutes(rows) == rows.replace("9 |", f"{cell} |").replace("8 |", "not measured |")
 
 
 @pytest.fixture
@@ -228,9 +246,21 @@ def test_state_refuses_settings_that_are_none():
         lessons.state("lapotp")
 
 
-def test_environment_and_results_are_told():
-    found = lessons.environment(load_config("smoke"))
-    assert found.here["Python"].startswith("3.") and found.here.map(bool).all()
+def test_the_environment_is_what_the_machine_has(monkeypatch):
+    monkeypatch.setattr(machine, "cores", lambda: 6)
+    monkeypatch.setattr(machine, "gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(java, "find_java", lambda: None)
+    monkeypatch.setattr(lessons, "find_spec", lambda name: None)
+    found = lessons.environment(load_config("smoke", overrides={"runtime.threads": 2})).here
+    assert list(found[["cores", "GPUs", "Java", "ipywidgets"]]) == ["6", "2", "none", "none"]
+    assert found.Python == platform.python_version() and found.PyTorch == torch.__version__
+    assert found.memory == f"{psutil.virtual_memory().total / 2**30:.1f} GiB"
+    assert found["free disk"].endswith(" GB")
+    told = lessons.environment(load_config("smoke", overrides={"runtime.threads": 2}))["what it means"]
+    assert "runs 3 notebook(s) at a time" in told.cores and "with 2 thread(s)" in told.PyTorch
+
+
+def test_results_of_the_committed_study_are_told():
     assert lessons.results().startswith("- ") and "S3E-Deblur" in lessons.results()
 
 

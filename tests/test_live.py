@@ -85,8 +85,18 @@ def test_log_carries_the_validation_score(tmp_path):
     pd.DataFrame({"step": [15, 30], "score": [21.0, 22.0]}).to_csv(tmp_path / "validation_toy.csv", index=False)
     figure = curves.losses(live.read_log(tmp_path, "toy"))
     lines = {axes.get_title(loc="left"): axes.lines[0].get_xydata().tolist() for axes in figure.axes}
-    assert lines["validation score"] == [[15, 21], [30, 22]]
+    assert lines["validation"] == [[15, 21], [30, 22]]
     assert lines["pixel"] == [[10, 3], [20, 2], [30, 1]]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["weighted loss", "", "PSNR (dB)"]
+    semantic = curves.losses(live.read_log(tmp_path, "toy").rename(columns={"pixel": "caption"}))
+    assert semantic.axes[-1].get_ylabel() == "− sum of losses"
+
+
+def test_titles_of_six_losses_are_not_cut():
+    terms = ("pixel", "adversarial", "tree", "caption", "critic", "validation score")
+    figure = curves.losses(pd.DataFrame({"step": [20, 600], **dict.fromkeys(terms, [0.1, 10.0])}))
+    figure.draw_without_rendering()
+    assert max(axes.get_tightbbox().x1 for axes in figure.axes) <= figure.bbox.x1
 
 
 def test_snapshots_are_those_of_one_training_in_order(tmp_path):

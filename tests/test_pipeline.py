@@ -203,6 +203,8 @@ def test_exploring_needs_no_run_and_other_weights_are_explored_again(
     other.write_text("1")
     assert re.search(r"there was weights \w+, now there is weights", states(capsys)["09_explore/all"])
     other.unlink()
+    (other.parent / "__pycache__").mkdir()
+    (other.parent / ".DS_Store").write_text("1")
     assert states(capsys)["09_explore/all"].startswith("fresh")
 
 

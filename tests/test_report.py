@@ -401,6 +401,18 @@ def test_every_variant_has_its_own_look_from_the_safe_palette():
     assert {colour for colour, _ in looks} <= {*style.OKABE_ITO, style.GREY}
 
 
+def test_no_two_training_curves_look_alike(store):
+    logs = collect.read_logs(store["arms"])
+    each = pd.concat([logs[logs.variant == "full"].assign(variant=name) for name in VARIANTS])
+    figure = figures.training_curves(each)
+    drawn = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(drawn) == len(VARIANTS)
+    shown = {
+        handle.get_label(): (handle.get_color(), handle.get_linestyle()) for handle in figure.legends[0].get_lines()
+    }
+    assert all(shown[style.label(line.get_label())] == (line.get_color(), line.get_linestyle()) for line in drawn)
+
+
 def test_two_wordings_of_one_tree():
     first, second = diagram.two_wordings(WORDS, explain)
     assert first["tree"] == second["tree"] and first["tokens"] != second["tokens"]

@@ -81,7 +81,8 @@ def outcome(examples: Examples, name: str, severity: str, change: Change) -> Out
 def switches(examples: Examples, name: str, severity: str, label: str) -> dict[str, Change]:
     """The changes of the static figure by name: nodes off, the next example's tree, one entity edited to `label`.
 
-    The edited leaf is the first in which the tree read another entity.
+    The edited leaf is the first in which the tree read another entity. There is no edit where these weights do not know
+    how the entity looks.
     """
     read, names = examples.reading(name, severity).nodes, examples.names
     leaf = next((leaf for leaf in range(LEAVES) if read[leaf] not in (NULL, label)), 0)
@@ -89,7 +90,8 @@ def switches(examples: Examples, name: str, severity: str, label: str) -> dict[s
     groups = {"leaves off": range(LEAVES), "relations off": range(LEAVES, NODES), "all nodes off": range(NODES)}
     found |= {words: Change(off=frozenset(nodes)) for words, nodes in groups.items()}
     found["tree of another"] = Change(tree_of=names[(names.index(name) + 1) % len(names)])
-    return found | {f"an entity → {label}": Change(leaf=leaf, label=label)}
+    known = label in examples.restorer.editable
+    return found | ({f"an entity → {label}": Change(leaf=leaf, label=label)} if known else {})
 
 
 def table(examples: Examples, severity: str, label: str) -> pd.DataFrame:
@@ -113,7 +115,7 @@ class Ablation:
         self.whole = _box("whole tree")
         self.tree_of = choice("tree of", [(OWN, ""), *((name, name) for name in examples.names)])
         self.leaf = choice("edit", [(name, leaf) for leaf, name in enumerate(NODE_NAMES[:LEAVES])])
-        entities = [name for name in examples.restorer.labels.entities if name != NULL]
+        entities = [name for name in examples.restorer.editable if name != NULL]
         self.label = choice("into", [(KEPT, ""), *((markup.label(name), name) for name in sorted(entities))])
         self.pictures = {words: frame(SIDE) for words in SHOWN}
         self.told, self.table, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()

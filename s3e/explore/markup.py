@@ -31,7 +31,9 @@ def label(name: str) -> str:
     return "∅" if name == NULL else name.replace("_", " ")
 
 
-def _short(words: str) -> str:
+def short(name: str) -> str:
+    """`label`, cut to 13 characters."""
+    words = label(name)
     return words if len(words) <= 13 else words[:12] + "…"
 
 
@@ -73,7 +75,7 @@ def _node(node: int, x: float, y: float, name: str, note: str) -> str:
         f'<g><title>{NODE_NAMES[node]}: {escape(label(name))}</title><rect {frame} style="fill:{ground}"/>'
         f'<rect {frame} style="{tint}"/>'
         + _write(x, y - height / 2 - 5, NODE_NAMES[node], 11, SOFT)
-        + _write(x, y + lift, _short(label(name)), 14, INK, empty)
+        + _write(x, y + lift, short(name), 14, INK, empty)
         + (_write(x, y + 14, note, 11, SOFT) if note else "")
         + "</g>"
     )

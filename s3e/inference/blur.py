@@ -11,13 +11,28 @@ from PIL import Image
 from s3e.blur import SEVERITIES, kernels_for
 from s3e.camera import exposed, extent, psf, trajectories
 from s3e.convolution import Shot, expose_all, sensor_noise
-from s3e.inference.commands import Job, add_photos, add_results, between, check_free, find_photos, for_each, plan
+from s3e.inference.commands import (
+    KERNEL,
+    Job,
+    add_photos,
+    add_results,
+    between,
+    check_free,
+    find_photos,
+    for_each,
+    plan,
+)
 from s3e.inference.photos import read_photo, write_photo
 from s3e.paths import S3EError, atomic_write
 from s3e.seeds import rng
 
 SEVERITY = "moderate"
-PATH = {"length": 0.5, "exploration": 0.005, "exposure": 1.0}  # what is not given of a path of one's own
+MIDDLE = SEVERITIES[SEVERITY]
+PATH = {  # what is not given of a path of one's own: the middle of the severity, as in the blur laboratory
+    "length": MIDDLE.length_ratio,
+    "exploration": float(np.median(MIDDLE.explorations)),
+    "exposure": float(np.median(MIDDLE.fractions)),
+}
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -29,9 +44,9 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--length", type=between(0.001, 4), help=f"of the camera's path, in shorter sides; default: {length}"
     )
-    parser.add_argument(
-        "--exploration", type=between(0, 1), help=f"how much the camera wanders; default: {exploration}"
-    )
+    text = "how often the camera changes direction: a larger one curls the path up and blurs less; the severities use "
+    text += f"0.003 to 0.01; default: {exploration}"
+    parser.add_argument("--exploration", type=between(0, 1), help=text)
     parser.add_argument(
         "--exposure", type=between(0.001, 1), help=f"the share of the path that is seen; default: {exposure}"
     )
@@ -45,7 +60,7 @@ def execute(arguments: Namespace) -> int:
     if own and arguments.severity:
         raise S3EError(f"--severity and --{', --'.join(own)} say the same in two ways: leave one out.")
     photos, problems = find_photos(arguments.photos, arguments.output)
-    jobs = plan(photos, arguments.output, [".kernel.png"])
+    jobs = plan(photos, arguments.output, [KERNEL])
 
     def blur(job: Job) -> None:
         check_free(job, arguments.overwrite)

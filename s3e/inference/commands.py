@@ -1,7 +1,9 @@
 """What `deblur`, `blur` and `caption` share: photos named on the command line, names of results, one line an error."""
 
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -19,6 +21,13 @@ from s3e.paths import S3EError
 if TYPE_CHECKING:
     from s3e.inference.restorer import Restorer
 
+KERNEL = ".kernel.png"  # end of the name of a kernel, beside the photo that `blur` made by it
+FAILED, THERE, DONE = "failed", "were there already", "done"
+
+
+class AlreadyThere(S3EError):
+    """A result, or a file beside it, is there and may not be replaced."""
+
 
 class Job(NamedTuple):
     """A photo, the file for its result, and the files beside it."""
@@ -35,7 +44,8 @@ def add_photos(parser: ArgumentParser) -> None:
 
 def add_results(parser: ArgumentParser) -> None:
     """Where results go."""
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder for the results")
+    text = "the folder for the results; other results inside a folder that is named as PHOTO are read as photos"
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
 
 
@@ -60,37 +70,51 @@ def between(low: float, high: float) -> Callable[[str], float]:
 def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list[Path], list[str]]:
     """The photos that are named, each once, those of folders sorted; and what is wrong with a folder.
 
-    Results in `output` are not looked for. Raises `S3EError` for a path that does not exist and where nothing is left.
+    In a folder, results in `output` and kernels beside their photos are left out. Raises `S3EError` for a path that
+    does not exist and where nothing is left.
     """
     if missing := [path for path in named if not path.exists()]:
         raise S3EError(f"{missing[0]} does not exist ({len(missing)} of {len(named)}): correct the path.")
     found, problems = {}, []
     for path in named:
-        inside = walk(path) if path.is_dir() else None
-        problems += [str(problem) for problem in inside.problems] if inside else []
-        files = [path] if inside is None else [place / name for place, names in inside.files.items() for name in names]
-        if inside:
-            files = [file for file in files if is_photo(file.name) and not _result(file, path, output)]
-        found |= {file.resolve(): file for file in files}
+        files = [path]
+        if path.is_dir():
+            inside = walk(path)
+            problems += map(str, inside.problems)
+            files = [file for place in inside.files.items() for file in _photos(*place)]
+            files = [file for file in files if not _result(file, path, output)]
+        for file in files:
+            found.setdefault(os.path.realpath(file), file)
     if not found:
         raise S3EError(f"{', '.join(map(str, named))}: no photo there; name photos or a folder that holds some.")
     return list(found.values()), problems
 
 
+def _photos(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The photos among the files of a folder, without kernels that have their photo there."""
+    photos = [name for name in names if is_photo(name)]
+    stems = {Path(name).stem for name in photos}
+    kernels = {stem + KERNEL for stem in stems}
+    return [folder / name for name in photos if name not in kernels]
+
+
 def _result(file: Path, named: Path, output: Path | None) -> bool:
     """Whether a photo below the folder `named` lies in `output`, a folder in that one: the result of an earlier run."""
-    return bool(output) and output.resolve() in file.resolve().parents and named.resolve() in output.resolve().parents
+    if not output:
+        return False
+    file, named, output = (Path(os.path.realpath(path)) for path in (file, named, output))
+    return output in file.parents and named in output.parents
 
 
 def plan(photos: Sequence[Path], folder: Path, beside: Sequence[str] = ()) -> list[Job]:
     """Files for the results in `folder`: the photo's name, numbered if another photo has it (a.jpg, a-2.jpg).
 
     `beside`: ends of the names of further files (a + ".json"). A photo in a format that is not written becomes a PNG.
-    Raises `S3EError` if a result would replace one of the photos, or `folder` is a file.
+    Raises `S3EError` if a result would replace one of the photos, or cannot be written into `folder`.
     """
-    if folder.exists() and not folder.is_dir():
-        raise S3EError(f"{folder} is a file: give a folder with -o.")
-    inputs, taken, jobs = {_identity(photo) for photo in photos}, set(), []
+    check_folder(folder)
+    inputs = {_identity(photo): photo for photo in photos if photo.exists()}
+    taken, jobs = set(), []
     for photo in photos:
         end = photo.suffix if photo.suffix.lower() in SAVED else ".png"
         for number in count(1):
@@ -100,10 +124,21 @@ def plan(photos: Sequence[Path], folder: Path, beside: Sequence[str] = ()) -> li
                 break
         taken |= names
         job = Job(photo, folder / f"{stem}{end}", tuple(folder / f"{stem}{more}" for more in beside))
-        if any(file.exists() and _identity(file) in inputs for file in (job.result, *job.beside)):
-            raise S3EError(f"{photo} would be replaced by a result: give another folder with -o.")
+        written = [_identity(file) for file in (job.result, *job.beside) if file.exists()]
+        if lost := [inputs[identity] for identity in written if identity in inputs]:
+            raise S3EError(f"{lost[0]} would be replaced by a result: give another folder with -o.")
         jobs.append(job)
     return jobs
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `S3EError` unless files can be written into `folder`, which need not exist yet."""
+    folder = folder.absolute()
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise S3EError(f"{there} is no folder: name another one for the results.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise S3EError(f"{there} may not be written to: name another folder for the results.")
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -113,45 +148,78 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def check_free(job: Job, overwrite: bool) -> None:
-    """Raise `S3EError` if a file of the job is there and may not be replaced."""
-    there = [file for file in (job.result, *job.beside) if file.exists()]
+    """Raise `AlreadyThere` if a file of the job is there and may not be replaced."""
+    there = [file for file in (job.result, *job.beside) if os.path.lexists(file)]
     if there and not overwrite:
-        raise S3EError(f"{there[0]} is there already, so {job.photo} was left out: add --overwrite or name another -o.")
+        raise AlreadyThere(f"{there[0]} is there already, so {job.photo} is left out: add --overwrite or another -o.")
 
 
 def for_each(items: Sequence, work: Callable, problems: Sequence[str] = ()) -> int:
-    """Do `work` on each item; an `S3EError` is told and the next one done. Returns 1 if there was any, else 0."""
-    failed = list(problems)
+    """Do `work` on each item, a photo or a `Job`; what goes wrong is told and the next one done.
+
+    Returns 1 if there was anything, else 0. Ctrl-C ends it and says how far it came.
+    """
     for problem in problems:
         _tell(problem)
-    for item in items:
-        try:
-            work(item)
-        except S3EError as error:
-            failed.append(str(error))
-            _tell(str(error))
-    if failed:
-        _tell(f"{len(failed)} failed, {len(items) - len(failed) + len(problems)} done")
-    return 1 if failed else 0
+    counted = Counter({FAILED: len(problems)})
+    try:
+        for item in items:
+            counted[_tried(item, work)] += 1
+    except KeyboardInterrupt:
+        told = f"interrupted: {counted[DONE]} of {len(items)} photos done; no file is half written"
+        raise KeyboardInterrupt(told) from None
+    if counted[DONE] < counted.total():
+        _tell(", ".join(f"{counted[word]} {word}" for word in (FAILED, THERE, DONE) if counted[word] or word == DONE))
+    return int(counted[DONE] < counted.total())
+
+
+def _tried(item: Path | Job, work: Callable) -> str:
+    try:
+        work(item)
+        return DONE
+    except AlreadyThere as error:
+        _tell(str(error))
+        return THERE
+    except BrokenPipeError:  # not the photo: nobody reads what is printed
+        raise
+    except (S3EError, OSError, MemoryError, RuntimeError) as error:
+        _tell(_explained(item.photo if isinstance(item, Job) else item, error))
+        return FAILED
+
+
+def _explained(photo: Path, error: Exception) -> str:
+    """What went wrong with a photo, and the remedy. A RuntimeError that is not about memory (torch's is) is raised."""
+    if isinstance(error, S3EError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{photo}: {error.strerror or error}; free space on the disk or name another folder for the results."
+    if isinstance(error, RuntimeError) and "memory" not in str(error):
+        raise error
+    return f"{photo}: too little memory; scale it down, or use deblur's --statistics tile or a smaller --tile."
 
 
 def _tell(line: str) -> None:
     print(f"s3e: {line}", file=sys.stderr, flush=True)
 
 
-def load_restorer(weights: Path | None, reader: str = "full", arm: str | None = None) -> "Restorer":
-    """The networks of `--weights`; a line (stderr) tells what they are good for.
+def load_restorer(
+    weights: Path | None, readers: Sequence[str] = ("full",), arm: str | None = None
+) -> tuple["Restorer", str]:
+    """The networks of `--weights`, and the first of `readers` that they have; a line (stderr) tells their use.
 
     Reader and arm are tried at once: raises `S3EError` where their weights are missing or damaged.
     """
     from s3e.inference.restorer import Restorer
 
     restorer, blank = Restorer.load(weights), np.zeros((SHORTEST, SHORTEST, 3), np.uint8)
+    reader = next((name for name in readers if name in restorer.readers), readers[0])
     reading = restorer.read(blank, reader)
     if arm:
         restorer.restore(blank, arm, reading=reading)
     _tell(restorer.about)
-    return restorer
+    if reader != readers[0]:
+        _tell(f"these weights have no {readers[0]}, so '{reader}' reads the photos")
+    return restorer, reader
 
 
 @contextmanager

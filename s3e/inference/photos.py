@@ -73,8 +73,9 @@ def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
     try:
         with atomic_write(path) as temporary:
             Image.fromarray(pixels).save(temporary, kind, **options, **about)
-    except OSError as error:
-        raise S3EError(f"{path} cannot be written ({error.strerror or error}): give another folder.") from None
+    except (OSError, ValueError) as error:  # the disk; too long a side or EXIF for the format
+        reason = getattr(error, "strerror", None) or error
+        raise S3EError(f"{path} cannot be written ({reason}): name another folder, or make the photo a PNG.") from None
 
 
 def format_of(path: Path) -> tuple[str, dict]:

@@ -1,7 +1,7 @@
 """Read and restore one photo of any size with trained networks: the suite's door for users.
 
 Maps and tree are always those of the whole photo, scaled to the size that the semantic branch was trained at; the
-generator sees every pixel (specification 6.1, 6.5).
+generator sees every pixel (specification 6.10).
 """
 
 from collections.abc import Callable
@@ -20,14 +20,15 @@ from s3e.data.corpus import to_tensor
 from s3e.data.photos import SHORTEST
 from s3e.data.text import EOS
 from s3e.evaluation.restoring import STRIDE, to_images
-from s3e.inference import bundle
-from s3e.inference.tiles import run_tiled
+from s3e.inference import bundle, memory
+from s3e.inference.tiles import halo, run_tiled
 from s3e.models.build import build_generator, build_semantics, load_weights, map_channels
 from s3e.models.encoder import GRID
 from s3e.models.tree import LEAVES, NODES, S3Tree, TreeOutput
 from s3e.paths import S3EError
 
 TILE = 768  # pixels of a tile's side: a 12-megapixel photo stays below 4 GiB
+LONGEST = 16  # times the shorter side: a longer photo is squashed to this before it is read
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Reading:
     vectors: Tensor  # 1 x 7 x D
     features: Tensor  # 1 x C: the encoder's grid, averaged
     names: tuple[list[str], list[str]]  # labels of entities and of relations
+    reader: str  # who read: one of `Restorer.readers`
 
     @property
     def caption(self) -> str:
@@ -69,7 +71,8 @@ class Restorer:
     """Trained networks for single photos: `restorer.restore(photo)`, `restorer.read(photo)`.
 
     `arms`: deblurrers ("full", "baseline"); `readers`: who reads a photo: "full" (co-trained on blurred photos) or
-    "captioner" (before co-training, at home on sharp photos too); `about`: what these weights are good for.
+    "captioner" (before co-training, at home on sharp photos too); `about`: what these weights are good for. The
+    networks themselves: `generator(arm)`, `semantics(reader)`.
     """
 
     def __init__(self, source: bundle.Bundle, device: str = "cpu"):
@@ -77,7 +80,7 @@ class Restorer:
         self.config, self.words, self.labels, self.about = source.config, source.words, source.labels, source.about
         self.arms = tuple(name for name in ("baseline", "full") if f"{name}-generator" in source.files)
         self.readers = tuple(name for name in ("full", "captioner") if f"{name}-semantics" in source.files)
-        self._generator, self._reader = cache(self._load_generator), cache(self._load_reader)
+        self.generator, self.semantics = cache(self._load_generator), cache(self._load_semantics)
 
     @classmethod
     def load(cls, folder: Path | str | None = None, device: str = "cpu") -> "Restorer":
@@ -89,10 +92,13 @@ class Restorer:
 
     @torch.no_grad()
     def read(self, photo: np.ndarray, reader: str = "full") -> Reading:
-        """Tree and caption of a photo, uint8 (H, W, 3) in any size. Raises `S3EError` for an unknown reader."""
-        source = self._reader(_known(reader, self.readers, "reader"))
+        """Tree and caption of a photo, uint8 (H, W, 3) in any size. Raises `S3EError` for an unknown reader.
+
+        A photo longer than `LONGEST` times its shorter side is squashed to that before it is read.
+        """
+        source = self.semantics(reader)
         features = source.encoder(_tensor(self._scaled(photo)).to(self.device))
-        return self._told(source, source.tree(features), features.mean((2, 3)))
+        return self._told(reader, source.tree(features), features.mean((2, 3)))
 
     @torch.no_grad()
     def restore(
@@ -103,16 +109,18 @@ class Restorer:
 
         `reading` (by "full") and `maps` (1 x 7 x D x h x w) take the place of what the photo itself says; zeros switch
         a node off. `tile`, `statistics`, `progress`: see `s3e.inference.tiles.run_tiled`. Raises `S3EError` for an
-        unknown arm.
+        unknown arm, a reading by another than "full", and a photo that does not fit into memory.
         """
-        generator = self._generator(_known(arm, self.arms, "arm"))
+        generator = self.generator(arm)
         _check(photo)
+        _by_full(reading)
         height, width = photo.shape[:2]
         image = F.pad(_tensor(photo), (0, -width % STRIDE, 0, -height % STRIDE), "reflect").to(self.device)
         if arm == "baseline":
             maps = None
         elif maps is None:
             maps = (reading or self.read(photo)).maps
+        self._fit(generator, tuple(image.shape[2:]), tile, statistics)
         embedded = None if maps is None else _widened(maps.to(self.device).flatten(1, 2), photo.shape, image.shape)
         restored = run_tiled(generator, image, embedded, tile=tile, statistics=statistics, progress=progress)
         return to_images(restored[:, :, :height, :width])[0]
@@ -123,15 +131,19 @@ class Restorer:
 
         Where the leaf looks, its map is moved towards the mean vector that this entity has in this leaf
         (`bundle.leaf_prototypes`), up to six times as far where the tree does not name it before; the result's `nodes`
-        tell whether it does. Sub-relation, root and caption follow. Raises `S3EError` for an unknown leaf or label.
-        (Reconstruction: the paper edits nothing.)
+        tell whether it does. Sub-relation, root and caption follow. Raises `S3EError` for an unknown leaf, and for a
+        label that is not in `editable`. (Specification 6.10.)
         """
         if leaf not in range(LEAVES) or label not in self.labels.entities:
             raise S3EError(f"relabel: leaf {leaf} (0-3) or label '{label}' is unknown; see restorer.labels.entities.")
-        source, wanted = self._reader("full"), self.labels.entities.index(label)
+        _by_full(reading)
+        source, wanted = self.semantics("full"), self.labels.entities.index(label)
         target = torch.from_numpy(self._prototypes[leaf, wanted]).to(self.device)
-        if not bool(torch.isfinite(target).all()):
-            raise S3EError(f"relabel: no training photo shows '{label}', so its look is unknown; choose another.")
+        if label not in self.editable:
+            raise S3EError(
+                f"relabel: none of the first {bundle.SEEN} training photos shows '{label}', so its look is unknown; "
+                "choose one of restorer.editable."
+            )
         weight = torch.from_numpy(reading.attention[leaf] / reading.attention[leaf].max()).to(self.device)
         move = (target - reading.vectors[0, leaf])[:, None, None] * weight
         for strength in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
@@ -140,11 +152,11 @@ class Restorer:
             tree = _grown(source.tree, leaves)
             if int(tree.entity_logits[0, leaf].argmax()) == wanted:
                 break
-        return self._told(source, tree, reading.features)
+        return self._told("full", tree, reading.features)
 
-    def _told(self, source: nn.Module, tree: TreeOutput, features: Tensor) -> Reading:
+    def _told(self, reader: str, tree: TreeOutput, features: Tensor) -> Reading:
         """The reading that a tree's output amounts to, with the caption by beam search."""
-        logits = [*tree.entity_logits[0], *tree.relation_logits[0]]
+        source, logits = self.semantics(reader), [*tree.entity_logits[0], *tree.relation_logits[0]]
         probabilities = [row.softmax(-1).cpu().numpy() for row in logits]
         names = (self.labels.entities, self.labels.relations)
         nodes = tuple(names[node >= LEAVES][int(row.argmax())] for node, row in enumerate(probabilities))
@@ -156,31 +168,46 @@ class Restorer:
         return Reading(
             nodes=nodes, probabilities=probabilities, attention=tree.attention[0].cpu().numpy(), maps=tree.maps,
             words=[self.words.words[i] for i in said], word_attention=heard.cpu().numpy(), vectors=tree.vectors,
-            features=features, names=names,
+            features=features, names=names, reader=reader,
         )  # fmt: skip
 
     def _scaled(self, photo: np.ndarray) -> np.ndarray:
         """The photo with its shorter side at the training size and its longer one a multiple of the encoder's stride.
 
-        A photo of the training size stays as it is.
+        A photo of the training size stays as it is; beyond `LONGEST` times the shorter side the longer one is squashed.
         """
         _check(photo)
-        size, (height, width) = self.config.data.size, photo.shape[:2]
+        size, shorter = self.config.data.size, min(photo.shape[:2])
         step = size // GRID
-        height, width = (max(size, round(side * size / min(height, width) / step) * step) for side in (height, width))
+        scaled = (max(size, round(side * size / shorter / step) * step) for side in photo.shape[:2])
+        height, width = (min(side, LONGEST * size) for side in scaled)
         if (height, width) == photo.shape[:2]:
             return photo
         return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
 
     @cached_property
     def _prototypes(self) -> np.ndarray:
-        return bundle.prototypes(self.source, self._reader("full"))
+        return bundle.prototypes(self.source, self.semantics("full"))
+
+    @cached_property
+    def editable(self) -> tuple[str, ...]:
+        """Entities whose look is known, so that `relabel` can give them to a leaf (of a store: found by reading)."""
+        known = np.isfinite(self._prototypes).all((0, 2))
+        return tuple(label for label, here in zip(self.labels.entities, known, strict=True) if here)
+
+    def _fit(self, generator: nn.Module, shape: tuple[int, int], tile: int, statistics: str) -> None:
+        """Raise `S3EError` if restoring a photo of `shape` (H, W) does not fit into the machine's memory."""
+        if self.device == "cpu" and max(shape) > TILE:
+            width = self.config.model.generator_width
+            memory.check(shape, memory.needed(shape, width, halo(generator), tile, statistics))
 
     def _load_generator(self, arm: str) -> nn.Module:
+        _known(arm, self.arms, "arm")
         maps = map_channels(self.config, self.source, VARIANTS[arm].semantics)
         return self._weighted(build_generator(self.config, maps), f"{arm}-generator")
 
-    def _load_reader(self, reader: str) -> nn.Module:
+    def _load_semantics(self, reader: str) -> nn.Module:
+        _known(reader, self.readers, "reader")
         return self._weighted(build_semantics(self.config, self.source, "tree"), f"{reader}-semantics")
 
     def _weighted(self, network: nn.Module, name: str) -> nn.Module:
@@ -194,11 +221,20 @@ def _known(name: str, names: tuple[str, ...], what: str) -> str:
     return name
 
 
+def _by_full(reading: Reading | None) -> None:
+    if reading is not None and reading.reader != "full":
+        raise S3EError(f"the reading is by '{reading.reader}', which no deblurrer knows: give one by 'full'.")
+
+
 def _check(photo: np.ndarray) -> None:
+    if not isinstance(photo, np.ndarray):
+        raise S3EError(
+            f"a photo must be an array, not {type(photo).__name__}; s3e.read_photo(path).pixels reads a file."
+        )
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or min(photo.shape[:2]) < SHORTEST:
         raise S3EError(
             f"a photo must be uint8 (height, width, 3) with {SHORTEST} pixels or more at each side, not {photo.dtype} "
-            f"{photo.shape}; s3e.inference.photos.read_photo reads any file so."
+            f"{photo.shape}; s3e.read_photo(path).pixels reads any file so."
         )
 
 

@@ -247,7 +247,7 @@ MEASURED = minutes.PROFILES  # profiles whose runs were measured
 
 
 def expected_minutes(run: Instance, profile: str) -> float:
-    """Minutes as measured on two cores, for the run card and for scheduling (laptop's for other profiles)."""
+    """Minutes as measured (see `s3e.pipeline.minutes`), for the run card and for scheduling."""
     own = bool(run.variant) and VARIANTS[run.variant].start == "own"
     return minutes.expected(run.stage, profile, own)
 

@@ -172,7 +172,7 @@ def source_digest() -> str:
 
 def weights_digest() -> str:
     """Hash of the files of the demonstration weights, byte by byte."""
-    files = [path for path in sorted((PACKAGE / "weights").glob("*")) if path.suffix != ".md"]
+    files = [path for path in sorted((PACKAGE / "weights").glob("[!.]*")) if path.is_file() and path.suffix != ".md"]
     return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 

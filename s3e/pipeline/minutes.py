@@ -9,6 +9,7 @@ import json
 import re
 from argparse import ArgumentParser, Namespace
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,16 +23,22 @@ PROFILES = ("smoke", "laptop", "study")
 ARMS, OWN = "06_ablation", "06_ablation, own semantics"  # arms that pretrain their own semantics take longer
 UNKNOWN = 60.0  # seconds, of a notebook that nobody has measured
 TAKES = r"^- \*\*Takes\*\* .*$"  # in the first cell of a notebook
-ROW = r"^\| `{}` \| (.*) \| [^|]* \|$"  # in the README
+NOT_MEASURED = "not measured"
+ROW = r"^(\| `(\d\w+)` \| .* \|) [^|]* \|$"  # of a notebook in the README
 
 
 @cache
 def measured() -> dict[str, Any]:
-    """What is known: `cores` and `jobs` (notebooks at a time) of the machine, `seconds` {profile: {notebook: median}}.
+    """What is known by profile: `cores` of the machine, `jobs` (notebooks at a time), `seconds` {notebook: median}.
 
     The notebook 06 stands for two, `ARMS` and `OWN`.
     """
     return read_json(FILE)
+
+
+def seconds(profile: str) -> dict[str, float]:
+    """Median seconds by notebook; empty for a profile that was not measured."""
+    return measured().get(profile, {}).get("seconds", {})
 
 
 def expected(stage: str, profile: str, own: bool = False) -> float:
@@ -39,9 +46,9 @@ def expected(stage: str, profile: str, own: bool = False) -> float:
 
     `own`: for an arm that pretrains its own semantics.
     """
-    name, known = OWN if own and stage == ARMS else stage, measured()["seconds"]
-    tried = dict.fromkeys((profile, "laptop", "study", "smoke"))
-    return next((known[item][name] for item in tried if name in known.get(item, {})), UNKNOWN) / 60
+    name = OWN if own and stage == ARMS else stage
+    tried = (profile, "laptop", "study", "smoke")
+    return next((seconds(item)[name] for item in tried if name in seconds(item)), UNKNOWN) / 60
 
 
 def read_store(store: Path) -> dict[str, float]:
@@ -51,7 +58,7 @@ def read_store(store: Path) -> dict[str, float]:
         stage, record = path.parents[1].name, read_json(path)
         if not record["skipped"]:
             found.setdefault(OWN if stage == ARMS and _own(path.parent.name) else stage, []).append(record["seconds"])
-    return {name: round(median(seconds), 1) for name, seconds in found.items()}
+    return {name: round(median(times), 1) for name, times in found.items()}
 
 
 def _own(folder: str) -> bool:
@@ -65,42 +72,52 @@ def at_a_time(store: Path) -> int:
 
 
 def takes(stage: str) -> str:
-    """The line of a notebook's first cell; "" where nothing is measured."""
-    known = measured()
-    times = {name: seconds for name, seconds in known["seconds"].items() if stage in seconds}
-    told = [f"{_of(times[name], stage)} with `{name}`" for name in PROFILES if name in times]
-    how = f"on {known['cores']} cores, {known['jobs']} notebooks at a time; starting it takes a few seconds more"
-    return f"- **Takes** {', '.join(told)} (measured {how})." if told else ""
+    """The line of a notebook's first cell: its time by profile, and on what it was measured."""
+    told = []
+    for how, names in groupby((name for name in PROFILES if stage in seconds(name)), _how):
+        times = ", ".join(f"{_of(seconds(name), stage)} with `{name}`" for name in names)
+        told.append(f"{times} (measured {how})")
+    return f"- **Takes** {'; '.join(told) or NOT_MEASURED}; starting it takes a few seconds more."
 
 
-def _of(seconds: dict[str, float], stage: str) -> str:
-    own = seconds.get(OWN) if stage == ARMS else None
-    return spoken(seconds[stage]) + (f" ({spoken(own)} if the arm pretrains its own semantics)" if own else "")
+def _how(profile: str) -> str:
+    known = measured()[profile]
+    return f"on {_count(known['cores'], 'core')}, {_count(known['jobs'], 'notebook')} at a time"
 
 
-def spoken(seconds: float) -> str:
-    """A time in words: "2 s", "76 s", "5.6 minutes"."""
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
+def _of(times: dict[str, float], stage: str) -> str:
+    own = times.get(OWN) if stage == ARMS else None
+    return spoken(times[stage]) + (f" ({spoken(own)} if the arm pretrains its own semantics)" if own else "")
+
+
+def spoken(time: float) -> str:
+    """Seconds in words: "2 s", "76 s", "5.6 minutes"."""
+    return f"{max(1, round(time))} s" if time < 90 else f"{time / 60:.1f} minutes"
 
 
 def with_takes(notebook: str, stage: str) -> str:
-    """A notebook's JSON with the measured line in its first cell; as it was where there is none."""
-    line, book = takes(stage), json.loads(notebook)
-    if not line:
-        return notebook
-    text = re.sub(TAKES, lambda _: line, "".join(book["cells"][0]["source"]), flags=re.M)
+    """A notebook's JSON with the measured line in its first cell."""
+    book = json.loads(notebook)
+    text = re.sub(TAKES, lambda _: takes(stage), "".join(book["cells"][0]["source"]), flags=re.M)
     book["cells"][0]["source"] = text.splitlines(keepends=True)
     return json.dumps(book, indent=1, ensure_ascii=False) + "\n"
 
 
 def with_minutes(readme: str) -> str:
     """The README with the minutes of `laptop` in the last column of its rows of notebooks."""
-    for stage, seconds in measured()["seconds"]["laptop"].items():
-        cell = f"{max(0.1, seconds / 60):.1f}"
-        if stage == ARMS:
-            cell += f" each ({expected(stage, 'laptop', own=True):.1f} where an arm pretrains its own semantics)"
-        readme = re.sub(ROW.format(stage), rf"| `{stage}` | \1 | {cell} |", readme, flags=re.M)
-    return readme
+    return re.sub(ROW, lambda row: f"{row[1]} {_cell(row[2])} |", readme, flags=re.M)
+
+
+def _cell(stage: str) -> str:
+    if stage not in seconds("laptop"):
+        return NOT_MEASURED
+    cell = f"{max(0.1, expected(stage, 'laptop')):.1f}"
+    own = f" each ({expected(stage, 'laptop', own=True):.1f} where an arm pretrains its own semantics)"
+    return cell + own * (stage == ARMS)
 
 
 def renew(path: Path, text: str) -> None:
@@ -111,12 +128,13 @@ def renew(path: Path, text: str) -> None:
 
 
 def measure() -> None:
-    """Read the stores and write `minutes.json`."""
-    before = measured() if FILE.is_file() else {"seconds": {}}
-    stores = {name: RUNS / name for name in PROFILES}
-    seconds = {name: before["seconds"].get(name, {}) | read_store(store) for name, store in stores.items()}
-    jobs = max(map(at_a_time, stores.values())) or before.get("jobs", 1)
-    write_json(FILE, {"cores": machine.cores(), "jobs": jobs, "seconds": seconds})
+    """Read the stores and write `minutes.json`; a profile without a finished run stays as it was."""
+    known = dict(measured())
+    for name in PROFILES:
+        if found := read_store(RUNS / name):
+            times = seconds(name) | found
+            known[name] = {"cores": machine.cores(), "jobs": max(1, at_a_time(RUNS / name)), "seconds": times}
+    write_json(FILE, known)
     measured.cache_clear()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from s3e.evaluation.image import psnr, ssim
+from s3e.explore.examples import strengthened
 from s3e.report.diagram import draw_tree
 from s3e.report.pictures import below, grid, title
 from s3e.report.style import GREY, INK, PAGE_WIDTH, VERMILLION, bare, label, styled, wrap
@@ -27,8 +28,7 @@ def comparison(rows: Mapping[str, Mapping[str, np.ndarray]], sharp: np.ndarray, 
         row[len(names)].imshow(sharp)
         for name, plain, error in zip(names, row, row[len(names) + 1 :], strict=False):
             plain.imshow(images[name])
-            apart = np.abs(images[name].astype(int) - sharp)
-            error.imshow(np.minimum(gain * apart, 255).astype(np.uint8))
+            error.imshow(strengthened(images[name], sharp, gain))
             below(plain, f"{psnr(images[name], sharp):.2f} dB, {ssim(images[name], sharp):.3f}")
     words = [label(name).split(" (")[0] for name in names]
     for axes, text in zip(cells[0], [*words, "sharp", *(f"error of {text}" for text in words)], strict=True):

@@ -16,14 +16,18 @@ NODE_AXIS = ("leaf 1", "leaf 2", "leaf 3", "leaf 4", "node 5", "node 6", "root")
 def losses(log: pd.DataFrame, title: str = "") -> Figure:
     """One panel a loss term over the updates.
 
-    `log`: columns step and one per term, as in `log_<training>.csv`; perhaps "validation score", with gaps.
+    `log`: columns step and one per term, as in `log_<training>.csv`; perhaps "validation score", with gaps, which is
+    PSNR where a pixel or perceptual term shows that photos are restored, else minus the sum of the weighted losses.
     """
     terms = [name for name in log.columns if name != "step"]
+    axis = {terms[0]: "weighted loss"}
+    axis["validation score"] = "PSNR (dB)" if {"pixel", "perceptual"} & set(terms) else "− sum of losses"
     figure = Figure(figsize=(PAGE_WIDTH * max(0.5, min(1.0, len(terms) / 4)), 1.9), layout="constrained")
     for axes, term in zip(np.atleast_1d(figure.subplots(1, len(terms))), terms, strict=True):
         known = log[["step", term]].dropna()
         axes.plot(known["step"], known[term], color=OKABE_ITO[5], marker="o" if len(known) < 3 else "", markersize=3)
-        axes.set(title=term, xlabel="update", ylabel="weighted loss" if term == terms[0] else "")
+        axes.set(title=term.removesuffix(" score"), xlabel="update", ylabel=axis.get(term, ""))
+        axes.locator_params(axis="x", nbins=3)
     if title:
         figure.suptitle(title)
     return figure

@@ -7,7 +7,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from s3e.evaluation.collect import severities
-from s3e.report.style import GREY, INK, PAGE_WIDTH, colour, in_order, label, marker, save, show, styled
+from s3e.report.style import (
+    GREY,
+    INK,
+    PAGE_WIDTH,
+    VARIANT_ORDER,
+    colour,
+    in_order,
+    label,
+    marker,
+    save,
+    show,
+    styled,
+)
 
 __all__ = ["closing", "cost", "gain_by_severity", "save", "seeds", "show", "training_curves"]
 
@@ -25,6 +37,7 @@ TRAININGS = {  # `log_<name>.csv` -> panel title, in the order of the panels
     "captioner_a2": "A2: captioner, blurred", "tree_captioner_a2": "A2: captioner, blurred",
     "deblurrer": "B: deblurrer alone", "cotrain": "C: co-training",
 }  # fmt: skip
+LINES = ("-", "--", ":", "-.")
 TERMS = {"pixel": "pixel loss", "perceptual": "perceptual loss", "tree": "tree loss", "caption": "caption loss"}
 
 
@@ -85,11 +98,20 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     return sums / counts
 
 
-def _curve(axes: Axes, frame: pd.DataFrame, variant: str, ink: str, line: str) -> None:
+def _line(variant: str) -> str:
+    """The line style of an arm: another one for each arm of the same colour, so that curves need no markers."""
+    same = [name for name in VARIANT_ORDER if colour(name) == colour(variant)]
+    return LINES[same.index(variant)] if variant in same else "-"
+
+
+def _curve(axes: Axes, frame: pd.DataFrame, variant: str) -> None:
+    ink = colour(variant) if variant else GREY
     mean = frame.groupby("step").value.mean()
     width = max(1, len(mean) // 15)
     axes.plot(mean.index, mean, color=ink, linewidth=0.5, alpha=0.25)
-    axes.plot(mean.index, _smooth(mean.to_numpy(), width), color=ink, linestyle=line, linewidth=1.4, label=variant)
+    axes.plot(
+        mean.index, _smooth(mean.to_numpy(), width), color=ink, linestyle=_line(variant), linewidth=1.4, label=variant
+    )
 
 
 def _panels(logs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -101,7 +123,7 @@ def _panels(logs: pd.DataFrame) -> list[tuple[str, str]]:
 def training_curves(logs: pd.DataFrame) -> Figure:
     """Figure 9: each training's losses over its updates (thin: as logged; thick: running mean; mean over seeds).
 
-    Losses are shown as they enter the sum, with their weights.
+    Losses are shown as they enter the sum, with their weights. Arms of one colour differ in the style of their lines.
     `logs`: training, variant, seed, step, term, value (`s3e.evaluation.collect.read_logs`).
     """
     panels = _panels(logs)
@@ -112,8 +134,7 @@ def training_curves(logs: pd.DataFrame) -> Figure:
     for axes, (training, term) in zip(grid, panels, strict=False):
         own = logs[(logs.training == training) & (logs.term == term)]
         for variant in in_order(own.variant):
-            style = "--" if marker(variant) in "DX^v" else "-"
-            _curve(axes, own[own.variant == variant], variant, colour(variant) if variant else GREY, style)
+            _curve(axes, own[own.variant == variant], variant)
         axes.set(title=TRAININGS[training], xlabel="update", ylabel=TERMS[term])
         if (own.value > 0).all() and own.value.max() > 20 * own.value.median():
             axes.set_yscale("log")
@@ -221,11 +242,7 @@ def _marker_legend(figure: Figure, variants: list[str]) -> None:
 
 
 def _variant_legend(figure: Figure, variants: list[str], shared: bool) -> None:
-    style = {True: "--", False: "-"}
-    handles = [
-        Line2D([], [], color=colour(name), linestyle=style[marker(name) in "DX^v"], label=label(name))
-        for name in variants
-    ]
+    handles = [Line2D([], [], color=colour(name), linestyle=_line(name), label=label(name)) for name in variants]
     if shared:
         handles.insert(0, Line2D([], [], color=GREY, label="shared by all arms"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from s3e.explore import pictures
+from s3e.explore import markup, pictures
 from s3e.explore.blurlab import Exposure
 from s3e.inference import Reading
-from s3e.report.diagram import NODE_NAMES, NODES, NULL, draw_tree
+from s3e.report.diagram import NODE_NAMES, NODES, draw_tree
 from s3e.report.gallery import word_maps
 from s3e.report.pictures import below, grid, title
 from s3e.report.style import GREY, INK, PAGE_WIDTH, VERMILLION, bare, styled
@@ -70,7 +70,7 @@ def tree_reading(photo: np.ndarray, reading: Reading) -> Figure:
         axes = place(0.03 + node * (side + gap), 0.42, side, side)
         axes.imshow(pictures.lit(photo, reading.attention[node], SIDE))
         title(axes, name)
-        guesses = [f"{_short(label)} {100 * share:.0f} %" for label, share in reading.ranking(node)]
+        guesses = [f"{markup.short(label)} {markup.percent(share)}" for label, share in reading.ranking(node)]
         below(axes, "\n".join(guesses), linespacing=1.15)
     return figure
 
@@ -79,10 +79,6 @@ def _sure_tree(axes: Axes, reading: Reading) -> None:
     draw_tree(axes, reading.nodes)
     for (x, y), share in zip(NODES.values(), reading.confidence, strict=True):
         axes.text(x, y - 0.1, f"{100 * share:.0f} %", ha="center", va="top", size=6.5, color=GREY)
-
-
-def _short(label: str) -> str:
-    return "∅" if label == NULL else label.replace("_", " ")[:14]
 
 
 @styled

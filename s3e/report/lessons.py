@@ -154,8 +154,8 @@ def _first_cell(stage: str) -> str:
 
 
 def _time(stage: str, profile: str) -> str:
-    seconds = minutes.measured()["seconds"].get(profile, {})
-    return minutes.spoken(seconds[stage]) if stage in seconds else "not measured"
+    times = minutes.seconds(profile)
+    return minutes.spoken(times[stage]) if stage in times else minutes.NOT_MEASURED
 
 
 def state(profile: str, data: str = "scenes", overrides: dict[str, Any] | None = None) -> pd.DataFrame:
