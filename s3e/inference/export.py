@@ -123,8 +123,9 @@ def card(
         "intervals see the study's own tables):",
         _table(scores.rename(columns=NAMES)),
         *([lead, _table(nodes)] if len(nodes) else []),
-        f"All training was on {config.blur.severity} blur. Tree and caption know {len(source.labels.entities) - 1} "
-        f"entities and {len(source.labels.relations) - 1} relations, and name one of them whatever a picture shows.",
+        f"The deblurrers were trained on {config.blur.severity} blur alone. Tree and caption know "
+        f"{len(source.labels.entities) - 1} entities and {len(source.labels.relations) - 1} relations, and name one of "
+        "them whatever a picture shows.",
         f"## On photographs\n\nscikit-image's photographs at {SIZE} px, severely blurred, PSNR in dB; "
         f"{_nearer(photographs)} of {len(photographs)} come out nearer to the sharp photograph than they went in:",
         _table(

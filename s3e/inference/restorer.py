@@ -24,7 +24,7 @@ from s3e.inference import bundle, memory
 from s3e.inference.tiles import halo, run_tiled
 from s3e.models.build import build_generator, build_semantics, load_weights, map_channels
 from s3e.models.encoder import GRID
-from s3e.models.tree import LEAVES, NODES, S3Tree, TreeOutput
+from s3e.models.tree import LEAVES, S3Tree, TreeOutput
 from s3e.paths import S3EError
 
 TILE = 768  # pixels of a tile's side: a 12-megapixel photo stays below 4 GiB
@@ -260,5 +260,4 @@ def _grown(tree: S3Tree, leaves: Tensor) -> TreeOutput:
     root = tree.root(torch.cat(subs, 1))
     maps = torch.stack([*leaves[:, None], *subs, root], 1)
     vectors, attention = tree.pool(maps)
-    assert maps.shape[1] == NODES
     return TreeOutput(maps, vectors, attention, *tree.classify(vectors))
