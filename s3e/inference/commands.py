@@ -193,7 +193,9 @@ def _explained(photo: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"{photo}: {error.strerror or error}; free space on the disk or name another folder for the results."
-    if isinstance(error, RuntimeError) and "memory" not in str(error):
+    from s3e.training.guard import out_of_memory
+
+    if not out_of_memory(error):
         raise error
     return f"{photo}: too little memory; scale it down, or use deblur's --statistics tile or a smaller --tile."
 
