@@ -219,7 +219,9 @@ class Config(Section):
     """Everything a run depends on.
 
     `one_seed`: variants of the study that are trained with its first seed only. `falsifier`: those that are trained
-    again, with the first seed, on scenes whose textures are drawn by lot (specification 6.7).
+    again, with the first seed, on scenes whose textures are drawn by lot (specification 6.7). `figures`: the folder
+    below `figures/` for its results ("": named after profile and data). `pictures`: whose photos figures show, those of
+    the "data", or "public" ones for data that may not be published (see `s3e.report.showcase`).
     """
 
     profile: str
@@ -227,6 +229,8 @@ class Config(Section):
     seeds: list[int] = [0]
     one_seed: list[str] = []
     falsifier: list[str] = []
+    figures: str = Field("", pattern=r"^[\w.@-]*$")
+    pictures: Literal["data", "public"] = "data"
     variants: list[str] = ["baseline", "full", "oracle_map", "shuffled", "no_semantics_loss"]
     data: Data = Data()
     blur: Blur = Blur()
@@ -339,6 +343,16 @@ TRUTH = ("labels", "silhouettes")  # semantics that are not read but given: they
 _STUDIED = ["baseline", "full", "taught_before", "no_semantics_loss", "vector_nodes", "shuffled"]
 _STUDIED += ["oracle_map", "oracle_silhouette"]
 
+_PHOTO_ARMS = ["baseline", "full", "no_semantics_loss", "vector_nodes", "oracle", "shuffled"]
+_PHOTOS = {  # on a folder of captioned photographs that may not be shown
+    "seeds": [0, 1, 2],
+    "figures": "photos",
+    "pictures": "public",
+    "data": {"source": "", "train": 0, "val": 0, "test": 0},
+    "text": {"max_words": 20, "min_count": 5, "label_min_count": 20},
+    "evaluation": {"resamples": 10_000},
+}
+
 _PAPER_TRAINING = {
     "train_tree": {"updates": 8_850, "batch": 64, "learning_rate": 4e-4, "schedule": "constant", "clip": 0.1},
     "train_a1": {"updates": 17_700, "batch": 64, "learning_rate": 4e-4, "clip": 0.1},
@@ -374,6 +388,45 @@ PROFILES: dict[str, dict[str, Any]] = {
         "model": {"embed_at": [0, 1, 2, 3]},
         "train_c": {"validate_every": 100},
         "evaluation": {"resamples": 10_000},
+    },
+    "photos-cpu": {
+        **_PHOTOS,
+        "variants": _PHOTO_ARMS,
+        "model": {"embed_at": [0, 1, 2, 3], "dropout": 0.0},
+        "loss": {"adversarial": 0.1},
+        "train_tree": {"updates": 300},
+        "train_a1": {"updates": 500},
+        "train_a2": {"updates": 1000},
+        "train_b": {"updates": 2500},
+        "train_c": {"updates": 1000, "validate_every": 250},
+    },
+    "photos": {
+        **_PHOTOS,
+        "variants": [name for name, variant in VARIANTS.items() if variant.semantics not in TRUTH],
+        "one_seed": [
+            name for name, variant in VARIANTS.items() if variant.semantics not in TRUTH and name not in _PHOTO_ARMS
+        ],
+        "data": {**_PHOTOS["data"], "size": 128},
+        "model": {
+            "generator_width": 64,
+            "blocks": 9,
+            "dropout": 0.0,
+            "embed_at": [0, 1, 2, 3],
+            "critic_width": 64,
+            "encoder_widths": [64, 128, 256, 256, 256],
+            "node_width": 64,
+            "word_width": 256,
+            "lstm_width": 256,
+            "attention_width": 256,
+            "caption_dropout": 0.5,
+        },
+        "loss": {"adversarial": 0.1},
+        "train_tree": {"updates": 1500, "batch": 64, "learning_rate": 1e-3},
+        "train_a1": {"updates": 2000, "batch": 64, "learning_rate": 1e-3},
+        "train_a2": {"updates": 4000, "batch": 64, "learning_rate": 1e-3},
+        "train_b": {"updates": 10_000, "batch": 16, "learning_rate": 2e-4},
+        "train_c": {"updates": 5_000, "batch": 16, "learning_rate": 2e-4, "semantics_learning_rate": 2e-4},
+        "runtime": {"device": "cuda", "threads": 8, "precision": "bf16", "channels_last": True},
     },
     "paper": {
         "seeds": [0, 1, 2],

@@ -193,8 +193,9 @@ def test_bins_are_thirds_sorted_by_the_input(scores):
     rows = gains.bins(scores, 200).query("severity == 'severe' and variant == 'full' and reference == 'blurred'")
     assert list(rows.bin) == [1, 2, 3] and list(rows.images) == [14, 13, 13]
     assert (rows.input_high.to_numpy()[:-1] < rows.input_low.to_numpy()[1:]).all()
-    table = tables.thirds(gains.bins(scores, 200))
-    assert table.cells.set_index("arm").loc["S3E-Deblur (full)"].str.startswith("+0.4").any()
+    table = tables.gains(gains.differences(scores, 200), gains.bins(scores, 200))
+    row = table.cells.set_index("arm").loc["S3E-Deblur (full)"]
+    assert row.str.startswith("+0.4").any() and len(row) == scores.severity.nunique() + 3
 
 
 def test_only_shared_seeds_are_compared_and_other_photos_refused(scores):

@@ -145,10 +145,14 @@ def test_readme_shows_the_committed_numbers():
     assert filled(readme) == readme, "run: python -m s3e.report.readme"
 
 
-@pytest.mark.parametrize("profile", [name for name in PROFILES if name != "paper"])
-def test_profiles_are_valid(profile):
-    config = load_config(profile)
-    assert set(config.variants) <= set(VARIANTS)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_are_valid(profile, tmp_path):
+    needs_photos = PROFILES[profile].get("data", {}).get("source") == ""
+    config = load_config(profile, str(tmp_path) if needs_photos else "scenes")
+    assert set(config.variants) <= set(VARIANTS) and set(config.one_seed) <= set(config.variants)
+    if needs_photos:
+        with pytest.raises(S3EError, match="needs photographs: add --data FOLDER"):
+            load_config(profile)
 
 
 @pytest.mark.parametrize(

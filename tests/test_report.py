@@ -251,7 +251,7 @@ def all_tables(frames):
     yield tables.captioning(frames["caption_scores"])
     yield tables.ablation(frames["image_scores"], frames["differences"], frames["cost"])
     yield tables.nodes(frames["node_accuracy"])
-    yield tables.thirds(frames["bins"])
+    yield tables.gains(frames["differences"], frames["bins"])
     yield tables.fidelity(*judged())
     yield claims.falsifier(frames["falsifier"])
     yield claims.closing(frames["closing"], frames["differences"])
@@ -512,7 +512,7 @@ def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, mo
     execute_08(run, tmp_path / "figures", monkeypatch)
     drawn = {path.stem for path in run.outputs}
     wanted = {"fig1_severities", "fig5_gopro", "fig8_gain_by_severity", "fig9_training", "fig14_seeds", "fig15_cost"}
-    assert drawn == wanted | {"table2_gopro", "table4_ablation", "table9_thirds", "numbers", "manifest", "report"}
+    assert drawn == wanted | {"table2_gopro", "table4_ablation", "table9_gains", "numbers", "manifest", "report"}
     caption = (tmp_path / "figures" / "table2_gopro.md").read_text()
     assert "Protocol: made up for a test; these data have no captions: the tree is that of scenes." in caption
     said = capsys.readouterr().out

@@ -204,7 +204,7 @@ def test_pairs_have_table_2_and_figure_5(pairs):
         "fig15_cost",
         "table2_gopro",
         "table4_ablation",
-        "table9_thirds",
+        "table9_gains",
         "tableA1_definitions",
     }
     assert drawn == names

@@ -93,7 +93,8 @@ class Run:
     def figures_name(self) -> str:
         """Folder for this study's figures: a choice of variants or seeds that is not the profile's has its own."""
         chosen = self.selection != graph.select(self.config)
-        return self.store_name + (f"+{keys.digest(self.selection)[:8]}" if chosen else "")
+        named = "" if self._overrides else self.config.figures
+        return (named or self.store_name) + (f"+{keys.digest(self.selection)[:8]}" if chosen else "")
 
     @property
     def outputs(self) -> tuple[str, ...]:

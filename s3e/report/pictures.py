@@ -108,12 +108,13 @@ def node_attention(
     pictures: np.ndarray,
     attention: np.ndarray,
     predicted: Sequence[Sequence[str]],
-    target: Sequence[Sequence[str]],
+    target: Sequence[Sequence[str] | None],
     count: int = 4,
 ) -> Figure:
     """Figure 6: where each node of the S3-tree looks, with the label it predicts (blue right, red wrong: + the truth).
 
-    `pictures`: uint8 (n, S, S, 3), what the tree read; `attention`: (n, 7, h, w), each map sums to 1.
+    `pictures`: uint8 (n, S, S, 3), what the tree read; `attention`: (n, 7, h, w), each map sums to 1. Where a picture's
+    truth is not known (None), labels are grey.
     """
     count = min(count, len(pictures))
     figure, cells = grid(count, 8, gap=0.04, below=0.28)
@@ -122,11 +123,12 @@ def node_attention(
     for row in range(count):
         cells[row, 0].imshow(pictures[row])
         for node, axes in enumerate(cells[row, 1:]):
-            said, truth = predicted[row][node], target[row][node]
+            said, known = predicted[row][node], target[row] is not None
+            truth = target[row][node] if known else said
             spotlight(axes, pictures[row], attention[row, node])
             right = said == truth
             words = said if right else f"{said}\n({truth})"
-            colour = GREY if right and said == NULL else BLUE if right else VERMILLION
+            colour = GREY if right and (said == NULL or not known) else BLUE if right else VERMILLION
             below(axes, ("" if right else "✗ ") + words.replace("_", " ").replace(NULL, "∅"), colour, linespacing=1.1)
     return figure
 
