@@ -204,7 +204,8 @@ def test_without_a_folder_the_published_ones_and_the_readme_are_checked(folder, 
     with pytest.raises(S3EError, match="holds no published figures"):
         check.published()
     shutil.copytree(folder, figures)
-    (root / "README.md").write_text(f"# A title\n\n{readme.START}\nold\n{readme.END}\n")
+    photos = f"{readme.PHOTO_START}\n{readme.PHOTO_END}"
+    (root / "README.md").write_text(f"# A title\n\n{readme.START}\nold\n{readme.END}\n\n{photos}\n")
     code, said = checked(capsys)
     assert code == 1 and "README.md: its results are not those of figures/laptop" in said
     (root / "README.md").write_text(readme.filled((root / "README.md").read_text()))

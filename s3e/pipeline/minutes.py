@@ -67,7 +67,8 @@ def _own(folder: str) -> bool:
 
 def at_a_time(store: Path) -> int:
     """The largest number of a store's runs that went on at the same moment; 0 for an empty store."""
-    origins = [read_json(path) for path in store.glob("*/*/provenance.json")]
+    found = [read_json(path) for path in store.glob("*/*/provenance.json")]
+    origins = [origin for origin in found if "ended" in origin]
     return max((sum(a["started"] <= b["started"] < a["ended"] for a in origins) for b in origins), default=0)
 
 

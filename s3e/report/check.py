@@ -90,9 +90,13 @@ def older(folder: Path) -> Iterator[str]:
 
 def changed_settings(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """Settings that the profile has changed since; none are known of a folder with overrides or data of its own."""
-    if folder.resolve().name != manifest["profile"] or manifest["profile"] not in PROFILES:
+    profile = PROFILES.get(manifest["profile"])
+    if profile is None or folder.resolve().name != (profile.get("figures") or manifest["profile"]):
         return []
-    then, now = _flat(manifest["settings"]), _flat(settings(load_config(manifest["profile"])))
+    then = _flat(manifest["settings"])
+    photos = profile.get("data", {}).get("source") == ""  # any folder: of the data only the name is known
+    now = _flat(settings(load_config(manifest["profile"], str(ROOT) if photos else "scenes")))
+    now |= {"data.source": then.get("data.source")} if photos else {}
     return [
         f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
     ]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from s3e.config import Config
 from s3e.evaluation.runs import describe
 from s3e.paths import S3EError, atomic_write, read_json, write_json
-from s3e.pipeline import graph, keys
+from s3e.pipeline import graph, keys, minutes
 from s3e.report.style import save
 
 NAME = "manifest.json"
@@ -108,6 +108,7 @@ class Manifest:
     def __init__(self, folder: Path | str, config: Config, evaluation: Path):
         origin = read_json(evaluation / "provenance.json")
         self.folder, self.files = Path(folder), {}
+        self.runs, self.store = {evaluation}, evaluation.parents[1]
         self.about: dict[str, Any] = {
             "profile": config.profile,
             "config_hash": config_hash(config),
@@ -131,7 +132,9 @@ class Manifest:
 
         Markdown and LaTeX get the note as their last line.
         """
-        facts = self._facts(maker, list(runs))
+        runs = list(runs)
+        self.runs.update(runs)
+        facts = self._facts(maker, runs)
         for path in paths:
             if path.suffix in COMMENTS:
                 _stamp(path, COMMENTS[path.suffix].format(self._origin(facts)))
@@ -164,8 +167,20 @@ class Manifest:
         for name in set(before) - set(self.files):
             (self.folder / name).unlink(missing_ok=True)
         code = code_of(sorted({stage for facts in self.files.values() for stage in facts["stages"]}))
-        write_json(path, {**self.about, **self.told, "python": python(), "code": code, "files": self.files})
+        told = {**self.about, **self.told, "spent": spent(self.runs, minutes.at_a_time(self.store))}
+        write_json(path, {**told, "python": python(), "code": code, "files": self.files})
         return path
+
+
+def spent(runs: Iterable[Path], at_a_time: int) -> dict[str, Any]:
+    """What these runs cost: finished `notebooks`, `hours` (their sum), `devices`, `threads`, and how many at a time."""
+    done = [run for run in runs if (run / "done.json").is_file()]
+    seconds = [read_json(run / "done.json")["seconds"] for run in done]
+    origins = [read_json(run / "provenance.json") for run in done]
+    devices = sorted({origin["device_name"] or origin["device"] for origin in origins})
+    threads = max((origin["threads"] for origin in origins), default=0)
+    hours = round(sum(seconds) / 3600, 1)
+    return {"notebooks": len(done), "hours": hours, "devices": devices, "threads": threads, "at_a_time": at_a_time}
 
 
 def _stamp(path: Path, line: str) -> None:

@@ -32,6 +32,12 @@ QUESTIONS = {  # reference -> what `full` against it asks, if it wins, if it los
         "restores worse: the tree of another photo does more.",
         "makes no difference that can be told: the tree may not be used.",
     ),
+    "vector_nodes": (
+        "Does it matter where in the photo things are? Against a tree of vectors, which cannot tell, S3E-Deblur",
+        "restores better: node maps count.",
+        "restores worse: vectors do more.",
+        "makes no difference that can be told.",
+    ),
     "taught_before": (
         "Does teaching captions and trees during co-training pay? Against the same network taught them before it "
         "only, S3E-Deblur",
@@ -93,6 +99,11 @@ def _headroom(numbers: Numbers, severity: str) -> Iterator[str]:
         yield f"How much is there to gain? True label maps in the place of the tree bring {_amount(row)}."
     if row := numbers.get(name("oracle_silhouette", "over", "baseline", severity, "psnr")):
         yield f"The true outline of all things together, without labels, brings {_amount(row)}."
+    if row := numbers.get(name("oracle", "over", "baseline", severity, "psnr")):
+        yield (
+            "What would a better reading of the photo bring? The tree of the *sharp* photo, taught captions and trees "
+            f"alone, brings {_amount(row)}{' (one training, no claim)' if row['seeds'] == 1 else ''}."
+        )
     if row := numbers.get(name("full", "closes", severity)):
         yield f"The share of what true label maps bring that S3E-Deblur reaches: {_amount(row)}."
 
