@@ -105,9 +105,9 @@ def photos(corpus):
     test = np.array(copy.test.sharp)
     test[1] = copy.train.sharp[3][:, ::-1]
     copy.test.sharp = test
-    copy.train.ids = [str(10_000 * (i + 1)) for i in range(len(copy.train))]
-    copy.test.ids = [str(10_000 * (i + 1) + 5_000) for i in range(len(copy.test))]
-    copy.test.ids[4] = "20007"
+    copy.train.ids = [str(100_000 * (i + 1)) for i in range(len(copy.train))]
+    copy.test.ids = [str(100_000 * (i + 1) + 50_000) for i in range(len(copy.test))]
+    copy.test.ids[4] = "200007"
     copy.test.captions = [["quite new words"] for _ in copy.test.ids]
     copy.test.captions[6] = [copy.train.captions[0][2].upper() + "!"]
     return copy
@@ -128,6 +128,12 @@ def test_mirrored_copies_series_and_known_captions_are_suspected(photos):
 
 def test_ids_that_are_no_numbers_have_no_distance(corpus):
     found = leakage.suspects(corpus)
+    assert found.distance.isna().all() and not found.series.any()
+
+
+def test_numbers_that_lie_close_anyway_tell_nothing(photos):
+    photos.train.ids = [str(100 * (i + 1)) for i in range(len(photos.train))]
+    found = leakage.suspects(photos)
     assert found.distance.isna().all() and not found.series.any()
 
 

@@ -13,7 +13,8 @@ from s3e.evaluation.gains import differences
 
 THUMB = 16  # side of the grey thumbnails that are compared
 LIKENESS = 0.9  # correlation of thumbnails from which on a photo is suspected
-SERIES = 1000  # photos whose numbers lie closer may be of one series: numbers are given in the order of upload
+SERIES = 1000  # photos whose numbers lie closer may be of one series, where numbers are given in the order of upload
+SPARSE = 20  # times as far apart must training photos' numbers be at the median, or closeness says nothing (MSCOCO)
 PAIRS = (("full", "baseline"), ("full", "no_semantics_loss"))
 SUSPECTS = {
     "alike": f"alike a training photo, mirrored or not (correlation of thumbnails of at least {LIKENESS:g})",
@@ -25,7 +26,7 @@ SUSPECTS = {
 def suspects(corpus: Corpus) -> pd.DataFrame:
     """For every test photo: id, likeness to the most alike training photo, distance of their numbers, and `SUSPECTS`.
 
-    `distance` is missing where ids are no numbers.
+    `distance` is missing where ids are no numbers, or numbers that lie so close that it would tell nothing.
     """
     likeness = _likeness(corpus.test, corpus.train)
     distance = _distance(corpus.test.ids, corpus.train.ids)
@@ -76,10 +77,10 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
 
 
 def _distance(ids: list[str], others: list[str]) -> np.ndarray:
-    """How far each id is, as a number, from the nearest of the others; NaN where one is no number."""
-    if not all(name.isdecimal() for name in (*ids, *others)):
+    """How far each id is, as a number, from the nearest of the others; NaN where one is no number or all are close."""
+    known = np.sort([int(name) if name.isdecimal() else 0 for name in others])
+    if not all(map(str.isdecimal, (*ids, *others))) or np.median(np.diff(known)) < SPARSE * SERIES:
         return np.full(len(ids), np.nan)
-    known = np.array([int(name) for name in others])
     return np.array([float(np.abs(known - int(name)).min()) for name in ids])
 
 
