@@ -181,6 +181,16 @@ def test_measuring_again_keeps_what_a_store_does_not_hold(measured, monkeypatch,
     assert minutes.measured() == measured | {"laptop": {"cores": 8, "jobs": 1, "seconds": times}}
 
 
+def test_profiles_of_photographs_are_measured_in_the_store_of_their_data(measured, monkeypatch, tmp_path):
+    monkeypatch.setattr(minutes, "RUNS", tmp_path)
+    write_run(tmp_path / "photos-cpu@mine", "01_data_blurring/all", 8.0)
+    write_run(tmp_path / "photos-cpu@mine+12ab34cd", "01_data_blurring/all", 9.0)
+    write_run(tmp_path / "laptop@mine", "01_data_blurring/all", 7.0)
+    minutes.measure()
+    assert minutes.measured()["photos-cpu"]["seconds"] == {"01_data_blurring": 8.0}
+    assert minutes.measured()["laptop"] == measured["laptop"]
+
+
 def test_expected_minutes_fall_back_on_another_profile(measured):
     assert minutes.expected("06_ablation", "laptop") == 2.0
     assert minutes.expected("06_ablation", "paper") == 2.0

@@ -1,6 +1,6 @@
 """How long notebooks take, from finished runs: `python -m s3e report minutes`, on the machine that ran them.
 
-It reads what the runs of the profiles `smoke`, `laptop` and `study` noted about themselves, keeps the medians in
+It reads what the runs of the profiles in `PROFILES` noted about themselves, keeps the medians in
 `minutes.json`, and writes them into the first cell of each notebook ("Takes") and the README's table of notebooks. What
 a store does not hold keeps the number that it had.
 """
@@ -14,12 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from s3e import config as settings
 from s3e.config import VARIANTS
 from s3e.paths import NOTEBOOKS, ROOT, RUNS, atomic_write, read_json, write_json
 from s3e.pipeline import machine
 
 FILE = Path(__file__).with_suffix(".json")
-PROFILES = ("smoke", "laptop", "study")
+PROFILES = ("smoke", "laptop", "study", "photos-cpu")
 ARMS, OWN = "06_ablation", "06_ablation, own semantics"  # arms that pretrain their own semantics take longer
 UNKNOWN = 60.0  # seconds, of a notebook that nobody has measured
 TAKES = r"^- \*\*Takes\*\* .*$"  # in the first cell of a notebook
@@ -49,6 +50,13 @@ def expected(stage: str, profile: str, own: bool = False) -> float:
     name = OWN if own and stage == ARMS else stage
     tried = (profile, "laptop", "study", "smoke")
     return next((seconds(item)[name] for item in tried if name in seconds(item)), UNKNOWN) / 60
+
+
+def store_of(profile: str) -> Path:
+    """The profile's store of runs; of a profile for photographs that of the first data folder by name."""
+    photos = settings.PROFILES[profile].get("data", {}).get("source") == ""
+    found = sorted(path for path in RUNS.glob(f"{profile}@*") if photos and "+" not in path.name)
+    return found[0] if found else RUNS / profile
 
 
 def read_store(store: Path) -> dict[str, float]:
@@ -132,15 +140,16 @@ def measure() -> None:
     """Read the stores and write `minutes.json`; a profile without a finished run stays as it was."""
     known = dict(measured())
     for name in PROFILES:
-        if found := read_store(RUNS / name):
+        store = store_of(name)
+        if found := read_store(store):
             times = seconds(name) | found
-            known[name] = {"cores": machine.cores(), "jobs": max(1, at_a_time(RUNS / name)), "seconds": times}
+            known[name] = {"cores": machine.cores(), "jobs": max(1, at_a_time(store)), "seconds": times}
     write_json(FILE, known)
     measured.cache_clear()
 
 
 def configure(parser: ArgumentParser) -> None:
-    """Nothing to choose: the stores are those of the three profiles."""
+    """Nothing to choose: the stores are those of the profiles."""
 
 
 def execute(arguments: Namespace) -> int:

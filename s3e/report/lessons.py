@@ -181,12 +181,15 @@ def _summary(states: pd.Series, reasons: pd.Series) -> tuple[int, str, str]:
     return len(states), told, first + f" (and {len(more)} more)" * bool(more)
 
 
-def results() -> str:
-    """What the committed study found, in the sentences of its report; one line where no study is committed."""
-    from s3e.report import readme, summary
+def results(name: str = "") -> str:
+    """What a committed study found, in the sentences of its report; one line where it is not committed.
 
-    folder = ROOT / readme.source()
-    if not folder.is_dir():
+    `name`: its folder below `figures/`; "" for the study on scenes.
+    """
+    from s3e.report import manifest, readme, summary
+
+    folder = ROOT / "figures" / name if name else ROOT / readme.source()
+    if not (folder / manifest.NAME).is_file():
         return f"{folder} is not there: run the study, then notebook 08 draws it."
     return "\n".join(f"- {sentence}" for sentence in summary.findings(folder))
 
