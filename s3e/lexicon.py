@@ -517,7 +517,7 @@ PERSONS = set("boy child girl guy kid lady man person woman".split())
 # "watches a boy steer a boat": verbs with an object that does something.
 PERCEPTION = set("help let make see watch".split())
 
-# "a man rock climbing": the noun is part of the verb.
+# "a woman rock climbing": the noun is part of the verb.
 ACTIVITIES = set(
     """
     arm_wrestling bull_riding bungee_jumping cliff_climbing crowd_surfing dog_paddling fire_breathing

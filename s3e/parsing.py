@@ -196,7 +196,7 @@ def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
     words = [tokens[e.stop : stop] for e, stop in zip(entities, stops, strict=True)]
     gaps = [_reduce(part) for part in words]
     if gaps[-1].kind != "verb":
-        state = gaps[-1].finite and not gaps[-1].relative  # "people in hats are outside"
+        state = gaps[-1].finite and not gaps[-1].relative  # "people in scarves are outside"
         gaps[-1] = Gap("be", "be", finite=True) if state else Gap()
     _subordinate(gaps, words, aside=any(t.tag == "SUB" for t in tokens[: entities[0].start]))
     for before, gap, part, entity in zip(gaps, gaps[1:], words[1:], entities[1:], strict=False):

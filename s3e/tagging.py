@@ -240,7 +240,7 @@ def _special(word: str, tag: str, last: Token | None, follower: str, nxt: str) -
 
 
 def _activity(word: str, follower: str, last: Token | None) -> bool:
-    """Is a noun part of the verb after it: "is rock climbing", "a man rock climbing"?"""
+    """Is a noun part of the verb after it: "is rock climbing", "a woman rock climbing"?"""
     if guess(follower) != "VERB?":
         return False
     if f"{word}_{follower}" in lx.ACTIVITIES:

@@ -65,11 +65,11 @@ def test_any_text_gives_one_clean_line(text):
 # ------------------------------------------------------------------------------------------------ scoring captions
 
 REFERENCES = {
-    "10": ["two dogs run through the snow", "dogs are running in snow"],
+    "10": ["two foxes run through the snow", "foxes are running in snow"],
     "9": ["a man is riding a wave on a surfboard", "a surfer rides a big wave", "the man surfs alone"],
     "photo": ["a red ball is left of a house", "a house right of a ball"],
 }
-GOOD = {"photo": "a ball is left of a house", "9": "a man riding a wave", "10": "two dogs running in the snow"}
+GOOD = {"photo": "a ball is left of a house", "9": "a man riding a wave", "10": "two foxes running in the snow"}
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from tests.conftest import PHOTOS
 
 REFERENCES = {
     "b": ["a man is riding a wave on a surfboard", "a surfer rides a big wave"],
-    "a": ["two dogs run through the snow", "dogs are running in snow"],
+    "a": ["two foxes run through the snow", "foxes are running in snow"],
     "c": ["a red ball is left of a house", "a house right of a ball"],
 }
-GOOD = {"a": "two dogs running in the snow", "b": "a man riding a wave", "c": "a ball is left of a house"}
+GOOD = {"a": "two foxes running in the snow", "b": "a man riding a wave", "c": "a ball is left of a house"}
 OTHERS = [name for name in caption.METRICS if name != "METEOR"]
 STRANGE = ["\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029", "\t", "\0", "\x1a", "\x7f", "\xa0", "\ud800", "\ufeff"]
 

@@ -25,7 +25,7 @@ def tree(text: str) -> CaptionTree:
 
 CASES = {
     # the worked example of specification 6.2
-    "a man riding a wave on top of a surfboard": "man | ride | wave on_top_of surfboard",
+    "a man riding a swell on top of a surfboard": "man | ride | swell on_top_of surfboard",
     # main clause against relative clauses and participles
     "a dog that holds a cup is left of a house": "dog hold cup | left_of | house",
     "a dog holding a cup chases a cat on a box": "dog hold cup | chase | cat on box",
@@ -53,7 +53,7 @@ CASES = {
     "a man flying a kite watches a duck": "man fly kite | watch | duck",
     "a yellow fish flies over a box": "fish | fly | box",
     "children watch a race": "child | watch | race",
-    "two kids building a sand castle": "kid | build | castle",
+    "three kids building a tall castle": "kid | build | castle",
     # real-caption shapes
     "Two dogs are running through the snow .": "dog | run | snow",
     "Two dogs run .": "dog | run | -",
@@ -68,10 +68,10 @@ CASES = {
     "a man sits on a floor while a woman is reading a book": "man | sit | floor while woman",
     "While the cat sleeps on a bed , a dog runs through the house .": "cat sleep bed | run | house",
     "A dog runs on a beach . A man holds a stick .": "dog | run | beach - man",
-    "two men playing a game , running on a field": "man | play | game run field",
+    "two boys playing a game , running on a meadow": "boy | play | game run meadow",
     # verbs of clothing give way, also to coordinated verbs
     "a man wears a hat and holds an umbrella": "man wear hat | hold | umbrella",
-    "a child wearing rollerblades and sitting on a curb": "child wear rollerblade | sit | curb",
+    "a girl wearing rollerblades and sitting on a doorstep": "girl wear rollerblade | sit | doorstep",
     "a girl wearing a red hat": "girl | wear | hat",
     # "with" and what its noun does
     "a girl with her hair flying in the air": "girl | with | hair fly air",
@@ -95,7 +95,7 @@ CASES = {
     # particles, light verbs, "be"
     "a woman outside on a street": "woman | on | street",
     "a dog is going through a tunnel": "dog | through | tunnel",
-    "people in hats are outside": "people in hat | be | -",
+    "people in scarves are outside": "people in scarf | be | -",
     "the people have paint on their hands": "people | have | paint on hand",
     # compounds, activities, measures
     "an ice hockey player chases a swing set": "ice_hockey_player | chase | swing_set",
@@ -107,7 +107,7 @@ CASES = {
     # numbers, colours, adjectives that stand for nouns
     "three boys , one smiling , on 2 benches": "boy | smile | bench",
     "a man in green and black rides a bike": "man in green | ride | bike",
-    "a dog rolls on his back": "dog | roll | back",
+    "a puppy rolls on his back": "puppy | roll | back",
     "a can of soup": "can | of | soup",
     # typos and spellings
     "A gril walking accross a feild": "girl | walk | field",
@@ -426,5 +426,5 @@ def test_real_spacy_agrees_on_simple_captions(fresh_load):
         spacy_backend.load()
     except S3EError as error:
         pytest.skip(str(error))
-    for caption in ("a man riding a wave on top of a surfboard", "two dogs are running through the snow ."):
+    for caption in ("a man riding a swell on top of a surfboard", "two dogs are running through the snow ."):
         assert parse_caption(caption, backend="spacy") == tree(CASES.get(caption, "dog | run | snow"))

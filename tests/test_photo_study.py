@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from s3e.config import PROFILES, load_config
 from s3e.data.corpus import load_corpus, prepare_corpus
@@ -14,8 +15,11 @@ from s3e.data.severity import PHOTOS as PUBLIC
 from s3e.evaluation import collect, guessing, leakage
 from s3e.evaluation.scoring import score_deblurrer
 from s3e.models.build import build_critic, build_model, save_weights
+from s3e.parsing import IGNORE
 from s3e.paths import ROOT, S3EError, write_json
+from s3e.pipeline import graph, store
 from s3e.report import check, pictures, readme, showcase, tables
+from s3e.report.manifest import PUBLIC as NOTE
 from s3e.report.manifest import spent
 from s3e.training.stages import new_source, save_model
 from tests.conftest import PHOTOS
@@ -152,7 +156,10 @@ def test_gains_without_the_suspects_are_told(photos):
     assert over["nothing"] == pytest.approx(0.1 + 2 / 8) and over["alike"] == pytest.approx(0.1)
     assert over["any of these"] == pytest.approx(0.1) and over["series"] > 0.3
     table = tables.leakage(frame)
-    assert list(table.cells["left out (photos)"]) == ["0", "1", "1", "1", "3"] and "3 seeds" in table.caption
+    assert list(table.cells["left out (photos)"]) == ["0", "1", "1", "1", "3", "5"] and "3 seeds" in table.caption
+    assert list(table.cells.photos) == ["8", "7", "7", "7", "5", "3"] and over[leakage.ONLY] == pytest.approx(
+        0.1 + 2 / 3
+    )
     assert table.cells.iloc[0, -2].startswith("+0.35") and table.cells.iloc[1, -2].startswith("+0.10")
 
 
@@ -171,6 +178,22 @@ def test_a_guess_names_what_training_has_most(corpus):
     tree = accuracy.assign(variant="S3-tree alone", input="severe", system="before", seeds=3)
     table = tables.nodes(pd.concat([accuracy, tree], ignore_index=True))
     assert list(table.cells.input) == ["none (guess)", "severe"] and "A guess names" in table.notes[0]
+
+
+def test_one_caption_is_held_against_the_others(corpus):
+    rows = guessing.said(corpus)
+    assert set(rows.variant) == {guessing.PERSON} and rows.query("measure == 'root_accuracy'")["mean"].min() > 0.9
+    copy = load_corpus(corpus.folder)
+    copy.categories, split = [], copy.test
+    first, other = (next(tree for tree in row if tree) for row in (split.parses[0], split.parses[1]))
+    split.parses = [[first, other, other] for _ in split.ids]
+    split.trees = torch.tensor([[copy.labels.encode(tree) for tree in row] for row in split.parses])
+    assert np.array_equal(guessing.others(copy, split)[0], copy.labels.encode(other))
+    own = guessing.said(copy).query("split == 'test'").set_index("measure")["mean"]
+    same = first.nodes[6] == other.nodes[6]
+    assert own["root_accuracy"] == float(same)
+    split.parses = [[first] for _ in split.ids]
+    assert (guessing.others(copy, split) == IGNORE).all()
 
 
 # --------------------------------------------------------------------------------- profiles, manifest, README
@@ -207,6 +230,31 @@ def test_settings_of_a_photo_profile_are_compared(tmp_path, monkeypatch):
     assert check.changed_settings(folder, manifest) == []
     manifest["settings"]["train_b"]["updates"] = 9
     assert check.changed_settings(folder, manifest) == ["train_b.updates 9 -> 8"]
+
+
+def test_published_pictures_are_told_to_be_others():
+    assert all(name in NOTE for name in PUBLIC)
+
+
+def test_figures_of_other_data_do_not_replace_those_that_are_there(tmp_path, monkeypatch):
+    data = tmp_path / "mine"
+    data.mkdir()
+    run = object.__new__(store.Run)
+    run.config, run.store_name, run._overrides = load_config("photos-cpu", str(data)), "photos-cpu@mine", {}
+    run.selection = graph.select(run.config)
+    monkeypatch.setattr(store, "FIGURES", tmp_path)
+    assert run.figures_name == "photos"
+    about = {"profile": "photos-cpu", "data": {"source": "mine"}}
+    write_json(tmp_path / "photos" / "manifest.json", about)
+    assert run.figures_name == "photos"
+    for other in ({**about, "profile": "photos"}, {**about, "data": {"source": "yours"}}):
+        write_json(tmp_path / "photos" / "manifest.json", other)
+        assert run.figures_name == "photos-cpu@mine"
+    (tmp_path / "photos" / "manifest.json").unlink()
+    run._overrides = {"loss.tree": 1.0}
+    assert run.figures_name == "photos-cpu@mine"
+    run._overrides, run.selection = {}, run.selection[:2]
+    assert run.figures_name.startswith("photos-cpu@mine+")
 
 
 def test_readme_has_a_block_on_photographs():

@@ -482,6 +482,7 @@ def write_corpus(root: Path, severities: tuple[str, ...], kernels: bool) -> Path
     np.savez_compressed(corpus / "samples.npz", ids=np.array(IDS[:4]), **arrays)
     write_json(corpus / "samples.json", [])
     write_json(corpus / "corpus.json", {"protocol": "made up for a test"})
+    write_json(corpus / "provenance.json", {"data": {"source": "scenes", "fingerprint": None}})
     return corpus
 
 

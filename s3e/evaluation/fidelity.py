@@ -16,6 +16,7 @@ from s3e.config import Config
 from s3e.data.corpus import Corpus
 from s3e.evaluation import caption
 from s3e.evaluation.collect import HUMAN, RANDOM
+from s3e.evaluation.guessing import others
 from s3e.evaluation.runs import describe
 from s3e.evaluation.scoring import node_counts, read_split
 from s3e.models.build import build_semantics, load_weights
@@ -111,14 +112,20 @@ def _measure(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> dict
     found = caption.statistics({key: group[spare:] for key, group in texts.items()}, sets)
     groups: dict[str, dict[int, Judged]] = {}
     for (system, seed), words in found.items():
-        nodes = _nodes(sets[system, seed], words.ids, corpus, config)
+        nodes = _nodes(sets[system, seed], words.ids, corpus, config, human=system == HUMAN)
         groups.setdefault(system, {})[seed] = Judged(words, nodes)
     return groups
 
 
-def _nodes(captions: Mapping[str, str], ids: Sequence[str], corpus: Corpus, config: Config) -> np.ndarray:
-    """Right and all leaves, relations and roots of the trees that the parser makes of captions: (images, 6)."""
+def _nodes(
+    captions: Mapping[str, str], ids: Sequence[str], corpus: Corpus, config: Config, human: bool = False
+) -> np.ndarray:
+    """Right and all leaves, relations and roots of the trees that the parser makes of captions: (images, 6).
+
+    `human`: they are the first captions, which must not be among those that the target tree is made of.
+    """
     place = {key: row for row, key in enumerate(corpus.test.ids)}
     trees = [corpus.labels.encode(parse_caption(captions[key], config.text.parser)) for key in ids]
-    counts = node_counts(np.array(trees), corpus.test.targets.numpy()[[place[key] for key in ids]])
+    targets = others(corpus, corpus.test) if human else corpus.test.targets.numpy()
+    counts = node_counts(np.array(trees), targets[[place[key] for key in ids]])
     return counts[[f"{name}_{what}" for name in NODES for what in ("correct", "total")]].to_numpy(float)

@@ -1,15 +1,16 @@
-"""The floor of node accuracy: what a tree scores that sees nothing and names what is most often there."""
+"""What frames node accuracy: a tree that sees nothing and names what is most often there, and one person's caption."""
 
 import numpy as np
 import pandas as pd
 
-from s3e.data.corpus import Corpus
+from s3e.data.corpus import Corpus, Split
+from s3e.data.encode import consensus
 from s3e.evaluation.collect import NODE_MEASURES
 from s3e.evaluation.scoring import node_counts, node_row
 from s3e.evaluation.statistics import proportion_interval
 from s3e.parsing import IGNORE
 
-GUESS = "most frequent label"  # in the column `variant`
+GUESS, PERSON = "most frequent label", "one reference caption"  # in the column `variant`
 
 
 def guessed(corpus: Corpus) -> pd.DataFrame:
@@ -23,9 +24,34 @@ def guessed(corpus: Corpus) -> pd.DataFrame:
     rows = []
     for split in (corpus.val, corpus.test) if corpus.captioned else ():
         targets = split.targets.numpy()
-        shares = node_row(node_counts(np.broadcast_to(most, targets.shape), targets))
-        names = {"split": split.name, "input": "none", "when": "before", "variant": GUESS, "system": "guess"}
-        for measure in (name for name in NODE_MEASURES if name != "null_recall"):
-            ends = proportion_interval([shares[measure]], len(split))._asdict()
-            rows.append({**names, "measure": measure, **ends, "seeds": 0, "n": len(split)})
+        counts = node_counts(np.broadcast_to(most, targets.shape), targets)
+        rows += [row for row in _rows(counts, split, GUESS) if row["measure"] != "null_recall"]
     return pd.DataFrame(rows)
+
+
+def said(corpus: Corpus) -> pd.DataFrame:
+    """The same for the first caption of each photo, scored against the tree of the others: what people agree on."""
+    rows = []
+    for split in (corpus.val, corpus.test) if corpus.captioned else ():
+        rows += _rows(node_counts(split.trees[:, 0].numpy(), others(corpus, split)), split, PERSON)
+    return pd.DataFrame(rows)
+
+
+def others(corpus: Corpus, split: Split) -> np.ndarray:
+    """Node classes N x 7 that the first caption is scored against: the scene's, or the consensus of the other captions.
+
+    A photo with one caption has no others: all its nodes are ignored.
+    """
+    if corpus.categories:
+        return split.targets.numpy()
+    return np.array([corpus.labels.encode(consensus(parses[1:])) for parses in split.parses])
+
+
+def _rows(counts: pd.DataFrame, split: Split, variant: str) -> list[dict[str, object]]:
+    names = {"split": split.name, "input": "none", "when": "before", "variant": variant, "system": "frame"}
+    shares = node_row(counts)
+    return [
+        {**names, "measure": measure, **proportion_interval([shares[measure]], len(split))._asdict(), "seeds": 0}
+        | {"n": len(split)}
+        for measure in NODE_MEASURES
+    ]

@@ -15,6 +15,7 @@ THUMB = 16  # side of the grey thumbnails that are compared
 LIKENESS = 0.9  # correlation of thumbnails from which on a photo is suspected
 SERIES = 1000  # photos whose numbers lie closer may be of one series, where numbers are given in the order of upload
 SPARSE = 20  # times as far apart must training photos' numbers be at the median, or closeness says nothing (MSCOCO)
+ONLY = "all others (on the suspected alone)"
 PAIRS = (("full", "baseline"), ("full", "no_semantics_loss"))
 SUSPECTS = {
     "alike": f"alike a training photo, mirrored or not (correlation of thumbnails of at least {LIKENESS:g})",
@@ -43,17 +44,18 @@ def unknown_words(corpus: Corpus) -> list[str]:
 
 
 def without(scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples: int = 2000) -> pd.DataFrame:
-    """`gains.differences` of `PAIRS` in test PSNR at one severity: of all photos, and without those suspected.
+    """`gains.differences` of `PAIRS` in test PSNR at one severity: of all photos, without suspects, on them alone.
 
     `scores`: per-image scores of the arms; `found`: `suspects`. Columns as there, and `left_out`, `photos`.
     """
     test = scores[(scores.split == "test") & (scores.severity == severity)]
     out = {"nothing": found.id.iloc[:0]} | {name: found.id[found[name]] for name in SUSPECTS}
-    out["any of these"] = found.id[found[list(SUSPECTS)].any(axis=1)]
+    suspected = found[list(SUSPECTS)].any(axis=1)
+    out |= {"any of these": found.id[suspected], ONLY: found.id[~suspected]}
     frames = []
     for name, ids in out.items():
         left = test[~test.id.isin(ids)]
-        if len(left):
+        if left.id.nunique() > 1:
             frame = differences(left, resamples)
             asked = pd.Series(zip(frame.variant, frame.reference, strict=True), index=frame.index).isin(PAIRS)
             frames.append(frame[asked & (frame.metric == "psnr")].assign(left_out=name, photos=len(ids)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from s3e.config import Runtime, load_config
-from s3e.paths import NOTEBOOKS, ROOT, S3EError, read_json, write_json
+from s3e.paths import FIGURES, NOTEBOOKS, ROOT, S3EError, read_json, write_json
 from s3e.pipeline import graph, keys, machine
 from s3e.pipeline.folders import FAILURE, Store, take_lock
 from s3e.pipeline.graph import Instance, Selection
@@ -91,10 +91,22 @@ class Run:
 
     @property
     def figures_name(self) -> str:
-        """Folder for this study's figures: a choice of variants or seeds that is not the profile's has its own."""
-        chosen = self.selection != graph.select(self.config)
-        named = "" if self._overrides else self.config.figures
-        return (named or self.store_name) + (f"+{keys.digest(self.selection)[:8]}" if chosen else "")
+        """Folder for this study's figures: a choice of variants or seeds that is not the profile's has its own.
+
+        So have overrides, and a profile on other data than those that the folder named by the profile shows already.
+        """
+        if self.selection != graph.select(self.config):
+            return f"{self.store_name}+{keys.digest(self.selection)[:8]}"
+        return self.store_name if self._overrides or self._taken(self.config.figures) else self.config.figures
+
+    def _taken(self, name: str) -> bool:
+        """True if there is no such name, or if its folder of figures shows another profile or other data."""
+        manifest = FIGURES / name / "manifest.json"
+        if not name or not manifest.is_file():
+            return not name
+        about = read_json(manifest)
+        own = (self.config.profile, Path(self.config.data.source).name)
+        return (about["profile"], about["data"]["source"]) != own
 
     @property
     def outputs(self) -> tuple[str, ...]:

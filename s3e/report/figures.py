@@ -157,10 +157,14 @@ def closing(progress: pd.DataFrame) -> Figure:
     Thick: mean over seeds; thin: each seed; arms of one seed are left out where others have several. `progress`:
     `s3e.evaluation.gains.closing_by_update`.
     """
-    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    panels = [("gain", 1, "a  validation photos", "PSNR gain over baseline (dB)")]
+    if progress.share.notna().any():  # only data with true label maps have a gap to close
+        panels.append(("share", 100, "b  share of the gap closed", "of true label maps' gain (%)"))
+    figure = Figure(figsize=(PAGE_WIDTH * (0.5 + 0.5 * (len(panels) > 1)), 2.6), layout="constrained")
     variants = in_order(_most_seeds(progress.groupby("variant").seed.nunique()))
-    for axes, column, scale in ((left, "gain", 1), (right, "share", 100)):
+    for axes, (column, scale, words, unit) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
         for variant in variants:
             known = progress[progress.variant == variant].dropna(subset=[column])
             for _, own in known.groupby("seed"):
@@ -169,8 +173,7 @@ def closing(progress: pd.DataFrame) -> Figure:
             style = {"linewidth": 1.4, "markersize": 3.5, "markevery": max(1, len(mean) // 8)}
             axes.plot(mean.index, mean, color=colour(variant), marker=marker(variant), **style)
         axes.axhline(0, color=INK, linewidth=0.9)
-    left.set(title="a  validation photos", xlabel="update of co-training", ylabel="PSNR gain over baseline (dB)")
-    right.set(title="b  share of the gap closed", xlabel="update of co-training", ylabel="of true label maps' gain (%)")
+        axes.set(title=words if len(panels) > 1 else words[3:], xlabel="update of co-training", ylabel=unit)
     _marker_legend(figure, variants)
     return figure
 

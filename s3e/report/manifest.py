@@ -20,6 +20,10 @@ from s3e.report.style import save
 NAME = "manifest.json"
 KINDS = (".png", ".pdf", ".csv", ".md", ".tex")  # what a folder of figures holds
 COMMENTS = {".md": "<!-- origin: {} -->", ".tex": "% origin: {}"}  # CSV has no comments: there the manifest must do
+PUBLIC = (
+    "The data must not be published, so pictures are of scikit-image's public-domain photographs (astronaut, chelsea, "
+    "coffee, rocket), which are in no split; what people or a captioner say of the data's photos is left out."
+)
 PAIR = (("baseline", 0), ("full", 0))  # arms that between them rest on every training stage
 
 
@@ -45,14 +49,16 @@ def context(config: Config) -> str:
     """One sentence for every table: profile, data, training length and which image losses were on."""
     source = "built-in scenes" if config.data.source == "scenes" else Path(config.data.source).name
     texture = ", textures drawn by lot" if config.data.texture == "random" else ""
-    terms = [name for name in ("perceptual", "pixel") if getattr(config.loss.effective, name)]
-    missing = "" if config.loss.effective.perceptual else " (no perceptual loss: it needs VGG19 weights)"
+    loss = config.loss.effective
+    terms = [f"{name} ({getattr(loss, name):g})" for name in ("perceptual", "pixel") if getattr(loss, name)]
+    missing = "" if loss.perceptual else " (no perceptual loss: it needs VGG19 weights)"
     missing += "".join(f"; {told}" for told in config.fallbacks() if "VGG19" not in told)
     taught = sum(part.updates for part in (config.train_tree, config.train_a1, config.train_a2))
     return (
         f"Profile {config.profile}: {source} at {config.data.size} px{texture}, {config.blur.severity} training blur, "
         f"{config.train_b.updates} + {config.train_c.updates} updates of the deblurrer (tree and captioner, where they "
-        f"are taught, {taught:,} before), {config.loss.gan.upper()} with {' and '.join(terms)} loss{missing}."
+        f"are taught, {taught:,} before), {loss.gan.upper()} ({loss.adversarial:g}) with {' and '.join(terms)} "
+        f"loss{missing}; weights in brackets; dropout {config.model.dropout:g}."
     )
 
 
@@ -102,11 +108,14 @@ def code_of(stages: Iterable[str]) -> dict[str, str]:
 class Manifest:
     """Collects the files of one figures folder; `evaluation` is the finished run of notebook 07 that they rest on.
 
+    `corpus`: the run of 01, which knows the fingerprint of a data folder.
+
     A notebook can only open runs that are fresh, so the code as it is now is the code that made them.
     """
 
-    def __init__(self, folder: Path | str, config: Config, evaluation: Path):
+    def __init__(self, folder: Path | str, config: Config, evaluation: Path, corpus: Path | None = None):
         origin = read_json(evaluation / "provenance.json")
+        data = read_json((corpus or evaluation) / "provenance.json")["data"]
         self.folder, self.files = Path(folder), {}
         self.runs, self.store = {evaluation}, evaluation.parents[1]
         self.about: dict[str, Any] = {
@@ -114,9 +123,10 @@ class Manifest:
             "config_hash": config_hash(config),
             "source_commit": origin["commit"],
             "source_dirty": origin["dirty"],
-            "data": {**origin["data"], "source": Path(origin["data"]["source"]).name},
+            "data": {**data, "source": Path(data["source"]).name},
         }
         self.told = {"context": context(config), "settings": settings(config), "store": evaluation.parents[1].name}
+        self.told |= {"pictures": PUBLIC} if config.pictures == "public" else {}
 
     def draw(self, name: str, maker: Callable[..., Figure], runs: Iterable[Path], *inputs: Any, **settings: Any) -> Any:
         """Draw a figure, save it as `<name>.png` and `.pdf`, note it, and return it for display."""

@@ -15,9 +15,16 @@ PUBLISHED = (*STUDIES, PHOTOS)  # figures that are committed (see .gitignore)
 TABLE = "table4_ablation.md"
 PHOTO_START = "<!-- results on photographs: filled by python -m s3e.report.readme -->"
 PHOTO_END = "<!-- end of results on photographs -->"
-PHOTO_TABLES = {"table9_gains.md": "Table 9", TABLE: "Table 4", "table5_nodes.md": "Table 5"}
+PHOTO_TABLES = {"table9_gains.md": "Table 9", "table1_deblurring.md": "Table 1", "table5_nodes.md": "Table 5"}
+PHOTO_LINKS = {
+    "table3_captioning.md": "captions of sharp, blurred and restored photos, and after co-training",
+    "table4_ablation.md": "all arms",
+    "table6_fidelity.md": "what a judge reads in restored photos",
+    "table10_leakage.md": "what training may have known",
+    "report.html": "the report, everything in one file",
+}
 PHOTO_PICTURES = {
-    "fig4_results.png": "Public-domain photographs: blurred, restored by each arm, sharp; PSNR below each",
+    "fig4_results.png": "Public-domain photographs: blurred, restored by three arms, sharp; PSNR below each",
     "fig14_seeds.png": "PSNR gained over the baseline on test photos by each training seed, with 95 % intervals",
 }
 PICTURES = {
@@ -54,7 +61,8 @@ def photographs() -> str:
     found = [f"{manifest['context']} {_cost(manifest['spent'])}", *findings(ROOT / folder)]
     tables = [_without_notes(folder / name, title) for name, title in PHOTO_TABLES.items()]
     pictures = [f"![{text}]({folder / name})" for name, text in PHOTO_PICTURES.items()]
-    parts = ["\n".join(f"- {sentence}" for sentence in found), *tables, *pictures]
+    links = ", ".join(f"[{text}]({folder / name})" for name, text in PHOTO_LINKS.items())
+    parts = ["\n".join(f"- {sentence}" for sentence in found), *tables, f"The rest: {links}.", *pictures]
     return "\n\n".join([PHOTO_START, *parts, PHOTO_END])
 
 
@@ -64,7 +72,8 @@ def _cost(spent: dict[str, Any]) -> str:
     threads = "one thread" if spent["threads"] == 1 else f"{spent['threads']} threads"
     return (
         f"Hardware: {where}, {threads} a notebook, {spent['at_a_time']} at a time; the {spent['notebooks']} notebooks "
-        f"behind the figures took {spent['hours']} hours one after the other."
+        f"behind the figures took {spent['hours']} hours, one after the other (of what was interrupted, the last "
+        "attempt)."
     )
 
 

@@ -34,10 +34,6 @@ WORDINGS = {  # ours, two a photograph
     "coffee": ("A cup of coffee and a spoon are on a wooden table", "On a table there is a cup of coffee"),
     "rocket": ("A rocket leaves its tower in a cloud of smoke", "Smoke is below a rocket near a tower"),
 }
-NOTE = (
-    "The data must not be published, so pictures are of scikit-image's public-domain photographs "
-    f"({', '.join(PHOTOS)}), which are in no split; what data and tree have to say of them is left out."
-)
 
 
 def photographs(size: int) -> np.ndarray:
