@@ -18,9 +18,10 @@ import psutil
 import pytest
 
 import s3e
+from s3e import paths
 from s3e.config import VARIANTS, Runtime, load_config
 from s3e.paths import S3EError, read_json
-from s3e.pipeline import folders, graph, keys, lending, machine, pools, runner, scheduler, store
+from s3e.pipeline import contents, folders, graph, keys, lending, machine, pools, runner, scheduler, store
 from s3e.pipeline.graph import STAGES, Instance
 from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
 
@@ -81,6 +82,7 @@ def here(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same copy seen from this process, with an empty store."""
     monkeypatch.setattr(keys, "PACKAGE", repo / "s3e")
     monkeypatch.setattr(folders, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     monkeypatch.setattr("s3e.pipeline.study.NOTEBOOKS", repo / "notebooks")
     monkeypatch.setattr(lending.open_study, "__defaults__", (repo / "notebooks", ""))
     forget()
@@ -329,19 +331,44 @@ def test_bad_places_and_notebooks(here: Path, tmp_path: Path, capsys: pytest.Cap
     path.write_text(text)
 
 
-def test_data_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.jpg").write_text("x")
-    (tmp_path / "captions.json").write_text("{}")
-    first = keys.data_fingerprint(str(tmp_path))
-    (tmp_path / ".hidden").write_text("x")
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing")
-    assert keys.data_fingerprint(str(tmp_path)) == first
-    os.utime(tmp_path / "images" / "a.jpg", (1, 1))  # another photo of the same size
-    assert keys.data_fingerprint(str(tmp_path)) != first
-    (tmp_path / "images" / "b.jpg").write_text("x")
-    assert keys.data_fingerprint(str(tmp_path)) != first
+def test_data_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    photo = data / "images" / "a.jpg"
+    photo.write_text("x")
+    (data / "captions.json").write_text("{}")
+    first = keys.data_fingerprint(str(data))
+    (data / ".hidden").write_text("x")
+    (data / "gone.jpg").symlink_to(data / "nothing")
+    os.utime(photo, (1, 1))
+    assert keys.data_fingerprint(str(data)) == first
+    assert keys.data_fingerprint(str(shutil.copytree(data, tmp_path / "copy", symlinks=True))) == first
+    photo.write_text("y")  # another photo of the same size
+    second = keys.data_fingerprint(str(data))
+    assert second != first
+    photo.write_text("x")  # within the same tick, perhaps: files that young are read again
+    assert keys.data_fingerprint(str(data)) == first
+    (data / "images" / "b.jpg").write_text("x")
+    assert keys.data_fingerprint(str(data)) not in (first, second)
     assert keys.data_fingerprint("scenes") is None
+
+
+def test_data_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    data, read = tmp_path / "data", []
+    monkeypatch.setattr(contents, "digest", lambda path: read.append(path.name) or path.read_text())
+    data.mkdir()
+    for name in "abc":
+        (data / f"{name}.jpg").write_text(name)
+        os.utime(data / f"{name}.jpg", (1, 1))
+    first = keys.data_fingerprint(str(data))
+    assert keys.data_fingerprint(str(data)) == first and sorted(read) == ["a.jpg", "b.jpg", "c.jpg"]
+    os.utime(data / "b.jpg", (2, 2))
+    assert keys.data_fingerprint(str(data)) == first and sorted(read) == ["a.jpg", "b.jpg", "b.jpg", "c.jpg"]
+    record = next((tmp_path / "runs" / "cache").glob("files-data-*.json"))
+    record.write_text("{")  # damaged: only time is lost
+    assert keys.data_fingerprint(str(data)) == first and len(read) == 7
 
 
 # ------------------------------------------------------------------------------------------- data without captions

@@ -7,7 +7,6 @@ tells which part changed.
 import ast
 import hashlib
 import json
-import os
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from s3e.convolution import IPP
 from s3e.data import coco, folder, gopro
 from s3e.paths import NOTEBOOKS, S3EError
 from s3e.pipeline import graph
+from s3e.pipeline.contents import digests
 from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
 
 PACKAGE = Path(s3e.__file__).parent
@@ -145,21 +145,14 @@ def data_kind(source: str) -> str:
 
 
 def data_fingerprint(source: str) -> str | None:
-    """Names, sizes and times of a data folder's files; None for built-in scenes.
+    """Hash of the names and contents of a data folder's files, alike for every copy; None for built-in scenes.
 
     Raises `S3EError` for a folder that cannot be read.
     """
     if source == "scenes":
         return None
-    rows = []
-    for place, names in folder.walk(Path(source)).files.items():
-        for name in names:
-            try:
-                stat = (place / name).stat()
-            except OSError:  # a link to nothing: the readers name it if they need it
-                continue
-            rows.append([os.path.relpath(place / name, source), stat.st_size, stat.st_mtime_ns])
-    return digest(sorted(rows))
+    tree = folder.walk(Path(source))
+    return digest(digests(Path(source), (place / name for place, names in tree.files.items() for name in names)))
 
 
 def source_digest() -> str:
