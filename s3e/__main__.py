@@ -2,10 +2,9 @@
 
 import argparse
 import importlib
-import os
 import sys
 
-from s3e.paths import S3EError
+from s3e.paths import S3EError, reader_gone
 
 COMMANDS = {
     "deblur": ("s3e.inference.deblur", "restore photos of any size; tell their captions and trees"),
@@ -65,9 +64,8 @@ def main(command: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'interrupted; the same command goes on where it stopped'}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # nobody reads on (`| head -1`): nor shall Python complain when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        return reader_gone()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,3 +82,9 @@ def lock_file(path: Path, busy: Callable[[str], None]) -> IO[str]:
     handle.write(f"{os.getpid()} on {platform.node()}")
     handle.flush()
     return handle
+
+
+def reader_gone() -> int:
+    """The exit code where nobody reads on (`| head -1`), after which Python does not complain either when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

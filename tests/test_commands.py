@@ -449,8 +449,9 @@ def test_a_mistake_in_the_code_is_not_hidden(photos, tmp_path, monkeypatch):
         run("blur", photos, "-o", tmp_path / "out")
 
 
-def test_a_reader_of_the_output_may_leave(photos, tmp_path):
-    command = [sys.executable, "-m", "s3e", "blur", photos, "-o", tmp_path / "out"]
+@pytest.mark.parametrize("words", [("-m", "s3e", "blur", "{photos}", "-o", "{out}"), ("run_all.py", "--status")])
+def test_a_reader_of_the_output_may_leave(words, photos, tmp_path):
+    command = [sys.executable, *(word.format(photos=photos, out=tmp_path / "out") for word in words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     child = subprocess.Popen(command, **pipes, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": ""})
     child.stdout.close()

@@ -354,6 +354,25 @@ def test_data_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert keys.data_fingerprint("scenes") is None
 
 
+def test_weights_count_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    mine, other = tmp_path / "mine.pth", tmp_path / "elsewhere" / "same.pth"
+    other.parent.mkdir()
+    mine.write_text("x"), other.write_text("x")
+
+    def settings(path: Path) -> dict[str, object]:
+        config = load_config("smoke", overrides={"loss.perceptual": 1.0, "loss.vgg19_weights": str(path)})
+        found = keys.Keys(config, graph.select(config), keys.NOTEBOOKS)
+        return found.parts(Instance("04_train_deblurrer", seed=0))["settings"]
+
+    first = settings(mine)
+    assert settings(other) == first
+    other.write_text("y")
+    assert settings(other) != first
+    missing = tmp_path / "none.pth"
+    assert settings(missing)["loss.vgg19_weights"] == str(missing)
+
+
 def test_data_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     data, read = tmp_path / "data", []

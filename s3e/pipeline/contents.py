@@ -33,10 +33,9 @@ def digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = zip(new, pool.map(_digest, (root / name for name in new)), strict=True)
         known |= {name: [*stamps[name], content] for name, content in found}
-    rows = {name: known[name] for name in stamps}
     if new:
-        _write(record, {name: row for name, row in rows.items() if row[2] and row[1] < begun - SETTLED})
-    return {name: row[2] for name, row in rows.items()}
+        _write(record, {name: row for name, row in known.items() if row[2] and row[1] < begun - SETTLED})
+    return {name: known[name][2] for name in stamps}
 
 
 def _name(root: Path) -> str:

@@ -23,6 +23,7 @@ from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
 
 PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e", "s3e.config", "s3e.paths", "s3e.pipeline", "s3e.report")  # their values count, or they only draw
+WEIGHTS = ("loss.vgg19_weights", "model.encoder_weights")  # settings that name a file: what it holds counts
 DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
 
 
@@ -183,6 +184,17 @@ def tools(stage: str, parser: str) -> dict[str, str]:
     return {"tools": "Java" if find_java() else "no Java"}
 
 
+def _held(name: str, value: Any) -> Any:
+    """What stands for a setting in a key: of a file of weights its content, wherever it lies; of all others the value.
+
+    A public name (`s3e.models.weights.PUBLIC`) tells the content itself.
+    """
+    if name not in WEIGHTS or not value or not Path(value).is_file():
+        return value
+    path = Path(value)
+    return f"SHA-256 {digests(path.parent, [path])[path.name]}"
+
+
 class Keys:
     """The keys of all runs of one study, computed from sources alone (no run is read).
 
@@ -218,7 +230,7 @@ class Keys:
             self._parts[run] = {
                 "stage": str(run),
                 "code": code_parts(run.stage, self.notebooks),
-                "settings": fields(run, self.config),
+                "settings": {name: _held(name, value) for name, value in fields(run, self.config).items()},
                 "data": self._fingerprint if run.stage == "01_data_blurring" else None,
                 "upstream": {str(other): self.key(other) for other in before},
             } | tools(run.stage, self.config.text.parser)

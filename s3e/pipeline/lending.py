@@ -13,11 +13,10 @@ from s3e.config import Config, load_config
 from s3e.paths import NOTEBOOKS, ROOT, S3EError
 from s3e.pipeline.folders import Store
 from s3e.pipeline.graph import Selection, falsifier
-from s3e.pipeline.keys import Keys
+from s3e.pipeline.keys import WEIGHTS, Keys
 
 OWN = {"data.captioned", "data.subset", "data.whole_frames", "data.train", "data.val", "data.test"}
 OWN |= {"blur.frames", "blur.average"}  # overrides that stay with the borrower
-WEIGHTS = ("loss.vgg19_weights", "model.encoder_weights")
 
 
 def _in_full(text: str, found: Callable[[Path], bool]) -> str:

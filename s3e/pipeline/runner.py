@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from s3e.config import PROFILES, VARIANTS, load_config, parse_setting
-from s3e.paths import S3EError
+from s3e.paths import S3EError, reader_gone
 from s3e.pipeline import graph
 from s3e.pipeline.graph import STAGES, Instance
 from s3e.pipeline.lending import data_folder, open_study, settled
@@ -159,6 +159,15 @@ def execute(study: Study, command: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _shown(show: Callable[[Study], int], study: Study) -> int:
+    try:
+        code = show(study)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return reader_gone()
+
+
 def main(command: list[str] | None = None) -> int:
     """Entry of `run_all.py`: 0 done, 1 a run failed, 2 something is wrong with the request, 130 interrupted."""
     command = sys.argv[1:] if command is None else command
@@ -167,7 +176,7 @@ def main(command: list[str] | None = None) -> int:
     try:
         study = study_of(arguments)
         show = next((function for name, function in shows.items() if getattr(arguments, name)), None)
-        return show(study) if show else execute(study, command)
+        return _shown(show, study) if show else execute(study, command)
     except S3EError as error:
         print(f"run_all.py: {error}", file=sys.stderr)
         return 2
