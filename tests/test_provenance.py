@@ -257,4 +257,16 @@ def test_summary_says_what_the_numbers_allow(tmp_path):
     assert "S3E-Deblur restores better. (+0.25 dB, 95 % interval +0.15 to +0.35.)" in one
     assert "the gain may be owed to size alone" in one and "what is read off this photo counts" in one
     assert "3 trainings" in three and "the tree may not be used" in three  # p = 0.2, though the interval is above zero
-    assert "CIDEr 200.0 on sharp photos" in one and "judge" not in one
+    assert "CIDEr 200.0 on sharp photos" in one and "judge" not in one and "Under light blur" not in three
+
+
+def test_summary_tells_what_training_on_one_severity_spoils(tmp_path):
+    severe = frames(3)
+    both = {name: pd.concat([frame, frame.assign(severity="light")]) for name, frame in severe.items()}
+    worse = both["differences"].severity == "light"
+    both["differences"].loc[worse, ["mean", "low", "high", "p_holm"]] = [-1.0, -1.2, -0.8, 0.001]
+    both["caption_scores"] = severe["caption_scores"]
+    numbers.write(numbers.collect(both), tmp_path)
+    said = "\n".join(summary.sentences(numbers.read(tmp_path), "severe"))
+    assert "Under light blur, which no network was trained on, S3E-Deblur restores worse" in said
+    assert "−1.00 dB, 95 % interval −1.20 to −0.80" in said and "Under moderate" not in said

@@ -395,6 +395,26 @@ def test_axes_are_labelled_with_units(store, frames):
     assert all(axes.get_xlabel() for axes in figures.cost(frames["cost"], frames["differences"]).axes)
 
 
+def test_panels_share_a_scale_unless_that_flattens_one(frames):
+    def shared(factor: float) -> bool:
+        spoilt = frames["differences"].copy()
+        light = spoilt.severity == "light"
+        spoilt.loc[light, ["mean", "low", "high"]] *= factor
+        left, right = figures.gain_by_severity(spoilt, frames["bins"]).axes
+        return left.get_ylim() == right.get_ylim()
+
+    assert shared(0.0) and not shared(100.0)
+
+
+def test_legends_stay_inside(store):
+    progress = gains.closing_by_update(store["arms"]).assign(share=np.nan)
+    every = pd.concat([progress[progress.variant == "full"].assign(variant=name) for name in list(VARIANTS)[1:8]])
+    figure = figures.closing(every)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
 def test_every_variant_has_its_own_look_from_the_safe_palette():
     looks = list(style.VARIANT_STYLE.values())
     assert len(set(looks)) == len(looks) and set(VARIANTS) < set(style.VARIANT_STYLE)

@@ -37,6 +37,7 @@ TRAININGS = {  # `log_<name>.csv` -> panel title, in the order of the panels
     "captioner_a2": "A2: captioner, blurred", "tree_captioner_a2": "A2: captioner, blurred",
     "deblurrer": "B: deblurrer alone", "cotrain": "C: co-training",
 }  # fmt: skip
+LOPSIDED = 4  # times as much as its neighbour may a panel span before each gets a scale of its own
 LINES = ("-", "--", ":", "-.")
 TERMS = {"pixel": "pixel loss", "perceptual": "perceptual loss", "tree": "tree loss", "caption": "caption loss"}
 
@@ -66,13 +67,19 @@ def _gain_axes(axes: Axes, frame: pd.DataFrame, by: str, order: list, names: lis
     axes.grid(axis="x", visible=False)
 
 
+def _span(frame: pd.DataFrame, variants: list[str]) -> float:
+    """From the lowest to the highest end of the variants' intervals, 0 included."""
+    own = frame[frame.variant.isin(variants)]
+    return max(own.high.max(), 0) - min(own.low.min(), 0)
+
+
 @styled
 def gain_by_severity(
     differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test", reference: str = "baseline"
 ) -> Figure:
     """Figure 8: PSNR gained over `reference` (dB, 95 % intervals) by severity and by thirds of the hardest images.
 
-    `differences`, `bins`: frames of `s3e.evaluation.collect`.
+    `differences`, `bins`: frames of `s3e.evaluation.collect`. Panels share a scale, unless that would flatten one.
     """
     wanted = {"split": split, "reference": reference, "metric": "psnr"}
     chosen, thirds = (frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)] for frame in (differences, bins))
@@ -82,7 +89,8 @@ def gain_by_severity(
     ends = thirds.drop_duplicates("bin").sort_values("bin")
     names = [f"{low:.1f}–{high:.1f} dB" for low, high in zip(ends.input_low, ends.input_high, strict=True)]
     figure = Figure(figsize=(PAGE_WIDTH, 2.75), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    spans = [_span(frame, variants) for frame in (chosen, thirds)]
+    left, right = figure.subplots(1, 2, sharey=max(spans) < LOPSIDED * min(spans))
     _gain_axes(left, chosen, "severity", severity, severity, variants)
     _gain_axes(right, thirds, "bin", list(ends.bin), names, variants)
     gained = f"PSNR gain over {label(reference).split(' (')[0]} (dB)"
@@ -160,7 +168,8 @@ def closing(progress: pd.DataFrame) -> Figure:
     panels = [("gain", 1, "a  validation photos", "PSNR gain over baseline (dB)")]
     if progress.share.notna().any():  # only data with true label maps have a gap to close
         panels.append(("share", 100, "b  share of the gap closed", "of true label maps' gain (%)"))
-    figure = Figure(figsize=(PAGE_WIDTH * (0.5 + 0.5 * (len(panels) > 1)), 2.6), layout="constrained")
+    width, height = (PAGE_WIDTH, 2.6) if len(panels) > 1 else (PAGE_WIDTH / 2, 3.0)
+    figure = Figure(figsize=(width, height), layout="constrained")
     variants = in_order(_most_seeds(progress.groupby("variant").seed.nunique()))
     for axes, (column, scale, words, unit) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
@@ -241,7 +250,8 @@ def cost(costs: pd.DataFrame, differences: pd.DataFrame, split: str = "test", se
 
 def _marker_legend(figure: Figure, variants: list[str]) -> None:
     handles = [Line2D([], [], color=colour(name), marker=marker(name), label=label(name)) for name in variants]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)) or 1)
+    columns = 4 if figure.get_figwidth() > PAGE_WIDTH / 2 else 2
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)) or 1)
 
 
 def _variant_legend(figure: Figure, variants: list[str], shared: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from s3e.evaluation.collect import RANDOM
+from s3e.evaluation.collect import RANDOM, SEVERITIES
 from s3e.report.manifest import read_manifest
 from s3e.report.numbers import interval, name, read, shown
 
@@ -57,7 +57,7 @@ def findings(folder: Path) -> list[str]:
 
 def sentences(numbers: Numbers, severity: str) -> list[str]:
     """The findings on test photos blurred with `severity`: one or two sentences each, none for what was not run."""
-    parts = (_study, _blur, _gains, _headroom, _falsifier, _tree, _captions, _judge)
+    parts = (_study, _blur, _gains, _milder, _headroom, _falsifier, _tree, _captions, _judge)
     return [text for part in parts for text in part(numbers, severity)]
 
 
@@ -82,6 +82,21 @@ def _gains(numbers: Numbers, severity: str) -> Iterator[str]:
     for reference, (question, *answers) in QUESTIONS.items():
         if row := numbers.get(name("full", "over", reference, severity, "psnr")):
             yield f"{question} {answers[_side(row)]} ({_amount(row)}.)"
+
+
+def _milder(numbers: Numbers, severity: str) -> Iterator[str]:
+    """What training on one severity does to the others, where it speaks against the method."""
+    for other in SEVERITIES:
+        rows = [numbers.get(name(arm, other, "psnr")) for arm in ("blurred", "baseline", "full")]
+        gain = numbers.get(name("full", "over", "baseline", other, "psnr"))
+        if other == severity or not all(rows) or not gain or _side(gain) != 1:
+            continue
+        blurred, baseline, full = map(shown, rows)
+        yield (
+            f"Under {other} blur, which no network was trained on, S3E-Deblur restores worse than the deblurring "
+            f"network alone ({_amount(gain)}): blurred photos are at {blurred} dB, it brings them to {full} dB, the "
+            f"network alone to {baseline} dB."
+        )
 
 
 def _side(row: Mapping[str, Any]) -> int:
