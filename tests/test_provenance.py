@@ -256,7 +256,7 @@ def test_summary_says_what_the_numbers_allow(tmp_path):
     assert "12 test photos under severe blur" in one and "a demonstration, not a claim" in one
     assert "S3E-Deblur restores better. (+0.25 dB, 95 % interval +0.15 to +0.35.)" in one
     assert "the gain may be owed to size alone" in one and "what is read off this photo counts" in one
-    assert "3 trainings" in three and "the tree may not be used" in three  # p = 0.2, though the interval is above zero
+    assert "3 trainings" in three and "whose tree it is may not count" in three  # p = 0.2, yet above zero
     assert "CIDEr 200.0 on sharp photos" in one and "judge" not in one and "Under light blur" not in three
 
 

@@ -31,7 +31,7 @@ QUESTIONS = {  # reference -> what `full` against it asks, if it wins, if it los
         "Are the maps used at all? Against a twin that is fed the tree of another photo, S3E-Deblur",
         "restores better: what is read off this photo counts (meaning or not).",
         "restores worse: the tree of another photo does more.",
-        "makes no difference that can be told: the tree may not be used.",
+        "makes no difference in PSNR that can be told under this blur: whose tree it is may not count.",
     ),
     "vector_nodes": (
         "Does it matter where in the photo things are? Against a tree of vectors, which cannot tell, S3E-Deblur",
@@ -169,7 +169,10 @@ def _judge(numbers: Numbers, severity: str) -> Iterator[str]:
     found = {told: numbers.get(name("judge", view, "CIDEr")) for view, told in views.items()}
     if all(found.values()):
         told = ", ".join(f"{shown(row)} for {view}" for view, row in found.items())
-        yield f"Can a captioner that was taught sharp photos alone read the restored ones? It scores CIDEr {told}."
+        yield (
+            f"Can a captioner that was taught sharp photos alone read the restored ones? It scores CIDEr {told} "
+            "(against all captions but the first)."
+        )
     if row := numbers.get(name("judge", "full", "over", "baseline", "CIDEr")):
         answers = (
             "It reads S3E-Deblur's photos better than the baseline's.",
