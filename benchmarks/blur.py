@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from s3e import convolution  # noqa: E402
 from s3e.blur import SEVERITIES, blur_batch, kernels_for  # noqa: E402
 from s3e.camera import FRACTIONS, STEPS  # noqa: E402
-from s3e.seeds import rng  # noqa: E402
+from s3e.utils import rng  # noqa: E402
 
 SEVERITY, EXPLORATION = "severe", 0.003
 SUITE = "suite, total (blur_batch)"
@@ -37,7 +37,11 @@ SUITE = "suite, total (blur_batch)"
 def plain_trajectory(length: float, exploration: float) -> np.ndarray:
     """The walk of specification 3.7, step by step with Python's complex numbers."""
     step = length / (STEPS - 1)
-    inertia, shake, gauss = 0.7 * np.random.uniform(), 0.2 * np.random.uniform(), 10 * np.random.uniform()
+    inertia, shake, gauss = (
+        0.7 * np.random.uniform(),
+        0.2 * np.random.uniform(),
+        10 * np.random.uniform(),
+    )
     velocity = exploration * cmath.exp(2j * math.pi * np.random.uniform())
     path = np.zeros(STEPS, complex)
     for t in range(STEPS - 1):
@@ -67,7 +71,9 @@ def plain_psfs(path: np.ndarray, canvas: int) -> list[np.ndarray]:
             top = int(np.minimum(canvas - 2, np.maximum(1, math.floor(path[t].imag))))
             for row in (top, top + 1):
                 for column in (left, left + 1):
-                    weight = np.multiply(triangle(path[t].real - column), triangle(path[t].imag - row))
+                    weight = np.multiply(
+                        triangle(path[t].real - column), triangle(path[t].imag - row)
+                    )
                     kernel[row, column] += share * weight
         kernels.append(kernel / len(path))
         start = fraction
@@ -81,7 +87,9 @@ def stretch(values: np.ndarray) -> np.ndarray:
 def plain_blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Channel by channel, the kernel as large as the image; both are stretched as the public code does."""
     image, kernel = stretch(image.astype(np.float32)), stretch(kernel.astype(np.float32))
-    return stretch(np.stack([fftconvolve(image[..., c], kernel, "same") for c in range(3)], axis=-1))
+    return stretch(
+        np.stack([fftconvolve(image[..., c], kernel, "same") for c in range(3)], axis=-1)
+    )
 
 
 def peer_kernels(folder: str) -> Callable[[float, int], list[np.ndarray]]:
@@ -137,7 +145,9 @@ def measure(images: np.ndarray, repeats: int, peer: Callable | None) -> dict[str
         }
         if peer:
             row["peer, trajectory + PSF"], _ = clock(peer, length, size)
-            row["peer, total (with the plain convolution)"] = row["peer, trajectory + PSF"] + plainly
+            row["peer, total (with the plain convolution)"] = (
+                row["peer, trajectory + PSF"] + plainly
+            )
         for name, value in row.items():
             times.setdefault(name, []).append(value)
     return times
@@ -169,8 +179,12 @@ def measure_gpu(images: np.ndarray) -> None:
     convolved = rate(lambda: convolution.convolve_batch(light, kernels)) * len(images)
     complete = rate(lambda: blur_batch(images, ids, SEVERITY, device="cuda"), 5) * len(images)
     moved = convolved * 2 * light[0].nbytes  # every method reads a photo and writes one
-    print(f"{torch.cuda.get_device_name()}: {convolved:,.0f} images/s with kernels at hand, {complete:,.0f} from ids.")
-    print(f"  {moved / 1e9:,.0f} GB/s of photos = {moved / bandwidth:.1%} of a copy's {bandwidth / 1e9:,.0f} GB/s.")
+    print(
+        f"{torch.cuda.get_device_name()}: {convolved:,.0f} images/s with kernels at hand, {complete:,.0f} from ids."
+    )
+    print(
+        f"  {moved / 1e9:,.0f} GB/s of photos = {moved / bandwidth:.1%} of a copy's {bandwidth / 1e9:,.0f} GB/s."
+    )
 
 
 def main() -> None:
@@ -178,16 +192,22 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--peer", help="a checkout of KupynOrest/DeblurGAN, measured in the same run")
+    parser.add_argument(
+        "--peer", help="a checkout of KupynOrest/DeblurGAN, measured in the same run"
+    )
     arguments = parser.parse_args()
     shape = (arguments.batch, arguments.size, arguments.size, 3)
     images = rng("benchmark").integers(0, 256, shape, dtype=np.uint8)
     library = "OpenCV with IPP" if convolution.IPP else "SciPy"
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}"
+    )
     print(
         f"{shape[0]} colour images of {shape[1]} px, {SEVERITY}, own kernel each, one thread; transforms by {library}"
     )
-    times = measure(images, arguments.repeats, peer_kernels(arguments.peer) if arguments.peer else None)
+    times = measure(
+        images, arguments.repeats, peer_kernels(arguments.peer) if arguments.peer else None
+    )
     median = {name: float(np.median(values)) for name, values in times.items()}
     for name, values in times.items():
         print(f"  {name:<42} {median[name]:9.3f} ms an image   (min {min(values):.3f})")

@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from s3e.data.corpus import Split  # noqa: E402
-from s3e.seeds import rng  # noqa: E402
+from s3e.utils import rng  # noqa: E402
 
 BATCH = 16
 NEEDED = 5_000  # photos of 128 pixels a second
@@ -28,7 +28,9 @@ NEEDED = 5_000  # photos of 128 pixels a second
 def write(folder: Path, count: int, size: int) -> None:
     """Generated photos in two views, in arrays as the cache has them."""
     for view in ("sharp", "severe"):
-        array = np.lib.format.open_memmap(folder / f"{view}.npy", "w+", np.uint8, (count, size, size, 3))
+        array = np.lib.format.open_memmap(
+            folder / f"{view}.npy", "w+", np.uint8, (count, size, size, 3)
+        )
         for start in range(0, count, 500):
             part = array[start : start + 500]
             part[:] = rng("benchmark", view, start).integers(0, 256, part.shape, dtype=np.uint8)
@@ -41,7 +43,20 @@ def open_split(folder: Path) -> Split:
     numbers, words = {"severe": [0.0] * len(sharp)}, torch.zeros(len(sharp), 1, 1, dtype=torch.long)
     trees, ids = words.expand(len(sharp), 1, 7), [str(i) for i in range(len(sharp))]
     none = [[]] * len(ids)
-    return Split("train", ids, none, none, sharp, {"severe": severe}, numbers, numbers, words, trees, trees[:, 0], None)
+    return Split(
+        "train",
+        ids,
+        none,
+        none,
+        sharp,
+        {"severe": severe},
+        numbers,
+        numbers,
+        words,
+        trees,
+        trees[:, 0],
+        None,
+    )
 
 
 def forget(folder: Path) -> None:
@@ -65,10 +80,16 @@ def batches(split: Split, step: int, rows: np.ndarray) -> int:
     return len(batch.sharp) + len(batch.blurred)
 
 
-READS = {"uint8, one view": photos, "uint8, sharp and blurred": pairs, "training tensors of both": batches}
+READS = {
+    "uint8, one view": photos,
+    "uint8, sharp and blurred": pairs,
+    "training tensors of both": batches,
+}
 
 
-def measure(folder: Path, read: Callable[[Split, int, np.ndarray], int], repeats: int, *, cold: bool) -> float:
+def measure(
+    folder: Path, read: Callable[[Split, int, np.ndarray], int], repeats: int, *, cold: bool
+) -> float:
     """Photos a second: the median of some passes over all photos in random order."""
     speeds = []
     for _ in range(repeats):
@@ -77,7 +98,9 @@ def measure(folder: Path, read: Callable[[Split, int, np.ndarray], int], repeats
         split = open_split(folder)
         order = rng("order").permutation(len(split))
         begin = time.perf_counter()
-        count = sum(read(split, i // BATCH, order[i : i + BATCH]) for i in range(0, len(order), BATCH))
+        count = sum(
+            read(split, i // BATCH, order[i : i + BATCH]) for i in range(0, len(order), BATCH)
+        )
         speeds.append(count / (time.perf_counter() - begin))
     return float(np.median(speeds))
 
@@ -87,14 +110,20 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=4000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the files go (default: a temporary folder)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         write(Path(name), arguments.photos, arguments.size)
-        print(f"photos of {arguments.size} px a second, of {arguments.photos}, in batches of {BATCH}, on one core:")
+        print(
+            f"photos of {arguments.size} px a second, of {arguments.photos}, in batches of {BATCH}, on one core:"
+        )
         for what, read in READS.items():
-            warm, cold = (measure(Path(name), read, arguments.repeats, cold=cold) for cold in (False, True))
+            warm, cold = (
+                measure(Path(name), read, arguments.repeats, cold=cold) for cold in (False, True)
+            )
             print(f"{what:>26}: {warm:9,.0f} from memory {cold:9,.0f} from the disk")
         print(f"needed: {NEEDED:,} photos of 128 px")
 

@@ -26,12 +26,18 @@ def make(seed: int = 0) -> tuple[list[list[str]], list[list[str]]]:
     def words(count: int) -> list[str]:
         return [f"w{i}" for i in generator.choice(WORDS, count, p=chances)]
 
-    references = [[words(generator.integers(*LENGTH)) for _ in range(REFERENCES)] for _ in range(IMAGES)]
+    references = [
+        [words(generator.integers(*LENGTH)) for _ in range(REFERENCES)] for _ in range(IMAGES)
+    ]
     systems = []
     for kept in (0.4, 0.5):
         right = (group[generator.integers(REFERENCES)] for group in references)
         said = [
-            [w if generator.random() < kept else new for w, new in zip(t, words(len(t)), strict=True)] for t in right
+            [
+                w if generator.random() < kept else new
+                for w, new in zip(t, words(len(t)), strict=True)
+            ]
+            for t in right
         ]
         systems.append([" ".join(text) for text in said])
     return [[" ".join(text) for text in group] for group in references], systems
@@ -60,7 +66,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     references, (first, second) = make()
-    print(f"{IMAGES} images, {REFERENCES} references; NumPy {np.__version__}; {len(os.sched_getaffinity(0))} cores")
+    print(
+        f"{IMAGES} images, {REFERENCES} references; NumPy {np.__version__}; {len(os.sched_getaffinity(0))} cores"
+    )
     slow, fast = [], []
     for _ in range(arguments.repeats):  # in turns
         theirs, seconds = timed(package, references, first)
@@ -71,11 +79,18 @@ def main() -> None:
     if difference > 1e-9:
         raise SystemExit(f"the values differ by {difference:.1e}: nothing was measured.")
     seconds = f"package {np.median(slow):5.2f} s, suite {np.median(fast):5.2f} s"
-    print(f"  scoring, medians of {arguments.repeats} turns: {seconds}; largest difference {difference:.0e}")
+    print(
+        f"  scoring, medians of {arguments.repeats} turns: {seconds}; largest difference {difference:.0e}"
+    )
     ids = [str(i) for i in range(IMAGES)]
-    sets = [caption.Statistics(ids, ngrams.Statistics.of(references, said), None, "") for said in (first, second)]
+    sets = [
+        caption.Statistics(ids, ngrams.Statistics.of(references, said), None, "")
+        for said in (first, second)
+    ]
     found, seconds = timed(caption.intervals, sets[1:], sets[:1], arguments.resamples)
-    print(f"  {arguments.resamples} paired resamples of all six: {seconds:5.2f} s ({REQUIRED:g} s are allowed)")
+    print(
+        f"  {arguments.resamples} paired resamples of all six: {seconds:5.2f} s ({REQUIRED:g} s are allowed)"
+    )
     print(
         f"  by the package, scored again each time: about {2 * arguments.resamples * np.median(slow) / 3600:.0f} hours"
     )

@@ -26,7 +26,7 @@ from s3e.data.severity import photograph  # noqa: E402
 from s3e.inference import Restorer  # noqa: E402
 from s3e.inference.restorer import TILE  # noqa: E402
 from s3e.inference.tiles import STATISTICS, run_tiled  # noqa: E402
-from s3e.seeds import rng  # noqa: E402
+from s3e.utils import rng  # noqa: E402
 
 LARGE, SMALLER = (4000, 3000), (2048, 1536)
 ALLOWED = 4.0  # GiB
@@ -43,9 +43,20 @@ def enlarged(size: tuple[int, int]) -> np.ndarray:
 
 def command(folder: Path, statistics: str) -> tuple[float, float]:
     """Seconds by the clock and GiB of one call of the command."""
-    words = ["-m", "s3e", "deblur", folder / "photo.jpg", "-o", folder / statistics, "--statistics", statistics]
+    words = [
+        "-m",
+        "s3e",
+        "deblur",
+        folder / "photo.jpg",
+        "-o",
+        folder / statistics,
+        "--statistics",
+        statistics,
+    ]
     start = time.perf_counter()
-    child = subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
@@ -69,12 +80,16 @@ def distances(restorer: Restorer, arm: str) -> None:
 
 def main() -> None:
     torch.set_num_threads(arguments.threads)
-    print(f"PyTorch {torch.__version__}, {arguments.threads} threads, tiles of {TILE} px where nothing else is said")
+    print(
+        f"PyTorch {torch.__version__}, {arguments.threads} threads, tiles of {TILE} px where nothing else is said"
+    )
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(enlarged(LARGE)).save(Path(folder) / "photo.jpg", quality=92)
         for statistics in STATISTICS:
             seconds, memory = command(Path(folder), statistics)
-            print(f"  {LARGE[0]} x {LARGE[1]} JPEG, means of the {statistics}: {seconds:.0f} s, {memory:.2f} GiB")
+            print(
+                f"  {LARGE[0]} x {LARGE[1]} JPEG, means of the {statistics}: {seconds:.0f} s, {memory:.2f} GiB"
+            )
             if memory > ALLOWED:
                 raise SystemExit(f"{ALLOWED:g} GiB are allowed.")
     print(f"tiles less one piece, {SMALLER[0]} x {SMALLER[1]}, in steps of 1/255")

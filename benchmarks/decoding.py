@@ -20,7 +20,7 @@ from torch import Tensor  # noqa: E402
 
 from s3e.data.text import BOS, EOS, PAD, UNK  # noqa: E402
 from s3e.models.captioner import CaptionDecoder  # noqa: E402
-from s3e.seeds import seed_everything  # noqa: E402
+from s3e.utils import seed_everything  # noqa: E402
 
 PLACES, FEATURES, WORDS, WIDTH = 196, 2048, 9490, 512
 BEAM, STEPS = 5, 20
@@ -61,7 +61,9 @@ def plain_beam(decoder: CaptionDecoder, context: Tensor, features: Tensor) -> Te
     said = torch.empty(batch * BEAM, 0, dtype=torch.long, device=device)
     for _ in range(STEPS):
         glimpse = plain_attention(decoder, hidden, features)
-        hidden, cell = decoder.lstm(torch.cat([decoder.embedding(word), glimpse], 1), (hidden, cell))
+        hidden, cell = decoder.lstm(
+            torch.cat([decoder.embedding(word), glimpse], 1), (hidden, cell)
+        )
         logits = decoder.output(torch.cat([hidden, glimpse], 1))
         logits[:, [PAD, BOS, UNK]] = -torch.inf
         total = scores.view(-1, 1) + logits.log_softmax(1)
@@ -91,12 +93,16 @@ def compare(decoder: CaptionDecoder, batch: int, repeats: int, device: str) -> N
     ]
     plain, ours = (work() for work in works)
     if not torch.equal(plain, ours):
-        raise SystemExit(f"batch {batch} on {device}: the two decoders say different words; nothing was measured.")
+        raise SystemExit(
+            f"batch {batch} on {device}: the two decoders say different words; nothing was measured."
+        )
     times = np.array([[clock(work, device) for work in works] for _ in range(repeats)]) / batch
     slow, fast = np.median(times, 0)
     print(f"  {device}, batch {batch}: equal captions, {len(ours.unique())} different words")
     print(f"    plain {slow:8.1f} ms a photo   (min {times[:, 0].min():.1f})")
-    print(f"    suite {fast:8.1f} ms a photo   (min {times[:, 1].min():.1f}): {slow / fast:.1f} times as fast")
+    print(
+        f"    suite {fast:8.1f} ms a photo   (min {times[:, 1].min():.1f}): {slow / fast:.1f} times as fast"
+    )
 
 
 def main() -> None:

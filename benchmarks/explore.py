@@ -36,7 +36,9 @@ def timed(events: Iterable[Callable[[], None]]) -> np.ndarray:
 
 def report(part: str, what: str, took: np.ndarray) -> None:
     (clock, processor), worst = np.median(took, 0), took[:, 0].max()
-    print(f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f}; limit {LIMITS[part]}")
+    print(
+        f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f}; limit {LIMITS[part]}"
+    )
 
 
 def assign(control: object, value: object) -> Callable[[], None]:
@@ -48,7 +50,11 @@ def laboratory() -> None:
     lab = BlurLab(np.rint(255 * photograph("astronaut", SIZE)).astype(np.uint8))
     for name, (low, high, _) in RANGES.items():
         places = np.linspace(low, high, EVENTS) if name != "seed" else np.arange(1, EVENTS)
-        report("blur laboratory", name, timed(assign(lab.controls[name], value.item()) for value in places))
+        report(
+            "blur laboratory",
+            name,
+            timed(assign(lab.controls[name], value.item()) for value in places),
+        )
     names = [name for name in lab.severity.options if name in ("light", "moderate", "severe")] * 4
     report("blur laboratory", "severity", timed(assign(lab.severity, name) for name in names))
 
@@ -56,11 +62,25 @@ def laboratory() -> None:
 def browser() -> None:
     restorer = Restorer.load()
     scenes = make_split("test", EVENTS + 1, size=restorer.config.data.size)
-    found = TreeBrowser(restorer, {scene.id: scene.image for scene in scenes}, {"scene": scenes[0].captions})
+    found = TreeBrowser(
+        restorer, {scene.id: scene.image for scene in scenes}, {"scene": scenes[0].captions}
+    )
     captions = [caption for scene in scenes for caption in scene.captions]
-    report("tree browser", "caption typed", timed(assign(found.caption, caption) for caption in captions))
-    report("tree browser", "10,000 characters", timed([assign(found.caption, "a dog chases a cat " * 526)]))
-    report("tree browser", "scene, read first", timed(assign(found.photo, scene.id) for scene in scenes[1:]))
+    report(
+        "tree browser",
+        "caption typed",
+        timed(assign(found.caption, caption) for caption in captions),
+    )
+    report(
+        "tree browser",
+        "10,000 characters",
+        timed([assign(found.caption, "a dog chases a cat " * 526)]),
+    )
+    report(
+        "tree browser",
+        "scene, read first",
+        timed(assign(found.photo, scene.id) for scene in scenes[1:]),
+    )
     words = range(2, found.word.max + 1)
     report("tree browser", "word", timed(assign(found.word, place) for place in words))
 

@@ -16,9 +16,13 @@ import skimage  # noqa: E402
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
 
 from s3e.evaluation.image import psnr, ssim  # noqa: E402
-from s3e.seeds import rng  # noqa: E402
+from s3e.utils import rng  # noqa: E402
 
-SIZES = {"one frame of 1280 x 720": (1, 720, 1280), "64 photos of 64 px": (64, 64, 64), "8 of 256 px": (8, 256, 256)}
+SIZES = {
+    "one frame of 1280 x 720": (1, 720, 1280),
+    "64 photos of 64 px": (64, 64, 64),
+    "8 of 256 px": (8, 256, 256),
+}
 REQUIRED = 3
 
 
@@ -26,7 +30,9 @@ def pictures(count: int, height: int, width: int) -> tuple[np.ndarray, np.ndarra
     """Smooth random pictures, uint8 (N, H, W, 3), and the same with noise."""
     generator = rng("benchmark", "metrics", height, width)
     coarse = generator.integers(0, 256, (count, 9, 16, 3), np.uint8)
-    sharp = np.stack([cv2.resize(item, (width, height), interpolation=cv2.INTER_CUBIC) for item in coarse])
+    sharp = np.stack(
+        [cv2.resize(item, (width, height), interpolation=cv2.INTER_CUBIC) for item in coarse]
+    )
     return np.clip(sharp + generator.normal(0, 12, sharp.shape), 0, 255).astype(np.uint8), sharp
 
 
@@ -69,7 +75,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
     cv2.setNumThreads(1)
-    print(f"one thread, medians of {repeats} turns; OpenCV {cv2.__version__}, scikit-image {skimage.__version__}")
+    print(
+        f"one thread, medians of {repeats} turns; OpenCV {cv2.__version__}, scikit-image {skimage.__version__}"
+    )
     for name, shape in SIZES.items():
         compare(name, shape, repeats)
     print(f"SSIM of 1280 x 720 at least {REQUIRED} times as fast is required")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from s3e.config import Text
 from s3e.data.scenes import make_split
 from s3e.parsing import TreeVocabulary, parse_caption
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 REQUIRED = 5000
 ROUNDS = 3
@@ -31,12 +31,16 @@ def read_captions(path: str) -> list[str]:
         with open(path, encoding="utf-8") as file:
             return distinct([record["caption"] for record in json.load(file)["annotations"]])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise S3EError(f"{path} is no COCO captions file ({error!r}); give an annotations/captions_*.json.") from error
+        raise S3EError(
+            f"{path} is no COCO captions file ({error!r}); give an annotations/captions_*.json."
+        ) from error
 
 
 def scene_captions(split: str, count: int) -> list[str]:
     """Distinct captions of `count` built-in scenes."""
-    return distinct([caption for scene in make_split(split, count, size=32) for caption in scene.captions])
+    return distinct(
+        [caption for scene in make_split(split, count, size=32) for caption in scene.captions]
+    )
 
 
 def rate(captions: Sequence[str]) -> tuple[float, float]:
@@ -44,7 +48,9 @@ def rate(captions: Sequence[str]) -> tuple[float, float]:
     processor, clock = time.process_time(), time.perf_counter()
     for caption in captions:
         parse_caption(caption)
-    return len(captions) / (time.process_time() - processor), len(captions) / (time.perf_counter() - clock)
+    return len(captions) / (time.process_time() - processor), len(captions) / (
+        time.perf_counter() - clock
+    )
 
 
 def coverage(train: Sequence[str], other: Sequence[str]) -> tuple[TreeVocabulary, dict[str, float]]:
@@ -56,15 +62,23 @@ def coverage(train: Sequence[str], other: Sequence[str]) -> tuple[TreeVocabulary
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captions", metavar="TRAIN", help="COCO captions (JSON) instead of the scenes'")
-    parser.add_argument("--val", metavar="VAL", help="COCO captions to apply the vocabulary to (TRAIN's last tenth)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--captions", metavar="TRAIN", help="COCO captions (JSON) instead of the scenes'"
+    )
+    parser.add_argument(
+        "--val", metavar="VAL", help="COCO captions to apply the vocabulary to (TRAIN's last tenth)"
+    )
     chosen = parser.parse_args()
     train = read_captions(chosen.captions) if chosen.captions else scene_captions("train", 1000)
     for round_ in range(ROUNDS):
         processor, clock = rate(train)
         first = " (every word met for the first time)" if not round_ else ""
-        print(f"{processor:8,.0f} captions a second of processor time, {clock:8,.0f} by the clock{first}")
+        print(
+            f"{processor:8,.0f} captions a second of processor time, {clock:8,.0f} by the clock{first}"
+        )
     print(f"{len(train):,} distinct captions; at least {REQUIRED:,} a second are required")
     if chosen.val:
         other = read_captions(chosen.val)
@@ -76,8 +90,12 @@ def main() -> None:
     vocabulary, known = coverage(train, other)
     sizes = f"{len(vocabulary.entities) - 1} entities, {len(vocabulary.relations) - 1} relations"
     print(f"vocabulary of {len(train):,} captions: {sizes}")
-    shares = ", ".join(f"{100 * known[name]:.1f} % of {name} labels" for name in ("entity", "relation"))
-    print(f"it knows {shares} and {100 * known['tree']:.1f} % of whole trees of {len(other):,} other captions")
+    shares = ", ".join(
+        f"{100 * known[name]:.1f} % of {name} labels" for name in ("entity", "relation")
+    )
+    print(
+        f"it knows {shares} and {100 * known['tree']:.1f} % of whole trees of {len(other):,} other captions"
+    )
 
 
 if __name__ == "__main__":

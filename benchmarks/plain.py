@@ -37,7 +37,9 @@ class PlainGenerator(nn.Module):
         x = F.relu(F.instance_norm(self.down1(x)))
         x = F.relu(F.instance_norm(self.down2(x)))
         if maps is not None:
-            maps = F.interpolate(self.project(maps), x.shape[2:], mode="bilinear", align_corners=False)
+            maps = F.interpolate(
+                self.project(maps), x.shape[2:], mode="bilinear", align_corners=False
+            )
             x = x + self.mix(torch.cat([x, maps], 1))
         for one, two in zip(self.convolutions[::2], self.convolutions[1::2], strict=True):
             y = F.relu(F.instance_norm(one(F.pad(x, (1, 1, 1, 1), "reflect"))))
@@ -78,7 +80,13 @@ class PlainSemantics(nn.Module):
         def block(layer: nn.Sequential) -> nn.Sequential:
             conv, norm = layer[0], layer[1]
             plain = nn.Conv2d(
-                conv.in_channels, conv.out_channels, 3, conv.stride, conv.padding, conv.dilation, bias=False
+                conv.in_channels,
+                conv.out_channels,
+                3,
+                conv.stride,
+                conv.padding,
+                conv.dilation,
+                bias=False,
             )
             return nn.Sequential(plain, nn.BatchNorm2d(norm.num_features), nn.ReLU())
 
@@ -90,7 +98,10 @@ class PlainSemantics(nn.Module):
         self.leaves = nn.ModuleList(block(leaf) for leaf in tree.leaves)
         self.sub, self.root = block(tree.sub_relations[0]), block(tree.root)
         width = tree.width
-        self.hidden, self.score = nn.Conv2d(width, width, 1, bias=False), nn.Conv2d(width, 1, 1, bias=False)
+        self.hidden, self.score = (
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.Conv2d(width, 1, 1, bias=False),
+        )
         self.entity, self.relation = linear(tree.classify.entity), linear(tree.classify.relation)
         self.place_key = nn.Parameter(torch.empty_like(decoder.place_key))
         self.embedding = nn.Embedding(*decoder.embedding.weight.shape, padding_idx=PAD)
@@ -113,7 +124,13 @@ class PlainSemantics(nn.Module):
             vectors.append((node.flatten(2) * weights[:, None]).sum(2))
         vectors = torch.stack(vectors, 1)
         context = torch.cat([vectors[:, -1], x.mean((2, 3))], 1)
-        return torch.cat(nodes, 1), self.entity(vectors[:, :4]), self.relation(vectors[:, 4:]), context, vectors
+        return (
+            torch.cat(nodes, 1),
+            self.entity(vectors[:, :4]),
+            self.relation(vectors[:, 4:]),
+            context,
+            vectors,
+        )
 
     def speak(self, words: Tensor, context: Tensor, items: Tensor) -> Tensor:
         hidden, cell = torch.tanh(self.start(context)).chunk(2, 1)
@@ -132,7 +149,9 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
     """Copy parameters, matched by order and shape; raises ValueError where they differ."""
     theirs, ours = list(source.parameters()), list(target.parameters())
     if [tuple(a.shape) for a in theirs] != [tuple(b.shape) for b in ours]:
-        raise ValueError(f"{type(target).__name__}: the plain network has other shapes than the suite's")
+        raise ValueError(
+            f"{type(target).__name__}: the plain network has other shapes than the suite's"
+        )
     with torch.no_grad():
         for a, b in zip(ours, theirs, strict=True):
             a.copy_(b)
@@ -140,7 +159,13 @@ def copy_weights(target: nn.Module, source: nn.Module) -> None:
 
 def copy_generator(target: PlainGenerator, source: nn.Module) -> None:
     """The suite's generator into the plain one."""
-    names = {"first": "encoder.1", "down1": "encoder.4", "down2": "encoder.7", "up1": "decoder.0", "up2": "decoder.3"}
+    names = {
+        "first": "encoder.1",
+        "down1": "encoder.4",
+        "down2": "encoder.7",
+        "up1": "decoder.0",
+        "up2": "decoder.3",
+    }
     names |= {"last": "decoder.7", "project": "embed.0.project", "mix": "embed.0.mix"}
     for number in range(len(target.convolutions)):
         names[f"convolutions.{number}"] = f"trunk.{number // 2}.body.{1 if number % 2 == 0 else 6}"
@@ -152,11 +177,17 @@ def copy_generator(target: PlainGenerator, source: nn.Module) -> None:
 def copy_semantics(target: PlainSemantics, source: nn.Module) -> None:
     """The suite's encoder, tree and decoder into the plain ones."""
     tree, decoder, pool = source.tree, source.decoder, source.tree.pool.score
-    pairs = [(target.stages, source.encoder.stages), (target.leaves, tree.leaves), (target.sub, tree.sub_relations[0])]
+    pairs = [
+        (target.stages, source.encoder.stages),
+        (target.leaves, tree.leaves),
+        (target.sub, tree.sub_relations[0]),
+    ]
     pairs += [(target.root, tree.root), (target.hidden, pool[0]), (target.score, pool[2])]
     pairs += [(target.entity, tree.classify.entity), (target.relation, tree.classify.relation)]
     names = ("embedding", "start", "output", "lstm", "item_key", "query")
-    pairs += [(getattr(target, name), getattr(decoder, name)) for name in names] + [(target.attend, decoder.score)]
+    pairs += [(getattr(target, name), getattr(decoder, name)) for name in names] + [
+        (target.attend, decoder.score)
+    ]
     for ours, theirs in pairs:
         ours.load_state_dict(theirs.state_dict())
     target.place_key.data.copy_(decoder.place_key)
@@ -177,7 +208,11 @@ class PlainTraining:
         if self.semantics is not None:
             copy_semantics(self.semantics, model.semantics)
         device = config.runtime.device
-        networks = [network.to(device) for network in (self.generator, self.semantics) if network is not None]
+        networks = [
+            network.to(device)
+            for network in (self.generator, self.semantics)
+            if network is not None
+        ]
         self.critic.to(device)
         parameters = [parameter for network in networks for parameter in network.parameters()]
         self.optimizer = torch.optim.Adam(parameters, rate, (0.5, 0.999))
@@ -206,25 +241,34 @@ class PlainTraining:
         self.critic_optimizer.step()
         return loss.item()
 
-    def losses(self, batch: Batch, restored: Tensor, read: tuple[Tensor, ...] | None) -> list[Tensor]:
+    def losses(
+        self, batch: Batch, restored: Tensor, read: tuple[Tensor, ...] | None
+    ) -> list[Tensor]:
         weights, score = self.config.loss.effective, self.critic(restored)
         adversarial = -score.mean() if weights.gan == "wgan-gp" else (score - 1).square().mean()
-        found = [weights.pixel * (restored - batch.sharp).abs().mean(), weights.adversarial * adversarial]
+        found = [
+            weights.pixel * (restored - batch.sharp).abs().mean(),
+            weights.adversarial * adversarial,
+        ]
         if read is None:
             return found
         _, entity, relation, context, vectors = read
         said = self.semantics.speak(batch.words, context, vectors)
         tree, norm = 0.0, 0.0
         for logits, labels in ((entity, batch.tree[:, :4]), (relation, batch.tree[:, 4:])):
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
-            weight = (labels != IGNORE).flatten() * torch.where(labels.flatten() == 0, weights.null_weight, 1.0)
+            loss = F.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
+            )
+            weight = (labels != IGNORE).flatten() * torch.where(
+                labels.flatten() == 0, weights.null_weight, 1.0
+            )
             tree, norm = tree + (weight * loss).sum(), norm + weight.sum()
         target = batch.words[:, 1 : said.shape[1] + 1]
         caption = F.cross_entropy(said.flatten(0, 1), target.flatten(), ignore_index=PAD)
         return [*found, weights.tree * tree / norm, weights.caption * caption]
 
     def update(self, batch: Batch, others: list[Batch]) -> list[float]:
-        """One generator update with the critic's before it; `others`: batches of the extra critic updates."""
+        """One generator update with the critic's before it; `others`: batches of the extra critic steps."""
         for other in others:
             with torch.no_grad():
                 restored, _ = self.restore(other)

@@ -1,7 +1,7 @@
 """An update of stage C, of the baseline and of S3E-Deblur: this suite against the same networks written plainly.
 
     python benchmarks/training.py                    the profile laptop (64 px, batch 16, LSGAN), two threads
-    python benchmarks/training.py --profile paper    full size at 256 px, batch 2, WGAN-GP with five critic updates
+    python benchmarks/training.py --profile paper    full size at 256 px, batch 2, WGAN-GP with five critic steps
     python benchmarks/training.py --profile paper --gpu      the same with batch 8, bf16 and compiled networks
 
 Both start from the same weights and see the same batches. First their restored photos and first losses are compared;
@@ -23,8 +23,8 @@ from s3e.config import Config, load_config
 from s3e.data.corpus import Corpus, prepare_corpus
 from s3e.models.build import build_critic, build_model, count_parameters
 from s3e.models.s3e import S3EDeblur
-from s3e.seeds import seed_everything
 from s3e.training.stages import train_deblurrer
+from s3e.utils import seed_everything
 
 sys.path.insert(0, str(Path(__file__).parent))
 from plain import PlainTraining  # noqa: E402
@@ -38,7 +38,11 @@ GPU = {"runtime.device": "cuda", "runtime.precision": "bf16", "runtime.tf32": Tr
 
 def settings(chosen: argparse.Namespace) -> Config:
     """The profile on scenes, with its sizes and losses, few photos and a constant learning rate."""
-    own = {"runtime.device": "cpu", "runtime.threads": chosen.threads, "train_c.updates": chosen.updates}
+    own = {
+        "runtime.device": "cpu",
+        "runtime.threads": chosen.threads,
+        "train_c.steps": chosen.steps,
+    }
     sizes = {"train_c.batch": chosen.batch} if chosen.batch else {}
     overrides = {**DATA, **STEADY, **own, **sizes, **(GPU if chosen.gpu else {})}
     with tempfile.TemporaryDirectory() as folder:
@@ -60,21 +64,28 @@ def suite(config: Config, corpus: Corpus, variant: str) -> float:
     """Milliseconds an update of the suite's own training, logging included."""
     model, critic = networks(config, corpus, variant)
     with tempfile.TemporaryDirectory() as folder:
-        return train_deblurrer(Path(folder), "timed", model, critic, corpus, config, "c", variant).milliseconds
+        return train_deblurrer(
+            Path(folder), "timed", model, critic, corpus, config, "c", variant
+        ).milliseconds
 
 
 def plain(config: Config, corpus: Corpus, variant: str) -> float:
     """Milliseconds an update of the plain training, with the same batches."""
     training = PlainTraining(config, *networks(config, corpus, variant))
-    extra, key = config.loss.critic_updates - 1, (config.seed, "deblurring", "timed")
+    extra, key = config.loss.critic_steps - 1, (config.seed, "deblurring", "timed")
     start = time.perf_counter()
-    for step in range(config.train_c.updates):
+    for step in range(config.train_c.steps):
         batches = [
-            corpus.train.draw(config.train_c.batch, config.blur.severity, place, *name).to(config.runtime.device)
-            for place, *name in ((step, *key), *((step * extra + n, *key, "critic") for n in range(extra)))
+            corpus.train.draw(config.train_c.batch, config.blur.severity, place, *name).to(
+                config.runtime.device
+            )
+            for place, *name in (
+                (step, *key),
+                *((step * extra + n, *key, "critic") for n in range(extra)),
+            )
         ]
         training.update(batches[0], batches[1:])
-    return 1000 * (time.perf_counter() - start) / config.train_c.updates
+    return 1000 * (time.perf_counter() - start) / config.train_c.steps
 
 
 def agree(config: Config, corpus: Corpus, variant: str) -> float:
@@ -90,17 +101,30 @@ def agree(config: Config, corpus: Corpus, variant: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--profile", default="laptop", choices=("laptop", "paper"))
-    parser.add_argument("--gpu", action="store_true", help="bf16, channels_last and torch.compile on a GPU")
-    parser.add_argument("--batch", type=int, default=0, help="images an update (paper on the CPU: 2)")
-    parser.add_argument("--updates", type=int, default=0, help="updates a turn (default: 20; paper on the CPU: 2)")
+    parser.add_argument(
+        "--gpu", action="store_true", help="bf16, channels_last and torch.compile on a GPU"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=0, help="images an update (paper on the CPU: 2)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=0, help="steps a turn (default: 20; paper on the CPU: 2)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each candidate")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peak", type=float, default=989.0, help="peak of the GPU's matrix units, TFLOP/s in bf16")
+    parser.add_argument(
+        "--peak", type=float, default=989.0, help="peak of the GPU's matrix units, TFLOP/s in bf16"
+    )
     chosen = parser.parse_args()
     large = chosen.profile == "paper" and not chosen.gpu
-    chosen.updates, chosen.batch = chosen.updates or (2 if large else 20), chosen.batch or (2 if large else 0)
+    chosen.steps, chosen.batch = (
+        chosen.steps or (2 if large else 20),
+        chosen.batch or (2 if large else 0),
+    )
     torch.set_num_threads(chosen.threads)
     config = settings(chosen)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +147,9 @@ def measure(config: Config, corpus: Corpus, chosen: argparse.Namespace) -> None:
                 times.setdefault((variant, who), []).append(run(config, corpus, variant))
     middle = {name: statistics.median(values) for name, values in times.items()}
     for variant in ARMS:
-        ratios = [a / b for a, b in zip(times[variant, "plain"], times[variant, "suite"], strict=True)]
+        ratios = [
+            a / b for a, b in zip(times[variant, "plain"], times[variant, "suite"], strict=True)
+        ]
         print(
             f"{variant:9} plain {middle[variant, 'plain']:9.1f} ms   suite {middle[variant, 'suite']:9.1f} ms   "
             f"x {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})   "
@@ -132,7 +158,10 @@ def measure(config: Config, corpus: Corpus, chosen: argparse.Namespace) -> None:
     model, _ = networks(config, corpus, "full")
     share = middle["full", "suite"] / middle["baseline", "suite"] - 1
     parts = {name: getattr(model.semantics, name) for name in ("encoder", "tree", "decoder")}
-    sizes = {name: count_parameters(part) for name, part in ({"generator": model.generator} | parts).items()}
+    sizes = {
+        name: count_parameters(part)
+        for name, part in ({"generator": model.generator} | parts).items()
+    }
     print(
         f"semantic branch: {100 * share:+.0f} % of the baseline's update; parameters: "
         + ", ".join(f"{name} {count:,}" for name, count in sizes.items())

@@ -4,27 +4,45 @@ import argparse
 import importlib
 import sys
 
-from s3e.paths import S3EError, reader_gone
+from s3e.utils import S3EError, reader_gone
 
 COMMANDS = {
     "deblur": ("s3e.inference.deblur", "restore photos of any size; tell their captions and trees"),
     "blur": ("s3e.inference.blur", "blur photos by a random camera shake"),
     "caption": ("s3e.inference.caption", "print captions and trees of photos"),
     "data": {
-        "check": ("s3e.data.check", "say what a data folder holds, and which of its files are broken"),
+        "check": (
+            "s3e.data.check",
+            "say what a data folder holds, and which of its files are broken",
+        ),
         "prepare": ("s3e.data.prepare", "decode, resize and blur a data folder once, into a cache"),
         "download": ("s3e.data.download", "fetch MSCOCO or GoPro from its official address"),
     },
     "weights": {
-        "download": ("s3e.models.weights", "fetch public weights (VGG19, ResNet) from their official address"),
-        "export": ("s3e.inference.export", "copy the networks of a finished store of runs into a folder, with a card"),
+        "download": (
+            "s3e.models.weights",
+            "fetch public weights (VGG19, ResNet) from their official address",
+        ),
+        "export": (
+            "s3e.inference.export",
+            "copy the networks of a finished store of runs into a folder, with a card",
+        ),
     },
     "report": {
-        "check": ("s3e.report.check", "say which figures and tables were edited, are missing or made by older code"),
+        "check": (
+            "s3e.report.check",
+            "say which figures and tables were edited, are missing or made by older code",
+        ),
         "build": ("s3e.report.html", "put a folder of figures and tables into one HTML file"),
-        "minutes": ("s3e.pipeline.minutes", "write how long finished runs took into the notebooks and the README"),
+        "minutes": (
+            "s3e.pipeline.minutes",
+            "write how long finished runs took into the notebooks and the README",
+        ),
     },
-    "info": ("s3e.info", "print networks and multiply-adds of a profile, memory and time of its trainings"),
+    "info": (
+        "s3e.info",
+        "print networks and multiply-adds of a profile, memory and time of its trainings",
+    ),
 }
 
 
@@ -40,7 +58,12 @@ def _add(parent: argparse.ArgumentParser, commands: dict, words: list[str], what
     for name, entry in commands.items():
         chosen = words[:1] == [name]
         if isinstance(entry, dict):
-            _add(choices.add_parser(name, help=" | ".join(entry)), entry, words[1:] if chosen else [], "ACTION")
+            _add(
+                choices.add_parser(name, help=" | ".join(entry)),
+                entry,
+                words[1:] if chosen else [],
+                "ACTION",
+            )
             continue
         module, does = entry
         action = choices.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
@@ -62,7 +85,9 @@ def main(command: list[str] | None = None) -> int:
         print(f"s3e: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'interrupted; the same command goes on where it stopped'}", file=sys.stderr)
+        print(
+            f"\n{stop or 'interrupted; the same command goes on where it stopped'}", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         return reader_gone()

@@ -13,11 +13,27 @@ import numpy as np
 
 from s3e.camera import CHUNK, STEPS, draw, exposed, extent, psf, trajectories, walk
 from s3e.convolution import Shot, blob, blur_image, expose_all, sensor_noise
-from s3e.seeds import rng
+from s3e.utils import rng
 
-__all__ = ["SEVERITIES", "blur_batch", "blur_image", "exposed", "extent", "kernel_for", "psf", "trajectories"]
+__all__ = [
+    "SEVERITIES",
+    "blur_batch",
+    "blur_image",
+    "exposed",
+    "extent",
+    "kernel_for",
+    "psf",
+    "trajectories",
+]
 
-MIX = (0.01, 0.009, 0.008, 0.007, 0.005, 0.003)  # explorations of the public demo; a larger one curls up, so blurs less
+MIX = (
+    0.01,
+    0.009,
+    0.008,
+    0.007,
+    0.005,
+    0.003,
+)  # explorations of the public demo; a larger one curls up, so blurs less
 SHOTS = 64  # images whose masks and noise are held at once
 
 
@@ -107,7 +123,11 @@ def blur_batch(
         raise ValueError(f"blur_batch: unknown motion {motion!r}: choose camera or object.")
     size = min(images.shape[1:3])
     kernels, extents = kernels_for(ids, severity, size, seed)
-    own = kernels_for(ids, severity, size, seed, "object")[0] if motion == "object" else [None] * len(ids)
+    own = (
+        kernels_for(ids, severity, size, seed, "object")[0]
+        if motion == "object"
+        else [None] * len(ids)
+    )
     blurred = np.empty_like(images)
     for start in range(0, len(ids), SHOTS):
         part = slice(start, start + SHOTS)
@@ -119,7 +139,9 @@ def blur_batch(
     return blurred, extents
 
 
-def _shot(shape: tuple, photo: str, severity: str, seed: int, sigma: float, camera: Any, own: Any) -> Shot:
+def _shot(
+    shape: tuple, photo: str, severity: str, seed: int, sigma: float, camera: Any, own: Any
+) -> Shot:
     mask = None if own is None else blob(*shape[:2], rng("blob", seed, photo))
     noise = sensor_noise(shape, sigma, rng("noise", seed, severity, photo)) if sigma else None
     return Shot(camera, own, mask, noise)

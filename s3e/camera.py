@@ -16,7 +16,11 @@ FRACTIONS = (0.01, 0.1, 0.5, 1.0)  # exposures of the public code
 
 
 def trajectories(
-    count: int, length: float, exploration: float, generator: np.random.Generator, steps: int = STEPS
+    count: int,
+    length: float,
+    exploration: float,
+    generator: np.random.Generator,
+    steps: int = STEPS,
 ) -> np.ndarray:
     """Draw `count` camera paths of `length` pixels (specification 3.7).
 
@@ -24,7 +28,9 @@ def trajectories(
     between samples. A path depends on the generator's state only, not on how many are drawn with it.
     """
     if length <= 0 or exploration < 0 or steps < 2 or count < 0:
-        raise ValueError("trajectories: need count >= 0, length > 0, exploration >= 0 and steps >= 2.")
+        raise ValueError(
+            "trajectories: need count >= 0, length > 0, exploration >= 0 and steps >= 2."
+        )
     step = length / (steps - 1)
     paths = np.empty((count, steps), complex)
     for start in range(0, count, CHUNK):
@@ -44,7 +50,9 @@ class Start:
     shakes: dict[int, float]
 
 
-def draw(generator: np.random.Generator, exploration: float, step: float, noise: np.ndarray) -> Start:
+def draw(
+    generator: np.random.Generator, exploration: float, step: float, noise: np.ndarray
+) -> Start:
     """Draw all random numbers of one path; its noise, float64 (steps - 1, 2), is written in place."""
     inertia, shake, gauss = generator.random(3) * (0.7, 0.2, 10.0)
     angle = generator.random() * 2 * math.pi
@@ -53,7 +61,12 @@ def draw(generator: np.random.Generator, exploration: float, step: float, noise:
     hits = np.flatnonzero(generator.random(len(noise)) < shake * exploration)
     turns = math.pi + generator.random(len(hits)) - 0.5
     shakes = dict(zip(hits.tolist(), turns.tolist(), strict=True))
-    return Start((speed * math.cos(angle), speed * math.sin(angle)), exploration * inertia, exploration * gauss, shakes)
+    return Start(
+        (speed * math.cos(angle), speed * math.sin(angle)),
+        exploration * inertia,
+        exploration * gauss,
+        shakes,
+    )
 
 
 def walk(starts: list[Start], noise: np.ndarray, step: float) -> np.ndarray:
@@ -63,7 +76,9 @@ def walk(starts: list[Start], noise: np.ndarray, step: float) -> np.ndarray:
     bits in any batch.
     """
     count = len(starts)
-    moves = np.multiply(noise.transpose(1, 2, 0), [s.gauss for s in starts], order="C").reshape(-1, 2 * count)
+    moves = np.multiply(noise.transpose(1, 2, 0), [s.gauss for s in starts], order="C").reshape(
+        -1, 2 * count
+    )
     pull = np.tile([s.pull * step for s in starts], 2)
     shakes: dict[int, list] = {}
     for i, start in enumerate(starts):
@@ -127,7 +142,9 @@ def cumulative_psfs(trajectory: np.ndarray, fractions: Sequence[float] = FRACTIO
     contains the one before it. `psf` is one of them, centred and normalised.
     """
     path = np.asarray(trajectory) - np.mean(trajectory)
-    return np.stack([_splat(exposed(path, fraction), _radius(path)) for fraction in fractions]) / len(path)
+    return np.stack(
+        [_splat(exposed(path, fraction), _radius(path)) for fraction in fractions]
+    ) / len(path)
 
 
 def _radius(path: np.ndarray) -> int:
@@ -153,4 +170,6 @@ def extent(blur: np.ndarray) -> float:
     if blur.ndim == 1:
         return float(max(np.ptp(blur.real), np.ptp(blur.imag)))
     sides = [np.flatnonzero(blur.sum(axis)) for axis in (0, 1)]
-    return float(max(0, max(side[-1] - side[0] for side in sides) - 1))  # splatting widens a path by about one pixel
+    return float(
+        max(0, max(side[-1] - side[0] for side in sides) - 1)
+    )  # splatting widens a path by about one pixel

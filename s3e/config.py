@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 
 class Section(BaseModel):
@@ -40,7 +40,9 @@ class Data(Section):
     @model_validator(mode="after")
     def _countable(self) -> "Data":
         if self.source == "scenes" and min(self.train, self.val, self.test) < 2:
-            raise ValueError("scenes are drawn, not found: data.train, data.val and data.test must be at least 2")
+            raise ValueError(
+                "scenes are drawn, not found: data.train, data.val and data.test must be at least 2"
+            )
         return self
 
 
@@ -112,7 +114,7 @@ class Loss(Section):
     """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation (specification 6.6).
 
     Three switches go back to what DeblurGAN's public code does (specification 3.5): `penalty_norm = "pixel"` takes the
-    gradient's norm per pixel and one mixing weight a batch, `critic_reuse` gives all critic updates of a step the same
+    gradient's norm per pixel and one mixing weight a batch, `critic_reuse` gives all critic steps of a step the same
     photos, `vgg_normalise = False` shows VGG photos in [-1, 1]. `vgg19_weights`: a path, or a public name (see
     `s3e.models.weights`); "" leaves the perceptual term out (see `effective`).
     """
@@ -121,7 +123,7 @@ class Loss(Section):
     adversarial: float = Field(1.0, ge=0)
     gradient_penalty: float = Field(10.0, ge=0)
     penalty_norm: Literal["sample", "pixel"] = "sample"
-    critic_updates: int = Field(1, ge=1)
+    critic_steps: int = Field(1, ge=1)
     critic_reuse: bool = False
     perceptual: float = Field(0.0, ge=0)
     vgg19_weights: str = ""
@@ -142,16 +144,16 @@ class Loss(Section):
 
 
 class Training(Section):
-    """One training: updates, images an update, learning rates and how they fall.
+    """One training: steps, images an update, learning rates and how they fall.
 
-    An update's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: updates over
-    which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` updates. `clip` limits
+    An update's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: steps over
+    which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` steps. `clip` limits
     single gradients, `clip_norm` the norm of all of a network's. `ema`: share that averaged weights keep in an update
-    (0: the last weights are the result). Every `validate_every` updates (0: never) a fixed part of validation is
+    (0: the last weights are the result). Every `validate_every` steps (0: never) a fixed part of validation is
     scored; after `patience` scores without a better one (0: never) training stops and the best weights are the result.
     """
 
-    updates: int = Field(ge=1)
+    steps: int = Field(ge=1)
     batch: int = Field(16, ge=2)
     accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -170,7 +172,9 @@ class Training(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:
-            raise ValueError(f"accumulate must divide batch = {self.batch} into parts of at least 2 images")
+            raise ValueError(
+                f"accumulate must divide batch = {self.batch} into parts of at least 2 images"
+            )
         if self.patience and not self.validate_every:
             raise ValueError("patience counts validations: set validate_every too")
         return self
@@ -208,7 +212,9 @@ class Runtime(Section):
     @model_validator(mode="after")
     def _aligned(self) -> "Runtime":
         if self.save_every % self.log_every:
-            raise ValueError("runtime.save_every must be a multiple of runtime.log_every, so that no log row is lost")
+            raise ValueError(
+                "runtime.save_every must be a multiple of runtime.log_every, so that no log row is lost"
+            )
         return self
 
 
@@ -237,11 +243,13 @@ class Config(Section):
     text: Text = Text()
     model: Model = Model()
     loss: Loss = Loss()
-    train_tree: Training = Training(updates=300, batch=32, learning_rate=2e-3, schedule="constant")
-    train_a1: Training = Training(updates=250, batch=32, learning_rate=4e-3)
-    train_a2: Training = Training(updates=450, batch=32, learning_rate=3e-3, sharp_share=0.5)
-    train_b: Training = Training(updates=800, batch=16, learning_rate=1e-3, schedule="constant")
-    train_c: Training = Training(updates=600, batch=16, learning_rate=1e-3, semantics_learning_rate=1e-3)
+    train_tree: Training = Training(steps=300, batch=32, learning_rate=2e-3, schedule="constant")
+    train_a1: Training = Training(steps=250, batch=32, learning_rate=4e-3)
+    train_a2: Training = Training(steps=450, batch=32, learning_rate=3e-3, sharp_share=0.5)
+    train_b: Training = Training(steps=800, batch=16, learning_rate=1e-3, schedule="constant")
+    train_c: Training = Training(
+        steps=600, batch=16, learning_rate=1e-3, semantics_learning_rate=1e-3
+    )
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
 
@@ -275,7 +283,9 @@ class Variant(Section):
     """
 
     description: str
-    semantics: Literal["tree", "vectors", "global", "flat", "noise", "labels", "silhouettes"] | None = "tree"
+    semantics: (
+        Literal["tree", "vectors", "global", "flat", "noise", "labels", "silhouettes"] | None
+    ) = "tree"
     start: Literal["shared", "own", "scratch"] = "shared"
     view: Literal["blurred", "sharp"] = "blurred"
     caption_loss: bool = True
@@ -288,19 +298,27 @@ class Variant(Section):
 VARIANTS: dict[str, Variant] = {
     "full": Variant(description="S3E-Deblur: node maps of the co-trained S3-tree"),
     "baseline": Variant(
-        description="DeblurGAN alone", semantics=None, start="scratch", caption_loss=False, tree_loss=False
+        description="DeblurGAN alone",
+        semantics=None,
+        start="scratch",
+        caption_loss=False,
+        tree_loss=False,
     ),
     "global_caption": Variant(
         description="one caption vector, no tree", semantics="global", start="own", tree_loss=False
     ),
-    "vector_nodes": Variant(description="tree of vectors: structure without space", semantics="vectors", start="own"),
+    "vector_nodes": Variant(
+        description="tree of vectors: structure without space", semantics="vectors", start="own"
+    ),
     "flat_spatial": Variant(
         description="feature grid without tree: space without structure",
         semantics="flat",
         start="own",
         tree_loss=False,
     ),
-    "no_caption_loss": Variant(description="S3-tree without caption loss", start="own", caption_loss=False),
+    "no_caption_loss": Variant(
+        description="S3-tree without caption loss", start="own", caption_loss=False
+    ),
     "no_tree_loss": Variant(description="S3-tree without tree loss", start="own", tree_loss=False),
     "no_semantics_loss": Variant(
         description="same networks, trained by the deblurring loss alone (capacity control)",
@@ -316,10 +334,15 @@ VARIANTS: dict[str, Variant] = {
         tree_loss=False,
     ),
     "taught_before": Variant(
-        description="captions and trees taught before co-training, not during it", caption_loss=False, tree_loss=False
+        description="captions and trees taught before co-training, not during it",
+        caption_loss=False,
+        tree_loss=False,
     ),
     "frozen": Variant(
-        description="semantics frozen: no co-training", trained=False, caption_loss=False, tree_loss=False
+        description="semantics frozen: no co-training",
+        trained=False,
+        caption_loss=False,
+        tree_loss=False,
     ),
     "oracle": Variant(description="tree of the sharp photo (oracle)", view="sharp", detached=True),
     "oracle_map": Variant(
@@ -338,7 +361,10 @@ VARIANTS: dict[str, Variant] = {
     ),
     "shuffled": Variant(description="tree of another photo", shuffled=True),
 }
-TRUTH = ("labels", "silhouettes")  # semantics that are not read but given: they need true label maps
+TRUTH = (
+    "labels",
+    "silhouettes",
+)  # semantics that are not read but given: they need true label maps
 
 _STUDIED = ["baseline", "full", "taught_before", "no_semantics_loss", "vector_nodes", "shuffled"]
 _STUDIED += ["oracle_map", "oracle_silhouette"]
@@ -354,11 +380,11 @@ _PHOTOS = {  # on a folder of captioned photographs that may not be shown
 }
 
 _PAPER_TRAINING = {
-    "train_tree": {"updates": 8_850, "batch": 64, "learning_rate": 4e-4, "schedule": "constant", "clip": 0.1},
-    "train_a1": {"updates": 17_700, "batch": 64, "learning_rate": 4e-4, "clip": 0.1},
-    "train_a2": {"updates": 17_700, "batch": 64, "learning_rate": 1e-4, "sharp_share": 0.5, "clip": 0.1},
-    "train_b": {"updates": 300_000, "batch": 8, "learning_rate": 1e-4, "schedule": "half_linear"},
-    "train_c": {"updates": 150_000, "batch": 8, "learning_rate": 1e-4, "semantics_learning_rate": 2e-5},
+    "train_tree": {"steps": 8_850, "batch": 64, "learning_rate": 4e-4, "schedule": "constant", "clip": 0.1},
+    "train_a1": {"steps": 17_700, "batch": 64, "learning_rate": 4e-4, "clip": 0.1},
+    "train_a2": {"steps": 17_700, "batch": 64, "learning_rate": 1e-4, "sharp_share": 0.5, "clip": 0.1},
+    "train_b": {"steps": 300_000, "batch": 8, "learning_rate": 1e-4, "schedule": "half_linear"},
+    "train_c": {"steps": 150_000, "batch": 8, "learning_rate": 1e-4, "semantics_learning_rate": 2e-5},
 }  # fmt: skip
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -366,11 +392,11 @@ PROFILES: dict[str, dict[str, Any]] = {
         "variants": ["baseline", "full", "oracle_map", "shuffled"],
         "data": {"train": 96, "val": 16, "test": 16},
         "text": {"max_words": 24},
-        "train_tree": {"updates": 6, "batch": 16},
-        "train_a1": {"updates": 6, "batch": 16},
-        "train_a2": {"updates": 6, "batch": 16},
-        "train_b": {"updates": 8, "batch": 8},
-        "train_c": {"updates": 8, "batch": 8},
+        "train_tree": {"steps": 6, "batch": 16},
+        "train_a1": {"steps": 6, "batch": 16},
+        "train_a2": {"steps": 6, "batch": 16},
+        "train_b": {"steps": 8, "batch": 8},
+        "train_c": {"steps": 8, "batch": 8},
         "evaluation": {"beam": 2, "batch": 16, "resamples": 200, "samples": 4},
         "runtime": {"save_every": 2, "log_every": 2},
     },
@@ -394,17 +420,19 @@ PROFILES: dict[str, dict[str, Any]] = {
         "variants": _PHOTO_ARMS,
         "model": {"embed_at": [0, 1, 2, 3], "dropout": 0.0},
         "loss": {"adversarial": 0.1},
-        "train_tree": {"updates": 300},
-        "train_a1": {"updates": 500},
-        "train_a2": {"updates": 1000},
-        "train_b": {"updates": 2500},
-        "train_c": {"updates": 1000, "validate_every": 250},
+        "train_tree": {"steps": 300},
+        "train_a1": {"steps": 500},
+        "train_a2": {"steps": 1000},
+        "train_b": {"steps": 2500},
+        "train_c": {"steps": 1000, "validate_every": 250},
     },
     "photos": {
         **_PHOTOS,
         "variants": [name for name, variant in VARIANTS.items() if variant.semantics not in TRUTH],
         "one_seed": [
-            name for name, variant in VARIANTS.items() if variant.semantics not in TRUTH and name not in _PHOTO_ARMS
+            name
+            for name, variant in VARIANTS.items()
+            if variant.semantics not in TRUTH and name not in _PHOTO_ARMS
         ],
         "data": {**_PHOTOS["data"], "size": 128},
         "model": {
@@ -421,11 +449,16 @@ PROFILES: dict[str, dict[str, Any]] = {
             "caption_dropout": 0.5,
         },
         "loss": {"adversarial": 0.1},
-        "train_tree": {"updates": 1500, "batch": 64, "learning_rate": 1e-3},
-        "train_a1": {"updates": 2000, "batch": 64, "learning_rate": 1e-3},
-        "train_a2": {"updates": 4000, "batch": 64, "learning_rate": 1e-3},
-        "train_b": {"updates": 10_000, "batch": 16, "learning_rate": 2e-4},
-        "train_c": {"updates": 5_000, "batch": 16, "learning_rate": 2e-4, "semantics_learning_rate": 2e-4},
+        "train_tree": {"steps": 1500, "batch": 64, "learning_rate": 1e-3},
+        "train_a1": {"steps": 2000, "batch": 64, "learning_rate": 1e-3},
+        "train_a2": {"steps": 4000, "batch": 64, "learning_rate": 1e-3},
+        "train_b": {"steps": 10_000, "batch": 16, "learning_rate": 2e-4},
+        "train_c": {
+            "steps": 5_000,
+            "batch": 16,
+            "learning_rate": 2e-4,
+            "semantics_learning_rate": 2e-4,
+        },
         "runtime": {"device": "cuda", "threads": 8, "precision": "bf16", "channels_last": True},
     },
     "paper": {
@@ -446,7 +479,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         },
         "loss": {
             "gan": "wgan-gp",
-            "critic_updates": 5,
+            "critic_steps": 5,
             "perceptual": 100.0,
             "pixel": 0.0,
             "caption": 1.0,
@@ -459,7 +492,9 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 
 
-def load_config(profile: str, data: str = "scenes", seed: int = 0, overrides: dict[str, Any] | None = None) -> Config:
+def load_config(
+    profile: str, data: str = "scenes", seed: int = 0, overrides: dict[str, Any] | None = None
+) -> Config:
     """Resolve a profile.
 
     `data`: "scenes" or a folder (COCO layout). `overrides`: flat, e.g. `{"loss.caption": 0.5}`.
@@ -471,19 +506,29 @@ def load_config(profile: str, data: str = "scenes", seed: int = 0, overrides: di
     tree.update(profile=profile, seed=seed)
     if data != "scenes":
         if not Path(data).is_dir():
-            raise S3EError(f"--data {data}: no such folder; give a folder with images/ and annotations/, or 'scenes'.")
+            raise S3EError(
+                f"--data {data}: no such folder; give a folder with images/ and annotations/, or 'scenes'."
+            )
         tree.setdefault("data", {})["source"] = str(Path(data).resolve())
     elif tree.get("data", {}).get("source") == "":
-        raise S3EError(f"the profile '{profile}' needs photographs: add --data FOLDER (COCO-captions layout).")
+        raise S3EError(
+            f"the profile '{profile}' needs photographs: add --data FOLDER (COCO-captions layout)."
+        )
     if not isinstance(overrides or {}, dict):
-        raise S3EError(f"overrides must be a dictionary such as {{'loss.caption': 0.5}}, not {overrides!r}.")
+        raise S3EError(
+            f"overrides must be a dictionary such as {{'loss.caption': 0.5}}, not {overrides!r}."
+        )
     for name, value in (overrides or {}).items():
         _put(tree, name, value)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise S3EError("; ".join(_explain(item) for item in error.errors()) + ".") from None
-    unknown = [name for name in [*config.variants, *config.one_seed, *config.falsifier] if name not in VARIANTS]
+    unknown = [
+        name
+        for name in [*config.variants, *config.one_seed, *config.falsifier]
+        if name not in VARIANTS
+    ]
     if unknown:
         raise S3EError(f"unknown variant '{unknown[0]}'; known: {', '.join(VARIANTS)}.")
     return config
@@ -504,22 +549,33 @@ def _complete(profile: dict[str, Any]) -> dict[str, Any]:
     """Lay a profile's partial sections over the defaults, so that a section with required fields can be partial."""
     base = Config(profile="base").model_dump()
     merged = {**base, **profile}
-    return {name: {**base[name], **value} if isinstance(value, dict) else value for name, value in merged.items()}
+    return {
+        name: {**base[name], **value} if isinstance(value, dict) else value
+        for name, value in merged.items()
+    }
 
 
-FIXED = {"profile": "--profile", "seed": "--seeds", "data.source": "--data"}  # have parameters of their own
+FIXED = {
+    "profile": "--profile",
+    "seed": "--seeds",
+    "data.source": "--data",
+}  # have parameters of their own
 
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     if name in FIXED:
-        raise S3EError(f"setting '{name}' cannot be overridden: use {FIXED[name]} (or the notebook's parameter).")
+        raise S3EError(
+            f"setting '{name}' cannot be overridden: use {FIXED[name]} (or the notebook's parameter)."
+        )
     section, _, field = name.partition(".")
     if not field:
         tree[section] = value
         return
     if not isinstance(tree.get(section), dict):
         known = ", ".join(key for key, item in tree.items() if isinstance(item, dict))
-        raise S3EError(f"unknown setting '{name}': there is no section '{section}'; sections: {known}.")
+        raise S3EError(
+            f"unknown setting '{name}': there is no section '{section}'; sections: {known}."
+        )
     tree[section][field] = value
 
 

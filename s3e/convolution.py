@@ -40,13 +40,21 @@ def blur_image(
     return develop(convolve(light, kernel), gamma, noise).clip(0, 1).reshape(image.shape)
 
 
-def _check(image: np.ndarray, kernel: np.ndarray, sigma: float, generator: np.random.Generator | None) -> None:
+def _check(
+    image: np.ndarray, kernel: np.ndarray, sigma: float, generator: np.random.Generator | None
+) -> None:
     if image.ndim not in (2, 3) or image.size == 0 or image.min() < 0 or not image.max() <= 1:
-        raise ValueError("blur_image: image must be (H, W, C) or (H, W) with values in [0, 1]; divide uint8 by 255.")
+        raise ValueError(
+            "blur_image: image must be (H, W, C) or (H, W) with values in [0, 1]; divide uint8 by 255."
+        )
     if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-        raise ValueError(f"blur_image: kernel has shape {kernel.shape}; it must be 2-D with odd sides.")
+        raise ValueError(
+            f"blur_image: kernel has shape {kernel.shape}; it must be 2-D with odd sides."
+        )
     if sigma and generator is None:
-        raise ValueError("blur_image: noise (sigma > 0) needs a generator, e.g. s3e.seeds.rng('noise', image_id).")
+        raise ValueError(
+            "blur_image: noise (sigma > 0) needs a generator, e.g. s3e.utils.rng('noise', image_id)."
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,9 @@ class Shot:
     noise: np.ndarray | None = None  # float32 (H, W, C), in units of white
 
 
-def expose_all(images: np.ndarray, shots: Sequence[Shot], gamma: float, device: str, out: np.ndarray) -> None:
+def expose_all(
+    images: np.ndarray, shots: Sequence[Shot], gamma: float, device: str, out: np.ndarray
+) -> None:
     """Blur uint8 photos (N, H, W, C) into `out`, of the same kind: one by one on the CPU, at once on another device."""
     if device != "cpu":
         out[:] = _expose_on(device, images, shots, gamma)
@@ -68,7 +78,9 @@ def expose_all(images: np.ndarray, shots: Sequence[Shot], gamma: float, device: 
         light = image if gamma == 1 else linear_levels(gamma)[image]
         light = shake(light, shot.camera, shot.own, shot.mask, convolve)
         # Rounds. Kernels of unit sum keep light within 1e-3 of [0, 255], so that nothing wraps around.
-        np.add(develop(light, gamma, shot.noise, 255), np.float32(0.5), out=blurred, casting="unsafe")
+        np.add(
+            develop(light, gamma, shot.noise, 255), np.float32(0.5), out=blurred, casting="unsafe"
+        )
 
 
 def _expose_on(device: str, images: np.ndarray, shots: Sequence[Shot], gamma: float) -> np.ndarray:
@@ -76,9 +88,12 @@ def _expose_on(device: str, images: np.ndarray, shots: Sequence[Shot], gamma: fl
 
     levels = torch.from_numpy(linear_levels(gamma)).to(device)
     light = levels[torch.from_numpy(images).to(device).int()]
-    camera, own, mask, noise = ([getattr(shot, name) for shot in shots] for name in ("camera", "own", "mask", "noise"))
+    camera, own, mask, noise = (
+        [getattr(shot, name) for shot in shots] for name in ("camera", "own", "mask", "noise")
+    )
     mask, noise = (
-        None if group[0] is None else torch.from_numpy(np.stack(group)).to(device) for group in (mask, noise)
+        None if group[0] is None else torch.from_numpy(np.stack(group)).to(device)
+        for group in (mask, noise)
     )
     own = None if mask is None else stack_kernels(own).to(device)
     light = shake(light, stack_kernels(camera).to(device), own, mask, convolve_batch)
@@ -108,7 +123,9 @@ def linear_levels(gamma: float) -> np.ndarray:
     return (255 * (np.arange(256) / 255) ** gamma).astype(np.float32)
 
 
-def sensor_noise(shape: tuple[int, ...], sigma: float, generator: np.random.Generator) -> np.ndarray:
+def sensor_noise(
+    shape: tuple[int, ...], sigma: float, generator: np.random.Generator
+) -> np.ndarray:
     """N(0, sigma^2) in units of white, float32."""
     return (sigma * generator.standard_normal(shape)).astype(np.float32)
 
@@ -135,7 +152,10 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     cells, before, taps = _trim(kernel)
     if taps <= TAPS:
         return _by_cells(image, cells, before)
-    shape = fast_size(image.shape[0] + len(cells) - 1), fast_size(image.shape[1] + len(cells[0]) - 1)
+    shape = (
+        fast_size(image.shape[0] + len(cells) - 1),
+        fast_size(image.shape[1] + len(cells[0]) - 1),
+    )
     return (_by_opencv if IPP else _by_scipy)(image, cells, before, shape)
 
 
@@ -166,7 +186,10 @@ def fast_size(size: int) -> int:
 
 def _by_cells(image: np.ndarray, cells: np.ndarray, before: tuple[int, int]) -> np.ndarray:
     (height, width), (tall, wide) = image.shape[:2], cells.shape
-    rows, columns = mirror(height, before[0], height + tall - 1), mirror(width, before[1], width + wide - 1)
+    rows, columns = (
+        mirror(height, before[0], height + tall - 1),
+        mirror(width, before[1], width + wide - 1),
+    )
     padded = image[rows[:, None], columns].astype(np.float32)
     blurred = np.zeros(image.shape, np.float32)
     for i, j in np.argwhere(cells):
@@ -175,7 +198,9 @@ def _by_cells(image: np.ndarray, cells: np.ndarray, before: tuple[int, int]) -> 
     return blurred
 
 
-def _by_scipy(image: np.ndarray, cells: np.ndarray, before: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+def _by_scipy(
+    image: np.ndarray, cells: np.ndarray, before: tuple[int, int], shape: tuple[int, int]
+) -> np.ndarray:
     """Transform rows, then columns, channel by channel. Wrap-around stays in the part that is not read."""
     (height, width, channels), (tall, wide) = image.shape, cells.shape
     rows, columns = (mirror(image.shape[axis], before[axis], shape[axis]) for axis in (0, 1))
@@ -195,7 +220,9 @@ def _by_scipy(image: np.ndarray, cells: np.ndarray, before: tuple[int, int], sha
     return fft.irfft(blurred.transpose(1, 2, 0), shape[1], axis=1)[:, wide - 1 : wide - 1 + width]
 
 
-def _by_opencv(image: np.ndarray, cells: np.ndarray, before: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+def _by_opencv(
+    image: np.ndarray, cells: np.ndarray, before: tuple[int, int], shape: tuple[int, int]
+) -> np.ndarray:
     (height, width), (tall, wide) = image.shape[:2], cells.shape
     image = np.ascontiguousarray(image, None if image.dtype == np.uint8 else np.float32)
     border = before[0], shape[0] - height - before[0], before[1], shape[1] - width - before[1]
@@ -219,7 +246,10 @@ def stack_kernels(kernels: Sequence[np.ndarray]) -> Any:
     sides = [max(kernel.shape[axis] for kernel in kernels) for axis in (0, 1)]
     stacked = torch.zeros(len(kernels), *sides)
     for cells, kernel in zip(stacked, kernels, strict=True):
-        (top, left), (tall, wide) = ((s - k) // 2 for s, k in zip(sides, kernel.shape, strict=True)), kernel.shape
+        (top, left), (tall, wide) = (
+            ((s - k) // 2 for s, k in zip(sides, kernel.shape, strict=True)),
+            kernel.shape,
+        )
         cells[top : top + tall, left : left + wide] = torch.from_numpy(kernel)
     return stacked
 
@@ -234,5 +264,7 @@ def convolve_batch(images: Any, kernels: Any) -> Any:
     columns = torch.from_numpy(mirror(width, wide // 2, shape[1])).to(images.device)
     spectrum = torch.fft.rfft2(images.permute(0, 3, 1, 2)[..., rows, columns])
     spectrum *= torch.fft.rfft2(kernels, shape)[:, None]
-    full = torch.fft.irfft2(spectrum, shape)[..., tall - 1 : tall - 1 + height, wide - 1 : wide - 1 + width]
+    full = torch.fft.irfft2(spectrum, shape)[
+        ..., tall - 1 : tall - 1 + height, wide - 1 : wide - 1 + width
+    ]
     return full.permute(0, 2, 3, 1)

@@ -49,7 +49,9 @@ class Meter(TorchDispatchMode):
     def macs(self) -> int:
         return self._operations // 2
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         operations = flop_registry.get(function._overloadpacket)
         if operations:
@@ -116,13 +118,20 @@ def _shapes_only(config: Config) -> Iterator[None]:
 
 def _without_files(config: Config) -> Config:
     """The same settings without files of weights: their values do not matter here."""
-    return config.model_copy(update={"model": config.model.model_copy(update={"encoder_weights": ""})})
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"encoder_weights": ""})}
+    )
 
 
 def _batch(count: int, config: Config) -> Batch:
     """A batch of the right shapes; captions are as long as `text.max_words` allows."""
-    photos, nodes = torch.zeros(count, 3, config.data.size, config.data.size), torch.zeros(count, NODES).long()
-    words = torch.zeros(count, config.text.max_words + 2).long()  # with its signs of beginning and end
+    photos, nodes = (
+        torch.zeros(count, 3, config.data.size, config.data.size),
+        torch.zeros(count, NODES).long(),
+    )
+    words = torch.zeros(
+        count, config.text.max_words + 2
+    ).long()  # with its signs of beginning and end
     return Batch([""] * count, photos, photos.clone(), words, nodes, None)
 
 
@@ -136,7 +145,10 @@ def network_costs(config: Config, corpus: Corpus) -> list[NetworkCost]:
         source, semantics = model.semantics, model.read(batch)
         alone = _forward("generator", build_generator(config), batch.sharp)
         rows = [alone, _forward("critic", build_critic(config), batch.sharp)]
-        rows += [_forward("encoder", source.encoder, batch.sharp), _forward("tree", source.tree, semantics.features)]
+        rows += [
+            _forward("encoder", source.encoder, batch.sharp),
+            _forward("tree", source.tree, semantics.features),
+        ]
         read = (batch.words, semantics.context, semantics.items)
         rows.append(_forward("decoder", source.decoder, *read, length=batch.words.shape[1]))
         if config.loss.effective.perceptual:
@@ -156,7 +168,10 @@ def _forward(name: str, network: nn.Module, *inputs: Tensor, **options: int) -> 
 
 def training_costs(config: Config, corpus: Corpus) -> list[TrainingCost]:
     """Every training of S3E-Deblur (the arm `full`); those of semantics alone only where `corpus` is `captioned`."""
-    return [training_cost(name, config, corpus) for name in (TRAININGS if corpus.captioned else DEBLURRING)]
+    return [
+        training_cost(name, config, corpus)
+        for name in (TRAININGS if corpus.captioned else DEBLURRING)
+    ]
 
 
 def training_cost(name: str, config: Config, corpus: Corpus) -> TrainingCost:
@@ -173,11 +188,15 @@ def _training(name: str, config: Config, corpus: Corpus) -> TrainingCost:
     trained = [tensor for tensor in held if tensor.requires_grad]
     with Meter([*held, batch.sharp, batch.blurred]) as meter:
         if name in DEBLURRING:
-            _update_deblurrer(*modules, loss=loss, batch=batch, stage=name, cut=settings.accumulate > 1)
+            _update_deblurrer(
+                *modules, loss=loss, batch=batch, stage=name, cut=settings.accumulate > 1
+            )
         else:
             _semantic_loss(modules[0](batch.blurred), modules[0], loss, batch, name).backward()
     adam = 2 * sum(tensor.nbytes for tensor in trained)
-    averaged = sum(tensor.nbytes for tensor in modules[0].state_dict().values()) if settings.ema else 0
+    averaged = (
+        sum(tensor.nbytes for tensor in modules[0].state_dict().values()) if settings.ema else 0
+    )
     states = sum(tensor.nbytes for tensor in held) + adam + averaged
     return TrainingCost(name, parts * meter.macs, states, meter.peak + adam + averaged)
 
@@ -193,11 +212,15 @@ def _modules(name: str, config: Config, corpus: Corpus) -> list[nn.Module]:
     return [model, build_critic(config), *vgg]
 
 
-def _semantic_loss(semantics: Semantics, source: nn.Module, loss: Loss, batch: Batch, stage: str) -> Tensor:
+def _semantic_loss(
+    semantics: Semantics, source: nn.Module, loss: Loss, batch: Batch, stage: str
+) -> Tensor:
     """What semantics learn by in the phases tree, A1 and A2, and in stage C (specification 6.7)."""
     result = tree_loss(semantics.tree, batch.tree, loss.null_weight)
     if stage != "train_tree":
-        logits = source.decoder(batch.words, semantics.context, semantics.items, length=batch.words.shape[1])
+        logits = source.decoder(
+            batch.words, semantics.context, semantics.items, length=batch.words.shape[1]
+        )
         result = result + caption_loss(logits, batch.words)
     if loss.distillation and stage in ("train_a2", "train_c"):
         with torch.no_grad():
@@ -209,18 +232,18 @@ def _update_deblurrer(
     model: S3EDeblur, critic: nn.Module, vgg: nn.Module | None = None, *, loss: Loss, batch: Batch, stage: str,
     cut: bool,
 ) -> None:  # fmt: skip
-    """Gradients of an update of stage B, C or D (specification 6.6 and 6.7), those of the critic's updates included.
+    """Gradients of an update of stage B, C or D (specification 6.6 and 6.7), those of the critic's steps included.
 
     `cut`: the batch is a part that is computed after others; its photos are then restored anew for the generator.
     """
-    updates = loss.critic_updates if loss.adversarial else 0
-    unseen = updates if cut else 0 if loss.critic_reuse else max(updates - 1, 0)
+    steps = loss.critic_steps if loss.adversarial else 0
+    unseen = steps if cut else 0 if loss.critic_reuse else max(steps - 1, 0)
     for _ in range(unseen):
         with torch.no_grad():
             restored = model(batch)[0]
         _update_critic(critic, loss, batch, restored)
     restored, semantics = model(batch)
-    for _ in range(updates - unseen):
+    for _ in range(steps - unseen):
         _update_critic(critic, loss, batch, restored)
     critic.requires_grad_(False)
     total = (restored - batch.sharp).abs().mean()
@@ -237,4 +260,6 @@ def _update_deblurrer(
 
 def _update_critic(critic: nn.Module, loss: Loss, batch: Batch, restored: Tensor) -> None:
     critic.zero_grad()
-    sum(critic_loss(loss, critic, batch.sharp, restored, torch.rand(len(restored))).values()).backward()
+    sum(
+        critic_loss(loss, critic, batch.sharp, restored, torch.rand(len(restored))).values()
+    ).backward()

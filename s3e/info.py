@@ -28,10 +28,12 @@ from s3e.data.sources import open_source
 from s3e.models.build import build_generator
 from s3e.pipeline.lending import lender_config
 from s3e.pipeline.machine import set_threads
-from s3e.seeds import seed_everything
 from s3e.training.engine import Engine
+from s3e.utils import seed_everything
 
-COCO_WORDS = 9_490  # MSCOCO, Karpathy's training captions, words that occur at most five times left out
+COCO_WORDS = (
+    9_490  # MSCOCO, Karpathy's training captions, words that occur at most five times left out
+)
 PIXELS = 2**16  # of the photos with which a CPU is measured
 UNITS = {"d": 86_400, "h": 3_600, "min": 60, "s": 1, "ms": 1e-3}
 NOTES = {
@@ -56,16 +58,33 @@ class Vocabularies:
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--profile", choices=list(PROFILES), default="laptop", help="default: laptop")
-    parser.add_argument("--data", metavar="FOLDER", help="count the vocabulary of these data (default: the profile's)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="as in run_all.py")
+    parser.add_argument(
+        "--profile", choices=list(PROFILES), default="laptop", help="default: laptop"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="count the vocabulary of these data (default: the profile's)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as in run_all.py",
+    )
 
 
 def execute(arguments: Namespace) -> int:
     """Print the report. Raises `S3EError` for settings or a data folder that cannot be used."""
     overrides = dict(parse_setting(text) for text in arguments.set)
-    missing = arguments.data is None and PROFILES[arguments.profile].get("data", {}).get("source") == ""
-    data = os.curdir if missing else arguments.data or "scenes"  # any folder will do where nothing is read
+    missing = (
+        arguments.data is None and PROFILES[arguments.profile].get("data", {}).get("source") == ""
+    )
+    data = (
+        os.curdir if missing else arguments.data or "scenes"
+    )  # any folder will do where nothing is read
     config = load_config(arguments.profile, data, overrides=overrides)
     sizes = assumed(config) if missing else counted(config, overrides)
     for label, text in facts(config, sizes):
@@ -82,7 +101,10 @@ def facts(config: Config, sizes: Vocabularies) -> Iterator[tuple[str, str]]:
     """What the report is about: (label, text)."""
     runtime, labels = config.runtime, sizes.labels
     yield "profile", f"{config.profile}, photos of {config.data.size} x {config.data.size} pixels"
-    yield "runtime", f"{runtime.device} x {runtime.devices}, {runtime.threads} threads, precision {runtime.precision}"
+    yield (
+        "runtime",
+        f"{runtime.device} x {runtime.devices}, {runtime.threads} threads, precision {runtime.precision}",
+    )
     counts = f"{len(sizes.words):,} words, {len(labels.entities):,} entities, {len(labels.relations):,} relations"
     yield "vocabulary", f"{counts}, {sizes.origin}"
     for text in config.fallbacks():
@@ -91,7 +113,9 @@ def facts(config: Config, sizes: Vocabularies) -> Iterator[tuple[str, str]]:
 
 def assumed(config: Config) -> Vocabularies:
     """Vocabularies for photographs that are not there: as large as the settings allow, MSCOCO's number of words."""
-    limits = {name: range(getattr(config.text, name) + 1) for name in ("entities", "relations")}  # NULL is one more
+    limits = {
+        name: range(getattr(config.text, name) + 1) for name in ("entities", "relations")
+    }  # NULL is one more
     origin = "assumed: text.entities, text.relations and MSCOCO's words (no --data)"
     return Vocabularies(range(COCO_WORDS), SimpleNamespace(**limits), (), True, origin)
 
@@ -100,19 +124,27 @@ def counted(config: Config, overrides: dict[str, Any]) -> Vocabularies:
     """Vocabularies of the training captions, or of those from which the tree is borrowed."""
     captioned, lender = True, config
     if config.data.source != "scenes":
-        captioned = open_source(config.data.source, config.data.subset, config.data.skip_broken).captioned
+        captioned = open_source(
+            config.data.source, config.data.subset, config.data.skip_broken
+        ).captioned
         lender = config if captioned else lender_config(config, overrides)
     words, labels = _vocabularies(lender)
     origin = f"counted in the training captions of {lender.data.source}"
-    return Vocabularies(words, labels, CATEGORIES if lender.data.source == "scenes" else (), captioned, origin)
+    return Vocabularies(
+        words, labels, CATEGORIES if lender.data.source == "scenes" else (), captioned, origin
+    )
 
 
 def _vocabularies(config: Config) -> tuple[Sized, Any]:
     data = config.data
     if data.source == "scenes":
-        photos = make_split("train", data.train, size=32, seed=data.seed)  # captions are the same at every size
+        photos = make_split(
+            "train", data.train, size=32, seed=data.seed
+        )  # captions are the same at every size
     else:
-        photos = plan(open_source(data.source, data.subset, data.skip_broken), config)["train"].photos
+        photos = plan(open_source(data.source, data.subset, data.skip_broken), config)[
+            "train"
+        ].photos
     captions = [list(photo.captions) for photo in photos]
     parses = parse_all(tqdm(captions, desc="captions", leave=False), config.text.parser)
     with tempfile.TemporaryDirectory() as folder:
@@ -152,9 +184,14 @@ def rate(config: Config) -> float | None:
 
 def networks_table(costs: list[NetworkCost]) -> str:
     """Parameters, multiply-adds and result of every network."""
-    rows = [(cost.name, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f} G", _shape(cost.shape)) for cost in costs]
+    rows = [
+        (cost.name, f"{cost.parameters:,}", f"{cost.macs / 1e9:.3f} G", _shape(cost.shape))
+        for cost in costs
+    ]
     headers = ("network", "parameters", "multiply-adds", "result")
-    return tabulate(rows, headers, "simple", disable_numparse=True, colalign=("left", "right", "right", "left"))
+    return tabulate(
+        rows, headers, "simple", disable_numparse=True, colalign=("left", "right", "right", "left")
+    )
 
 
 def _shape(sizes: tuple[int, ...]) -> str:
@@ -165,12 +202,35 @@ def trainings_table(costs: list[TrainingCost], config: Config, speed: float | No
     """Updates, multiply-adds, memory and, where the device's `speed` is known, time of every training."""
     rows = []
     for cost in costs:
-        settings, seconds = getattr(config, cost.name), cost.macs / config.runtime.devices / (speed or 1)
-        times = (duration(seconds), duration(seconds * settings.updates)) if speed else ("-", "-")
+        settings, seconds = (
+            getattr(config, cost.name),
+            cost.macs / config.runtime.devices / (speed or 1),
+        )
+        times = (duration(seconds), duration(seconds * settings.steps)) if speed else ("-", "-")
         memory = (f"{size / 2**30:.3f} GiB" for size in (cost.states, cost.memory))
-        rows.append((cost.name, f"{settings.updates:,}", settings.batch, f"{cost.macs / 1e9:,.1f} G", *memory, *times))
-    headers = ("training", "updates", "batch", "multiply-adds", "states", "memory", "an update", "in all")
-    return tabulate(rows, headers, "simple", disable_numparse=True, colalign=("left", *["right"] * 7))
+        rows.append(
+            (
+                cost.name,
+                f"{settings.steps:,}",
+                settings.batch,
+                f"{cost.macs / 1e9:,.1f} G",
+                *memory,
+                *times,
+            )
+        )
+    headers = (
+        "training",
+        "steps",
+        "batch",
+        "multiply-adds",
+        "states",
+        "memory",
+        "an update",
+        "in all",
+    )
+    return tabulate(
+        rows, headers, "simple", disable_numparse=True, colalign=("left", *["right"] * 7)
+    )
 
 
 def time_note(config: Config, speed: float | None) -> str:

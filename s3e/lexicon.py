@@ -204,7 +204,9 @@ _DOERS = {
     "driver": "car bus taxi truck",
 }
 COMPOUNDS = {(sport, thing) for sport in _SPORTS.split() for thing in _SPORT_THINGS.split()}
-COMPOUNDS |= {(*other.split("_"), doer) for doer, others in _DOERS.items() for other in others.split()}
+COMPOUNDS |= {
+    (*other.split("_"), doer) for doer, others in _DOERS.items() for other in others.split()
+}
 COMPOUNDS |= {
     tuple(pair.split("_"))
     for pair in """
@@ -528,7 +530,9 @@ ACTIVITIES = set(
 )
 
 # "with her hair flying": what such a noun does says nothing about the subject.
-BODY = set("arm ear eye face finger foot hair hand head knee leg mouth paw tail tongue tooth".split())
+BODY = set(
+    "arm ear eye face finger foot hair hand head knee leg mouth paw tail tongue tooth".split()
+)
 
 # Verbs of clothing: they only describe who does something else.
 CLOTHING = set("clothe dress wear".split())
@@ -562,7 +566,9 @@ CATENATIVES = set(
 )
 
 # Participles that tell of the noun just before them: "in a field covered with snow".
-DESCRIBING = set("cover decorate fill hold line litter make pave smear surround suspend top wrap write".split())
+DESCRIBING = set(
+    "cover decorate fill hold line litter make pave smear surround suspend top wrap write".split()
+)
 
 # Participles that describe a state; "parked by a house" is no passive.
 STATES = set(

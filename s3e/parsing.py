@@ -20,7 +20,15 @@ from s3e.lexicon import DIRECTED, INVERSES, LOOSE, PARTICLES
 from s3e.tagging import PRENOMINAL, Token, is_finite, tag_words
 from s3e.trees import IGNORE, NULL, CaptionTree, TreeVocabulary
 
-__all__ = ["IGNORE", "INVERSES", "NULL", "CaptionTree", "TreeVocabulary", "explain", "parse_caption"]
+__all__ = [
+    "IGNORE",
+    "INVERSES",
+    "NULL",
+    "CaptionTree",
+    "TreeVocabulary",
+    "explain",
+    "parse_caption",
+]
 
 Backend = Literal["rules", "spacy"]
 
@@ -63,7 +71,9 @@ def _entities(tokens: list[Token]) -> list[Entity]:
         if stop == start:
             i = max(i, start + 1)
         elif i == stop and _measures(tokens, start, i):
-            for token in tokens[start : i + 1]:  # "a group of" becomes a determiner of the next noun
+            for token in tokens[
+                start : i + 1
+            ]:  # "a group of" becomes a determiner of the next noun
                 token.tag = "DET"
             i = start
         else:
@@ -74,7 +84,9 @@ def _entities(tokens: list[Token]) -> list[Entity]:
 def _run(tokens: list[Token], i: int) -> int:
     """End of the noun run that starts at i; a determiner after a noun starts a new one."""
     start = i
-    while i < len(tokens) and (tokens[i].tag in PRENOMINAL or tokens[i].tag == "NOUN" or _links(tokens, i, start)):
+    while i < len(tokens) and (
+        tokens[i].tag in PRENOMINAL or tokens[i].tag == "NOUN" or _links(tokens, i, start)
+    ):
         if i > start and tokens[i].tag == "DET" and tokens[i - 1].tag == "NOUN":
             break
         i += 1
@@ -118,12 +130,20 @@ def _main_part(words: list[Token]) -> tuple[list[Token], bool]:
     relative = next((i for i, t in enumerate(words) if _breaks(t)), None)
     if relative is None:
         finite = next((i for i, t in enumerate(words) if is_finite(t)), 0)
-        cut = finite and words[finite - 1].tag != "CONJ" and any(t.tag == "VERB" for t in words[:finite])
+        cut = (
+            finite
+            and words[finite - 1].tag != "CONJ"
+            and any(t.tag == "VERB" for t in words[:finite])
+        )
         return (words[finite:] if cut else words), False
     if any(t.tag in ("VERB", "BE") for t in words[:relative]):
         return words[:relative], False
     finite = [i for i, t in enumerate(words) if i > relative and is_finite(t)]
-    finite = [i for k, i in enumerate(finite) if k == 0 or words[i - 1].tag not in ("BE", "MODAL", "HAVE", "CONJ")]
+    finite = [
+        i
+        for k, i in enumerate(finite)
+        if k == 0 or words[i - 1].tag not in ("BE", "MODAL", "HAVE", "CONJ")
+    ]
     return (words[finite[1] :], False) if len(finite) > 1 else (words, True)
 
 
@@ -132,11 +152,18 @@ def _telling(words: list[Token]) -> list[Token]:
     kept: list[Token] = []
     for k, token in enumerate(words):
         after = words[k + 1] if k + 1 < len(words) else None
-        if token.tag == "PREP" and after and after.tag in ANAPHORS and after.text not in NO_ANAPHORS:
+        if (
+            token.tag == "PREP"
+            and after
+            and after.tag in ANAPHORS
+            and after.text not in NO_ANAPHORS
+        ):
             continue
         if token.tag == "PREP" and kept and kept[-1].tag == "PREP" and kept[-1].text in PARTICLES:
             kept.pop()
-        if token.tag not in ("DET", "ADV", "PRON") and (token.tag != "PUNCT" or token.text in STOPS):
+        if token.tag not in ("DET", "ADV", "PRON") and (
+            token.tag != "PUNCT" or token.text in STOPS
+        ):
             kept.append(token)
     return kept
 
@@ -145,7 +172,10 @@ def _content_verb(words: list[Token]) -> int | None:
     """Index of the verb that names the relation: the first with content ("tries to catch" -> catch), else the first."""
     verbs = [i for i, t in enumerate(words) if t.tag == "VERB"]
     for k, i in enumerate(verbs):
-        lemma, posture = words[i].lemma, words[verbs[-1]].form == "ing" and words[i].lemma in lx.POSTURES
+        lemma, posture = (
+            words[i].lemma,
+            words[verbs[-1]].form == "ing" and words[i].lemma in lx.POSTURES,
+        )
         weak = posture or lemma in lx.CATENATIVES or lemma in lx.LIGHT_VERBS
         if not (weak and k + 1 < len(verbs)):
             return i
@@ -154,7 +184,10 @@ def _content_verb(words: list[Token]) -> int | None:
 
 def _reduce(words: list[Token]) -> Gap:
     """Reduce the tokens of a gap to one relation: main-verb lemma, else preposition, else conjunction."""
-    gap = Gap(comma=any(t.text in (",", ";") for t in words), joined=any(t.tag == "CONJ" for t in words[:2]))
+    gap = Gap(
+        comma=any(t.text in (",", ";") for t in words),
+        joined=any(t.tag == "CONJ" for t in words[:2]),
+    )
     words, gap.relative = _main_part(_telling(words))
     gap.finite = any(is_finite(t) for t in words)
     preps = [t.lemma for t in words if t.tag == "PREP"]
@@ -202,7 +235,9 @@ def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
     for before, gap, part, entity in zip(gaps, gaps[1:], words[1:], entities[1:], strict=False):
         if before.kind == "prep" and gap.kind == "verb" and not gap.finite:
             body = tokens[entity.start].tag == "POSS" and entity.label in lx.BODY
-            gap.kind = "absolute" if _describes_object(before.label == "with", part, body) else gap.kind
+            gap.kind = (
+                "absolute" if _describes_object(before.label == "with", part, body) else gap.kind
+            )
     return gaps
 
 
@@ -259,10 +294,20 @@ def _root(gaps: list[Gap], existential: bool = False) -> int | None:
     after_relative = [i for i in main if not (gaps[i].joined and any(g.relative for g in gaps[:i]))]
     if main:
         first = (after_relative or main)[0]
-        return next((i for i in acts if i > first), first) if gaps[first].label in lx.CLOTHING else first
+        return (
+            next((i for i in acts if i > first), first)
+            if gaps[first].label in lx.CLOTHING
+            else first
+        )
     told = [i for i in live if existential and gaps[i].kind == "verb"]
-    loose = [i for i in live if gaps[i].kind == "prep" and gaps[i].label in LOOSE and not gaps[i].relative]
-    if verbs and not acts:  # "a woman on a street wearing a shirt", but "a woman in boots wearing a shirt"
+    loose = [
+        i
+        for i in live
+        if gaps[i].kind == "prep" and gaps[i].label in LOOSE and not gaps[i].relative
+    ]
+    if (
+        verbs and not acts
+    ):  # "a woman on a street wearing a shirt", but "a woman in boots wearing a shirt"
         acts = [i for i in live[:1] if gaps[i].kind == "prep" and gaps[i].label not in CLOSE]
     groups = (
         [i for i in loose if i and gaps[i].comma],
@@ -273,7 +318,9 @@ def _root(gaps: list[Gap], existential: bool = False) -> int | None:
         loose,
         [i for i in live if gaps[i].kind == "verb"],
         [i for i in live[1:-1] if _joins_groups(gaps[i - 1 : i + 2])],
-        [i for i in live if gaps[i].kind == "prep" and gaps[i].label != "of"],  # "a cup of coffee on a table"
+        [
+            i for i in live if gaps[i].kind == "prep" and gaps[i].label != "of"
+        ],  # "a cup of coffee on a table"
         [i for i in live if gaps[i].kind in ("prep", "be")],
         live,
     )

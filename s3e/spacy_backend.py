@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 from s3e import lexicon as lx
-from s3e.paths import S3EError
 from s3e.tagging import Token
+from s3e.utils import S3EError
 from s3e.words import noun_lemma, phrase_at, spell
 
 REMEDY = 'pip install spacy; python -m spacy download en_core_web_sm; or set text.parser = "rules"'
@@ -26,7 +26,14 @@ _BY_TAG = {
     "TO": "MODAL",
 }
 _BY_POS = {pos: pos for pos in ("NOUN", "VERB", "ADJ", "ADV", "NUM", "DET", "PRON", "PUNCT")}
-_BY_POS |= {"PROPN": "NOUN", "ADP": "PREP", "CCONJ": "CONJ", "SCONJ": "SUB", "PART": "ADV", "INTJ": "ADV"}
+_BY_POS |= {
+    "PROPN": "NOUN",
+    "ADP": "PREP",
+    "CCONJ": "CONJ",
+    "SCONJ": "SUB",
+    "PART": "ADV",
+    "INTJ": "ADV",
+}
 _FORMS = {"VBZ": "s", "VBP": "base", "VB": "inf", "VBG": "ing", "VBN": "ed", "VBD": "past"}
 
 
@@ -42,11 +49,17 @@ def load() -> Callable[[str], Iterable[Any]]:
     try:
         import spacy
     except ImportError as error:
-        raise S3EError(f'text.parser = "spacy" needs spaCy, which is not installed ({REMEDY}).') from error
-    models = sorted(spacy.util.get_installed_models(), key=lambda name: (name != "en_core_web_sm", name))
+        raise S3EError(
+            f'text.parser = "spacy" needs spaCy, which is not installed ({REMEDY}).'
+        ) from error
+    models = sorted(
+        spacy.util.get_installed_models(), key=lambda name: (name != "en_core_web_sm", name)
+    )
     name = next((name for name in models if name.startswith("en_")), None)
     if name is None:
-        raise S3EError(f'text.parser = "spacy" needs an English spaCy model, and none is installed ({REMEDY}).')
+        raise S3EError(
+            f'text.parser = "spacy" needs an English spaCy model, and none is installed ({REMEDY}).'
+        )
     try:
         return spacy.load(name, exclude=["ner", "parser"])
     except (OSError, ValueError) as error:
@@ -70,7 +83,12 @@ def _token(word: Any) -> Token | None:
         return Token(text, "NOUN", "person")
     if tag == "NOUN":
         known = text in lx.PLURAL_ONLY or text in lx.IRREGULAR_NOUNS
-        return Token(text, tag, noun_lemma(text) if known else lemma, "plural" if word.tag_ in ("NNS", "NNPS") else "")
+        return Token(
+            text,
+            tag,
+            noun_lemma(text) if known else lemma,
+            "plural" if word.tag_ in ("NNS", "NNPS") else "",
+        )
     if tag == "VERB":
         return Token(text, tag, lemma, _FORMS.get(word.tag_, "base"))
     return Token(text, tag, text)

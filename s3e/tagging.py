@@ -25,14 +25,22 @@ class Token:
     @classmethod
     def of_phrase(cls, text: str, label: str) -> "Token":
         """The token of a multi-word preposition (or conjunction, auxiliary, adverb) with its label."""
-        return cls(text, {"and": "CONJ", "about_to": "MODAL", "adverb": "ADV"}.get(label, "PREP"), label)
+        return cls(
+            text, {"and": "CONJ", "about_to": "MODAL", "adverb": "ADV"}.get(label, "PREP"), label
+        )
 
 
 def is_finite(token: Token) -> bool:
     """Can this verb or auxiliary carry a main clause?"""
     if token.tag == "VERB":
         return token.form in ("s", "base", "past")
-    return token.tag in ("BE", "MODAL") and token.text not in ("be", "being", "been", "to", "about to")
+    return token.tag in ("BE", "MODAL") and token.text not in (
+        "be",
+        "being",
+        "been",
+        "to",
+        "about to",
+    )
 
 
 @dataclass
@@ -77,14 +85,21 @@ class _State:
 
     def object_acts(self, noun: Token) -> bool:
         """Is a noun at the end somebody and the object of "watch" or "help": "watches the boys (play)"?"""
-        somebody = noun.lemma in lx.PERSONS or noun.form == "plural" or noun.text.endswith(("er", "or"))
+        somebody = (
+            noun.lemma in lx.PERSONS or noun.form == "plural" or noun.text.endswith(("er", "or"))
+        )
         start = self._phrase_start(len(self.tags))
         return somebody and start > 0 and self.tags[start - 1].lemma in lx.PERCEPTION
 
     def colour_and(self) -> bool:
         """Are the last words "in black and"?"""
         before = self.tags[-2:]
-        return len(before) == 2 and before[0].tag == "NOUN" and before[0].text in lx.COLOURS and before[1].tag == "CONJ"
+        return (
+            len(before) == 2
+            and before[0].tag == "NOUN"
+            and before[0].text in lx.COLOURS
+            and before[1].tag == "CONJ"
+        )
 
 
 _OPENS = ("DET", "POSS", "PREP")  # what follows a verb rather than a noun in a compound
@@ -112,7 +127,9 @@ def _third_person(noun_too: bool, nxt: str, state: _State, last: Token | None) -
     if before == "VERB" and noun_too:
         return False
     joined = state.joined_phrase() if nxt in _OPENS else []
-    return not noun_too or not state.full or before == "REL" or bool(joined) and joined[0].tag == "DET"
+    return (
+        not noun_too or not state.full or before == "REL" or bool(joined) and joined[0].tag == "DET"
+    )
 
 
 def _base_form(word: str, nxt: str, state: _State, last: Token | None) -> bool:
@@ -123,10 +140,20 @@ def _base_form(word: str, nxt: str, state: _State, last: Token | None) -> bool:
     if before == "NOUN" and state.object_acts(last):
         return True
     if before == "CONJ" and (state.plural or word not in NOUN_TOO):
-        return word not in NOUN_TOO or nxt in _OPENS or nxt in _ENDS and state.many and _joined_verb(True, nxt, state)
+        return (
+            word not in NOUN_TOO
+            or nxt in _OPENS
+            or nxt in _ENDS
+            and state.many
+            and _joined_verb(True, nxt, state)
+        )
     if state.full or before not in ("NOUN", "CONJ", "PUNCT", "PRON"):
         return before == "PRON" and not state.finite
-    if before == "PRON" or state.plural or (before == "NOUN" and state.many and word in lx.MOSTLY_VERBS):
+    if (
+        before == "PRON"
+        or state.plural
+        or (before == "NOUN" and state.many and word in lx.MOSTLY_VERBS)
+    ):
         return True
     if nxt in _OPENS and (last.lemma in lx.PERSONS or state.many and not state.verbal):
         return True
@@ -136,10 +163,16 @@ def _base_form(word: str, nxt: str, state: _State, last: Token | None) -> bool:
 def _participle(form: str, last: Token | None, nxt: str, state: _State) -> bool:
     """Is "-ing" or "-ed" a verb here (True), or an adjective or noun ("a swimming dog", "a parked car")?"""
     before = last.tag if last else ""
-    after_noun = before == "ADJ" and len(state.tags) > 1 and state.tags[-2].tag == "NOUN"  # "his eyes closed tossing"
-    if form == "ing" and (after_noun or before in ("ADJ", "NUM") and nxt in _OPENS or before == "NUM" and nxt in _ENDS):
+    after_noun = (
+        before == "ADJ" and len(state.tags) > 1 and state.tags[-2].tag == "NOUN"
+    )  # "his eyes closed tossing"
+    if form == "ing" and (
+        after_noun or before in ("ADJ", "NUM") and nxt in _OPENS or before == "NUM" and nxt in _ENDS
+    ):
         return True
-    if form == "ing" and (before not in (*PRENOMINAL, "", "PREP") or last and last.text == "another"):
+    if form == "ing" and (
+        before not in (*PRENOMINAL, "", "PREP") or last and last.text == "another"
+    ):
         return True
     if nxt in _NOMINAL or nxt == "VERB?":
         return before == "PREP" and nxt == "NUM"
@@ -155,10 +188,16 @@ def _is_verb(word: str, form: str, nxt: str, state: _State) -> bool:
     if before in ("MODAL", "HAVE"):
         return before == "MODAL" or form in ("ing", "ed") or not noun_too
     if form in ("base", "s") and before == "PREP":
-        return last.text == "to" and form == "base" and nxt not in ("", "PUNCT", "CONJ", "BE", "HAVE")
+        return (
+            last.text == "to" and form == "base" and nxt not in ("", "PUNCT", "CONJ", "BE", "HAVE")
+        )
     if form == "s":
         return _third_person(noun_too, nxt, state, last)
-    return _base_form(word, nxt, state, last) if form == "base" else _participle(form, last, nxt, state)
+    return (
+        _base_form(word, nxt, state, last)
+        if form == "base"
+        else _participle(form, last, nxt, state)
+    )
 
 
 def _verb_or_not(word: str, nxt: str, state: _State) -> Token:
@@ -194,14 +233,20 @@ def _next(words: list[tuple[str, str]], i: int) -> tuple[str, str, int]:
 def _nominal_adjective(word: str, state: _State, words: list[tuple[str, str]], i: int) -> bool:
     """Does an adjective stand for a noun: "a man in black sits", "an orange"?"""
     last, (follower, nxt, j) = state.last, _next(words, i)
-    while nxt == "CONJ" or (nxt == "VERB?" and verb_lemma(follower)[1] in ("ing", "ed")) or follower in lx.COLOURS:
+    while (
+        nxt == "CONJ"
+        or (nxt == "VERB?" and verb_lemma(follower)[1] in ("ing", "ed"))
+        or follower in lx.COLOURS
+    ):
         follower, nxt, j = _next(words, j)
     third = nxt == "VERB?" and verb_lemma(follower)[1] == "s" and not state.plural
     if last is None or nxt in _NOMINAL or (nxt == "VERB?" and not third):
         return False
     if word in lx.COLOURS and (last.text in ("in", "wearing") or state.colour_and()):
         return True
-    opens = last.tag in (*PRENOMINAL, "PREP", "VERB") or last.tag == "NOUN" and word not in lx.COLOURS
+    opens = (
+        last.tag in (*PRENOMINAL, "PREP", "VERB") or last.tag == "NOUN" and word not in lx.COLOURS
+    )
     if word == "back":
         return last.tag == "POSS"
     return opens and word in lx.NOUN_ADJECTIVES and follower not in NOUN_TOO
@@ -222,7 +267,13 @@ def _special(word: str, tag: str, last: Token | None, follower: str, nxt: str) -
         return Token(word, "ADV", word)
     if word == "can" and last and last.tag in PRENOMINAL:
         return _noun(word)
-    if tag == "ADJ" and nxt == "PREP" and word.endswith("ed") and last and last.tag in ("NOUN", "BE"):
+    if (
+        tag == "ADJ"
+        and nxt == "PREP"
+        and word.endswith("ed")
+        and last
+        and last.tag in ("NOUN", "BE")
+    ):
         return Token(word, "VERB", *verb_lemma(word))  # "rocks covered with snow"
     if tag == "ADV" and nxt == "NOUN" and last and last.tag in ("DET", "POSS"):
         return Token(word, "ADJ", word)
@@ -258,7 +309,11 @@ def _stray(word: str) -> tuple[str, str]:
 def _unknown_verb(word: str, last: Token, follower: str, nxt: str) -> bool:
     """Does a noun-like word between noun and determiner agree with the noun: "girls twirl their", "a man touts an"?"""
     if last.tag == "REL" or last.text in ("he", "she", "it"):
-        return word.endswith("s") and nxt not in ("BE", "MODAL") and (nxt != "VERB?" or follower in NOUN_TOO)
+        return (
+            word.endswith("s")
+            and nxt not in ("BE", "MODAL")
+            and (nxt != "VERB?" or follower in NOUN_TOO)
+        )
     if last.tag not in ("NOUN", "BE") or nxt not in ("DET", "POSS") or follower == "'s":
         return False
     if word in VERB_FORMS and word in lx.NOUNS_IN_ING:

@@ -35,17 +35,28 @@ def _frequent(counts: Counter, limit: int, min_count: int) -> list[str]:
 class TreeVocabulary:
     """Entity and relation classes with their document frequencies; index 0 of both is `NULL`."""
 
-    def __init__(self, entities: list[str], relations: list[str], counts: dict[str, dict[str, int]] | None = None):
+    def __init__(
+        self,
+        entities: list[str],
+        relations: list[str],
+        counts: dict[str, dict[str, int]] | None = None,
+    ):
         if entities[:1] != [NULL] or relations[:1] != [NULL]:
             raise ValueError(f"TreeVocabulary: entities and relations must start with {NULL!r}.")
         self.entities, self.relations = list(entities), list(relations)
         self.counts = counts or {"entities": {}, "relations": {}}
-        entity_ids, relation_ids = ({w: i for i, w in enumerate(words)} for words in (self.entities, self.relations))
+        entity_ids, relation_ids = (
+            {w: i for i, w in enumerate(words)} for words in (self.entities, self.relations)
+        )
         self._ids = [entity_ids] * 4 + [relation_ids] * 3
 
     @classmethod
     def build(
-        cls, trees: Iterable[CaptionTree | None], max_entities: int = 800, max_relations: int = 250, min_count: int = 1
+        cls,
+        trees: Iterable[CaptionTree | None],
+        max_entities: int = 800,
+        max_relations: int = 250,
+        min_count: int = 1,
     ) -> "TreeVocabulary":
         """Keep the most frequent labels of training `trees` (None is skipped); ties are broken alphabetically."""
         entities, relations = Counter(), Counter()
@@ -73,8 +84,12 @@ class TreeVocabulary:
         """The tree of seven class ids; `IGNORE` becomes `NULL`."""
         ids = [max(int(i), 0) for i in ids]
         if len(ids) != 7:
-            raise ValueError(f"TreeVocabulary.decode needs 7 ids (4 leaves, 2 nodes, root), got {len(ids)}.")
-        return CaptionTree(tuple(self.entities[i] for i in ids[:4]), tuple(self.relations[i] for i in ids[4:]))
+            raise ValueError(
+                f"TreeVocabulary.decode needs 7 ids (4 leaves, 2 nodes, root), got {len(ids)}."
+            )
+        return CaptionTree(
+            tuple(self.entities[i] for i in ids[:4]), tuple(self.relations[i] for i in ids[4:])
+        )
 
     def coverage(self, trees: Iterable[CaptionTree | None]) -> dict[str, float]:
         """Shares in [0, 1] of known non-null `entity` and `relation` labels and of wholly known `tree`s."""

@@ -13,14 +13,18 @@ from s3e.trees import NULL
 
 LONGEST = 2000  # characters of a caption that are read
 _LETTER = "[a-z0-9\u00df-\u00f6\u00f8-\u024f]"  # Latin script; emoji and other scripts are no words
-_WORD = re.compile(rf"\d+(?:[.,]\d+)*(?!{_LETTER})|{_LETTER}+(?:[-'](?!s\b){_LETTER}+)*|'s\b|[.,;:!?&]")
+_WORD = re.compile(
+    rf"\d+(?:[.,]\d+)*(?!{_LETTER})|{_LETTER}+(?:[-'](?!s\b){_LETTER}+)*|'s\b|[.,;:!?&]"
+)
 
 
 _SINGLE = {"row", "tow", "mow", "sew"}
 
 
 def _doubles(lemma: str) -> bool:
-    return bool(re.fullmatch(r"(?:[^aeiou]|qu)*[aeiou][bdgklmnprtv]", lemma)) and lemma not in _SINGLE
+    return (
+        bool(re.fullmatch(r"(?:[^aeiou]|qu)*[aeiou][bdgklmnprtv]", lemma)) and lemma not in _SINGLE
+    )
 
 
 def _forms(lemma: str) -> dict[str, str]:
@@ -31,7 +35,12 @@ def _forms(lemma: str) -> dict[str, str]:
         third = lemma + ("es" if re.search(r"(s|x|z|ch|sh|o)$", lemma) else "s")
         ed = lemma + ("d" if lemma[-1] == "e" else "ed")
     if _doubles(lemma):
-        return {lemma: "base", third: "s", lemma + lemma[-1] + "ing": "ing", lemma + lemma[-1] + "ed": "ed"}
+        return {
+            lemma: "base",
+            third: "s",
+            lemma + lemma[-1] + "ing": "ing",
+            lemma + lemma[-1] + "ed": "ed",
+        }
     stem = lemma[:-1] if lemma[-1] == "e" and lemma[-2:] not in ("ee", "oe", "ye") else lemma
     return {lemma: "base", third: "s", stem + "ing": "ing", ed: "ed"}
 
@@ -46,7 +55,10 @@ def _verb_table() -> tuple[dict[str, tuple[str, str]], set[str]]:
             table.setdefault(form, (lemma, kind))
             if entry.endswith("*") and kind in ("base", "s"):
                 nouns.add(form)
-    table |= {form: (lemma, "ing" if form.endswith("ing") else "ed") for form, lemma in lx.IRREGULAR_VERBS.items()}
+    table |= {
+        form: (lemma, "ing" if form.endswith("ing") else "ed")
+        for form, lemma in lx.IRREGULAR_VERBS.items()
+    }
     return table, nouns
 
 
@@ -60,7 +72,12 @@ def noun_lemma(word: str) -> str:
         return lx.IRREGULAR_NOUNS[word]
     if word.endswith(("women", "firemen", "smen", "children")):
         return word[:-3] if word.endswith("children") else word[:-2] + "an"
-    if len(word) < 4 or word in lx.PLURAL_ONLY or word in lx.SINGULAR_IN_S or not word.endswith("s"):
+    if (
+        len(word) < 4
+        or word in lx.PLURAL_ONLY
+        or word in lx.SINGULAR_IN_S
+        or not word.endswith("s")
+    ):
         return word
     if word.endswith(("ss", "us", "is")):
         return word
@@ -80,7 +97,11 @@ def _stem(stem: str) -> str:
     """The base form of an unknown verb without -ing or -ed: "strapp" -> "strap", "battl" -> "battle"."""
     if len(stem) < 3:
         return stem
-    if stem[-1] == stem[-2] and stem[-1] not in "aeiouszl" or re.search("[aeiou][^aeiou]+[aeiou]+ll$", stem):
+    if (
+        stem[-1] == stem[-2]
+        and stem[-1] not in "aeiouszl"
+        or re.search("[aeiou][^aeiou]+[aeiou]+ll$", stem)
+    ):
         return stem[:-1]
     return stem + "e" if _SILENT_E.search(stem) else stem
 
@@ -92,7 +113,9 @@ def verb_lemma(word: str) -> tuple[str, str]:
         return VERB_FORMS[word]
     for suffix in ("ing", "ed"):
         if word.endswith(suffix):
-            return (word[:-3] + "y" if word.endswith("ied") else _stem(word[: -len(suffix)])), suffix
+            return (
+                word[:-3] + "y" if word.endswith("ied") else _stem(word[: -len(suffix)])
+            ), suffix
     return word, "base"
 
 
@@ -118,7 +141,14 @@ for _tag, _words in (
     ("BE", lx.BE),
 ):
     _CLOSED |= dict.fromkeys(_words, _tag)
-_CLOSED |= {"inside": "PREP", "outside": "PREP", "nearby": "PREP", "to": "PREP", "like": "PREP", "so": "ADV"}
+_CLOSED |= {
+    "inside": "PREP",
+    "outside": "PREP",
+    "nearby": "PREP",
+    "to": "PREP",
+    "like": "PREP",
+    "so": "ADV",
+}
 
 
 @lru_cache(maxsize=100_000)
@@ -138,11 +168,22 @@ def guess(word: str) -> str:
         return "ADJ"
     if len(word) > 4 and word.endswith("ly") and noun_lemma(word) not in lx.NOUNS_IN_LY:
         return "ADV"
-    return "ADJ" if len(word) > 5 and word.endswith(("ful", "less", "ous", "ish", "able", "ible")) else "NOUN"
+    return (
+        "ADJ"
+        if len(word) > 5 and word.endswith(("ful", "less", "ous", "ish", "able", "ible"))
+        else "NOUN"
+    )
 
 
-_TARGETS = lx.LONG_WORDS | {word for word in VERB_FORMS if len(word) > 7 and word.endswith(("ing", "ed"))}
-_KNOWN = lx.LONG_WORDS | lx.CLOSED_UP | lx.NOUNS_IN_ING | {word for word in (*VERB_FORMS, *_CLOSED) if len(word) > 6}
+_TARGETS = lx.LONG_WORDS | {
+    word for word in VERB_FORMS if len(word) > 7 and word.endswith(("ing", "ed"))
+}
+_KNOWN = (
+    lx.LONG_WORDS
+    | lx.CLOSED_UP
+    | lx.NOUNS_IN_ING
+    | {word for word in (*VERB_FORMS, *_CLOSED) if len(word) > 6}
+)
 _VOWELS = "aeiou"
 
 
@@ -151,8 +192,14 @@ def _slips(word: str) -> set[str]:
     inner = range(1, len(word) - 1)
     slips = {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in inner if i + 2 < len(word)}
     slips |= {word[:i] + word[i + 1 :] for i in inner}
-    slips |= {word[:i] + letter + word[i:] for i in range(1, len(word)) for letter in "abcdefghijklmnopqrstuvwxyz"}
-    return slips | {word[:i] + v + word[i + 1 :] for i in inner if word[i] in _VOWELS for v in _VOWELS}
+    slips |= {
+        word[:i] + letter + word[i:]
+        for i in range(1, len(word))
+        for letter in "abcdefghijklmnopqrstuvwxyz"
+    }
+    return slips | {
+        word[:i] + v + word[i + 1 :] for i in inner if word[i] in _VOWELS for v in _VOWELS
+    }
 
 
 @lru_cache(maxsize=100_000)

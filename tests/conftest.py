@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 
 from s3e.config import load_config  # noqa: E402
-from s3e.paths import ROOT  # noqa: E402
+from s3e.utils import ROOT  # noqa: E402
 
 TINY = {"data.train": 24, "data.val": 8, "data.test": 8, "data.size": 32, "evaluation.samples": 2}
 PHOTOS = Path(os.environ.get("S3E_PHOTOS", ROOT.parent / "shared" / "data" / "captioned_photos"))
@@ -34,7 +34,11 @@ def corpus(tiny, tmp_path_factory):
 def smoke(tmp_path_factory):
     """`python run_all.py --profile smoke`, once for all tests: folders of runs and figures, output, environment."""
     root = tmp_path_factory.mktemp("smoke")
-    environment = {**os.environ, "S3E_RUNS": str(root / "runs"), "S3E_FIGURES": str(root / "figures")}
+    environment = {
+        **os.environ,
+        "S3E_RUNS": str(root / "runs"),
+        "S3E_FIGURES": str(root / "figures"),
+    }
     command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

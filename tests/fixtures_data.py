@@ -5,12 +5,17 @@ import json
 import numpy as np
 from PIL import Image
 
-from s3e.seeds import rng
+from s3e.utils import rng
 
 SUBJECTS = ["dog", "man", "woman", "boy", "girl", "horse", "cat", "child"]
 VERBS = ["chases", "holds", "watches", "carries", "rides", "pulls"]
 OBJECTS = ["ball", "bike", "kite", "boat", "surfboard", "umbrella", "frisbee"]
-SEQUENCES = {"train/GOPR0372_07_00": 8, "train/GOPR0373_07_01": 6, "train/GOPR0374_11_00": 5, "test/GOPR0384_11_00": 6}
+SEQUENCES = {
+    "train/GOPR0372_07_00": 8,
+    "train/GOPR0373_07_01": 6,
+    "train/GOPR0374_11_00": 5,
+    "test/GOPR0384_11_00": 6,
+}
 
 
 def picture(*key, size=(56, 40)):
@@ -25,7 +30,8 @@ def picture(*key, size=(56, 40)):
 def captions(*key):
     """Five plain captions of one made-up photo."""
     subject, verb, thing = (
-        str(rng("caption", i, *key).choice(words)) for i, words in enumerate((SUBJECTS, VERBS, OBJECTS))
+        str(rng("caption", i, *key).choice(words))
+        for i, words in enumerate((SUBJECTS, VERBS, OBJECTS))
     )
     return [
         f"A {subject} {verb} a {thing}.",
@@ -39,7 +45,9 @@ def captions(*key):
 def save(path, array):
     """Write one image file, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path, **({"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}))
+    Image.fromarray(array).save(
+        path, **({"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1})
+    )
 
 
 def write_photos(folder, count=24, size=(56, 40)):
@@ -57,9 +65,13 @@ def write_coco(folder, counts=None, year="", images="images", size=(56, 40)):
         for number in range(written + 1, written + 1 + count):
             name = f"{number:06}.jpg"
             save(folder / images.format(split=split) / name, picture("coco", number, size=size))
-            content["images"].append({"id": number, "file_name": name, "width": size[0], "height": size[1]})
+            content["images"].append(
+                {"id": number, "file_name": name, "width": size[0], "height": size[1]}
+            )
             texts = enumerate(captions(number))
-            content["annotations"] += [{"id": 10 * number + k, "image_id": number, "caption": t} for k, t in texts]
+            content["annotations"] += [
+                {"id": 10 * number + k, "image_id": number, "caption": t} for k, t in texts
+            ]
         written += count
         write(folder / "annotations" / f"captions_{split}{year}.json", content)
     return folder
@@ -75,11 +87,24 @@ def write_karpathy(folder, counts=None, size=(56, 40)):
             save(folder / place / name, picture("karpathy", number, size=size))
             texts = captions("karpathy", number)
             sentences = [
-                {"raw": t, "tokens": t.lower().strip(".").split(), "imgid": number - 1, "sentid": 5 * number + k}
+                {
+                    "raw": t,
+                    "tokens": t.lower().strip(".").split(),
+                    "imgid": number - 1,
+                    "sentid": 5 * number + k,
+                }
                 for k, t in enumerate(texts)
             ]
-            item = {"filepath": place, "filename": name, "cocoid": number, "imgid": number - 1, "split": split}
-            items.append(item | {"sentences": sentences, "sentids": [s["sentid"] for s in sentences]})
+            item = {
+                "filepath": place,
+                "filename": name,
+                "cocoid": number,
+                "imgid": number - 1,
+                "split": split,
+            }
+            items.append(
+                item | {"sentences": sentences, "sentids": [s["sentid"] for s in sentences]}
+            )
     write(folder / "dataset_coco.json", {"images": items, "dataset": "coco"})
     return folder
 

@@ -10,13 +10,24 @@ from hypothesis import strategies as st
 from scipy import fft, ndimage, signal
 
 from s3e import convolution
-from s3e.blur import SEVERITIES, blur_batch, blur_image, extent, kernel_for, kernels_for, psf, trajectories
+from s3e.blur import (
+    SEVERITIES,
+    blur_batch,
+    blur_image,
+    extent,
+    kernel_for,
+    kernels_for,
+    psf,
+    trajectories,
+)
 from s3e.camera import FRACTIONS, cumulative_psfs
 from s3e.convolution import blob, convolve, convolve_batch, stack_kernels
 from s3e.data.severity import MIX, PHOTOS, extent_table, input_psnr_table
-from s3e.seeds import rng
+from s3e.utils import rng
 
-OPENCV = pytest.param(True, marks=pytest.mark.skipif(not convolution.IPP, reason="no OpenCV with Intel's transforms"))
+OPENCV = pytest.param(
+    True, marks=pytest.mark.skipif(not convolution.IPP, reason="no OpenCV with Intel's transforms")
+)
 
 
 @pytest.fixture(params=[False, OPENCV], ids=["scipy", "opencv"])
@@ -33,8 +44,12 @@ def centroid_offset(kernel):
 def reference(image, kernel):
     """The plain definition in double precision: reflected border, then a sum over all cells of the kernel."""
     radii = [side // 2 for side in kernel.shape]
-    padded = np.pad(np.asarray(image, float), [(radii[0],) * 2, (radii[1],) * 2, (0, 0)], mode="reflect")
-    planes = [signal.convolve2d(padded[..., c], kernel, mode="valid") for c in range(image.shape[2])]
+    padded = np.pad(
+        np.asarray(image, float), [(radii[0],) * 2, (radii[1],) * 2, (0, 0)], mode="reflect"
+    )
+    planes = [
+        signal.convolve2d(padded[..., c], kernel, mode="valid") for c in range(image.shape[2])
+    ]
     return np.stack(planes, axis=-1)
 
 
@@ -118,7 +133,11 @@ def test_too_large_kernels_are_drawn_again():
 
 def test_random_draws_have_not_changed():
     """Stored results rest on them: extents of keys (id, severity, size, seed), from the first version."""
-    known = {"light": (1.4602, 6.6890), "moderate": (17.5209, 19.0822), "severe": (35.8193, 29.5259)}
+    known = {
+        "light": (1.4602, 6.6890),
+        "moderate": (17.5209, 19.0822),
+        "severe": (35.8193, 29.5259),
+    }
     for severity, extents in known.items():
         np.testing.assert_allclose(kernels_for(["a", 7], severity, 64)[1], extents, atol=1e-3)
 
@@ -129,7 +148,10 @@ def splatted_by_loops(path, samples):
     cells = np.arange(-radius, radius + 1)
     kernel = np.zeros((len(cells), len(cells)))
     for point in path[:samples]:
-        rows, columns = np.maximum(0, 1 - abs(cells - point.imag)), np.maximum(0, 1 - abs(cells - point.real))
+        rows, columns = (
+            np.maximum(0, 1 - abs(cells - point.imag)),
+            np.maximum(0, 1 - abs(cells - point.real)),
+        )
         kernel += np.outer(rows, columns)
     return kernel
 
@@ -139,7 +161,9 @@ def test_cumulative_kernels_hold_their_share_of_the_exposure():
     kernels = cumulative_psfs(path)
     centred = path - path.mean()
     for kernel, fraction in zip(kernels, FRACTIONS, strict=True):
-        np.testing.assert_allclose(kernel, splatted_by_loops(centred, round(fraction * 2000)) / 2000, atol=1e-12)
+        np.testing.assert_allclose(
+            kernel, splatted_by_loops(centred, round(fraction * 2000)) / 2000, atol=1e-12
+        )
     np.testing.assert_allclose(kernels.sum((1, 2)), [0.01, 0.1, 0.5, 1], atol=1e-12)
     assert (np.diff(kernels, axis=0) >= 0).all()  # each contains the one before it
     exposed = path[:1000] - path[:1000].mean()
@@ -163,8 +187,12 @@ def test_convolution_agrees_with_double_precision(ipp, shape, radii, density, se
     image = generator.integers(0, 256, shape, dtype=np.uint8)
     before, convolution.IPP = convolution.IPP, ipp
     try:
-        np.testing.assert_allclose(convolve(image, kernel) / 255, reference(image, kernel) / 255, atol=1e-5)
-        np.testing.assert_allclose(convolve(image / 255, kernel), reference(image, kernel) / 255, atol=1e-5)
+        np.testing.assert_allclose(
+            convolve(image, kernel) / 255, reference(image, kernel) / 255, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            convolve(image / 255, kernel), reference(image, kernel) / 255, atol=1e-5
+        )
     finally:
         convolution.IPP = before
 
@@ -173,7 +201,9 @@ def test_convolution_agrees_with_double_precision(ipp, shape, radii, density, se
 def test_photos_agree_with_double_precision(transform, shape):
     image = rng("photo", shape).random(shape)
     kernel = max(kernels_for(range(40), "severe", max(shape))[0], key=len)
-    assert len(kernel) > min(shape) / 2 and not np.allclose(kernel, kernel[::-1, ::-1])  # differs from correlation
+    assert len(kernel) > min(shape) / 2 and not np.allclose(
+        kernel, kernel[::-1, ::-1]
+    )  # differs from correlation
     expected = ndimage.convolve(image, kernel[..., None], mode="mirror")
     np.testing.assert_allclose(blur_image(image, kernel), expected, atol=1e-5)
 
@@ -213,7 +243,9 @@ def test_linear_light_and_noise(transform):
     assert noisy.std() == pytest.approx(0.02, rel=0.02)
     bytes_ = np.rint(255 * image).astype(np.uint8)
     batch = blur_batch(bytes_[None], ["x"], "severe", gamma=2.2, sigma=0.02)[0][0]
-    single = blur_image(bytes_ / 255, kernel_for("x", "severe", 32), 2.2, 0.02, rng("noise", 0, "severe", "x"))
+    single = blur_image(
+        bytes_ / 255, kernel_for("x", "severe", 32), 2.2, 0.02, rng("noise", 0, "severe", "x")
+    )
     assert np.abs(batch - 255 * single).max() <= 0.5 + 1e-3
 
 
@@ -222,7 +254,11 @@ def test_batch_equals_single_images_in_any_company(transform):
     ids = [f"test-0-{i:06d}" for i in range(6)]
     blurred, extents = blur_batch(images, ids, "severe")
     single = 255 * reference(images[3] / 255, kernel_for(ids[3], "severe", 48))
-    assert np.abs(blurred[3] - single).max() <= 0.5 + 1e-3 and blurred.dtype == np.uint8 and (extents > 0).all()
+    assert (
+        np.abs(blurred[3] - single).max() <= 0.5 + 1e-3
+        and blurred.dtype == np.uint8
+        and (extents > 0).all()
+    )
     order = [5, 3, 0]
     for options in ({}, {"sigma": 0.05, "gamma": 2.2}, {"motion": "object"}):
         blurred, extents = blur_batch(images, ids, "severe", **options)
@@ -272,14 +308,28 @@ def test_an_object_is_one_soft_region(shape):
 def on_device_and_here(device):
     """The same photos, blurred in every way on `device` and by the usual path: greatest difference in grey levels."""
     images = rng("device").integers(0, 256, (5, 48, 61, 3), dtype=np.uint8)
-    ways = ({}, {"gamma": 2.2}, {"sigma": 0.03}, {"motion": "object"}, {"motion": "object", "gamma": 2.2})
-    pairs = [[blur_batch(images, range(5), "severe", device=d, **way)[0] for d in (device, "cpu")] for way in ways]
+    ways = (
+        {},
+        {"gamma": 2.2},
+        {"sigma": 0.03},
+        {"motion": "object"},
+        {"motion": "object", "gamma": 2.2},
+    )
+    pairs = [
+        [blur_batch(images, range(5), "severe", device=d, **way)[0] for d in (device, "cpu")]
+        for way in ways
+    ]
     return max(np.abs(there.astype(int) - here).max() for there, here in pairs)
 
 
 def test_a_batch_on_a_device_agrees_with_the_cpu():
-    assert on_device_and_here("cpu:0") <= 1  # the code of the device path, run by torch on the processor
-    images, kernels = rng("batch").random((4, 40, 57, 3), np.float32), kernels_for(range(4), "severe", 40)[0]
+    assert (
+        on_device_and_here("cpu:0") <= 1
+    )  # the code of the device path, run by torch on the processor
+    images, kernels = (
+        rng("batch").random((4, 40, 57, 3), np.float32),
+        kernels_for(range(4), "severe", 40)[0],
+    )
     together = convolve_batch(torch.from_numpy(images), stack_kernels(kernels)).numpy()
     for image, kernel, blurred in zip(images, kernels, together, strict=True):
         np.testing.assert_allclose(blurred, reference(image, kernel), atol=1e-5)
@@ -293,7 +343,12 @@ def test_cuda_agrees_with_the_cpu():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="Unknown severity 'heavy': choose one of light"):
         kernel_for("x", "heavy", 64)
-    for wrong in (np.full((8, 8, 3), 128.0), np.full((8, 8, 3), np.nan), np.zeros((0, 8, 3)), -np.ones((8, 8))):
+    for wrong in (
+        np.full((8, 8, 3), 128.0),
+        np.full((8, 8, 3), np.nan),
+        np.zeros((0, 8, 3)),
+        -np.ones((8, 8)),
+    ):
         with pytest.raises(ValueError, match="divide uint8 by 255"):
             blur_image(wrong, np.ones((1, 1)))
     with pytest.raises(ValueError, match="odd sides"):

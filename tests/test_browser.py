@@ -5,7 +5,9 @@ import os
 import nbformat
 import pytest
 
-REQUIRED = os.environ.get("S3E_BROWSER") == "required"  # then a browser that is missing fails instead of skipping
+REQUIRED = (
+    os.environ.get("S3E_BROWSER") == "required"
+)  # then a browser that is missing fails instead of skipping
 if not REQUIRED:
     pytest.importorskip("playwright", reason="playwright is not installed (pip install -e .[dev])")
 
@@ -28,7 +30,12 @@ FAULTS = {
     "box.observe(lambda change: {}['in a callback'], 'value')\nbox",
 }
 
-ANSWERS = {"": "No words yet", '<b>dog</b> & "cat"': "cat → cat", "🐕🐈": "No words yet", "a dog " * 1700: "no room"}
+ANSWERS = {
+    "": "No words yet",
+    '<b>dog</b> & "cat"': "cat → cat",
+    "🐕🐈": "No words yet",
+    "a dog " * 1700: "no room",
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +55,16 @@ def chromium():
 @pytest.fixture(scope="module")
 def open_notebook(lab, chromium):
     """A function that opens a notebook of the server in a page of its own, 1280 x 900 pixels."""
-    return lambda name: Notebook(chromium.new_page(viewport={"width": 1280, "height": 900}), lab, name)
+    return lambda name: Notebook(
+        chromium.new_page(viewport={"width": 1280, "height": 900}), lab, name
+    )
 
 
 def write_book(folder, name, cells):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=kernel)
+    book = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata=kernel
+    )
     nbformat.write(book, folder / name)
 
 
@@ -115,12 +126,17 @@ def changed(pictures, before):
 def test_a_slider_of_the_blur_laboratory_changes_every_picture(explore):
     before = explore.pictures(LABORATORY)
     explore.steer(LABORATORY, "length", "PageUp")
-    assert len(before) == 4 and explore.wait_for(lambda: changed(explore.pictures(LABORATORY), before) == 4)
+    assert len(before) == 4 and explore.wait_for(
+        lambda: changed(explore.pictures(LABORATORY), before) == 4
+    )
     check(explore)
 
 
 def test_a_typed_caption_grows_its_tree(explore):
-    caption, tree = explore.cell(TREES).get_by_label("caption"), explore.cell(TREES).locator("svg[role=img]").first
+    caption, tree = (
+        explore.cell(TREES).get_by_label("caption"),
+        explore.cell(TREES).locator("svg[role=img]").first,
+    )
     caption.fill("a dog chases a horse")
     grown = ("dog", "chase", "horse")
     assert explore.wait_for(lambda: all(word in tree.get_attribute("aria-label") for word in grown))

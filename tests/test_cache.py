@@ -21,7 +21,7 @@ from s3e.data import cache
 from s3e.data.plan import plan
 from s3e.data.sources import open_source
 from s3e.data.workers import in_processes
-from s3e.paths import S3EError, read_json
+from s3e.utils import S3EError, read_json
 from tests.fixtures_data import save, write_gopro, write_photos
 
 SMALL = {"data.size": 32, "data.train": 0, "data.val": 0, "data.test": 0}
@@ -52,7 +52,7 @@ if __name__ == "__main__":
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     """Caches of the tests lie in their own folder."""
-    monkeypatch.setattr("s3e.paths.RUNS", tmp_path / "runs")
+    monkeypatch.setattr("s3e.utils.RUNS", tmp_path / "runs")
     monkeypatch.setattr("s3e.data.survey.RUNS", tmp_path / "runs", raising=False)
     return tmp_path / "runs"
 
@@ -65,7 +65,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
     """An undisturbed cache, made in this process."""
-    return cache.prepare_arrays(open_source(photos), configure(photos), tmp_path_factory.mktemp("x") / "cache", jobs=1)
+    return cache.prepare_arrays(
+        open_source(photos), configure(photos), tmp_path_factory.mktemp("x") / "cache", jobs=1
+    )
 
 
 def configure(folder, **settings):
@@ -86,15 +88,31 @@ def assert_same(one, other):
 
 def test_layout(photos, whole):
     record = read_json(whole / "cache.json")
-    views = ["test_light", "test_moderate", "test_severe", "test_sharp", "train_severe", "train_sharp"]
-    arrays = [f"{name}.npy" for name in (*views, *(name.replace("test", "val") for name in views[:4]))]
+    views = [
+        "test_light",
+        "test_moderate",
+        "test_severe",
+        "test_sharp",
+        "train_severe",
+        "train_sharp",
+    ]
+    arrays = [
+        f"{name}.npy" for name in (*views, *(name.replace("test", "val") for name in views[:4]))
+    ]
     assert sorted(record["files"]) == sorted([*arrays, "train.json", "val.json", "test.json"])
     source = open_source(photos)
     for split, photos_there in source.splits.items():
         content = read_json(whole / f"{split}.json")
         assert content["ids"] == [photo.id for photo in photos_there] and content["missing"] == {}
-        assert len(content["extents"]["severe"]) == len(content["psnr"]["severe"]) == len(photos_there)
-        assert np.load(whole / f"{split}_sharp.npy", mmap_mode="r").shape == (len(photos_there), 32, 32, 3)
+        assert (
+            len(content["extents"]["severe"]) == len(content["psnr"]["severe"]) == len(photos_there)
+        )
+        assert np.load(whole / f"{split}_sharp.npy", mmap_mode="r").shape == (
+            len(photos_there),
+            32,
+            32,
+            3,
+        )
 
 
 def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, tmp_path, monkeypatch):
@@ -106,20 +124,26 @@ def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, tmp_path, mon
 def test_killed_preparation_goes_on_where_it_stopped(photos, whole, tmp_path, monkeypatch):
     script, folder = tmp_path / "killed.py", tmp_path / "cache"
     script.write_text(KILLED)
-    process = subprocess.Popen([sys.executable, script, folder, photos], cwd=Path(cache.__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, script, folder, photos], cwd=Path(cache.__file__).parents[2]
+    )
     chunks = tmp_path / "cache.part" / "chunks"
     wait_for(lambda: len(list(chunks.glob("*"))) >= 6)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_for(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
+    wait_for(
+        lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+    )
     assert len(workers) >= 2 and not folder.exists()  # nothing half-written under the final name
     before = {path.name: path.stat().st_mtime_ns for path in chunks.glob("*.json")}
     made, make = [], cache._make
     monkeypatch.setattr(cache, "CHUNK", {False: 2, True: 2})
     monkeypatch.setattr(cache, "_make", lambda *given: made.append(given[2].record) or make(*given))
     prepare(photos, folder)
-    assert before and not {f"chunks/{name}" for name in before} & set(made)  # what was done is not done again
+    assert before and not {f"chunks/{name}" for name in before} & set(
+        made
+    )  # what was done is not done again
     assert_same(whole, folder)
     assert not (tmp_path / "cache.part").exists()
 
@@ -161,7 +185,9 @@ def test_full_disk_in_the_middle(photos, whole, tmp_path, monkeypatch, place):
 
 def test_places_that_cannot_be_written(photos, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(S3EError, match=r"file/cache cannot be written \(.+\): choose another place"):
+    with pytest.raises(
+        S3EError, match=r"file/cache cannot be written \(.+\): choose another place"
+    ):
         prepare(photos, tmp_path / "file" / "cache")
 
 
@@ -201,7 +227,13 @@ def test_arrays_that_were_lost_are_made_again(photos, whole, tmp_path, monkeypat
 
 def test_each_change_of_settings_or_files_has_its_own_cache(tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 40)
-    changes = [{}, {"data_size": 64}, {"data_train": 9}, {"blur_severity": "light"}, {"blur_seed": 1}]
+    changes = [
+        {},
+        {"data_size": 64},
+        {"data_train": 9},
+        {"blur_severity": "light"},
+        {"blur_seed": 1},
+    ]
     changes += [{"blur_gamma": 2.2}, {"blur_noise": 0.01}, {"blur_motion": "object"}]
     keys = [key_of(photos, **change) for change in changes]
     path = open_source(photos).splits["val"][0].path
@@ -210,16 +242,29 @@ def test_each_change_of_settings_or_files_has_its_own_cache(tmp_path, monkeypatc
     monkeypatch.setattr(cache, "MAKERS", cache.MAKERS[1:])
     keys.append(key_of(photos))
     assert len({json.dumps(key) for key in keys}) == len(keys)
-    same = [key_of(photos, **change) for change in ({"blur_frames": 5}, {"text_min_count": 3}, {"evaluation_beam": 2})]
+    same = [
+        key_of(photos, **change)
+        for change in ({"blur_frames": 5}, {"text_min_count": 3}, {"evaluation_beam": 2})
+    ]
     assert all(key == keys[-1] for key in same)
 
 
 def test_pairs_have_their_own_settings(tmp_path):
-    gopro = write_gopro(tmp_path / "gopro", {"train/A_07_00": 8, "train/B_07_00": 8, "test/C_07_00": 8})
+    gopro = write_gopro(
+        tmp_path / "gopro", {"train/A_07_00": 8, "train/B_07_00": 8, "test/C_07_00": 8}
+    )
     changes = [{}, {"blur_frames": 5}, {"blur_severity": "released"}, {"data_whole_frames": True}]
-    keys = [key_of(gopro, **change) for change in changes] + [key_of(gopro, data_test=3)]  # frames 1, 3 and 6
-    for changed in (1, 4):  # the first one's blurred frame; one that only the window of frame 3 needs
-        save(gopro / "test" / "C_07_00" / "blur" / f"{changed:06}.png", np.zeros((54, 96, 3), np.uint8))
+    keys = [key_of(gopro, **change) for change in changes] + [
+        key_of(gopro, data_test=3)
+    ]  # frames 1, 3 and 6
+    for changed in (
+        1,
+        4,
+    ):  # the first one's blurred frame; one that only the window of frame 3 needs
+        save(
+            gopro / "test" / "C_07_00" / "blur" / f"{changed:06}.png",
+            np.zeros((54, 96, 3), np.uint8),
+        )
         keys.append(key_of(gopro, data_test=3))
     assert len({json.dumps(key) for key in keys}) == len(keys)
     assert key_of(gopro, data_test=3, blur_seed=1) == keys[-1]
@@ -232,12 +277,16 @@ def key_of(root, **settings):
 
 def test_all_code_that_makes_pixels_is_in_the_key():
     makers = {module.__name__ for module in cache.MAKERS}
-    harmless = {"s3e.config", "s3e.paths", "s3e.data.folder", "s3e.data.plan", "s3e.data.sources"}
+    harmless = {"s3e.config", "s3e.utils", "s3e.data.folder", "s3e.data.plan", "s3e.data.sources"}
     for module in cache.MAKERS:
         tree = ast.parse(Path(module.__file__).read_text())
         found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert "s3e" not in found, "import what pixels depend on by module, so that this test sees it"
-        assert {name for name in found if name.startswith("s3e.")} <= makers | harmless, module.__name__
+        assert "s3e" not in found, (
+            "import what pixels depend on by module, so that this test sees it"
+        )
+        assert {name for name in found if name.startswith("s3e.")} <= makers | harmless, (
+            module.__name__
+        )
 
 
 def test_a_photo_that_breaks_meanwhile_is_named(tmp_path):
@@ -261,7 +310,17 @@ def test_a_killed_worker_is_told():
 
 
 def test_the_command(photos, runs, capsys):
-    command = ["data", "prepare", str(photos), "--size", "32", "--jobs", "1", "--set", "blur.seed=3"]
+    command = [
+        "data",
+        "prepare",
+        str(photos),
+        "--size",
+        "32",
+        "--jobs",
+        "1",
+        "--set",
+        "blur.seed=3",
+    ]
     assert command_line.main(command) == 0
     first = capsys.readouterr().out
     assert f"cache: {runs}/cache/photos-" in first and "made in" in first
@@ -274,7 +333,10 @@ def test_the_command(photos, runs, capsys):
 
 
 def test_the_command_prepares_what_the_pipeline_reads(photos, runs, tmp_path, monkeypatch, capsys):
-    assert command_line.main(["data", "prepare", str(photos), "--profile", "smoke", "--jobs", "1"]) == 0
+    assert (
+        command_line.main(["data", "prepare", str(photos), "--profile", "smoke", "--jobs", "1"])
+        == 0
+    )
     from s3e.data.corpus import prepare_corpus
 
     monkeypatch.setattr(cache, "_make", None)
@@ -286,7 +348,17 @@ def test_the_command_names_what_it_leaves_out(tmp_path, capsys):
     photos = write_photos(tmp_path / "photos", 40)
     path = open_source(photos).splits["train"][0].path
     path.write_bytes(b"")
-    command = ["data", "prepare", str(photos), "--size", "32", "--jobs", "1", "--out", str(tmp_path / "cache")]
+    command = [
+        "data",
+        "prepare",
+        str(photos),
+        "--size",
+        "32",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path / "cache"),
+    ]
     assert command_line.main(command) == 2 and path.name in capsys.readouterr().err
     assert command_line.main([*command, "--skip-broken"]) == 0
     told = capsys.readouterr().out

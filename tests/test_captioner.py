@@ -28,7 +28,9 @@ def make_decoder(item_width=WIDTH, seed=0, end=0.0):
 
 def photos(count, item_width=WIDTH, seed=1):
     torch.manual_seed(seed)
-    return torch.randn(count, CONTEXT), torch.randn(count, ITEMS, item_width) if item_width else None
+    return torch.randn(count, CONTEXT), torch.randn(
+        count, ITEMS, item_width
+    ) if item_width else None
 
 
 def captions(*lengths):
@@ -59,10 +61,16 @@ def plain_beam(decoder, context, items, max_words, size):
             if words and words[-1] == EOS:
                 grown.append((score, words, state))
                 continue
-            logits, state, _ = decoder.step(torch.tensor([words[-1] if words else BOS]), state, items, keys)
+            logits, state, _ = decoder.step(
+                torch.tensor([words[-1] if words else BOS]), state, items, keys
+            )
             logits[:, [PAD, BOS, UNK]] = -math.inf
             log_p = logits.log_softmax(-1)[0].tolist()
-            grown += [(score + log_p[i], [*words, i], state) for i in range(WORDS) if i not in (PAD, BOS, UNK)]
+            grown += [
+                (score + log_p[i], [*words, i], state)
+                for i in range(WORDS)
+                if i not in (PAD, BOS, UNK)
+            ]
         beams = sorted(grown, key=lambda beam: beam[0] / len(beam[1]), reverse=True)[:size]
     return beams[0][1] + [PAD] * (max_words - len(beams[0][1]))
 
@@ -79,7 +87,9 @@ def test_teacher_forcing_equals_single_steps(item_width):
     logits, steps = decoder(words, context, items), word_by_word(decoder, words, context, items, 10)
     assert logits.shape == (3, 9, WORDS)  # cut to the longest caption: 8 words, BOS and EOS
     torch.testing.assert_close(logits, steps, rtol=0, atol=1e-6)
-    gradients = [torch.autograd.grad(x.sin().sum(), list(decoder.parameters())) for x in (logits, steps)]
+    gradients = [
+        torch.autograd.grad(x.sin().sum(), list(decoder.parameters())) for x in (logits, steps)
+    ]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
@@ -87,7 +97,9 @@ def test_parts_of_a_batch_unroll_equally(decoder):
     context, items = photos(4)
     words = captions(5, 2, 3, 1)
     whole = decoder(words, context, items)
-    parts = [decoder(words[i : i + 2], context[i : i + 2], items[i : i + 2], length=7) for i in (0, 2)]
+    parts = [
+        decoder(words[i : i + 2], context[i : i + 2], items[i : i + 2], length=7) for i in (0, 2)
+    ]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
@@ -95,7 +107,9 @@ def test_dropout_falls_on_every_word_by_itself(decoder):
     torch.nn.init.ones_(decoder.train().embedding.weight)
     read, spoken = [], []
     decoder.lstm.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][0, :8].tolist()))
-    decoder.output.register_forward_pre_hook(lambda _, inputs: spoken.extend((inputs[0][0] == 0).tolist()))
+    decoder.output.register_forward_pre_hook(
+        lambda _, inputs: spoken.extend((inputs[0][0] == 0).tolist())
+    )
     decoder(captions(20), *photos(1))
     assert {value for word in read for value in word} == {0.0, 2.0}
     assert len({tuple(word) for word in read}) > 10 and len({tuple(word) for word in spoken}) > 10
@@ -145,7 +159,9 @@ def test_beam_search_in_double_precision(decoder):
 def mean_log_probability(decoder, words, context, items):
     """Score of one caption (a list that ends with EOS or fills its row)."""
     length = words.index(EOS) + 1 if EOS in words else len(words)
-    logits = decoder(torch.tensor([[BOS, *words[:length]]]), context, items, length=length + 1).float()
+    logits = decoder(
+        torch.tensor([[BOS, *words[:length]]]), context, items, length=length + 1
+    ).float()
     logits[..., [PAD, BOS, UNK]] = -math.inf
     return logits.log_softmax(-1)[0, range(length), words[:length]].mean().item()
 
@@ -158,7 +174,9 @@ def test_beam_search_under_autocast_finds_captions_as_good_as_the_plain_one(deco
         assert decoder.step(torch.full((6,), BOS), state, items, keys)[0].dtype == torch.bfloat16
         found = decoder.beam(context, items, 9, 3).tolist()
         for words, *photo in zip(found, context.split(1), items.split(1), strict=True):
-            best = plain_beam(decoder, *photo, 9, 3)  # may differ where rounding makes two words equal
+            best = plain_beam(
+                decoder, *photo, 9, 3
+            )  # may differ where rounding makes two words equal
             scores = [mean_log_probability(decoder, said, *photo) for said in (words, best)]
             assert scores[0] == pytest.approx(scores[1], abs=0.03)
 
@@ -171,13 +189,19 @@ def test_beam_of_one_is_greedy():
     torch.testing.assert_close(attention.sum(-1), torch.ones(6, 9))
     torch.testing.assert_close(decoder.attend(greedy, context, items), attention)
     ended = (greedy == EOS).cumsum(1) - (greedy == EOS).long()
-    assert 0 < ended.sum() and (greedy[ended > 0] == PAD).all() and (greedy[ended == 0] > EOS - 1).all()
+    assert (
+        0 < ended.sum()
+        and (greedy[ended > 0] == PAD).all()
+        and (greedy[ended == 0] > EOS - 1).all()
+    )
 
 
 def count_steps(decoder, monkeypatch):
     """A list that grows by the number of rows at every step."""
     steps, step = [], decoder.step
-    monkeypatch.setattr(decoder, "step", lambda word, *rest: (steps.append(len(word)), step(word, *rest))[1])
+    monkeypatch.setattr(
+        decoder, "step", lambda word, *rest: (steps.append(len(word)), step(word, *rest))[1]
+    )
     return steps
 
 
@@ -194,7 +218,9 @@ def logits(*beams):
 def test_an_open_beam_that_can_still_win_is_waited_for(chance, out_of_reach):
     beams = Beams(torch.zeros(1, 1), 2, 4)
     beams.extend(logits(*[{EOS: 0.6, 4: chance}] * 2), 0)
-    assert beams.settled() is out_of_reach  # ln 0.3 < ln 0.6 < ln 0.3 / 4: as good as that after three sure words
+    assert (
+        beams.settled() is out_of_reach
+    )  # ln 0.3 < ln 0.6 < ln 0.3 / 4: as good as that after three sure words
     for t in range(1, 4):
         beams.extend(logits(*[{5: 0.9}] * 2), t)
     assert beams.best().tolist() == ([[EOS, PAD, PAD, PAD]] if out_of_reach else [[4, 5, 5, 5]])
@@ -209,7 +235,11 @@ def test_an_ended_caption_goes_on_once_and_unchanged():
 
 
 def test_scores_are_never_summed_in_half_precision():
-    types = (torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)
+    types = (
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    )
     for given, kept in types:
         assert Beams(torch.zeros(1, 1, dtype=given), 2, 4).scores.dtype == kept
 
@@ -230,7 +260,9 @@ def test_keys_are_made_once_a_photo_and_copied_for_no_beam(decoder, monkeypatch)
     made, shapes, advance = [], set(), decoder._advance
     decoder.item_key.register_forward_hook(lambda _, inputs, keys: made.append(len(keys)))
     monkeypatch.setattr(
-        decoder, "_advance", lambda *x: (shapes.add((len(x[0]), x[2].shape, x[3].shape)), advance(*x))[1]
+        decoder,
+        "_advance",
+        lambda *x: (shapes.add((len(x[0]), x[2].shape, x[3].shape)), advance(*x))[1],
     )
     decoder.output.bias.data[EOS] = -1e4
     decoder.beam(*photos(4), 9, 3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from s3e.data.captions import clean_caption
 from s3e.data.scenes import make_split
 from s3e.evaluation import caption
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # half surrogates too
 BREAKS = ["\r", "\n", "\r\n", "\v", "\f", "\x85", "\u2028", "\u2029", "\t", "\0", "\x1b", "\x7f"]
@@ -20,7 +20,10 @@ INVISIBLE = ["\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u202e", "\xa0",
 
 @pytest.mark.parametrize("separator", BREAKS + INVISIBLE, ids=ascii)
 def test_whatever_does_not_print_becomes_one_blank(separator):
-    assert clean_caption(f"{separator}a dog{separator}{separator}runs {separator}") == ("a dog runs", None)
+    assert clean_caption(f"{separator}a dog{separator}{separator}runs {separator}") == (
+        "a dog runs",
+        None,
+    )
 
 
 def test_accents_are_composed_and_soft_hyphens_vanish():
@@ -56,8 +59,14 @@ def test_limits_are_inclusive_and_one_latin_letter_is_enough(text):
 @given(ANY_TEXT)
 def test_any_text_gives_one_clean_line(text):
     cleaned, fault = clean_caption(text)
-    assert cleaned.isprintable() and cleaned == " ".join(cleaned.split(" ")).strip() and "  " not in cleaned
-    assert not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in cleaned)
+    assert (
+        cleaned.isprintable()
+        and cleaned == " ".join(cleaned.split(" ")).strip()
+        and "  " not in cleaned
+    )
+    assert not any(
+        unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in cleaned
+    )
     assert clean_caption(cleaned) == (cleaned, fault)
     assert cleaned.encode().decode() == unicodedata.normalize("NFC", cleaned)
 
@@ -66,10 +75,18 @@ def test_any_text_gives_one_clean_line(text):
 
 REFERENCES = {
     "10": ["two foxes run through the snow", "foxes are running in snow"],
-    "9": ["a man is riding a wave on a surfboard", "a surfer rides a big wave", "the man surfs alone"],
+    "9": [
+        "a man is riding a wave on a surfboard",
+        "a surfer rides a big wave",
+        "the man surfs alone",
+    ],
     "photo": ["a red ball is left of a house", "a house right of a ball"],
 }
-GOOD = {"photo": "a ball is left of a house", "9": "a man riding a wave", "10": "two foxes running in the snow"}
+GOOD = {
+    "photo": "a ball is left of a house",
+    "9": "a man riding a wave",
+    "10": "two foxes running in the snow",
+}
 
 
 @pytest.fixture
@@ -80,12 +97,19 @@ def plain(monkeypatch):
 
 def test_the_order_and_the_kind_of_ids_do_not_matter(plain):
     expected = caption.score_captions(REFERENCES, {"good": GOOD})["good"]
-    numbers = {"10": 10, "9": 9, "photo": "photo"}  # numbers and strings together cannot be sorted as they are
+    numbers = {
+        "10": 10,
+        "9": 9,
+        "photo": "photo",
+    }  # numbers and strings together cannot be sorted as they are
     references = {numbers[key]: texts for key, texts in reversed(REFERENCES.items())}
     captions = {numbers[key]: text for key, text in sorted(GOOD.items())}
     assert caption.score_captions(references, {"good": captions})["good"] == expected
     swapped = {**GOOD, "9": GOOD["10"], "10": GOOD["9"]}
-    assert caption.score_captions(REFERENCES, {"good": swapped})["good"]["CIDEr"] < expected["CIDEr"] - 1
+    assert (
+        caption.score_captions(REFERENCES, {"good": swapped})["good"]["CIDEr"]
+        < expected["CIDEr"] - 1
+    )
 
 
 def test_line_breaks_inside_captions_change_nothing(plain):
@@ -109,8 +133,16 @@ def test_one_image_needs_frozen_frequencies(plain):
     assert row["CIDEr"] is None and "tell no images apart" in row["reason"] and row["BLEU-1"] > 0.5
     row = caption.score_captions(REFERENCES, {"one": one}, background=REFERENCES)["one"]
     every = caption.per_image_cider(REFERENCES, GOOD)
-    assert row["CIDEr"] == pytest.approx(every["9"]) and row["CIDEr"] > 0 and "CIDEr" not in row["reason"]
-    assert caption.per_image_cider(REFERENCES, one) == {"9": every["9"]} and list(every) == ["10", "9", "photo"]
+    assert (
+        row["CIDEr"] == pytest.approx(every["9"])
+        and row["CIDEr"] > 0
+        and "CIDEr" not in row["reason"]
+    )
+    assert caption.per_image_cider(REFERENCES, one) == {"9": every["9"]} and list(every) == [
+        "10",
+        "9",
+        "photo",
+    ]
     whole = caption.score_captions(REFERENCES, {"good": GOOD})["good"]["CIDEr"]
     assert np.mean(list(every.values())) == pytest.approx(whole, abs=1e-12)
 
@@ -132,9 +164,14 @@ def sets(monkeypatch):
     references = {key: group[1:] for key, group in texts.items()}
 
     def said(step, start):
-        return {key: "" if i % step == start else group[0] for i, (key, group) in enumerate(texts.items())}
+        return {
+            key: "" if i % step == start else group[0]
+            for i, (key, group) in enumerate(texts.items())
+        }
 
-    return caption.statistics(references, {f"{n}{start}": said(n, start) for n in (2, 3) for start in (0, 1)})
+    return caption.statistics(
+        references, {f"{n}{start}": said(n, start) for n in (2, 3) for start in (0, 1)}
+    )
 
 
 def test_intervals_hold_the_metric_and_pairing_narrows_them(sets):
@@ -143,7 +180,9 @@ def test_intervals_hold_the_metric_and_pairing_narrows_them(sets):
         if name == "METEOR":
             assert value is None and one[name] is None
         else:
-            assert one[name].mean == pytest.approx(value) and one[name].low < value < one[name].high, name
+            assert (
+                one[name].mean == pytest.approx(value) and one[name].low < value < one[name].high
+            ), name
     assert caption.intervals([sets["30"]]) == one
     same = caption.intervals([sets["30"]], [sets["30"]])["CIDEr"]
     assert (same.mean, same.low, same.high) == (0, 0, 0)
@@ -168,7 +207,10 @@ def test_seeds_that_differ_widen_the_interval(sets):
     half = 12.706 * abs(values[0] - values[1]) / 2  # t of one degree of freedom
     assert found.mean == pytest.approx(np.mean(values))
     assert found.high - found.mean == pytest.approx(half, rel=1e-3)
-    assert caption.intervals(both, [sets["31"]])["CIDEr"] == caption.intervals(both, [sets["31"]] * 2)["CIDEr"]
+    assert (
+        caption.intervals(both, [sets["31"]])["CIDEr"]
+        == caption.intervals(both, [sets["31"]] * 2)["CIDEr"]
+    )
 
 
 def test_sets_of_different_images_are_not_compared(plain, sets):

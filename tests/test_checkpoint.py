@@ -18,24 +18,23 @@ from torch import nn
 
 from s3e.config import Runtime, Training, load_config
 from s3e.models.build import build_critic, build_model
-from s3e.paths import ROOT, S3EError
-from s3e.seeds import rng
 from s3e.training import checkpoint
 from s3e.training.guard import SETTLED
 from s3e.training.loop import Trainer
 from s3e.training.stages import train_deblurrer
+from s3e.utils import ROOT, S3EError, rng
 from tests.conftest import TINY
 
 
 class Toy:
     """A training of one layer. `spoil(step, loss)` may change a loss, raise or do whatever it likes."""
 
-    def __init__(self, folder, updates=8, spoil=None, width=3, sampler=None, **settings):
+    def __init__(self, folder, steps=8, spoil=None, width=3, sampler=None, **settings):
         torch.manual_seed(0)
         self.layer, self.before = nn.Linear(width, width), {}
         self.optimizer = torch.optim.Adam(self.layer.parameters(), 0.01)
         self.trainer = Trainer(
-            folder, "toy", {"layer": self.layer}, {"adam": self.optimizer}, Training(updates=updates, **settings),
+            folder, "toy", {"layer": self.layer}, {"adam": self.optimizer}, Training(steps=steps, **settings),
             Runtime(save_every=2, log_every=2), (0,), sampler=sampler,
             validate=lambda: -float(self.layer.weight.square().sum()),
         )  # fmt: skip
@@ -70,7 +69,13 @@ def damaged(content):
     """The content, cut at many lengths and with one bit flipped in many places: format, hash, payload, end."""
     lengths = {0, 1, len(checkpoint.FORMAT), checkpoint.HEAD, checkpoint.HEAD + 1, len(content) - 1}
     lengths |= set(rng("cut").integers(0, len(content), 40).tolist())
-    places = {0, len(checkpoint.FORMAT) - 1, len(checkpoint.FORMAT), checkpoint.HEAD - 1, checkpoint.HEAD}
+    places = {
+        0,
+        len(checkpoint.FORMAT) - 1,
+        len(checkpoint.FORMAT),
+        checkpoint.HEAD - 1,
+        checkpoint.HEAD,
+    }
     places |= {len(content) - 1, *rng("flip").integers(0, len(content), 60).tolist()}
     yield from (content[:length] for length in sorted(lengths))
     for place in sorted(places):
@@ -98,9 +103,15 @@ def test_after_damage_training_goes_on_from_the_one_before(trained, tmp_path, ca
         checkpoint.previous(path).write_bytes(before)
         assert same(Toy(tmp_path).run(), weights)
         told = capsys.readouterr().out
-        assert f"{path} is" in told and "going on from the one before it" in told and "from update 6 of 8" in told
+        assert (
+            f"{path} is" in told
+            and "going on from the one before it" in told
+            and "from update 6 of 8" in told
+        )
         assert path.with_name("toy.ckpt.damaged").read_bytes() == content
-        assert checkpoint.read(checkpoint.previous(path))["step"] == 6, "the good one before is not pushed out"
+        assert checkpoint.read(checkpoint.previous(path))["step"] == 6, (
+            "the good one before is not pushed out"
+        )
 
 
 def test_a_checkpoint_that_was_lost_is_replaced_by_the_one_before(trained, tmp_path):
@@ -112,7 +123,9 @@ def test_without_any_good_checkpoint_the_error_names_both_and_the_remedy(trained
     path = tmp_path / "toy.ckpt"
     path.write_bytes(trained[0][:50])
     checkpoint.previous(path).write_bytes(b"something else")
-    with pytest.raises(S3EError, match=r"toy.ckpt is damaged .*toy.ckpt.previous is not a checkpoint.*delete it"):
+    with pytest.raises(
+        S3EError, match=r"toy.ckpt is damaged .*toy.ckpt.previous is not a checkpoint.*delete it"
+    ):
         Toy(tmp_path).run()
 
 
@@ -171,7 +184,9 @@ def test_states_of_other_trainings_and_networks_are_refused(tmp_path):
     checkpoint.save(path, {**state, "key": ["1", "toy"]})
     with pytest.raises(S3EError, match=r"another training \['1', 'toy'\].*delete it"):
         Toy(tmp_path).run()
-    checkpoint.save(path, {"layer": state["modules"]["layer"]})  # weights alone, as a launched training starts from
+    checkpoint.save(
+        path, {"layer": state["modules"]["layer"]}
+    )  # weights alone, as a launched training starts from
     toy = Toy(tmp_path)
     assert not toy.trainer.finished()
     with pytest.raises(S3EError, match="another training"):
@@ -225,7 +240,9 @@ def test_a_nan_stops_before_it_is_learned_and_leaves_the_state(tmp_path):
     assert same(toy.before, toy.layer.state_dict()) and same(toy.before, state["modules"]["layer"])
     assert state["optimizers"]["adam"]["state"][0]["step"] == 5
     assert checkpoint.read(tmp_path / "toy.ckpt")["step"] == 4
-    assert same(Toy(tmp_path).run(), Toy(tmp_path / "whole").run()), "the last good checkpoint is good"
+    assert same(Toy(tmp_path).run(), Toy(tmp_path / "whole").run()), (
+        "the last good checkpoint is good"
+    )
 
 
 def test_a_nan_in_one_part_of_an_update_spoils_none(tmp_path):
@@ -234,13 +251,19 @@ def test_a_nan_in_one_part_of_an_update_spoils_none(tmp_path):
     before = {name: value.clone() for name, value in toy.layer.state_dict().items()}
     good, bad = toy.layer.weight.sum(), toy.layer.weight.sum() * float("inf")
     with pytest.raises(S3EError, match="loss 'pixel' is -?inf"):
-        toy.trainer.fit(lambda _: engine.descend(toy.optimizer, settings, [{"pixel": good}, {"pixel": bad}]))
+        toy.trainer.fit(
+            lambda _: engine.descend(toy.optimizer, settings, [{"pixel": good}, {"pixel": bad}])
+        )
     assert same(before, toy.layer.state_dict())
 
 
 def test_an_exploding_loss_stops(tmp_path):
-    toy = Toy(tmp_path, SETTLED + 9, spoil=lambda step, loss: loss * 1e7 if step == SETTLED + 3 else loss)
-    with pytest.raises(S3EError, match=rf"diverged at update {SETTLED + 3}: loss 'pixel' is .* in the mean"):
+    toy = Toy(
+        tmp_path, SETTLED + 9, spoil=lambda step, loss: loss * 1e7 if step == SETTLED + 3 else loss
+    )
+    with pytest.raises(
+        S3EError, match=rf"diverged at update {SETTLED + 3}: loss 'pixel' is .* in the mean"
+    ):
         toy.run()
     assert checkpoint.read(tmp_path / "toy.postmortem")["ids"] == [f"photo{SETTLED + 3}", "other"]
     assert checkpoint.read(tmp_path / "toy.ckpt")["step"] == SETTLED + 2
@@ -257,14 +280,16 @@ def test_losses_that_are_checked_late_still_name_their_update(tmp_path):
 
 
 def test_photos_of_a_divergence_are_those_of_the_update(corpus, tmp_path, monkeypatch):
-    config = load_config("smoke", overrides={**TINY, "train_b.updates": 4})
+    config = load_config("smoke", overrides={**TINY, "train_b.steps": 4})
     model, critic = build_model(config, corpus, "baseline"), build_critic(config)
     forward = type(model.generator).forward
     seen = []
 
     def broken(self, blurred, maps=None):
         seen.append(blurred)
-        return forward(self, blurred, maps) * (float("nan") if self.training and len(seen) > 2 else 1.0)
+        return forward(self, blurred, maps) * (
+            float("nan") if self.training and len(seen) > 2 else 1.0
+        )
 
     monkeypatch.setattr(type(model.generator), "forward", broken)
     with pytest.raises(S3EError, match="diverged at update") as error:
@@ -290,7 +315,10 @@ def out_of_numpy_memory(step, loss):
 
 @pytest.mark.parametrize("spoil", [out_of_memory, out_of_gpu_memory, out_of_numpy_memory])
 def test_too_little_memory_names_what_to_lower(spoil, tmp_path):
-    with pytest.raises(S3EError, match=r"'toy' does not fit into memory with 8 images at a time .*accumulate .now 2"):
+    with pytest.raises(
+        S3EError,
+        match=r"'toy' does not fit into memory with 8 images at a time .*accumulate .now 2",
+    ):
         Toy(tmp_path, spoil=spoil, batch=16, accumulate=2).run()
 
 
@@ -314,7 +342,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(where, tmp_path, monkeypatc
         return loss
 
     path = tmp_path / "toy.ckpt"
-    with pytest.raises(S3EError, match=r"the disk is full\): make room .*last good checkpoint.*toy.ckpt"):
+    with pytest.raises(
+        S3EError, match=r"the disk is full\): make room .*last good checkpoint.*toy.ckpt"
+    ):
         Toy(tmp_path, spoil=spoil).run()
     monkeypatch.undo()
     assert checkpoint.read(path)["step"] == 4 and not list(tmp_path.glob(".*"))
@@ -330,7 +360,7 @@ def test_a_full_disk_at_a_sample_is_told_too(tmp_path, monkeypatch):
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 from tests.test_checkpoint import Toy
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 def spoil(step, loss):
@@ -348,7 +378,9 @@ def test_a_file_that_the_system_refuses_leaves_the_last_good_checkpoint(tmp_path
     """A real write that ends in the middle, by a limit of the operating system."""
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert "told:" in done.stdout and "cannot be written (the disk is full)" in done.stdout, done.stderr[-2000:]
+    assert "told:" in done.stdout and "cannot be written (the disk is full)" in done.stdout, (
+        done.stderr[-2000:]
+    )
     assert checkpoint.read(tmp_path / "toy.ckpt")["step"] == 4 and not list(tmp_path.glob(".*"))
     assert same(Toy(tmp_path, width=100).run(), Toy(tmp_path / "whole", width=100).run())
 
@@ -367,8 +399,15 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path):
     code = "import sys; from pathlib import Path; from s3e.training.checkpoint import hold; h = hold(Path(sys.argv[1]))"
-    command = [sys.executable, "-c", f"{code}; print('held', flush=True); input()", str(tmp_path / "toy.lock")]
-    other = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        f"{code}; print('held', flush=True); input()",
+        str(tmp_path / "toy.lock"),
+    ]
+    other = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout.readline() == "held\n"
     with pytest.raises(S3EError, match=f"process {other.pid} on "):
         Toy(tmp_path).run()

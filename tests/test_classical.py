@@ -10,12 +10,22 @@ from s3e.config import load_config
 from s3e.convolution import Shot, blur_image, expose_all
 from s3e.data.corpus import prepare_corpus
 from s3e.evaluation import classical
-from s3e.evaluation.classical import choose_balance, restore, richardson_lucy, score_classical, true_kernels, wiener
+from s3e.evaluation.classical import (
+    choose_balance,
+    restore,
+    richardson_lucy,
+    score_classical,
+    true_kernels,
+    wiener,
+)
 from s3e.evaluation.image import score_batch
 from tests.conftest import TINY
 from tests.fixtures_data import picture, write_coco
 
-METHODS = {"wiener": lambda light, kernel: wiener(light, kernel, 0.003), "richardson_lucy": richardson_lucy}
+METHODS = {
+    "wiener": lambda light, kernel: wiener(light, kernel, 0.003),
+    "richardson_lucy": richardson_lucy,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +33,12 @@ def photos(tmp_path_factory):
     """A prepared folder of captioned photos, blurred in linear light with another seed, and its configuration."""
     root = tmp_path_factory.mktemp("coco")
     config = load_config(
-        "smoke", data=str(write_coco(root / "data")), overrides={**TINY, "blur.gamma": 2.2, "blur.seed": 5}
+        "smoke",
+        data=str(write_coco(root / "data")),
+        overrides={**TINY, "blur.gamma": 2.2, "blur.seed": 5},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s3e.paths.RUNS", root / "runs")
+        patch.setattr("s3e.utils.RUNS", root / "runs")
         patch.setattr("s3e.data.survey.RUNS", root / "runs", raising=False)
         return prepare_corpus(config, root / "corpus"), config
 
@@ -44,7 +56,9 @@ def test_drawn_again_the_kernels_blur_the_data_as_they_are_on_disk(data):
         for severity in corpus.severities:
             kernels = true_kernels(split, severity, rows, config.blur)
             again = np.empty_like(split.sharp)
-            expose_all(split.sharp, [Shot(kernel) for kernel in kernels], config.blur.gamma, "cpu", again)
+            expose_all(
+                split.sharp, [Shot(kernel) for kernel in kernels], config.blur.gamma, "cpu", again
+            )
             assert np.array_equal(again, split.blurred[severity]), (split.name, severity)
 
 
@@ -60,17 +74,23 @@ def test_the_scores_have_a_row_for_every_photo_and_method(data):
             blurred = score_batch(split.blurred[severity], split.sharp)
             part = scores[(scores.split == split.name) & (scores.severity == severity)]
             means = part.groupby("variant")[["psnr", "ssim"]].mean()
-            assert (means.psnr > np.mean(blurred["psnr"])).all() and (means.ssim > np.mean(blurred["ssim"])).all()
+            assert (means.psnr > np.mean(blurred["psnr"])).all() and (
+                means.ssim > np.mean(blurred["ssim"])
+            ).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_it_is_the_true_kernel_that_helps(data, name, monkeypatch):
     corpus, config = data
     rows = np.arange(len(corpus.test))
-    right = score_batch(restore(corpus.test, "severe", rows, METHODS[name], config.blur), corpus.test.sharp)
+    right = score_batch(
+        restore(corpus.test, "severe", rows, METHODS[name], config.blur), corpus.test.sharp
+    )
     kernels = true_kernels(corpus.test, "severe", rows, config.blur)
     monkeypatch.setattr(classical, "true_kernels", lambda *_: kernels[1:] + kernels[:1])
-    wrong = score_batch(restore(corpus.test, "severe", rows, METHODS[name], config.blur), corpus.test.sharp)
+    wrong = score_batch(
+        restore(corpus.test, "severe", rows, METHODS[name], config.blur), corpus.test.sharp
+    )
     assert right["psnr"].mean() > wrong["psnr"].mean() + 0.5
 
 
@@ -79,7 +99,9 @@ def test_light_is_deconvolved_where_light_was_blurred(photos):
     rows = np.arange(len(corpus.test))
     coded = config.blur.model_copy(update={"gamma": 1.0})
     linear, wrong = (
-        score_batch(restore(corpus.test, "light", rows, richardson_lucy, blur), corpus.test.sharp)["psnr"].mean()
+        score_batch(restore(corpus.test, "light", rows, richardson_lucy, blur), corpus.test.sharp)[
+            "psnr"
+        ].mean()
         for blur in (config.blur, coded)
     )
     assert linear > wrong + 0.5
@@ -106,7 +128,9 @@ def test_the_balance_is_the_best_on_the_photos_it_is_chosen_on(corpus, tiny, mon
     monkeypatch.setattr(classical, "CHOSEN_ON", len(rows))
     tried = {}
     for balance in classical.BALANCES:
-        restored = restore(corpus.val, "moderate", rows, lambda *pair, b=balance: wiener(*pair, b), tiny.blur)
+        restored = restore(
+            corpus.val, "moderate", rows, lambda *pair, b=balance: wiener(*pair, b), tiny.blur
+        )
         tried[balance] = score_batch(restored, corpus.val.sharp[rows])["psnr"].mean()
     assert choose_balance(corpus.val, "moderate", tiny.blur) == max(tried, key=tried.get)
 

@@ -17,9 +17,9 @@ import dask  # noqa: E402
 from distributed import LocalCluster  # noqa: E402
 
 from s3e.config import Runtime, load_config  # noqa: E402
-from s3e.paths import ROOT, S3EError, read_json  # noqa: E402
 from s3e.pipeline import cluster, folders  # noqa: E402
 from s3e.pipeline.graph import Instance  # noqa: E402
+from s3e.utils import ROOT, S3EError, read_json  # noqa: E402
 from tests.test_pipeline import Command, copy_suite, wait_for  # noqa: E402
 
 RUNS = [Instance("04_train_deblurrer", seed=seed) for seed in range(6)]
@@ -34,7 +34,9 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
 
     monkeypatch.setattr(cluster, "launch", launch)
     monkeypatch.setattr(cluster, "LOOK", 0.1)
-    monkeypatch.setattr(cluster, "facts", lambda parser: {"Python": "3"})  # the real ones: one test below
+    monkeypatch.setattr(
+        cluster, "facts", lambda parser: {"Python": "3"}
+    )  # the real ones: one test below
     options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "silence_logs": 50}
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         with LocalCluster(n_workers=2, threads_per_worker=2, **options) as started:
@@ -48,7 +50,9 @@ def open_pool(workers: LocalCluster) -> Iterator[Callable[..., cluster.DaskPool]
 
     def opener(folder: Path, jobs: int = 0) -> cluster.DaskPool:
         arguments = SimpleNamespace(scheduler=workers.scheduler_address)
-        study = SimpleNamespace(arguments=arguments, config=load_config("smoke"), inputs=lambda: [folder.parent])
+        study = SimpleNamespace(
+            arguments=arguments, config=load_config("smoke"), inputs=lambda: [folder.parent]
+        )
         opened.append(cluster.DaskPool(study, [folder], jobs))
         return opened[-1]
 
@@ -59,14 +63,18 @@ def open_pool(workers: LocalCluster) -> Iterator[Callable[..., cluster.DaskPool]
 
 def collect(pool: cluster.DaskPool, count: int) -> dict[Instance, object]:
     found = {}
-    wait_for(lambda: found.update({end.run: end for end in pool.ended()}) or len(found) == count, 20)
+    wait_for(
+        lambda: found.update({end.run: end for end in pool.ended()}) or len(found) == count, 20
+    )
     return found
 
 
 def test_every_place_is_used_once_and_ends_are_told(open_pool: Callable, tmp_path: Path) -> None:
     pool = open_pool(tmp_path)
     assert pool.about.startswith("4 at a time on 2 workers of tcp://")
-    for run, command in zip(RUNS, ["exit 0", "echo broken; exit 1", "kill -9 $$", "sleep 0.5"], strict=False):
+    for run, command in zip(
+        RUNS, ["exit 0", "echo broken; exit 1", "kill -9 $$", "sleep 0.5"], strict=False
+    ):
         assert pool.room()
         pool.start(run, {"command": command})
     assert not pool.room()
@@ -92,10 +100,15 @@ def test_a_worker_that_leaves_costs_its_own_runs_and_a_new_one_is_used(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pool = open_pool(tmp_path)
-    places = {run: pool.start(run, {"command": f"echo $$ > {tmp_path}/{run.seed}; sleep 60"}) for run in RUNS[:2]}
+    places = {
+        run: pool.start(run, {"command": f"echo $$ > {tmp_path}/{run.seed}; sleep 60"})
+        for run in RUNS[:2]
+    }
     wait_for(lambda: all((tmp_path / str(run.seed)).exists() for run in RUNS[:2]))
     gone, _ = sorted(places, key=lambda run: places[run])
-    workers.sync(next(item for item in workers.workers.values() if item.address == places[gone]).close)
+    workers.sync(
+        next(item for item in workers.workers.values() if item.address == places[gone]).close
+    )
     end = collect(pool, 1)[gone]
     assert end.lost and not end.good and places[gone] in end.why
     assert not psutil.pid_exists(int((tmp_path / str(gone.seed)).read_text()))
@@ -106,7 +119,10 @@ def test_a_worker_that_leaves_costs_its_own_runs_and_a_new_one_is_used(
     monkeypatch.setattr(cluster, "facts", lambda parser: {"Python": "2"})
     workers.scale(4)
     wait_for(lambda: pool.ended() is not None and len(pool._known) == 3, 20)
-    assert len(pool._free) == 2 and "is left out: Python is 2 there and 3 here" in capsys.readouterr().out
+    assert (
+        len(pool._free) == 2
+        and "is left out: Python is 2 there and 3 here" in capsys.readouterr().out
+    )
 
 
 def test_leaving_kills_what_runs_and_leaves_no_trace(open_pool: Callable, tmp_path: Path) -> None:
@@ -125,7 +141,10 @@ def test_a_scheduler_that_goes_is_told(
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     pool, seen = open_pool(tmp_path), []
     pool.start(RUNS[0], {"command": "sleep 60"})
-    with monkeypatch.context() as patch, pytest.raises(S3EError, match="is gone"):  # as it answers while it connects
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(S3EError, match="is gone"),
+    ):  # as it answers while it connects
         patch.setattr(pool._client, "scheduler_info", lambda **options: {})
         wait_for(pool.ended, 5)
     workers.sync(workers.scheduler.close)
@@ -145,7 +164,9 @@ def test_what_must_be_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.Mo
         told = cluster.examine({**fits, "facts": mine | {name: "other"}}, worker)
         assert told.startswith(f"{name} is {mine[name]} there and other here")
     assert "does not see /no/such" in cluster.examine({**fits, "inputs": ["/no/such"]}, worker)
-    assert f"another {tmp_path}/x" in cluster.examine({**fits, "locks": [tmp_path / "x" / "y.lock"]}, worker)
+    assert f"another {tmp_path}/x" in cluster.examine(
+        {**fits, "locks": [tmp_path / "x" / "y.lock"]}, worker
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert cluster.examine({**fits, "gpus": 2}, worker) == ""
     assert "it has 2 GPUs" in cluster.examine({**fits, "gpus": 3}, worker)
@@ -184,7 +205,9 @@ def test_the_source_is_compared_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_places_of_a_worker(runtime: dict, threads: int, resources: dict, places: int) -> None:
-    assert cluster.slots({"nthreads": threads, "resources": resources}, Runtime(**runtime)) == places
+    assert (
+        cluster.slots({"nthreads": threads, "resources": resources}, Runtime(**runtime)) == places
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +243,9 @@ def test_a_killed_worker_costs_its_own_run_alone(tmp_path: Path) -> None:
     ticks = [trained / f"s{seed}" / "ticks.txt" for seed in (0, 1)]
     wait_for(lambda: all(path.exists() and len(path.read_text()) == 2 for path in ticks))
     job = next(
-        item for item in family_of(process, "s3e.pipeline.worker") if '"04_train_deblurrer/s1"' in item.cmdline()[3]
+        item
+        for item in family_of(process, "s3e.pipeline.worker")
+        if '"04_train_deblurrer/s1"' in item.cmdline()[3]
     )
     lost = psutil.Process(job.pid).children(recursive=True)
     os.kill(job.ppid(), signal.SIGKILL)
@@ -229,16 +254,27 @@ def test_a_killed_worker_costs_its_own_run_alone(tmp_path: Path) -> None:
     (trained / "hang").unlink()
     assert process.wait(60) == 0, command.log.read_text()
     resumed = [read_json(trained / f"s{seed}" / "metrics.json")["resumed"] for seed in (0, 1)]
-    starts = [(trained / f"s{seed}" / "papermill.log").read_text().count("Input Notebook") for seed in (0, 1)]
+    starts = [
+        (trained / f"s{seed}" / "papermill.log").read_text().count("Input Notebook")
+        for seed in (0, 1)
+    ]
     assert (resumed, starts) == ([0, 1], [1, 2])
     assert not list((tmp_path / "runs" / "smoke").glob(".cluster*"))
 
 
-def test_a_foreign_worker_stops_the_request_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_foreign_worker_stops_the_request_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = Command(copy_suite(tmp_path / "copy"), tmp_path / "runs")
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as foreign:  # of this source
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None
+    ) as foreign:  # of this source
         code, log = command.run("--only", "00", "--scheduler", foreign.scheduler_address)
-    assert code == 2 and "cannot take part: the source of the suite is" in log and len(log.splitlines()) == 1
+    assert (
+        code == 2
+        and "cannot take part: the source of the suite is" in log
+        and len(log.splitlines()) == 1
+    )
     assert not (tmp_path / "runs" / "smoke" / "00_start_here").exists()
 
 
@@ -254,7 +290,11 @@ def test_a_cluster_gives_the_same_tables_as_one_job(tmp_path: Path) -> None:
     found = []
     for words in (["--jobs", "1"], ["--scheduler", "local:2"]):
         root = tmp_path / words[1].replace(":", "")
-        environment = {**os.environ, "S3E_RUNS": str(root / "runs"), "S3E_FIGURES": str(root / "figures")}
+        environment = {
+            **os.environ,
+            "S3E_RUNS": str(root / "runs"),
+            "S3E_FIGURES": str(root / "figures"),
+        }
         command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *words]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -19,8 +19,8 @@ from s3e.explore.blurlab import PRESET, Settings
 from s3e.inference import Restorer, blur, deblur
 from s3e.inference.bundle import DEMONSTRATION
 from s3e.inference.photos import read_photo, write_photo
-from s3e.paths import ROOT, S3EError
 from s3e.report.diagram import NODE_NAMES
+from s3e.utils import ROOT, S3EError
 from tests.fixtures_data import picture
 
 SMOOTH = Image.fromarray(picture("commands", size=(60, 44)))
@@ -52,8 +52,14 @@ def grey_profile():
         content += bytes(-len(content) % 4)
         table += name + struct.pack(">II", start + len(body), len(content))
         body += content
-    head = struct.pack(">I4sI4s4s4s", start + len(body), b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ ")
-    head += struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp") + bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    head = struct.pack(
+        ">I4sI4s4s4s", start + len(body), b"lcms", 0x02100000, b"mntr", b"GRAY", b"XYZ "
+    )
+    head += (
+        struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp")
+        + bytes(28)
+        + struct.pack(">iii", 63190, 65536, 54061)
+    )
     return head + bytes(128 - len(head)) + table + body
 
 
@@ -74,14 +80,23 @@ def test_exif_and_profile_survive_a_round_trip(tmp_path, start, end):
     made = exif(6, **({} if start == ".tif" else {"ImageWidth": 7}))  # TIFF itself writes that one
     SMOOTH.transpose(TURNS[8]).save(tmp_path / f"in{start}", exif=made, icc_profile=SRGB)
     photo = read_photo(tmp_path / f"in{start}")
-    assert photo.pixels.shape == (44, 60, 3) and photo.pixels.dtype == np.uint8 and photo.icc == SRGB
+    assert (
+        photo.pixels.shape == (44, 60, 3) and photo.pixels.dtype == np.uint8 and photo.icc == SRGB
+    )
     write_photo(photo.pixels, photo, tmp_path / f"out{end}")
     main_part, details, place, info, size = facts(tmp_path / f"out{end}")
     assert size == (60, 44) and info["icc_profile"] == SRGB
     assert main_part[ORIENTATION] == 1 and main_part[ExifTags.Base.Make] == "Maker"
-    assert details[ExifTags.Base.DateTimeOriginal] == DAY and place[ExifTags.GPS.GPSLatitudeRef] == "N"
-    assert (details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight]) == (60, 44)
-    assert (ExifTags.Base.ImageWidth in main_part) == (end == ".tif"), "how the old file stored its pixels is left out"
+    assert (
+        details[ExifTags.Base.DateTimeOriginal] == DAY and place[ExifTags.GPS.GPSLatitudeRef] == "N"
+    )
+    assert (details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight]) == (
+        60,
+        44,
+    )
+    assert (ExifTags.Base.ImageWidth in main_part) == (end == ".tif"), (
+        "how the old file stored its pixels is left out"
+    )
     again = read_photo(tmp_path / f"out{end}").pixels.astype(int)
     assert np.abs(again - photo.pixels).mean() < {".jpg": 4, ".webp": 8}.get(end, 0.01)
 
@@ -101,7 +116,10 @@ def test_a_photo_without_exif_gets_none(tmp_path):
     photo = read_photo(tmp_path / "photo.jpg")
     assert photo[2:] == (None, None, "JPEG", ())
     write_photo(photo.pixels, photo, tmp_path / "again.jpg")
-    assert not facts(tmp_path / "again.jpg")[0] and "icc_profile" not in facts(tmp_path / "again.jpg")[3]
+    assert (
+        not facts(tmp_path / "again.jpg")[0]
+        and "icc_profile" not in facts(tmp_path / "again.jpg")[3]
+    )
 
 
 def test_jpeg_keeps_the_resolution_of_colours(tmp_path):
@@ -119,14 +137,17 @@ def test_grey_with_a_profile_is_converted_by_it(tmp_path, turned):
     stored.save(tmp_path / "photo.png", icc_profile=grey_profile(), **options)
     photo = read_photo(tmp_path / "photo.png")
     light = (np.asarray(grey)[..., None] / 255) ** 1.5
-    expected = 255 * np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)  # IEC 61966-2-1
+    expected = 255 * np.where(
+        light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055
+    )  # IEC 61966-2-1
     assert np.abs(photo.pixels - expected).mean() < 1
     assert np.abs(photo.pixels - np.asarray(grey)[..., None].astype(int)).mean() > 5
     assert photo.icc is None and "converted to sRGB by its colour profile" in photo.notes
 
 
 @pytest.mark.parametrize(
-    "mode, profile", [("CMYK", SRGB), ("RGB", grey_profile()), ("RGB", b"nonsense"), ("RGB", SRGB[:200])]
+    "mode, profile",
+    [("CMYK", SRGB), ("RGB", grey_profile()), ("RGB", b"nonsense"), ("RGB", SRGB[:200])],
 )
 def test_a_profile_that_does_not_fit_is_left_out(tmp_path, mode, profile):
     SMOOTH.convert(mode).save(tmp_path / "photo.jpg", icc_profile=profile)
@@ -157,9 +178,13 @@ def test_bmp_and_ppm_hold_the_pixels(tmp_path):
 def test_photos_that_cannot_be_written_are_named(tmp_path):
     SMOOTH.save(tmp_path / "photo.png")
     photo = read_photo(tmp_path / "photo.png")
-    with pytest.raises(S3EError, match=r"photo.gif: photos are not written as '.gif'; choose one of .jpg"):
+    with pytest.raises(
+        S3EError, match=r"photo.gif: photos are not written as '.gif'; choose one of .jpg"
+    ):
         write_photo(photo.pixels, photo, tmp_path / "photo.gif")
-    with pytest.raises(S3EError, match=r"photo.png/a.png cannot be written .*: name another folder"):
+    with pytest.raises(
+        S3EError, match=r"photo.png/a.png cannot be written .*: name another folder"
+    ):
         write_photo(photo.pixels, photo, tmp_path / "photo.png" / "a.png")
 
 
@@ -172,7 +197,9 @@ def test_too_many_pixels_are_refused_from_the_header(tmp_path):
 def test_a_photo_that_its_format_cannot_hold_is_one_error(tmp_path):
     SMOOTH.save(tmp_path / "photo.png")
     like = read_photo(tmp_path / "photo.png")._replace(exif=b"Exif\0\0" + bytes(70_000))
-    with pytest.raises(S3EError, match="EXIF data is too long.: name another folder, or make the photo a PNG"):
+    with pytest.raises(
+        S3EError, match="EXIF data is too long.: name another folder, or make the photo a PNG"
+    ):
         write_photo(like.pixels, like, tmp_path / "result.jpg")
     assert not (tmp_path / "result.jpg").exists()
 
@@ -197,7 +224,9 @@ def run(*command):
 
 
 def names(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def test_deblur_restores_a_folder(photos, tmp_path, capsys):
@@ -222,11 +251,19 @@ def test_deblur_tells_caption_and_tree(photos, tmp_path, capsys):
     assert told["caption"] == reading.caption and reading.caption in output
     assert [node["label"] for node in told["tree"]] == [*reading.nodes]
     assert [node["node"] for node in told["tree"]] == [*NODE_NAMES]
-    assert [node["probability"] for node in told["tree"]] == pytest.approx(reading.confidence, abs=1e-4)
-    assert told["photo"] == "b.png" and told["reader"] == "full" and "no use on photographs" in told["weights"]
+    assert [node["probability"] for node in told["tree"]] == pytest.approx(
+        reading.confidence, abs=1e-4
+    )
+    assert (
+        told["photo"] == "b.png"
+        and told["reader"] == "full"
+        and "no use on photographs" in told["weights"]
+    )
 
 
-@pytest.mark.parametrize("flag, key, other", [("--caption", "caption", "tree"), ("--tree", "tree", "caption")])
+@pytest.mark.parametrize(
+    "flag, key, other", [("--caption", "caption", "tree"), ("--tree", "tree", "caption")]
+)
 def test_deblur_tells_only_what_is_asked(photos, tmp_path, flag, key, other):
     assert run("deblur", photos / "a.jpg", "-o", tmp_path, "--arm", "baseline", flag) == 0
     told = json.loads((tmp_path / "a.json").read_text())
@@ -243,7 +280,9 @@ def test_deblur_has_two_arms_and_tiles(photos, tmp_path, capsys):
             Image.fromarray(pixels).save(tmp_path / "c.png")
             assert run("deblur", tmp_path / "c.png", *command) == 0
             done = read_photo(out / "c.png").pixels
-            assert np.array_equal(done, restorer.restore(pixels, arm, tile=32, statistics=statistics))
+            assert np.array_equal(
+                done, restorer.restore(pixels, arm, tile=32, statistics=statistics)
+            )
     assert "c.png:   0%" in capsys.readouterr().err, "tiles have a progress bar"
     assert run("deblur", tmp_path / "c.png", "--tile", 0, "-o", tmp_path / "whole") == 0
     assert "c.png:   0%" not in capsys.readouterr().err, "one piece has none"
@@ -252,13 +291,19 @@ def test_deblur_has_two_arms_and_tiles(photos, tmp_path, capsys):
 def test_ten_files_one_corrupt(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for number in range(10):
-        Image.fromarray(picture("ten", number, size=(40, 40))).save(tmp_path / "in" / f"{number}.jpg")
+        Image.fromarray(picture("ten", number, size=(40, 40))).save(
+            tmp_path / "in" / f"{number}.jpg"
+        )
     broken = tmp_path / "in" / "3.jpg"
     broken.write_bytes(broken.read_bytes()[:-200])
     assert run("deblur", tmp_path / "in", "-o", tmp_path / "out") == 1
     assert names(tmp_path / "out") == [f"{number}.jpg" for number in range(10) if number != 3]
     errors = capsys.readouterr().err
-    assert f"s3e: {broken}: " in errors and "replace the file or remove it" in errors and "1 failed, 9 done" in errors
+    assert (
+        f"s3e: {broken}: " in errors
+        and "replace the file or remove it" in errors
+        and "1 failed, 9 done" in errors
+    )
 
 
 def test_files_are_not_overwritten_unasked(photos, tmp_path, capsys):
@@ -271,10 +316,16 @@ def test_files_are_not_overwritten_unasked(photos, tmp_path, capsys):
     assert (out / "a.jpg").read_bytes() == b"mine" and (out / "b.json").read_bytes() == b"mine, too"
     assert names(out) == ["a.jpg", "b.json", "c.json", "c.webp"]
     errors = capsys.readouterr().err
-    assert f"{out / 'a.jpg'} is there already" in errors and f"{out / 'b.json'} is there already" in errors
+    assert (
+        f"{out / 'a.jpg'} is there already" in errors
+        and f"{out / 'b.json'} is there already" in errors
+    )
     assert "s3e: 2 were there already, 1 done" in errors and "failed" not in errors
     assert run(*command, "--overwrite") == 0
-    assert read_photo(out / "a.jpg").pixels.shape == (44, 60, 3) and "caption" in (out / "b.json").read_text()
+    assert (
+        read_photo(out / "a.jpg").pixels.shape == (44, 60, 3)
+        and "caption" in (out / "b.json").read_text()
+    )
 
 
 def test_photos_of_one_name_get_numbers(photos, tmp_path):
@@ -284,7 +335,9 @@ def test_photos_of_one_name_get_numbers(photos, tmp_path):
     SMOOTH.save(tmp_path / "first" / "a.png")
     inputs = (tmp_path / "first", tmp_path / "second", tmp_path / "first" / "a.jpg")
     assert run("deblur", *inputs, "-o", tmp_path / "out") == 0
-    assert names(tmp_path / "out") == ["a-2.jpg", "a.jpg", "a.png"], "a.jpg is named twice, but is one photo"
+    assert names(tmp_path / "out") == ["a-2.jpg", "a.jpg", "a.png"], (
+        "a.jpg is named twice, but is one photo"
+    )
     assert run("blur", *inputs, "-o", tmp_path / "blurred") == 0
     kernels = ["a-2.kernel.png", "a-3.kernel.png", "a.kernel.png"]
     assert names(tmp_path / "blurred") == sorted([*kernels, "a.jpg", "a-2.png", "a-3.jpg"])
@@ -308,7 +361,9 @@ def test_a_photo_is_never_replaced(photos, tmp_path, capsys, verb):
 
 def test_a_file_beside_a_result_replaces_no_photo_either(photos, tmp_path, capsys):
     SMOOTH.save(tmp_path / "a.kernel.png")
-    assert run("blur", photos / "a.jpg", tmp_path / "a.kernel.png", "-o", tmp_path, "--overwrite") == 2
+    assert (
+        run("blur", photos / "a.jpg", tmp_path / "a.kernel.png", "-o", tmp_path, "--overwrite") == 2
+    )
     assert f"{tmp_path / 'a.kernel.png'} would be replaced by a result" in capsys.readouterr().err
 
 
@@ -334,7 +389,10 @@ def test_photos_may_lie_below_the_results(photos):
         (["deblur", "{in}", "-o", "{out}", "--weights", "{empty}"], "empty: no weights there"),
         (["caption", "{in}", "--weights", "{empty}"], "empty: no weights there"),
         (["caption", "{in}", "--json", "{in}/a.jpg"], "a.jpg is there already"),
-        (["blur", "{in}", "-o", "{out}", "--severity", "light", "--length", "1"], "say the same in two ways"),
+        (
+            ["blur", "{in}", "-o", "{out}", "--severity", "light", "--length", "1"],
+            "say the same in two ways",
+        ),
     ],
 )
 def test_wrong_requests_end_before_any_work(photos, tmp_path, capsys, command, message):
@@ -342,10 +400,17 @@ def test_wrong_requests_end_before_any_work(photos, tmp_path, capsys, command, m
     places = {"in": photos, "out": tmp_path / "out", "empty": tmp_path / "empty"}
     assert run(*(word.format(**places) for word in command)) == 2
     output, errors = capsys.readouterr()
-    assert message in errors and errors.count("\n") == 1 and not output and not (tmp_path / "out").exists()
+    assert (
+        message in errors
+        and errors.count("\n") == 1
+        and not output
+        and not (tmp_path / "out").exists()
+    )
 
 
-@pytest.mark.parametrize("option", ["--noise 0.6", "--exposure 0", "--length far", "--length nan", "--severity much"])
+@pytest.mark.parametrize(
+    "option", ["--noise 0.6", "--exposure 0", "--length far", "--length nan", "--severity much"]
+)
 def test_blur_refuses_settings_out_of_range(photos, tmp_path, option):
     with pytest.raises(SystemExit) as end:
         run("blur", photos, "-o", tmp_path / "out", *option.split())
@@ -353,17 +418,24 @@ def test_blur_refuses_settings_out_of_range(photos, tmp_path, option):
 
 
 @pytest.mark.parametrize(
-    "command", [["deblur", "{in}", "-o", "{in}/new/out"], ["caption", "{in}", "--json", "{in}/new/all.json"]]
+    "command",
+    [["deblur", "{in}", "-o", "{in}/new/out"], ["caption", "{in}", "--json", "{in}/new/all.json"]],
 )
-def test_a_place_that_may_not_be_written_is_told_before_any_work(photos, monkeypatch, capsys, command):
-    monkeypatch.setattr(os, "access", lambda path, mode: path != photos)  # as root everything may be written
+def test_a_place_that_may_not_be_written_is_told_before_any_work(
+    photos, monkeypatch, capsys, command
+):
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path != photos
+    )  # as root everything may be written
     assert run(*(word.format(**{"in": photos}) for word in command)) == 2
     output, errors = capsys.readouterr()
     assert f"{photos} may not be written to" in errors and errors.count("\n") == 1 and not output
 
 
 def test_missing_photos_are_named_before_weights_are_read(photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(deblur, "load_restorer", lambda *names, **options: pytest.fail("weights were read"))
+    monkeypatch.setattr(
+        deblur, "load_restorer", lambda *names, **options: pytest.fail("weights were read")
+    )
     assert run("deblur", photos / "a.jpg", "nowhere.jpg", "-o", tmp_path / "out") == 2
 
 
@@ -379,7 +451,11 @@ def test_what_a_folder_hides_is_told(photos, tmp_path, capsys):
     SMOOTH.save(os.fsencode(photos) + b"/\xff.png")
     assert run("blur", photos, "-o", tmp_path / "out") == 1
     errors = capsys.readouterr().err
-    assert "not valid UTF-8" in errors and "1 failed, 3 done" in errors and len(names(tmp_path / "out")) == 6
+    assert (
+        "not valid UTF-8" in errors
+        and "1 failed, 3 done" in errors
+        and len(names(tmp_path / "out")) == 6
+    )
 
 
 def test_links_to_nowhere_are_told_and_the_others_done(photos, tmp_path, capsys):
@@ -431,9 +507,13 @@ def no_memory():
         (unwritable, "No space left on device; free space"),
     ],
 )
-def test_trouble_with_one_photo_does_not_stop_the_others(photos, tmp_path, monkeypatch, capsys, trouble, message):
+def test_trouble_with_one_photo_does_not_stop_the_others(
+    photos, tmp_path, monkeypatch, capsys, trouble, message
+):
     blurred = blur._blurred
-    monkeypatch.setattr(blur, "_blurred", lambda *facts: trouble() if facts[-1] == "b.png" else blurred(*facts))
+    monkeypatch.setattr(
+        blur, "_blurred", lambda *facts: trouble() if facts[-1] == "b.png" else blurred(*facts)
+    )
     assert run("blur", photos, "-o", tmp_path / "out") == 1
     errors = capsys.readouterr().err
     assert f"s3e: {photos / 'b.png'}: {message}" in errors and "1 failed, 2 done" in errors
@@ -449,9 +529,14 @@ def test_a_mistake_in_the_code_is_not_hidden(photos, tmp_path, monkeypatch):
         run("blur", photos, "-o", tmp_path / "out")
 
 
-@pytest.mark.parametrize("words", [("-m", "s3e", "blur", "{photos}", "-o", "{out}"), ("run_all.py", "--status")])
+@pytest.mark.parametrize(
+    "words", [("-m", "s3e", "blur", "{photos}", "-o", "{out}"), ("run_all.py", "--status")]
+)
 def test_a_reader_of_the_output_may_leave(words, photos, tmp_path):
-    command = [sys.executable, *(word.format(photos=photos, out=tmp_path / "out") for word in words)]
+    command = [
+        sys.executable,
+        *(word.format(photos=photos, out=tmp_path / "out") for word in words),
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     child = subprocess.Popen(command, **pipes, cwd=ROOT, env=os.environ | {"PYTHONUNBUFFERED": ""})
     child.stdout.close()
@@ -487,10 +572,14 @@ def test_blur_by_a_path_of_ones_own(photos, tmp_path):
     def blurred(*options):
         folder = tmp_path / "-".join(map(str, ("out", *options)))
         assert run("blur", photos / "b.png", "-o", folder, *options) == 0
-        return read_photo(folder / "b.png").pixels.astype(int), Image.open(folder / "b.kernel.png").size
+        return read_photo(folder / "b.png").pixels.astype(int), Image.open(
+            folder / "b.kernel.png"
+        ).size
 
     sharp, (base, size) = np.asarray(SMOOTH), blurred("--length", 0.8)
-    assert np.array_equal(base, blurred("--length", 0.8, "--exploration", 0.004, "--exposure", 1)[0])
+    assert np.array_equal(
+        base, blurred("--length", 0.8, "--exploration", 0.004, "--exposure", 1)[0]
+    )
     assert np.abs(blurred("--length", 0.001)[0] - sharp).max() <= 1
     short, less = blurred("--length", 0.8, "--exposure", 0.1)
     assert less < size and np.abs(short - sharp).mean() < np.abs(base - sharp).mean()
@@ -510,8 +599,14 @@ def test_weights_without_a_captioner_are_read_by_full(photos, tmp_path, capsys):
     del record["origin"]["captioner-semantics"]
     (weights / "bundle.json").write_text(json.dumps(record))
     assert run("caption", photos / "a.jpg", "--weights", weights, "--json", file) == 0
-    told, reading = json.loads(file.read_text()), Restorer.load().read(read_photo(photos / "a.jpg").pixels, "full")
-    assert told["reader"] == "full" and told["photos"][str(photos / "a.jpg")]["caption"] == reading.caption
+    told, reading = (
+        json.loads(file.read_text()),
+        Restorer.load().read(read_photo(photos / "a.jpg").pixels, "full"),
+    )
+    assert (
+        told["reader"] == "full"
+        and told["photos"][str(photos / "a.jpg")]["caption"] == reading.caption
+    )
     assert "these weights have no captioner, so 'full' reads the photos" in capsys.readouterr().err
 
 
@@ -525,6 +620,11 @@ def test_caption_prints_what_the_captioner_says(photos, tmp_path, capsys):
     assert [*told["photos"]] == [str(photos / name) for name in ("a.jpg", "b.png", "more/c.webp")]
     for path, found in told["photos"].items():
         reading = restorer.read(read_photo(path).pixels, "captioner")
-        assert found["caption"] == reading.caption and f"{path}\n  caption  {reading.caption}\n  leaf 1" in output
+        assert (
+            found["caption"] == reading.caption
+            and f"{path}\n  caption  {reading.caption}\n  leaf 1" in output
+        )
         assert [node["label"] for node in found["tree"]] == [*reading.nodes]
-    assert errors.count("no use on photographs") == 1 and f"{photos / 'd.jpg'}: not a photo" in errors
+    assert (
+        errors.count("no use on photographs") == 1 and f"{photos / 'd.jpg'}: not a photo" in errors
+    )

@@ -19,9 +19,9 @@ from s3e.explore.examples import GAIN, Examples
 from s3e.explore.ownphoto import OwnPhoto, beside, processed, received
 from s3e.inference import Restorer
 from s3e.inference.photos import read_photo
-from s3e.paths import S3EError
 from s3e.report import comparison
 from s3e.report.style import show
+from s3e.utils import S3EError
 
 NOW = datetime(2020, 1, 1, tzinfo=UTC)
 SCENES = {scene.id: scene.image for scene in make_split("test", 3)}
@@ -39,14 +39,20 @@ def given(monkeypatch, examples):
     """The node maps of every later call of the generator."""
     seen, restore = [], examples.restorer.restore
     monkeypatch.setattr(
-        examples.restorer, "restore", lambda *words, **more: seen.append(more.get("maps")) or restore(*words, **more)
+        examples.restorer,
+        "restore",
+        lambda *words, **more: seen.append(more.get("maps")) or restore(*words, **more),
     )
     return seen
 
 
 def controls(widget):
     """Everything in a widget that can be changed by hand."""
-    found = [widget] if hasattr(widget, "description") and not isinstance(widget, ipywidgets.HTML) else []
+    found = (
+        [widget]
+        if hasattr(widget, "description") and not isinstance(widget, ipywidgets.HTML)
+        else []
+    )
     return found + [item for child in getattr(widget, "children", ()) for item in controls(child)]
 
 
@@ -59,7 +65,9 @@ def decoded(place):
 
 def test_an_example_is_blurred_as_in_the_study(examples):
     blur, images = examples.restorer.config.blur, np.stack(list(SCENES.values()))
-    study, _ = blur_batch(images, list(SCENES), "severe", blur.seed, blur.gamma, blur.noise, blur.motion)
+    study, _ = blur_batch(
+        images, list(SCENES), "severe", blur.seed, blur.gamma, blur.noise, blur.motion
+    )
     for name, blurred in zip(SCENES, study, strict=True):
         assert (examples.blurred(name, "severe") == blurred).all()
 
@@ -143,12 +151,16 @@ def test_the_generator_gets_zeros_for_what_is_off_and_the_rest_as_it_was(example
     some, none, borrowed = (maps for maps in given if maps is not None)
     assert not some[:, [1, 6]].any() and (some[:, [0, 2, 3, 4, 5]] == own[:, [0, 2, 3, 4, 5]]).all()
     assert not none.any()
-    assert not borrowed[:, 0].any() and (borrowed[:, 1:] == other[:, 1:]).all() and other[:, 0].any()
+    assert (
+        not borrowed[:, 0].any() and (borrowed[:, 1:] == other[:, 1:]).all() and other[:, 0].any()
+    )
     assert (own == before).all()
 
 
 def test_an_edit_is_read_again_and_an_impossible_one_is_told(examples):
-    leaf = next(i for i, name in enumerate(examples.reading(FIRST, "severe").nodes) if name != "null")
+    leaf = next(
+        i for i, name in enumerate(examples.reading(FIRST, "severe").nodes) if name != "null"
+    )
     found = outcome(examples, FIRST, "severe", Change(leaf=leaf, label="horse"))
     assert found.edited.nodes[leaf] == "horse" != found.reading.nodes[leaf]
     with pytest.raises(S3EError, match="label 'unicorn' is unknown"):
@@ -158,11 +170,22 @@ def test_an_edit_is_read_again_and_an_impossible_one_is_told(examples):
 def test_the_switches_are_all_there_and_each_is_possible(examples):
     for name in SCENES:
         changes = switches(examples, name, "severe", "horse")
-        assert [change.off for change in changes.values()][:7] == [frozenset({node}) for node in range(7)]
-        assert changes["leaves off"].off | changes["relations off"].off == changes["all nodes off"].off == WHOLE
+        assert [change.off for change in changes.values()][:7] == [
+            frozenset({node}) for node in range(7)
+        ]
+        assert (
+            changes["leaves off"].off | changes["relations off"].off
+            == changes["all nodes off"].off
+            == WHOLE
+        )
         assert changes["tree of another"].tree_of in set(SCENES) - {name}
-        assert examples.reading(name, "severe").nodes[changes["an entity → horse"].leaf] not in ("null", "horse")
-    assert not any(change.label for change in switches(examples, FIRST, "severe", "unicorn").values())
+        assert examples.reading(name, "severe").nodes[changes["an entity → horse"].leaf] not in (
+            "null",
+            "horse",
+        )
+    assert not any(
+        change.label for change in switches(examples, FIRST, "severe", "unicorn").values()
+    )
     read = examples.reading(THIRD, "severe").nodes
     same = switches(examples, THIRD, "severe", read[0])[f"an entity → {read[0]}"]
     assert read[0] != "null" and read[same.leaf] not in ("null", read[0])
@@ -174,16 +197,27 @@ def test_the_switches_are_all_there_and_each_is_possible(examples):
 
 
 def test_without_its_tree_a_scene_is_restored_worse(examples):
-    assert ablate.table(examples, "severe", "horse")["max"][["all nodes off", "tree of another"]].lt(-0.2).all()
+    assert (
+        ablate.table(examples, "severe", "horse")["max"][["all nodes off", "tree of another"]]
+        .lt(-0.2)
+        .all()
+    )
 
 
 def test_the_panel_does_what_its_controls_say(examples, monkeypatch):
     panel = Ablation(examples)
-    changed, difference = panel.pictures["changed tree"], panel.pictures[f"difference x {ablate.GAIN}"]
+    changed, difference = (
+        panel.pictures["changed tree"],
+        panel.pictures[f"difference x {ablate.GAIN}"],
+    )
     whole = changed.value
     assert not decoded(difference).any()
     panel.nodes[6].value = False
-    assert changed.value != whole and decoded(difference).any() and panel.table.value.count(">no<") == 1
+    assert (
+        changed.value != whole
+        and decoded(difference).any()
+        and panel.table.value.count(">no<") == 1
+    )
     panel.nodes[6].value = True
     assert changed.value == whole
     panel.whole.value = False
@@ -191,7 +225,9 @@ def test_the_panel_does_what_its_controls_say(examples, monkeypatch):
     panel.whole.value = True
     for box in panel.nodes:
         box.value = False
-    assert changed.value == none and panel.change.off == WHOLE and panel.table.value.count(">no<") == 7
+    assert (
+        changed.value == none and panel.change.off == WHOLE and panel.table.value.count(">no<") == 7
+    )
     panel.tree_of.value = THIRD
     assert examples.reading(THIRD, "severe").caption in panel.told.value
     panel.label.value = "horse"
@@ -202,7 +238,10 @@ def test_only_entities_whose_look_is_known_can_be_chosen():
     restorer = Restorer.load()
     restorer._prototypes[:, restorer.labels.entities.index("horse")] = np.nan
     blind = Examples(restorer, SCENES)
-    assert "horse" not in [label for _, label in Ablation(blind).label.options] and "horse" in restorer.labels.entities
+    assert (
+        "horse" not in [label for _, label in Ablation(blind).label.options]
+        and "horse" in restorer.labels.entities
+    )
     assert not any(change.label for change in switches(blind, FIRST, "severe", "horse").values())
     with pytest.raises(S3EError, match="none of the first 1000 training photos shows 'horse'"):
         outcome(blind, FIRST, "severe", Change(label="horse"))
@@ -251,14 +290,25 @@ def test_an_upload_is_read_and_restored(examples, own):
     own.upload.value = (file(SCENES[FIRST], "scene.png"),)
     restored = examples.restorer.restore(SCENES[FIRST])
     assert (own.result.restored == restored).all() and not own.message.value
-    assert own.result.reading.caption in own.told.value and "<svg" in own.told.value and "64 x 64" in own.told.value
-    assert own.titled["blurred"].layout.display == "none" and own.titled["restored"].layout.display == ""
+    assert (
+        own.result.reading.caption in own.told.value
+        and "<svg" in own.told.value
+        and "64 x 64" in own.told.value
+    )
+    assert (
+        own.titled["blurred"].layout.display == "none"
+        and own.titled["restored"].layout.display == ""
+    )
     assert own.bar.value == own.bar.max == 1
     before = own.places["restored"].value
     own.arm.value = "baseline"
     assert own.places["restored"].value != before
     own.severity.value = "severe"
-    assert "blurred" in own.told.value and "dB" in own.told.value and own.titled["blurred"].layout.display == ""
+    assert (
+        "blurred" in own.told.value
+        and "dB" in own.told.value
+        and own.titled["blurred"].layout.display == ""
+    )
 
 
 def test_the_bar_follows_a_large_photo(own):
@@ -313,7 +363,10 @@ def test_a_path_is_read_and_a_wrong_one_is_told(own, tmp_path):
 
 
 def test_names_of_results(tmp_path):
-    assert [beside(tmp_path / name).name for name in ("a.jpg", "b.HEIC")] == ["a-restored.jpg", "b-restored.png"]
+    assert [beside(tmp_path / name).name for name in ("a.jpg", "b.HEIC")] == [
+        "a-restored.jpg",
+        "b-restored.png",
+    ]
     assert received(file(SCENES[FIRST], "a.png") | {"name": "../up/a.png"}).path.name == "a.png"
 
 
@@ -327,9 +380,17 @@ def test_every_control_has_a_name(examples, own):
 
 
 def test_static_figures_hold_what_the_widgets_tell(examples):
-    rows = {name: {arm: examples.picture(FIRST, name, arm) for arm in ("blurred", "full")} for name in SEVERITIES}
-    outcomes = {k: outcome(examples, FIRST, "severe", v) for k, v in switches(examples, FIRST, "severe", "cat").items()}
-    panels = {name: (found.changed, found.difference, found.gain) for name, found in outcomes.items()}
+    rows = {
+        name: {arm: examples.picture(FIRST, name, arm) for arm in ("blurred", "full")}
+        for name in SEVERITIES
+    }
+    outcomes = {
+        k: outcome(examples, FIRST, "severe", v)
+        for k, v in switches(examples, FIRST, "severe", "cat").items()
+    }
+    panels = {
+        name: (found.changed, found.difference, found.gain) for name, found in outcomes.items()
+    }
     tall = processed(examples.restorer, np.tile(SCENES[FIRST], (2, 1, 1)), severity="light")
 
     figures = (
@@ -343,6 +404,8 @@ def test_static_figures_hold_what_the_widgets_tell(examples):
         ["as given", "blurred", "restored", "∅"],
     ]
     for figure, words in zip(figures, wanted, strict=True):
-        said = "\n".join(text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text")))
+        said = "\n".join(
+            text.get_text() for text in figure.findobj(lambda item: hasattr(item, "get_text"))
+        )
         assert all(word in said for word in words), said
         assert np.ptp(np.asarray(Image.open(io.BytesIO(show(figure).data)))) == 255

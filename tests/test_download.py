@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from s3e.data import download, transfer
-from s3e.paths import S3EError
-from s3e.seeds import rng
+from s3e.utils import S3EError, rng
 
-NOISE = rng("download", "noise").bytes(60_000)  # does not compress: archives are as large as their contents
+NOISE = rng("download", "noise").bytes(
+    60_000
+)  # does not compress: archives are as large as their contents
 CONTENTS = {
     "train2014": {f"train2014/COCO_train2014_{n:012}.jpg": NOISE[n : n + 20_000] for n in range(3)},
     "val2014": {"val2014/COCO_val2014_000000000042.jpg": NOISE[:9000]},
@@ -75,7 +76,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", f"/elsewhere{self.path}")
             return self.end_headers()
         tag = f'"{hashlib.md5(content).hexdigest()}"'
-        start = int(asked[6:-1]) if asked and (condition == tag or fault == "careless") and fault != "deaf" else 0
+        start = (
+            int(asked[6:-1])
+            if asked and (condition == tag or fault == "careless") and fault != "deaf"
+            else 0
+        )
         self.send_response(206 if start else 200)
         if start:
             first = start + 7 if fault == "misplaced" else start
@@ -87,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if fault == "corrupt":
             content = content[:400] + bytes([content[400] ^ 1]) + content[401:]
-        end = (start + len(content)) // 2 if fault in ("cut", "silent", "untagged") else len(content)
+        end = (
+            (start + len(content)) // 2 if fault in ("cut", "silent", "untagged") else len(content)
+        )
         self.wfile.write(content[start:end])
         if fault == "silent":
             self.wfile.flush()
@@ -101,7 +108,9 @@ def site(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.site = site = Site()
     site.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     yield site
     site.woken.set()
     server.shutdown()
@@ -115,7 +124,11 @@ def small(site, monkeypatch):
         items = []
         for item in data.items:
             archive = packed(CONTENTS.get(item.name, {}))
-            facts = {} if item.name.startswith("GOPRO") else {"sha256": hashlib.sha256(archive).hexdigest()}
+            facts = (
+                {}
+                if item.name.startswith("GOPRO")
+                else {"sha256": hashlib.sha256(archive).hexdigest()}
+            )
             size = 0 if item.name.startswith("GOPRO") else len(archive)
             items.append(replace(item, **{"size": size, "unpacked": 0, "sha256": "", **facts}))
             if item.name in CONTENTS:
@@ -139,7 +152,12 @@ def names(folder: Path) -> set[str]:
 def archive(site, tmp_path):
     """One archive on the server and how to fetch it: url, path, size, digest."""
     site.files["a.zip"] = content = packed(CONTENTS["train2014"])
-    return f"{site.url}/a.zip", tmp_path / "a.zip", len(content), hashlib.sha256(content).hexdigest()
+    return (
+        f"{site.url}/a.zip",
+        tmp_path / "a.zip",
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+    )
 
 
 def whole(archive: tuple, site: Site) -> bool:
@@ -200,7 +218,9 @@ def test_rest_without_a_validator_still_goes_on(site, archive):
     """The second answer continues the first but does not repeat the ETag."""
     site.faults = ["cut", "untagged"]
     transfer.fetch(*archive)
-    assert whole(archive, site) and site.seen[2][1] == f"bytes={(archive[2] // 2 + archive[2]) // 2}-"
+    assert (
+        whole(archive, site) and site.seen[2][1] == f"bytes={(archive[2] // 2 + archive[2]) // 2}-"
+    )
 
 
 def test_part_without_its_notes_starts_anew(site, archive):
@@ -223,7 +243,10 @@ def test_misplaced_range_is_not_glued(site, archive):
 def test_redirect_keeps_the_range(site, archive):
     site.faults = ["cut", "redirect"]
     transfer.fetch(*archive)
-    assert whole(archive, site) and site.seen[2][:2] == ("/elsewhere/a.zip", f"bytes={archive[2] // 2}-")
+    assert whole(archive, site) and site.seen[2][:2] == (
+        "/elsewhere/a.zip",
+        f"bytes={archive[2] // 2}-",
+    )
 
 
 def test_silent_server_counts_as_cut(site, archive, monkeypatch):
@@ -241,7 +264,9 @@ def test_passing_errors_are_tried_again(site, archive):
 
 def test_lasting_errors_end_with_address_and_remedy(site, archive):
     site.faults = ["500"] * 9
-    with pytest.raises(S3EError, match=r"a\.zip could not be fetched \(500 .*run the command again"):
+    with pytest.raises(
+        S3EError, match=r"a\.zip could not be fetched \(500 .*run the command again"
+    ):
         transfer.fetch(*archive)
     assert len(site.seen) == 3 and not names(archive[1].parent)
 
@@ -305,7 +330,9 @@ def test_whole_part_is_not_fetched_again(site, archive):
     """Killed between the last byte and the final name."""
     part = archive[1].with_name("a.zip.part")
     part.write_bytes(site.files["a.zip"])
-    transfer.write_json(transfer._notes(part), {"url": archive[0], "validator": '"x"', "total": archive[2]})
+    transfer.write_json(
+        transfer._notes(part), {"url": archive[0], "validator": '"x"', "total": archive[2]}
+    )
     transfer.fetch(*archive)
     assert whole(archive, site) and not site.seen
 
@@ -358,7 +385,10 @@ def limit(patch, suffix: str, room: int) -> None:
 
 def test_full_disk_midway_goes_on_later(site, archive, monkeypatch):
     monkeypatch.setattr(transfer, "CHUNK", 1000)
-    with monkeypatch.context() as patch, pytest.raises(S3EError, match=r"a\.zip: the disk is full; make room"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(S3EError, match=r"a\.zip: the disk is full; make room"),
+    ):
         limit(patch, "a.zip.part", 10_000)
         transfer.fetch(*archive)
     assert len(site.seen) == 1  # a full disk is no fault of the connection
@@ -388,13 +418,19 @@ def test_room_is_checked_before_the_first_byte(site, archive, monkeypatch):
 def test_coco_comes_in_the_official_layout(small, tmp_path, capsys):
     assert run(tmp_path, small, "coco") == 0
     expected = {name for key in ("train2014", "val2014") for name in CONTENTS[key]}
-    expected |= {"annotations/captions_train2014.json", "annotations/captions_val2014.json", "dataset_coco.json"}
+    expected |= {
+        "annotations/captions_train2014.json",
+        "annotations/captions_val2014.json",
+        "dataset_coco.json",
+    }
     assert names(tmp_path) == expected | {"download.json"} and not list(tmp_path.glob(".*"))
     for name in CONTENTS["train2014"]:
         assert (tmp_path / name).read_bytes() == CONTENTS["train2014"][name]
     assert "(as published)" in capsys.readouterr().out
     requests = len(small.seen)
-    assert run(tmp_path, small, "coco") == 0 and len(small.seen) == requests  # nothing is fetched twice
+    assert (
+        run(tmp_path, small, "coco") == 0 and len(small.seen) == requests
+    )  # nothing is fetched twice
 
 
 def test_only_fetches_what_is_named(small, tmp_path):
@@ -404,8 +440,13 @@ def test_only_fetches_what_is_named(small, tmp_path):
 
 @pytest.mark.parametrize("top", ["GOPRO_Large/", ""])
 def test_gopro_with_and_without_a_top_folder(small, tmp_path, capsys, top):
-    contents = {name.replace("GOPRO_Large/", top): content for name, content in CONTENTS["GOPRO_Large"].items()}
-    small.files["GOPRO_Large.zip"] = packed({**contents, "__MACOSX/train/x/blur/000001.png": b"junk"})
+    contents = {
+        name.replace("GOPRO_Large/", top): content
+        for name, content in CONTENTS["GOPRO_Large"].items()
+    }
+    small.files["GOPRO_Large.zip"] = packed(
+        {**contents, "__MACOSX/train/x/blur/000001.png": b"junk"}
+    )
     run(tmp_path, small, "gopro")
     assert names(tmp_path) == {*CONTENTS["GOPRO_Large"], "download.json"}
     found = hashlib.sha256(small.files["GOPRO_Large.zip"]).hexdigest()
@@ -456,16 +497,36 @@ def test_archive_by_hand_that_is_none(small, tmp_path, content):
 
 def test_other_archive_is_refused(small, tmp_path):
     (tmp_path / "mine.zip").write_bytes(packed({"annotations/captions_train2014.json": b"{}"}))
-    with pytest.raises(S3EError, match=r"mine\.zip holds nothing for annotations/captions_val2014\.json"):
-        run(tmp_path, small, "coco", "--only", "annotations2014", "--archive", str(tmp_path / "mine.zip"))
+    with pytest.raises(
+        S3EError, match=r"mine\.zip holds nothing for annotations/captions_val2014\.json"
+    ):
+        run(
+            tmp_path,
+            small,
+            "coco",
+            "--only",
+            "annotations2014",
+            "--archive",
+            str(tmp_path / "mine.zip"),
+        )
     assert names(tmp_path) == {"mine.zip"}
 
 
-@pytest.mark.parametrize("name", ["../evil.jpg", "train2014/../../evil.jpg", "/evil.jpg", "val2014/../blur/1.png"])
+@pytest.mark.parametrize(
+    "name", ["../evil.jpg", "train2014/../../evil.jpg", "/evil.jpg", "val2014/../blur/1.png"]
+)
 def test_unsafe_paths_are_refused(small, tmp_path, name):
     (tmp_path / "mine.zip").write_bytes(packed({**CONTENTS["val2014"], name: b"x"}))
     with pytest.raises(S3EError, match="holds the unsafe path"):
-        run(tmp_path / "to", small, "coco", "--only", "val2014", "--archive", str(tmp_path / "mine.zip"))
+        run(
+            tmp_path / "to",
+            small,
+            "coco",
+            "--only",
+            "val2014",
+            "--archive",
+            str(tmp_path / "mine.zip"),
+        )
     assert names(tmp_path) == {"mine.zip"}
 
 
@@ -495,11 +556,16 @@ def test_full_disk_while_unpacking_goes_on_later(small, tmp_path, monkeypatch):
         copied.append(source.name)
         usual(source, handle, length)
 
-    with monkeypatch.context() as patch, pytest.raises(S3EError, match="the disk is full; make room"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(S3EError, match="the disk is full; make room"),
+    ):
         patch.setattr(shutil, "copyfileobj", copy)
         run(tmp_path, small, "coco", "--only", "train2014")
     assert not (tmp_path / "train2014").exists() and (tmp_path / "train2014.zip").exists()
-    monkeypatch.setattr(shutil, "copyfileobj", lambda *rest: copied.append(rest[0].name) or usual(*rest))
+    monkeypatch.setattr(
+        shutil, "copyfileobj", lambda *rest: copied.append(rest[0].name) or usual(*rest)
+    )
     run(tmp_path, small, "coco", "--only", "train2014")
     assert sorted(copied) == sorted(CONTENTS["train2014"])  # the first file was not unpacked twice
     assert names(tmp_path) == {*CONTENTS["train2014"], "download.json"} and len(small.seen) == 1
@@ -546,7 +612,9 @@ def test_room_for_all_archives_is_checked_first(small, tmp_path, monkeypatch):
 def test_most_room_at_once(tmp_path):
     """Each archive goes when its contents are there; what is on the disk already is not needed again."""
     sizes = {"a": (100, 0), "b": (50, 300), "c": (150, 0)}
-    items = [download.Item(name, f"x/{name}.zip", "", (), "", *bytes_) for name, bytes_ in sizes.items()]
+    items = [
+        download.Item(name, f"x/{name}.zip", "", (), "", *bytes_) for name, bytes_ in sizes.items()
+    ]
     assert download._peak(items[:1], tmp_path) == 100 + 100
     assert download._peak(items, tmp_path) == 100 + 300 + 150 + 150
     (tmp_path / "c.zip.part").write_bytes(bytes(7))
@@ -556,10 +624,20 @@ def test_most_room_at_once(tmp_path):
 
 
 def test_room_for_the_contents_is_checked_before_unpacking(small, tmp_path, monkeypatch):
-    (tmp_path / "mine.zip").write_bytes(packed({"val2014/large.jpg": bytes(100_000)}))  # compresses well
+    (tmp_path / "mine.zip").write_bytes(
+        packed({"val2014/large.jpg": bytes(100_000)})
+    )  # compresses well
     disk(monkeypatch, 99_999)
     with pytest.raises(S3EError, match="free, but .* needed"):
-        run(tmp_path / "to", small, "coco", "--only", "val2014", "--archive", str(tmp_path / "mine.zip"))
+        run(
+            tmp_path / "to",
+            small,
+            "coco",
+            "--only",
+            "val2014",
+            "--archive",
+            str(tmp_path / "mine.zip"),
+        )
     assert names(tmp_path) == {"mine.zip"}
 
 
@@ -606,6 +684,10 @@ def test_no_internet_is_said_at_once(tmp_path, monkeypatch):
         raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
 
     monkeypatch.setattr("urllib.request.urlopen", nowhere)
-    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited for a name that does not exist"))
-    with pytest.raises(S3EError, match="nowhere.invalid cannot be found, so there may be no internet here"):
+    monkeypatch.setattr(
+        "time.sleep", lambda seconds: pytest.fail("waited for a name that does not exist")
+    )
+    with pytest.raises(
+        S3EError, match="nowhere.invalid cannot be found, so there may be no internet here"
+    ):
         transfer.fetch("http://nowhere.invalid/a.zip", tmp_path / "a.zip")

@@ -20,11 +20,10 @@ from s3e.explore import markup, pictures
 from s3e.explore.blurlab import OWN, PRESET, RANGES, BlurLab, Settings, expose, preset
 from s3e.explore.treebrowser import READERS, TreeBrowser, parsed, spoken
 from s3e.inference import Restorer
-from s3e.paths import S3EError
 from s3e.report import laboratory
 from s3e.report.diagram import NODE_NAMES
 from s3e.report.style import save
-from s3e.seeds import rng
+from s3e.utils import S3EError, rng
 
 LABELS = ("man", "null", "fire_hydrant", "<b>&", "null", "next_to", "ride")
 
@@ -59,7 +58,9 @@ def lab(photo):
 
 @pytest.fixture
 def browser(restorer, scenes):
-    return TreeBrowser(restorer, {s.id: s.image for s in scenes}, {s.id: s.captions for s in scenes})
+    return TreeBrowser(
+        restorer, {s.id: s.image for s in scenes}, {s.id: s.captions for s in scenes}
+    )
 
 
 # markup
@@ -71,7 +72,15 @@ def test_a_tree_is_valid_svg_with_every_label_and_probability():
     said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     for label in ("man", "∅", "fire hydrant", "<b>&", "next to", "ride", *NODE_NAMES):
         assert label in said
-    assert [text for text in said if "%" in text] == ["90 %", "50 %", "100 %", "12 %", "30 %", "40 %", "55 %"]
+    assert [text for text in said if "%" in text] == [
+        "90 %",
+        "50 %",
+        "100 %",
+        "12 %",
+        "30 %",
+        "40 %",
+        "55 %",
+    ]
     assert root.get("aria-label").startswith("leaf 1: man 90 %; leaf 2: ∅ 50 %")
     assert not [text for text in words(markup.tree(LABELS)).split() if "%" in text]
 
@@ -86,7 +95,13 @@ def test_empty_slots_of_a_tree_are_faint_and_long_labels_are_cut_but_kept_whole_
 def test_html_escapes_what_it_is_given_and_follows_the_theme():
     nasty = '<img src=x onerror="a">&'
     bars, table = markup.bars([nasty], [0.5]), markup.table(("a", nasty), [(nasty, 1.5)])
-    for html in (markup.chips([nasty], [nasty]), bars, table, markup.line(nasty), markup.fault(nasty)):
+    for html in (
+        markup.chips([nasty], [nasty]),
+        bars,
+        table,
+        markup.line(nasty),
+        markup.fault(nasty),
+    ):
         assert "<img" not in html and nasty in words(html)
         assert "color:var(--jp-ui-font-color1" in html or "color:var(--jp-error-color1" in html
         ElementTree.fromstring(html)
@@ -149,7 +164,9 @@ def test_path_and_kernel_are_drawn_at_one_scale_around_one_centre():
     left, right = (128 + 256 * end / window for end in (-20, 20))
     assert 0 <= coloured.min() - left < 9  # behind the dot at the start
     assert abs(coloured.max() - 128) < 3  # half of the path
-    hidden = np.flatnonzero(((np.ptp(drawn, -1) == 0) & (drawn[..., 0] < 250)).any(0))  # thin, so smoothed
+    hidden = np.flatnonzero(
+        ((np.ptp(drawn, -1) == 0) & (drawn[..., 0] < 250)).any(0)
+    )  # thin, so smoothed
     assert abs(hidden.max() - right) < 3
     shown = np.flatnonzero(pictures.kernel(psf(along), window, 256).sum(-1).max(0) > 200)
     assert abs(shown.min() - left) < 5 and abs(shown.max() - right) < 5
@@ -178,9 +195,15 @@ def test_an_exposure_is_what_camera_and_convolution_give(photo):
     seen = exposed(path, 0.5)
     np.testing.assert_allclose(found.path, path - seen.mean())
     np.testing.assert_array_equal(found.kernel, psf(path, 0.5))
-    blurred = blur_image(photo / np.float32(255), psf(path, 0.5), 1.0, 0.02, rng("laboratory noise", 3))
+    blurred = blur_image(
+        photo / np.float32(255), psf(path, 0.5), 1.0, 0.02, rng("laboratory noise", 3)
+    )
     np.testing.assert_array_equal(found.blurred, np.rint(255 * blurred).astype(np.uint8))
-    assert (found.seen, found.extent, found.psnr) == (1000, extent(seen), psnr(found.blurred, photo))
+    assert (found.seen, found.extent, found.psnr) == (
+        1000,
+        extent(seen),
+        psnr(found.blurred, photo),
+    )
     np.testing.assert_array_equal(expose(photo, settings).blurred, found.blurred)
 
 
@@ -212,13 +235,17 @@ def test_each_setting_does_what_its_name_says(photo):
     assert score(seed=1).extent != score(seed=2).extent
 
 
-@pytest.mark.parametrize("name,value", [("length", 0), ("exploration", -1), ("exposure", 0), ("noise", 2)])
+@pytest.mark.parametrize(
+    "name,value", [("length", 0), ("exploration", -1), ("exposure", 0), ("noise", 2)]
+)
 def test_settings_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(S3EError, match=f"blur's {name} is {value}: choose a value from"):
         Settings(**{name: value})
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8), np.zeros((9, 9, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8), np.zeros((9, 9, 4), np.uint8)]
+)
 def test_a_wrong_photo_is_refused_when_the_laboratory_is_made(wrong):
     with pytest.raises(S3EError, match="give uint8"):
         BlurLab(wrong)
@@ -254,7 +281,9 @@ def test_the_photo_that_is_shown_is_the_blurred_one(lab, photo):
     lab.controls["seed"].value = 5
     settings = Settings(**{name: control.value for name, control in lab.controls.items()})
     blurred = lab.compute(settings).blurred
-    np.testing.assert_array_equal(decoded(lab.views["photo"].value), blurred.repeat(4, 0).repeat(4, 1))
+    np.testing.assert_array_equal(
+        decoded(lab.views["photo"].value), blurred.repeat(4, 0).repeat(4, 1)
+    )
     assert all(control.description == name for name, control in lab.controls.items())
 
 
@@ -264,7 +293,16 @@ def test_the_photo_that_is_shown_is_the_blurred_one(lab, photo):
 def test_a_typed_caption_shows_its_parts_of_speech_and_its_tree(browser):
     browser.caption.value = "a man rides a horse next to a fire hydrant"
     said = words(browser.parse.value)
-    for part in ("verb", "preposition", "article", "a man → man", "fire hydrant", "ride", "next to", "root"):
+    for part in (
+        "verb",
+        "preposition",
+        "article",
+        "a man → man",
+        "fire hydrant",
+        "ride",
+        "next to",
+        "root",
+    ):
         assert part in said
     before = browser.parse.value
     browser.caption.value = "a dog chases a cat"
@@ -278,7 +316,8 @@ def test_a_picked_caption_is_the_one_that_is_parsed(browser, scenes):
 
 
 @pytest.mark.parametrize(
-    "caption", ["", "   ", "🙂🙂", "xqzt", "and and of", "<script>alert(1)</script>", "a\x00b", "x" * 10_000]
+    "caption",
+    ["", "   ", "🙂🙂", "xqzt", "and and of", "<script>alert(1)</script>", "a\x00b", "x" * 10_000],
 )
 def test_any_caption_is_answered_by_a_line_or_a_tree(browser, caption):
     browser.caption.value = caption
@@ -296,7 +335,11 @@ def test_ten_thousand_characters_are_cut_and_say_how_many_entities_have_no_room(
 @pytest.mark.parametrize("severity", ["sharp", "light", "severe"])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_photo_shows_what_the_restorer_reads_in_it(browser, restorer, scenes, severity, reader):
-    browser.photo.value, browser.severity.value, browser.reader.value = scenes[2].id, severity, reader
+    browser.photo.value, browser.severity.value, browser.reader.value = (
+        scenes[2].id,
+        severity,
+        reader,
+    )
     seen = browser.view(scenes[2].id, severity)
     assert (seen == scenes[2].image).all() == (severity == "sharp")
     reading = restorer.read(seen, reader)
@@ -304,7 +347,9 @@ def test_a_photo_shows_what_the_restorer_reads_in_it(browser, restorer, scenes, 
     assert browser.tree.value == markup.tree(reading.nodes, reading.confidence)
     assert browser.words.value == spoken(reading, browser.word.value - 1)
     for node, (picture, guess) in enumerate(zip(browser.maps, browser.guesses, strict=True)):
-        np.testing.assert_array_equal(decoded(picture.value), pictures.lit(seen, reading.attention[node], 160))
+        np.testing.assert_array_equal(
+            decoded(picture.value), pictures.lit(seen, reading.attention[node], 160)
+        )
         assert markup.percent(reading.confidence[node]) in guess.value
     assert browser.message.value == "" and browser.word.max == len(reading.words)
 
@@ -324,11 +369,19 @@ def test_the_word_slider_walks_through_the_caption(browser, scenes):
     assert len(shown) > 1
 
 
-def test_a_reader_that_says_nothing_and_a_broken_one_are_told_in_a_line(browser, restorer, scenes, monkeypatch):
-    silent = replace(restorer.read(scenes[1].image), words=[], word_attention=np.zeros((0, 7), np.float32))
+def test_a_reader_that_says_nothing_and_a_broken_one_are_told_in_a_line(
+    browser, restorer, scenes, monkeypatch
+):
+    silent = replace(
+        restorer.read(scenes[1].image), words=[], word_attention=np.zeros((0, 7), np.float32)
+    )
     monkeypatch.setattr(Restorer, "read", lambda *_: silent)
     browser.photo.value = scenes[1].id
-    assert "says nothing" in browser.words.value and browser.heard.value == "" and browser.word.disabled
+    assert (
+        "says nothing" in browser.words.value
+        and browser.heard.value == ""
+        and browser.word.disabled
+    )
     assert browser.listening.value == browser.seen.value and browser.message.value == ""
 
     def broken(*_):
@@ -358,10 +411,17 @@ def test_the_laboratory_s_figure_says_all_that_the_widget_says(photo, tmp_path):
     figure = laboratory.blur_laboratory(results)
     said = " | ".join(texts(figure))
     for result in results:
-        for part in (result.settings, f"{result.window} px wide", f"{result.extent:.1f} px", f"{result.psnr:.2f} dB"):
+        for part in (
+            result.settings,
+            f"{result.window} px wide",
+            f"{result.extent:.1f} px",
+            f"{result.psnr:.2f} dB",
+        ):
             assert str(part) in said
     np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), results[0].blurred)
-    assert len(figure.axes) == 12 and all(path.stat().st_size for path in save(figure, tmp_path, "laboratory"))
+    assert len(figure.axes) == 12 and all(
+        path.stat().st_size for path in save(figure, tmp_path, "laboratory")
+    )
 
 
 def test_the_tree_s_figure_says_all_that_the_widget_says(browser, scenes):
@@ -370,7 +430,9 @@ def test_the_tree_s_figure_says_all_that_the_widget_says(browser, scenes):
     reading, seen = browser.reading(name, "severe"), browser.view(name, "severe")
     said = texts(laboratory.tree_reading(seen, reading))
     for node in range(7):
-        guesses = "\n".join(f"{markup.label(own)} {markup.percent(share)}" for own, share in reading.ranking(node))
+        guesses = "\n".join(
+            f"{markup.label(own)} {markup.percent(share)}" for own, share in reading.ranking(node)
+        )
         assert guesses in said and guesses.split() == words(browser.guesses[node].value).split()
         assert markup.percent(reading.confidence[node]) in said and NODE_NAMES[node] in said
 

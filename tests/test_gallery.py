@@ -5,12 +5,24 @@ import pandas as pd
 import pytest
 
 from s3e.evaluation.image import score_batch
-from s3e.paths import S3EError
 from s3e.report import gallery
-from s3e.report.gallery import error_maps, failures, ladder, most, read_gallery, word_attention, word_maps
+from s3e.report.gallery import (
+    error_maps,
+    failures,
+    ladder,
+    most,
+    read_gallery,
+    word_attention,
+    word_maps,
+)
 from s3e.report.style import save
+from s3e.utils import S3EError
 
-ARMS = {"full": 0.5, "baseline": 0.3, "oracle_map": 0.9}  # how far each made-up arm goes from blurred to sharp
+ARMS = {
+    "full": 0.5,
+    "baseline": 0.3,
+    "oracle_map": 0.9,
+}  # how far each made-up arm goes from blurred to sharp
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +40,16 @@ def arms(corpus, tmp_path_factory):
         folders[name] = root / name
         folders[name].mkdir()
         np.save(folders[name] / "restored_test.npy", images)
-        rows = {"split": "test", "severity": "severe", "id": test.ids, "psnr": score_batch(images, test.sharp)["psnr"]}
+        rows = {
+            "split": "test",
+            "severity": "severe",
+            "id": test.ids,
+            "psnr": score_batch(images, test.sharp)["psnr"],
+        }
         others = pd.DataFrame(rows | {"severity": "light", "psnr": 0.0})
-        table = pd.concat([pd.DataFrame(rows).iloc[::-1], others, others.assign(split="val", severity="severe")])
+        table = pd.concat(
+            [pd.DataFrame(rows).iloc[::-1], others, others.assign(split="val", severity="severe")]
+        )
         table.to_csv(folders[name] / "scores.csv", index=False)
     return folders
 
@@ -51,13 +70,20 @@ def texts(figure):
 def test_photos_and_scores_belong_together(corpus, arms, kept):
     assert list(kept.restored) == list(kept.psnr.columns) == ["baseline", "full", "oracle_map"]
     for name, images in kept.restored.items():
-        np.testing.assert_allclose(kept.psnr[name], score_batch(np.asarray(images), corpus.test.sharp)["psnr"])
+        np.testing.assert_allclose(
+            kept.psnr[name], score_batch(np.asarray(images), corpus.test.sharp)["psnr"]
+        )
     np.testing.assert_allclose(kept.gain, kept.psnr["full"] - kept.psnr["baseline"])
     np.testing.assert_allclose(kept.spread, np.abs(kept.gain))  # the true label maps do not count
 
 
 def test_without_both_arms_or_their_photos_there_is_no_gallery(corpus, arms, tmp_path):
-    assert read_gallery(corpus.folder, {"full": arms["full"], "oracle_map": arms["oracle_map"]}, "severe") is None
+    assert (
+        read_gallery(
+            corpus.folder, {"full": arms["full"], "oracle_map": arms["oracle_map"]}, "severe"
+        )
+        is None
+    )
     assert read_gallery(corpus.folder, arms | {"baseline": tmp_path}, "severe") is None
 
 
@@ -74,7 +100,11 @@ def test_rules():
     values = np.array([1.0, 3.0, -2.0, 3.0, 0.0])
     assert most(values, 3) == [1, 3, 0] and most(-values, 2) == [2, 4] and len(most(values, 9)) == 5
     assert most(np.arange(100) % 2, 3) == [1, 3, 5]
-    assert ladder(values, 3) == [1, 0, 2] and ladder(values, 5) == [1, 3, 0, 4, 2] and len(ladder(values, 9)) == 5
+    assert (
+        ladder(values, 3) == [1, 0, 2]
+        and ladder(values, 5) == [1, 3, 0, 4, 2]
+        and len(ladder(values, 9)) == 5
+    )
 
 
 def test_failures_are_the_worst_and_the_most_disputed(kept):
@@ -87,7 +117,10 @@ def test_failures_are_the_worst_and_the_most_disputed(kept):
         assert np.array_equal(shown(line[2])[0], kept.restored["full"][row])
         assert np.array_equal(shown(line[-1])[0], kept.sharp[row])
     words = [text for text in texts(figure) if "gain" in text or "apart" in text]
-    assert words[0] == f"gain −{-kept.gain[rows[0]]:.1f} dB" and words[2] == f"{kept.spread[rows[2]]:.1f} dB apart"
+    assert (
+        words[0] == f"gain −{-kept.gain[rows[0]]:.1f} dB"
+        and words[2] == f"{kept.spread[rows[2]]:.1f} dB apart"
+    )
 
 
 def test_error_maps_share_one_scale(kept):
@@ -96,7 +129,11 @@ def test_error_maps_share_one_scale(kept):
     grid = np.array(cells, dtype=object).reshape(3, 5)  # sharp, blurred, three arms
     rows = ladder(kept.gain, 3)
     limits = {axes.images[0].get_clim() for axes in grid[:, 1:].ravel()}
-    assert len(limits) == 1 and bar.get_xlim()[0] == 0 and bar.get_xlim()[1] == pytest.approx(limits.pop()[1])
+    assert (
+        len(limits) == 1
+        and bar.get_xlim()[0] == 0
+        and bar.get_xlim()[1] == pytest.approx(limits.pop()[1])
+    )
     for row, line in zip(rows, grid, strict=True):
         assert np.array_equal(shown(line[0])[0], kept.sharp[row])
         error = np.abs(kept.restored["full"][row].astype(float) - kept.sharp[row]).mean(-1)
@@ -107,7 +144,9 @@ def test_words_look_where_the_nodes_look_that_they_hear():
     nodes = np.zeros((1, 7, 2, 2))
     nodes[0, :6, 0, 0] = nodes[0, 6, 1, 1] = 1
     words = np.array([[[0.25, 0, 0, 0, 0, 0, 0.75], [1, 0, 0, 0, 0, 0, 0]]])
-    np.testing.assert_allclose(word_maps(words, nodes), [[[[0.25, 0], [0, 0.75]], [[1, 0], [0, 0]]]])
+    np.testing.assert_allclose(
+        word_maps(words, nodes), [[[[0.25, 0], [0, 0.75]], [[1, 0], [0, 0]]]]
+    )
     grid = np.arange(18.0).reshape(1, 2, 9)
     assert np.array_equal(word_maps(grid), grid.reshape(1, 2, 3, 3))
 
@@ -138,6 +177,7 @@ def apart(figure):
 
 def test_a_redraw_gives_the_same_bytes(kept, tmp_path):
     first, second = (
-        [path.read_bytes() for path in save(error_maps(kept), tmp_path / place, "f")] for place in ("a", "b")
+        [path.read_bytes() for path in save(error_maps(kept), tmp_path / place, "f")]
+        for place in ("a", "b")
     )
     assert first == second

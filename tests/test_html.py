@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from s3e import __main__ as command_line
-from s3e.paths import S3EError, write_json
 from s3e.report import check, html, numbers
+from s3e.utils import S3EError, write_json
 from tests.test_provenance import make
 
 
@@ -28,7 +28,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
         self.tags.append(tag)
-        self.addresses += [found[name] for name in ("src", "href", "data", "action", "srcset") if name in found]
+        self.addresses += [
+            found[name] for name in ("src", "href", "data", "action", "srcset") if name in found
+        ]
         self.pictures += [found] if tag == "img" else []
 
     def handle_data(self, data):
@@ -44,7 +46,11 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def folder(made, tmp_path, monkeypatch):
-    for name, place in (("ROOT", tmp_path), ("RUNS", tmp_path / "runs"), ("NOTEBOOKS", tmp_path / "notebooks")):
+    for name, place in (
+        ("ROOT", tmp_path),
+        ("RUNS", tmp_path / "runs"),
+        ("NOTEBOOKS", tmp_path / "notebooks"),
+    ):
         monkeypatch.setattr(html, name, place)
     return Path(shutil.copytree(made, tmp_path / "figures" / "smoke"))
 
@@ -57,7 +63,9 @@ def test_nothing_is_fetched_from_anywhere(folder):
     found = page(folder)
     text = (folder / "report.html").read_text()
     assert found.pictures and not {"script", "link", "iframe", "object", "embed"} & set(found.tags)
-    assert all(address.startswith(("data:image/", "#")) for address in found.addresses), found.addresses
+    assert all(address.startswith(("data:image/", "#")) for address in found.addresses), (
+        found.addresses
+    )
     assert "default-src 'none'" in text and not re.search(r"url\(|@import|https?://", text)
     assert len(text) < html.LIMIT
 
@@ -74,9 +82,18 @@ def test_figures_tables_notes_and_findings_are_inside(folder):
     text = (folder / "report.html").read_text()
     for name in ("fig1_severities", "fig4_results"):
         assert html.picture((folder / f"{name}.png").read_bytes(), html.PICTURES) in text
-    assert "Table 4: ablation" in found.words and "17.50" in found.words and "A note." in found.words
-    assert "S3E-Deblur restores better" in found.words and "Profile smoke: built-in scenes" in found.words
-    assert "abc" in found.words and "origin:" not in found.words and "prefers-color-scheme: dark" in text
+    assert (
+        "Table 4: ablation" in found.words and "17.50" in found.words and "A note." in found.words
+    )
+    assert (
+        "S3E-Deblur restores better" in found.words
+        and "Profile smoke: built-in scenes" in found.words
+    )
+    assert (
+        "abc" in found.words
+        and "origin:" not in found.words
+        and "prefers-color-scheme: dark" in text
+    )
 
 
 def test_words_from_files_are_text_not_markup(folder):
@@ -89,7 +106,9 @@ def test_words_from_files_are_text_not_markup(folder):
     table.write_text(table.read_text().replace("A note.", "A <script>note</script>."))
     found = page(folder)
     assert "<b>Profile</b> & more" in found.words and "A <script>note</script>." in found.words
-    assert {"b", "i", "script"}.isdisjoint(found.tags) and 'a "figure" <i>' in [img["alt"] for img in found.pictures]
+    assert {"b", "i", "script"}.isdisjoint(found.tags) and 'a "figure" <i>' in [
+        img["alt"] for img in found.pictures
+    ]
 
 
 def test_notebooks_are_linked_as_far_as_they_are_there(folder, tmp_path, monkeypatch):
@@ -99,9 +118,14 @@ def test_notebooks_are_linked_as_far_as_they_are_there(folder, tmp_path, monkeyp
         path.parent.mkdir(parents=True)
         path.write_text("{}")
     links = [address for address in page(folder).addresses if "ipynb" in address]
-    assert {(folder / link).resolve() for link in links} == {run, tmp_path / "notebooks" / "05_co_training.ipynb"}
+    assert {(folder / link).resolve() for link in links} == {
+        run,
+        tmp_path / "notebooks" / "05_co_training.ipynb",
+    }
     assert not any(link.startswith("/") for link in links)
-    monkeypatch.setattr(html, "ROOT", tmp_path / "elsewhere")  # no path of this machine outside the repository
+    monkeypatch.setattr(
+        html, "ROOT", tmp_path / "elsewhere"
+    )  # no path of this machine outside the repository
     assert not [address for address in page(folder).addresses if "ipynb" in address]
 
 
@@ -136,11 +160,15 @@ def test_check_names_an_edited_and_an_outdated_report(folder):
     path = folder / "report.html"
     text = path.read_text()
     path.write_text(text.replace("17.50", "18.50"))
-    assert [line for line in check.broken(folder) if "report.html: edited since it was built" in line]
+    assert [
+        line for line in check.broken(folder) if "report.html: edited since it was built" in line
+    ]
     path.write_text(text)
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
-    assert [line for line in check.broken(folder) if "report.html: built from another manifest" in line]
+    assert [
+        line for line in check.broken(folder) if "report.html: built from another manifest" in line
+    ]
 
 
 def test_command_line(folder, tmp_path, capsys):
@@ -158,6 +186,18 @@ def test_same_folder_same_bytes(folder):
 
 
 def test_figures_stand_in_the_order_of_their_numbers():
-    names = ["fig10_closing.png", "fig2_framework.png", "tableA1_definitions.md", "table7_x.md", "manifest.json"]
-    assert html._named(dict.fromkeys(names), r"fig.*\.png") == ["fig2_framework.png", "fig10_closing.png"]
-    assert html._named(dict.fromkeys(names), r"table.*\.md") == ["table7_x.md", "tableA1_definitions.md"]
+    names = [
+        "fig10_closing.png",
+        "fig2_framework.png",
+        "tableA1_definitions.md",
+        "table7_x.md",
+        "manifest.json",
+    ]
+    assert html._named(dict.fromkeys(names), r"fig.*\.png") == [
+        "fig2_framework.png",
+        "fig10_closing.png",
+    ]
+    assert html._named(dict.fromkeys(names), r"table.*\.md") == [
+        "table7_x.md",
+        "tableA1_definitions.md",
+    ]

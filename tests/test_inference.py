@@ -21,7 +21,7 @@ from s3e.evaluation.image import psnr, ssim
 from s3e.evaluation.restoring import predicted_nodes
 from s3e.inference import Restorer, bundle, export, memory
 from s3e.inference.restorer import _widened
-from s3e.paths import ROOT, S3EError
+from s3e.utils import ROOT, S3EError
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,21 @@ def reading(restorer, scenes):
 
 def test_demonstration_weights_are_small_and_say_what_they_are_for(restorer):
     files = [path for path in bundle.DEMONSTRATION.iterdir() if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 10e6 and "no use on photographs" in restorer.about
+    assert (
+        sum(path.stat().st_size for path in files) < 10e6
+        and "no use on photographs" in restorer.about
+    )
     assert restorer.arms == ("baseline", "full") and restorer.readers == ("full", "captioner")
     assert s3e.Restorer is Restorer
 
 
 def table(text, start):
     """The table of a card whose first column is called `start`."""
-    lines = [line for line in text[text.index(f"| {start} ") :].split("\n\n")[0].splitlines() if "|:-" not in line]
+    lines = [
+        line
+        for line in text[text.index(f"| {start} ") :].split("\n\n")[0].splitlines()
+        if "|:-" not in line
+    ]
     head, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return pd.DataFrame(rows, columns=head)
 
@@ -62,7 +69,9 @@ def test_the_card_is_what_the_code_writes(restorer, scenes):
     assert record["about"] == export._scenes(restorer.config, bundle.DEMONSTRATION)
     runs = table(text, "blur"), table(text, "reader")
     again = export.card(restorer.source, record, *runs, export._photographs(restorer))
-    told, found = ([float(number) for number in re.findall(r"\d+\.\d\d\b", card)] for card in (text, again))
+    told, found = (
+        [float(number) for number in re.findall(r"\d+\.\d\d\b", card)] for card in (text, again)
+    )
     assert re.sub(r"\d+\.\d\d\b", "#", text) == re.sub(r"\d+\.\d\d\b", "#", again)
     assert len(told) > 12 and told == pytest.approx(found, abs=0.02)
 
@@ -74,8 +83,13 @@ def test_the_card_tells_the_truth(restorer):
     found = make_split("test", 200, size=64)
     sharp, ids = np.stack([scene.image for scene in found]), [scene.id for scene in found]
     truth = np.array([scene.tree.nodes for scene in found])
-    views = {name: blur_batch(sharp, ids, name)[0] for name in ("light", "moderate", "severe")} | {"sharp": sharp}
-    pictures = [np.stack([restorer.restore(p, arm) for p in views["severe"]]) for arm in ("baseline", "full")]
+    views = {name: blur_batch(sharp, ids, name)[0] for name in ("light", "moderate", "severe")} | {
+        "sharp": sharp
+    }
+    pictures = [
+        np.stack([restorer.restore(p, arm) for p in views["severe"]])
+        for arm in ("baseline", "full")
+    ]
     for told, images in zip(scores.loc["severe"], [views["severe"], *pictures], strict=True):
         pairs = list(zip(images, sharp, strict=True))
         told_psnr, told_ssim = map(float, re.findall(r"[\d.]+", told))
@@ -88,15 +102,25 @@ def test_the_card_tells_the_truth(restorer):
         labels = restorer.labels.entities, restorer.labels.relations
         right = np.array([[labels[k >= 4][i] for k, i in enumerate(row)] for row in ids]) == truth
         some = truth != "null"
-        shares = right[:, :4][some[:, :4]].mean(), right[:, 4:][some[:, 4:]].mean(), right[:, 6].mean()
-        assert [float(share.rstrip("%")) for share in told] == pytest.approx([100 * s for s in shares], abs=0.3)
+        shares = (
+            right[:, :4][some[:, :4]].mean(),
+            right[:, 4:][some[:, 4:]].mean(),
+            right[:, 6].mean(),
+        )
+        assert [float(share.rstrip("%")) for share in told] == pytest.approx(
+            [100 * s for s in shares], abs=0.3
+        )
 
 
 def test_the_tree_is_read_and_the_caption_said(restorer, scenes):
     found, _, blurred = scenes
     read = [restorer.read(photo) for photo in blurred]
     right = np.mean(
-        [a == b for r, s in zip(read, found, strict=True) for a, b in zip(r.nodes, s.tree.nodes, strict=True)]
+        [
+            a == b
+            for r, s in zip(read, found, strict=True)
+            for a, b in zip(r.nodes, s.tree.nodes, strict=True)
+        ]
     )
     assert right > 0.85
     first = read[1]
@@ -114,7 +138,8 @@ def test_the_captioner_reads_sharp_scenes_better(restorer, scenes):
     found, sharp, _ = scenes
     right = {
         name: sum(
-            restorer.read(photo, name).nodes == scene.tree.nodes for photo, scene in zip(sharp, found, strict=True)
+            restorer.read(photo, name).nodes == scene.tree.nodes
+            for photo, scene in zip(sharp, found, strict=True)
         )
         for name in restorer.readers
     }
@@ -127,7 +152,10 @@ def test_any_size_and_orientation(restorer, shape):
     photo.setflags(write=False)
     read = restorer.read(photo)
     tall, wide = read.attention.shape[1:]
-    assert min(tall, wide) == 16 and abs(tall / wide - shape[0] / shape[1]) < 0.15 * shape[0] / shape[1]
+    assert (
+        min(tall, wide) == 16
+        and abs(tall / wide - shape[0] / shape[1]) < 0.15 * shape[0] / shape[1]
+    )
     assert restorer.restore(photo).shape == photo.shape
 
 
@@ -140,7 +168,10 @@ def test_a_photo_that_does_not_fit_into_memory_is_told_before(restorer, scenes, 
     wanted = {how: memory.needed((12000, 4000), 16, 48, 768, how) for how in ("whole", "tile")}
     assert wanted["tile"] < 2**31 < wanted["whole"] < 2**34  # bytes
     monkeypatch.setattr(memory, "available", lambda: 100e6)
-    with pytest.raises(S3EError, match=r"1008 x 912 pixels need about 0\.\d GiB .* 0\.1 are free: .*--statistics tile"):
+    with pytest.raises(
+        S3EError,
+        match=r"1008 x 912 pixels need about 0\.\d GiB .* 0\.1 are free: .*--statistics tile",
+    ):
         restorer.restore(large, "baseline")
     assert restorer.restore(large, "baseline", statistics="tile", tile=256).shape == large.shape
     assert restorer.restore(scenes[2][0], "baseline").shape == (64, 64, 3)
@@ -148,7 +179,10 @@ def test_a_photo_that_does_not_fit_into_memory_is_told_before(restorer, scenes, 
 
 def test_turning_the_photo_turns_the_grid(restorer):
     photo = np.rint(255 * photograph("chelsea", 96)).astype(np.uint8)[:64]
-    upright, turned = restorer.read(photo), restorer.read(np.ascontiguousarray(photo.transpose(1, 0, 2)))
+    upright, turned = (
+        restorer.read(photo),
+        restorer.read(np.ascontiguousarray(photo.transpose(1, 0, 2))),
+    )
     assert upright.attention.shape[1:] == turned.attention.shape[:0:-1] == (16, 24)
 
 
@@ -159,12 +193,16 @@ def test_three_lines_of_the_readme(restorer, scenes, tmp_path, monkeypatch):
     Image.fromarray(scenes[2][0]).save("photo.jpg", quality=95)
     exec(lines, {})
     assert len(lines.split("\n\n")[1].splitlines()) == 2, "an import and two lines"
-    apart = s3e.read_photo("restored.jpg").pixels.astype(int) - restorer.restore(s3e.read_photo("photo.jpg").pixels)
+    apart = s3e.read_photo("restored.jpg").pixels.astype(int) - restorer.restore(
+        s3e.read_photo("photo.jpg").pixels
+    )
     assert np.abs(apart).mean() < 4, "JPEG changes it by about 2"
 
 
 def test_maps_keep_their_place_when_the_photo_is_padded():
-    ramp = torch.linspace(0.5, 9.5, 10).expand(1, 1, 10, 10)  # one unit a cell over a photo of 100 pixels: x / 10
+    ramp = torch.linspace(0.5, 9.5, 10).expand(
+        1, 1, 10, 10
+    )  # one unit a cell over a photo of 100 pixels: x / 10
     wide = _widened(ramp, (100, 100, 3), (1, 3, 112, 112))
     cells = (np.arange(10) + 0.5) * 11.2 / 10  # the same, over 112 pixels
     assert np.allclose(wide[0, 0, 0, :8], cells[:8], atol=1e-4) and float(wide.max()) <= 9.5
@@ -178,13 +216,21 @@ def test_an_edited_leaf_is_read_as_asked_and_changes_the_picture(restorer, scene
         assert edited.nodes[leaf] == label != reading.nodes[leaf]
         others = [node for node in range(4) if node != leaf]
         assert np.array_equal(edited.maps[0, others], reading.maps[0, others])
-        assert not np.array_equal(edited.maps[0, 6], reading.maps[0, 6]), "the root must follow its leaves"
-        assert (restorer.restore(photo, reading=edited) != restorer.restore(photo, reading=reading)).any()
+        assert not np.array_equal(edited.maps[0, 6], reading.maps[0, 6]), (
+            "the root must follow its leaves"
+        )
+        assert (
+            restorer.restore(photo, reading=edited) != restorer.restore(photo, reading=reading)
+        ).any()
 
 
 def test_nearly_every_edit_succeeds(restorer, reading):
     entities = restorer.labels.entities[1:]
-    done = [restorer.relabel(reading, leaf, label).nodes[leaf] == label for leaf in (0, 2) for label in entities]
+    done = [
+        restorer.relabel(reading, leaf, label).nodes[leaf] == label
+        for leaf in (0, 2)
+        for label in entities
+    ]
     assert np.mean(done) > 0.9
 
 
@@ -192,7 +238,10 @@ def test_maps_that_are_given_take_the_place_of_the_tree(restorer, scenes, readin
     photo = scenes[2][1]
     assert (restorer.restore(photo, maps=reading.maps) == restorer.restore(photo)).all()
     assert (restorer.restore(photo, maps=reading.maps * 0) != restorer.restore(photo)).any()
-    assert (restorer.restore(photo, "baseline", maps=reading.maps) == restorer.restore(photo, "baseline")).all()
+    assert (
+        restorer.restore(photo, "baseline", maps=reading.maps)
+        == restorer.restore(photo, "baseline")
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -202,9 +251,18 @@ def test_maps_that_are_given_take_the_place_of_the_tree(restorer, scenes, readin
         (lambda r, p: r.read(p, "judge"), "no reader 'judge'"),
         (lambda r, p: r.read(p.astype(float)), "must be uint8"),
         (lambda r, p: r.restore(p[:8]), "16 pixels or more"),
-        (lambda r, p: r.restore("photo.jpg"), "must be an array, not str; s3e.read_photo(path).pixels reads"),
-        (lambda r, p: r.restore(p, reading=r.read(p, "captioner")), "by 'captioner', which no deblurrer knows"),
-        (lambda r, p: r.relabel(r.read(p, "captioner"), 0, "dog"), "by 'captioner', which no deblurrer knows"),
+        (
+            lambda r, p: r.restore("photo.jpg"),
+            "must be an array, not str; s3e.read_photo(path).pixels reads",
+        ),
+        (
+            lambda r, p: r.restore(p, reading=r.read(p, "captioner")),
+            "by 'captioner', which no deblurrer knows",
+        ),
+        (
+            lambda r, p: r.relabel(r.read(p, "captioner"), 0, "dog"),
+            "by 'captioner', which no deblurrer knows",
+        ),
         (lambda r, p: r.relabel(r.read(p), 4, "dog"), "leaf 4"),
         (lambda r, p: r.relabel(r.read(p), 0, "unicorn"), "'unicorn' is unknown"),
     ],
@@ -219,7 +277,10 @@ def test_a_store_of_runs_restores_what_its_own_run_restored(smoke):
     assert "smoke" in mine.about and mine.readers == ("full", "captioner")
     data = smoke["runs"] / "01_data_blurring" / "all"
     blurred = np.load(data / "test_severe.npy")
-    for arm, folder in (("full", "05_co_training/full-s0"), ("baseline", "06_ablation/baseline-s0")):
+    for arm, folder in (
+        ("full", "05_co_training/full-s0"),
+        ("baseline", "06_ablation/baseline-s0"),
+    ):
         kept = np.load(smoke["runs"] / folder / "restored_test.npy")
         again = np.stack([mine.restore(photo, arm) for photo in blurred])
         assert np.abs(again.astype(int) - kept).max() <= 1
@@ -233,7 +294,9 @@ def test_an_exported_folder_is_the_store_in_small(smoke, tmp_path):
         run = smoke["runs"].parent / origin["run"]
         outputs = json.loads((run / "done.json").read_text())["outputs"]
         assert origin["sha256"] in {about["sha256"] for about in outputs.values()}, name
-    assert folder.about.startswith("Weights, trained on the suite's built-in scenes (64 px, severe blur)")
+    assert folder.about.startswith(
+        "Weights, trained on the suite's built-in scenes (64 px, severe blur)"
+    )
     photo = np.load(smoke["runs"] / "01_data_blurring" / "all" / "test_severe.npy")[0]
     assert (store.restore(photo) == folder.restore(photo)).all()
     assert store.read(photo).caption == folder.read(photo).caption
@@ -241,7 +304,10 @@ def test_an_exported_folder_is_the_store_in_small(smoke, tmp_path):
     assert np.array_equal(store._prototypes, folder._prototypes, equal_nan=True)
     for words, says in (
         ([smoke["runs"], tmp_path], "holds weights already: add --overwrite"),
-        ([smoke["runs"], smoke["runs"], True], "holds other files already: name a new or empty folder"),
+        (
+            [smoke["runs"], smoke["runs"], True],
+            "holds other files already: name a new or empty folder",
+        ),
         ([tmp_path, tmp_path, True], "was exported itself"),
     ):
         with pytest.raises(S3EError, match=says):
@@ -251,16 +317,22 @@ def test_an_exported_folder_is_the_store_in_small(smoke, tmp_path):
     assert Restorer.load(tmp_path).read(photo, "captioner").words
 
 
-def test_a_store_without_captions_takes_words_and_captioner_from_its_lender(smoke, tmp_path, monkeypatch):
+def test_a_store_without_captions_takes_words_and_captioner_from_its_lender(
+    smoke, tmp_path, monkeypatch
+):
     """A store as `--data FOLDER` leaves it, made of the smoke store's files: the lender is known by its runs' keys."""
     runs, folder = smoke["runs"], tmp_path / "runs" / "smoke@photos"
     for run in ("01_data_blurring/all", "03_train_captioner/s0"):
         shutil.copytree(runs / run, tmp_path / "runs" / "lender" / run)
     for run in ("05_co_training/full-s0", "06_ablation/baseline-s0"):
-        shutil.copytree(runs / run, folder / run, ignore=shutil.ignore_patterns("nodes.csv", "captions.json"))
+        shutil.copytree(
+            runs / run, folder / run, ignore=shutil.ignore_patterns("nodes.csv", "captions.json")
+        )
     own = shutil.copytree(runs / "01_data_blurring/all", folder / "01_data_blurring/all")
     (own / "done.json").write_text(json.dumps({"key": "its own"}))
-    (own / "corpus.json").write_text(json.dumps(json.loads((own / "corpus.json").read_text()) | {"captioned": False}))
+    (own / "corpus.json").write_text(
+        json.dumps(json.loads((own / "corpus.json").read_text()) | {"captioned": False})
+    )
     full = folder / "05_co_training/full-s0"
     made = json.loads((full / "provenance.json").read_text())
     lent = ("01_data_blurring/all", "03_train_captioner/s0")
@@ -315,12 +387,16 @@ def test_missing_and_damaged_weights_are_named(tmp_path, scenes):
         bundle.prototypes(replace(bundle.find(), folder=copy), None)
 
 
-@pytest.mark.parametrize("change", [{"words": {}}, {"labels": 3}, {"config": {"new": 1}}, {"origin": None}])
+@pytest.mark.parametrize(
+    "change", [{"words": {}}, {"labels": 3}, {"config": {"new": 1}}, {"origin": None}]
+)
 def test_a_record_of_another_version_is_named(tmp_path, change):
     copy = shutil.copytree(bundle.DEMONSTRATION, tmp_path / "copy")
     record = json.loads((copy / "bundle.json").read_text()) | change
     (copy / "bundle.json").write_text(json.dumps(record))
-    with pytest.raises(S3EError, match=r"bundle.json is damaged or of another version \(.*export it again"):
+    with pytest.raises(
+        S3EError, match=r"bundle.json is damaged or of another version \(.*export it again"
+    ):
         Restorer.load(copy)
 
 
@@ -335,6 +411,8 @@ def test_the_first_seed_is_the_smallest_number(tmp_path):
 def test_committed_weights_are_the_bytes_that_the_record_tells():
     import hashlib
 
-    for name, origin in json.loads((bundle.DEMONSTRATION / "bundle.json").read_text())["origin"].items():
+    for name, origin in json.loads((bundle.DEMONSTRATION / "bundle.json").read_text())[
+        "origin"
+    ].items():
         path = bundle.DEMONSTRATION / f"{name}.safetensors"
         assert hashlib.sha256(path.read_bytes()).hexdigest() == origin["sha256"] and load_file(path)

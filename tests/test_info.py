@@ -15,11 +15,13 @@ from s3e.config import load_config
 from s3e.costs import Meter, TrainingCost, network_costs, training_cost, training_costs
 from s3e.models.build import build_semantics, count_parameters
 from s3e.models.vgg import vgg_features
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 from tests.fixtures_data import write_coco, write_gopro
 
 SMALL = SimpleNamespace(entities=range(25), relations=range(14))
-SIZES, UNCAPTIONED = (info.Vocabularies(range(127), SMALL, (), told, "made up") for told in (True, False))
+SIZES, UNCAPTIONED = (
+    info.Vocabularies(range(127), SMALL, (), told, "made up") for told in (True, False)
+)
 
 REAL_UPDATES = """
 import torch
@@ -60,14 +62,24 @@ def paper():
 @cache
 def training(name, captioned=True, **overrides):
     """Cost of a training of the laptop's with short captions; `loss__pixel=0.0` sets loss.pixel."""
-    settings = {"text.max_words": 4, **{key.replace("__", "."): value for key, value in overrides.items()}}
-    return training_cost(name, load_config("laptop", overrides=settings), SIZES if captioned else UNCAPTIONED)
+    settings = {
+        "text.max_words": 4,
+        **{key.replace("__", "."): value for key, value in overrides.items()},
+    }
+    return training_cost(
+        name, load_config("laptop", overrides=settings), SIZES if captioned else UNCAPTIONED
+    )
 
 
 def networks(**overrides):
     """Costs of the same networks by name."""
-    settings = {"text.max_words": 4, **{key.replace("__", "."): value for key, value in overrides.items()}}
-    return {cost.name: cost for cost in network_costs(load_config("laptop", overrides=settings), SIZES)}
+    settings = {
+        "text.max_words": 4,
+        **{key.replace("__", "."): value for key, value in overrides.items()},
+    }
+    return {
+        cost.name: cost for cost in network_costs(load_config("laptop", overrides=settings), SIZES)
+    }
 
 
 def test_multiply_adds_of_one_convolution_and_one_product():
@@ -82,7 +94,9 @@ def test_multiply_adds_of_a_double_backward():
     with Meter() as meter:
         (gradient,) = torch.autograd.grad(layer(inputs).sum(), inputs, create_graph=True)
         gradient.square().sum().backward()
-    assert meter.macs == 3 * 4 * 10 * 7  # forward, gradient of the inputs, and its gradient to the weights
+    assert (
+        meter.macs == 3 * 4 * 10 * 7
+    )  # forward, gradient of the inputs, and its gradient to the weights
 
 
 def test_peak_counts_what_lives_at_once_and_shared_memory_once():
@@ -121,11 +135,16 @@ def test_networks_of_the_paper_size(paper):
 
 
 def test_features_of_vgg_count_where_a_loss_uses_them():
-    used = {"loss__perceptual": 1.0, "loss__vgg19_weights": "vgg19-dcbb9e9d.pth"}  # a file that need not be there
+    used = {
+        "loss__perceptual": 1.0,
+        "loss__vgg19_weights": "vgg19-dcbb9e9d.pth",
+    }  # a file that need not be there
     vgg = networks(**used)["VGG19"]
     assert vgg.parameters == count_parameters(vgg_features()) and vgg.shape == (256, 16, 16)
     with_it, without = training("train_b", **used), training("train_b")
-    assert with_it.macs - without.macs == 16 * 3 * vgg.macs  # of two photos, and back to one of them
+    assert (
+        with_it.macs - without.macs == 16 * 3 * vgg.macs
+    )  # of two photos, and back to one of them
     assert with_it.states - without.states == 4 * vgg.parameters
     assert "VGG19" not in networks() and training("train_b", loss__perceptual=1.0) == without
 
@@ -138,7 +157,9 @@ def test_weight_files_of_an_encoder_need_not_be_there():
 
 def test_no_embedding_no_row():
     embedding = networks()["embedding"]
-    assert embedding.shape == (7 * 32, 16, 16) and embedding.parameters == 4 * ((7 * 32 + 1) * 64 + (128 + 1) * 64)
+    assert embedding.shape == (7 * 32, 16, 16) and embedding.parameters == 4 * (
+        (7 * 32 + 1) * 64 + (128 + 1) * 64
+    )
     config = load_config("laptop", overrides={"text.max_words": 4, "model.embed_at": []})
     assert "embedding" not in [cost.name for cost in network_costs(config, SIZES)]
 
@@ -153,14 +174,25 @@ def test_updates_cost_three_times_their_forward_pass():
 
 def test_every_update_of_the_critic_is_counted():
     part = {name: cost.macs for name, cost in networks().items()}
-    few, many = (training("train_b", loss__gan="wgan-gp", loss__critic_updates=n).macs / 16 for n in (1, 3))
+    few, many = (
+        training("train_b", loss__gan="wgan-gp", loss__critic_updates=n).macs / 16 for n in (1, 3)
+    )
     more = (many - few) / 2 - part["generator"]
-    assert 11.5 * part["critic"] < more < 12.5 * part["critic"]  # real and fake 3 each, the penalty 6
-    reused = training("train_b", loss__gan="wgan-gp", loss__critic_updates=3, loss__critic_reuse=True).macs / 16
+    assert (
+        11.5 * part["critic"] < more < 12.5 * part["critic"]
+    )  # real and fake 3 each, the penalty 6
+    reused = (
+        training(
+            "train_b", loss__gan="wgan-gp", loss__critic_updates=3, loss__critic_reuse=True
+        ).macs
+        / 16
+    )
     assert many - reused == 2 * part["generator"]
     lsgan, none = (training("train_b", loss__adversarial=weight).macs / 16 for weight in (1.0, 0.0))
     assert 5.5 * part["critic"] < few - lsgan < 6.5 * part["critic"]
-    assert 7.5 * part["critic"] < lsgan - none < 8 * part["critic"]  # 6, and 2 for the generator's own term
+    assert (
+        7.5 * part["critic"] < lsgan - none < 8 * part["critic"]
+    )  # 6, and 2 for the generator's own term
 
 
 def test_distillation_reads_the_sharp_photo_too():
@@ -174,9 +206,13 @@ def test_memory_grows_with_the_batch_and_shrinks_in_parts():
     small, usual = training("train_b", train_b__batch=8), training("train_b")
     assert usual.states == small.states and usual.macs == 2 * small.macs
     assert 1.9 < (usual.memory - usual.states) / (small.memory - small.states) <= 2
-    assert training("train_b", runtime__devices=2) == TrainingCost("train_b", usual.macs, small.states, small.memory)
+    assert training("train_b", runtime__devices=2) == TrainingCost(
+        "train_b", usual.macs, small.states, small.memory
+    )
     in_turn = training("train_b", train_b__accumulate=2)
-    assert in_turn.macs - usual.macs == 16 * networks()["generator"].macs  # restored anew after the critic's update
+    assert (
+        in_turn.macs - usual.macs == 16 * networks()["generator"].macs
+    )  # restored anew after the critic's update
     assert in_turn.memory < small.memory  # the critic's activations are gone by then
 
 
@@ -184,11 +220,15 @@ def test_states_are_weights_moments_and_averages():
     part = {name: 4 * cost.parameters for name, cost in networks().items()}
     plain, averaged = training("train_b"), training("train_b", train_b__ema=0.99)
     assert plain.states == 3 * (part["generator"] + part["critic"])
-    assert averaged.states - plain.states == averaged.memory - plain.memory == part["generator"]  # not of the critic
+    assert (
+        averaged.states - plain.states == averaged.memory - plain.memory == part["generator"]
+    )  # not of the critic
 
 
 def test_precision_changes_memory_but_not_multiply_adds():
-    half, single, double = (training("train_b", runtime__precision=name) for name in ("bf16", "32", "64"))
+    half, single, double = (
+        training("train_b", runtime__precision=name) for name in ("bf16", "32", "64")
+    )
     assert half.macs == single.macs == double.macs and torch.get_default_dtype() == torch.float32
     assert half.states == single.states and 0.5 < half.memory / single.memory < 0.9
     assert 1.9 < double.memory / single.memory <= 2.01
@@ -203,14 +243,25 @@ def test_without_captions_semantics_are_frozen(monkeypatch):
     part = networks()
     learned = sum(part[name].parameters for name in ("encoder", "tree", "decoder"))
     assert taught.states - borrowed.states == 2 * 4 * learned  # moments
-    read = part["encoder"].macs + part["tree"].macs + 3 * part["embedding"].macs - 4 * (7 * 32 * 64 * 16 * 16)
-    assert borrowed.macs - training("train_b").macs == 16 * read  # forward only, no decoder, nothing back to the maps
+    read = (
+        part["encoder"].macs
+        + part["tree"].macs
+        + 3 * part["embedding"].macs
+        - 4 * (7 * 32 * 64 * 16 * 16)
+    )
+    assert (
+        borrowed.macs - training("train_b").macs == 16 * read
+    )  # forward only, no decoder, nothing back to the maps
     assert borrowed.macs < taught.macs and borrowed.memory < taught.memory
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is read as Linux reports it")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the peak of a process is read as Linux reports it"
+)
 def test_memory_is_near_what_an_update_takes():
-    done = subprocess.run([sys.executable, "-c", REAL_UPDATES], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", REAL_UPDATES], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     estimate = training("train_b", train_b__batch=24).memory
     assert 0.5 < int(done.stdout) / estimate < 2
@@ -218,7 +269,7 @@ def test_memory_is_near_what_an_update_takes():
 
 def test_paper_is_printed_without_data(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    short = ["train_c.batch=16", "loss.critic_updates=1", "text.max_words=4"]
+    short = ["train_c.batch=16", "loss.critic_steps=1", "text.max_words=4"]
     assert command_line.main(["info", "--profile", "paper", "--set", *short]) == 0
     printed = capsys.readouterr().out
     for text in (
@@ -226,23 +277,37 @@ def test_paper_is_printed_without_data(capsys, monkeypatch):
         "fallback    no VGG19 weights", "time: not known, for the device of this profile (cuda) is not here",
     ):  # fmt: skip
         assert text in printed
-    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.startswith("train_")}
+    rows = {
+        line.split()[0]: line.split() for line in printed.splitlines() if line.startswith("train_")
+    }
     assert list(rows) == ["train_tree", "train_a1", "train_a2", "train_b", "train_c"]
     assert rows["train_c"][1:3] == ["150,000", "16"] and rows["train_c"][-2:] == ["-", "-"]
 
 
 def test_vocabularies_are_those_of_the_corpus(tiny, corpus):
     sizes = info.counted(tiny, {})
-    assert sizes.words.words == corpus.words.words and sizes.labels.to_dict() == corpus.labels.to_dict()
-    assert sizes.captioned and list(sizes.categories) == corpus.categories and sizes.origin.endswith("of scenes")
+    assert (
+        sizes.words.words == corpus.words.words
+        and sizes.labels.to_dict() == corpus.labels.to_dict()
+    )
+    assert (
+        sizes.captioned
+        and list(sizes.categories) == corpus.categories
+        and sizes.origin.endswith("of scenes")
+    )
 
 
 def test_photos_are_counted_and_timed(tmp_path, capsys):
     write_coco(tmp_path)
     small = ["data.size=32", "train_b.batch=4", "text.min_count=6", "text.max_words=4"]
-    assert command_line.main(["info", "--profile", "smoke", "--data", str(tmp_path), "--set", *small]) == 0
+    assert (
+        command_line.main(["info", "--profile", "smoke", "--data", str(tmp_path), "--set", *small])
+        == 0
+    )
     printed = capsys.readouterr().out
-    assert f"counted in the training captions of {tmp_path}" in printed and "fallback" not in printed
+    assert (
+        f"counted in the training captions of {tmp_path}" in printed and "fallback" not in printed
+    )
     assert "measured now on this machine (cpu)" in printed
     assert any(line.startswith("train_b") and line.endswith("s") for line in printed.splitlines())
     more = info.counted(load_config("smoke", str(tmp_path)), {})
@@ -251,10 +316,17 @@ def test_photos_are_counted_and_timed(tmp_path, capsys):
 
 
 def test_borrowed_trees_bring_the_vocabulary_of_their_data(tmp_path):
-    write_gopro(tmp_path / "gopro", {"train/GOPR0001_07_00": 6, "train/GOPR0002_07_00": 6, "test/GOPR0003_07_00": 6})
+    write_gopro(
+        tmp_path / "gopro",
+        {"train/GOPR0001_07_00": 6, "train/GOPR0002_07_00": 6, "test/GOPR0003_07_00": 6},
+    )
     few = {"data.captioned": str(write_coco(tmp_path / "coco"))}
     sizes = info.counted(load_config("smoke", str(tmp_path / "gopro"), overrides=few), few)
-    assert not sizes.captioned and sizes.origin.endswith(str(tmp_path / "coco")) and sizes.categories == ()
+    assert (
+        not sizes.captioned
+        and sizes.origin.endswith(str(tmp_path / "coco"))
+        and sizes.categories == ()
+    )
     lost = {"data.captioned": str(tmp_path / "nowhere")}
     with pytest.raises(S3EError, match="data.captioned = .* is no folder"):
         info.counted(load_config("smoke", str(tmp_path / "gopro"), overrides=lost), lost)
@@ -293,8 +365,12 @@ def test_durations_are_readable():
 )
 def test_only_the_module_of_the_command_is_imported(command, loaded, monkeypatch):
     names = []
-    module = SimpleNamespace(configure=lambda parser: parser.add_argument("rest", nargs="*"), execute=len)
-    monkeypatch.setattr(command_line.importlib, "import_module", lambda name: names.append(name) or module)
+    module = SimpleNamespace(
+        configure=lambda parser: parser.add_argument("rest", nargs="*"), execute=len
+    )
+    monkeypatch.setattr(
+        command_line.importlib, "import_module", lambda name: names.append(name) or module
+    )
     parser = command_line.parser(command)
     assert names == ([loaded] if loaded else [])
     if loaded:
@@ -303,5 +379,7 @@ def test_only_the_module_of_the_command_is_imported(command, loaded, monkeypatch
 
 def test_checking_data_does_not_wait_for_torch():
     script = "import sys; from s3e.__main__ import parser; parser(['data', 'check']); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "False\n", done.stderr

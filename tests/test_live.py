@@ -13,10 +13,10 @@ from torch import nn
 
 from s3e.config import VARIANTS, load_config
 from s3e.models.build import build_critic, build_model
-from s3e.paths import S3EError
 from s3e.report import curves, live
 from s3e.training import effects
 from s3e.training.stages import new_source, train_deblurrer
+from s3e.utils import S3EError
 from tests.conftest import TINY
 
 CELL = """
@@ -31,7 +31,9 @@ with live.follow({folder!r}, "toy", every={every}) as watch:
 
 
 def write_log(folder, *rows):
-    pd.DataFrame(rows, columns=["step", "pixel", "critic"]).to_csv(folder / "log_toy.csv", index=False)
+    pd.DataFrame(rows, columns=["step", "pixel", "critic"]).to_csv(
+        folder / "log_toy.csv", index=False
+    )
 
 
 def test_a_notebook_keeps_one_picture_of_the_whole_log(tmp_path):
@@ -82,9 +84,13 @@ def test_a_failing_training_shows_its_own_error(tmp_path, monkeypatch):
 def test_log_carries_the_validation_score(tmp_path):
     write_log(tmp_path, (10, 3.0, 1.0), (20, 2.0, 1.0), (30, 1.0, 1.0))
     assert list(live.read_log(tmp_path, "toy").columns) == ["step", "pixel", "critic"]
-    pd.DataFrame({"step": [15, 30], "score": [21.0, 22.0]}).to_csv(tmp_path / "validation_toy.csv", index=False)
+    pd.DataFrame({"step": [15, 30], "score": [21.0, 22.0]}).to_csv(
+        tmp_path / "validation_toy.csv", index=False
+    )
     figure = curves.losses(live.read_log(tmp_path, "toy"))
-    lines = {axes.get_title(loc="left"): axes.lines[0].get_xydata().tolist() for axes in figure.axes}
+    lines = {
+        axes.get_title(loc="left"): axes.lines[0].get_xydata().tolist() for axes in figure.axes
+    }
     assert lines["validation"] == [[15, 21], [30, 22]]
     assert lines["pixel"] == [[10, 3], [20, 2], [30, 1]]
     assert [axes.get_ylabel() for axes in figure.axes] == ["weighted loss", "", "PSNR (dB)"]
@@ -102,7 +108,10 @@ def test_titles_of_six_losses_are_not_cut():
 def test_snapshots_are_those_of_one_training_in_order(tmp_path):
     (tmp_path / "progress").mkdir()
     for name, step in (("toy", 30), ("toy", 0), ("toy_a2", 5)):
-        np.savez(tmp_path / "progress" / f"{name}_{step:07d}.npz", restored=np.full((2, 8, 8, 3), step, np.uint8))
+        np.savez(
+            tmp_path / "progress" / f"{name}_{step:07d}.npz",
+            restored=np.full((2, 8, 8, 3), step, np.uint8),
+        )
     found = live.snapshots(tmp_path, "toy")
     assert list(found) == [0, 30] and found[30]["restored"].max() == 30
     with pytest.raises(S3EError, match="no samples of the training 'other'"):
@@ -111,7 +120,10 @@ def test_snapshots_are_those_of_one_training_in_order(tmp_path):
 
 def test_pictures_of_progress_name_their_updates():
     generator = np.random.default_rng(0)
-    images = {name: generator.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8) for name in ("blurred", "sharp")}
+    images = {
+        name: generator.integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+        for name in ("blurred", "sharp")
+    }
     moments = {step: {**images, "restored": images["sharp"] // 2} for step in (0, 8, 80)}
     titles = [axes.get_title() for axes in curves.restorations(moments).axes[:5]]
     assert titles == ["blurred input", "update 0", "update 8", "update 80", "sharp"]
@@ -134,7 +146,11 @@ def test_direction_is_scaled_around_grey():
 
 def test_norms_have_the_closed_form():
     first, second, idle = (nn.Parameter(torch.ones(2)) for _ in range(3))
-    terms = {"both": 3 * first[0] + 4 * first[1] + 2 * second[0], "one": -second.sum(), "none": torch.tensor(1.0)}
+    terms = {
+        "both": 3 * first[0] + 4 * first[1] + 2 * second[0],
+        "one": -second.sum(),
+        "none": torch.tensor(1.0),
+    }
     table = effects._norms(terms, {"first": [first], "second": [second, idle]})
     assert table.loc["both"].tolist() == pytest.approx([5, 2])
     assert table.loc["one"].tolist() == pytest.approx([0, 2**0.5])
@@ -157,8 +173,14 @@ def test_semantic_losses_reach_what_they_can(tiny, corpus):
     table = effects.of_semantics(source, batch, config, tree=True, caption=True, distillation=True)
     assert list(table.columns) == ["encoder", "tree", "decoder"]
     reached = {term: (row > 0).tolist() for term, row in table.iterrows()}
-    assert reached == {"tree": [True, True, False], "caption": [True] * 3, "distillation": [True, False, False]}
-    assert list(effects.of_semantics(source, batch, config, tree=True, caption=False).index) == ["tree"]
+    assert reached == {
+        "tree": [True, True, False],
+        "caption": [True] * 3,
+        "distillation": [True, False, False],
+    }
+    assert list(effects.of_semantics(source, batch, config, tree=True, caption=False).index) == [
+        "tree"
+    ]
     twice = load_config("smoke", overrides={**TINY, "loss.tree": 0.2})
     double = effects.of_semantics(source, batch, twice, tree=True, caption=False)
     assert (double.loc["tree"] / 2).tolist() == pytest.approx(table.loc["tree"].tolist(), rel=1e-5)
@@ -172,19 +194,26 @@ def test_deblurring_losses_reach_the_tree_unless_detached_or_frozen(tiny, corpus
     assert list(table.columns) == ["encoder", "tree", "decoder", "embedding", "generator"]
     assert list(table.index) == ["pixel", "adversarial", "tree", "caption"]
     assert (table.loc["pixel", ["encoder", "tree", "embedding", "generator"]] > 0).all()
-    assert table.loc["pixel", "decoder"] == 0 and (table.loc["caption", ["embedding", "generator"]] == 0).all()
+    assert (
+        table.loc["pixel", "decoder"] == 0
+        and (table.loc["caption", ["embedding", "generator"]] == 0).all()
+    )
     networks[0].generator.embed.requires_grad_(False)
     apart = effects.of_deblurring(*networks, batch, config, VARIANTS["full"])
-    assert (apart.embedding == 0).all() and apart.generator.tolist() == pytest.approx(table.generator.tolist())
+    assert (apart.embedding == 0).all() and apart.generator.tolist() == pytest.approx(
+        table.generator.tolist()
+    )
     *networks, batch, config = arm(tiny, corpus, **{"loss.detach_semantics": True})
     detached = effects.of_deblurring(*networks, batch, config, VARIANTS["full"])
-    assert (detached.loc["pixel", ["encoder", "tree"]] == 0).all() and detached.loc["pixel", "embedding"] > 0
+    assert (detached.loc["pixel", ["encoder", "tree"]] == 0).all() and detached.loc[
+        "pixel", "embedding"
+    ] > 0
     model, critic, batch, config = arm(tiny, corpus, "frozen")
     model.semantics.requires_grad_(False)
     frozen = effects.of_deblurring(model, critic, batch, config, VARIANTS["frozen"])
-    assert list(frozen.index) == ["pixel", "adversarial"] and (frozen[["encoder", "tree", "decoder"]] == 0).all(
-        axis=None
-    )
+    assert list(frozen.index) == ["pixel", "adversarial"] and (
+        frozen[["encoder", "tree", "decoder"]] == 0
+    ).all(axis=None)
 
 
 def test_the_baseline_has_a_generator_only(tiny, corpus):
@@ -202,7 +231,10 @@ def test_photos_move_towards_a_lower_loss(tiny, corpus):
     assert torch.allclose(torch.from_numpy(wishes["pixel"]), expected, atol=1e-7)
     moved = restored + 0.1 * torch.from_numpy(wishes["adversarial"]).permute(0, 3, 1, 2)
     critic.requires_grad_(False)
-    pairs = [effects.image_terms(config.loss, critic, None, photos, batch.sharp) for photos in (restored, moved)]
+    pairs = [
+        effects.image_terms(config.loss, critic, None, photos, batch.sharp)
+        for photos in (restored, moved)
+    ]
     before, after = (float(terms["adversarial"]) for terms in pairs)
     assert after < before
 
@@ -223,7 +255,12 @@ def test_training_is_left_as_it_was(tiny, corpus):
 
 
 def test_terms_are_those_of_the_training(corpus, tmp_path):
-    once = {"train_c.updates": 1, "runtime.log_every": 1, "runtime.save_every": 1, "model.dropout": 0.0}
+    once = {
+        "train_c.steps": 1,
+        "runtime.log_every": 1,
+        "runtime.save_every": 1,
+        "model.dropout": 0.0,
+    }
     model, critic, _, config = arm(None, corpus, "baseline", **once)
     settings, loss = config.train_c, config.loss
     batch = corpus.train.draw(settings.batch, "severe", 0, config.seed, "deblurring", "toy")

@@ -42,7 +42,9 @@ def by_skimage(x, y, data_range):
 @pytest.fixture(scope="module")
 def pair():
     sharp = data.astronaut()[100:228, 150:278]
-    blurred = np.rint(convolve1d(sharp.astype(float), np.ones(15) / 15, axis=1, mode="reflect")).astype(np.uint8)
+    blurred = np.rint(
+        convolve1d(sharp.astype(float), np.ones(15) / 15, axis=1, mode="reflect")
+    ).astype(np.uint8)
     return blurred, sharp
 
 
@@ -62,7 +64,9 @@ def test_every_size_equals_scikit_image(height, width):
     sharp = data.astronaut()[:height, :width]
     near = np.clip(sharp + generator.normal(0, 9, sharp.shape), 0, 255).astype(np.uint8)
     noise = generator.integers(0, 256, sharp.shape, np.uint8)
-    bright = np.where(noise < 128, 254, 255).astype(np.uint8)  # nearly flat: single precision would be off by 1e-5
+    bright = np.where(noise < 128, 254, 255).astype(
+        np.uint8
+    )  # nearly flat: single precision would be off by 1e-5
     for first, second in [(near, sharp), (noise, sharp), (bright, np.full_like(bright, 255))]:
         expected = by_skimage(first, second, 255)
         assert (psnr(first, second), ssim(first, second)) == pytest.approx(expected, abs=1e-6)
@@ -73,7 +77,9 @@ def test_every_size_equals_scikit_image(height, width):
 def test_every_range_and_precision_equals_scikit_image(pair, dtype, low, high):
     first, second = ((image / 255 * (high - low) + low).astype(dtype) for image in pair)
     expected = by_skimage(first, second, high - low)
-    assert (psnr(first, second, high - low), ssim(first, second, high - low)) == pytest.approx(expected, abs=1e-6)
+    assert (psnr(first, second, high - low), ssim(first, second, high - low)) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_one_picture_scores_the_same_as_bytes_and_as_floats(pair):
@@ -82,7 +88,9 @@ def test_one_picture_scores_the_same_as_bytes_and_as_floats(pair):
     assert psnr(*unit, 1) == pytest.approx(psnr(*pair), abs=1e-9)
     assert psnr(*signed, 2) == pytest.approx(psnr(*pair), abs=1e-9)
     assert ssim(*unit, 1) == pytest.approx(ssim(*pair), abs=1e-9)
-    assert ssim(*signed, 2) != pytest.approx(ssim(*pair), abs=1e-3)  # SSIM's luminance term wants black at 0
+    assert ssim(*signed, 2) != pytest.approx(
+        ssim(*pair), abs=1e-3
+    )  # SSIM's luminance term wants black at 0
 
 
 def test_pictures_need_not_lie_in_one_piece_of_memory(pair):
@@ -93,7 +101,15 @@ def test_pictures_need_not_lie_in_one_piece_of_memory(pair):
 def test_the_protocol_is_what_is_computed(pair, monkeypatch):
     words = image.PROTOCOL
     assert words == image.Protocol().sentence
-    for part in ("RGB", "clamped and rounded to 8 bit", "range 255", "11 x 11", "sigma 1.5", "100 dB", "no border"):
+    for part in (
+        "RGB",
+        "clamped and rounded to 8 bit",
+        "range 255",
+        "11 x 11",
+        "sigma 1.5",
+        "100 dB",
+        "no border",
+    ):
         assert part in words
     other = replace(image.DEFINITION, window=7, sigma=1.0, cap=60.0)
     before = ssim(*pair)
@@ -122,7 +138,12 @@ def test_a_batch_is_scored_image_by_image(pair):
 
 def test_rounding_and_clamping():
     assert to_uint8(np.array([-2, -1, 0, 1, 3]), low=-1).tolist() == [0, 0, 128, 255, 255]
-    assert to_uint8(np.array([-0.1, 0.499 / 255, 0.501 / 255, 1.2]), low=0).tolist() == [0, 0, 1, 255]
+    assert to_uint8(np.array([-0.1, 0.499 / 255, 0.501 / 255, 1.2]), low=0).tolist() == [
+        0,
+        0,
+        1,
+        255,
+    ]
     levels = np.arange(256, dtype=np.uint8)
     assert np.array_equal(to_uint8((levels / 127.5 - 1).astype(np.float32), low=-1), levels)
     with pytest.raises(ValueError, match="NaN"):
@@ -171,13 +192,20 @@ def test_every_definition_gives_the_number_of_its_library(astronaut):
     found = {(row.metric, row.definition): row.value for row in scores.itertuples()}
     assert len(found) == len(definitions.DEFINITIONS)
     for key, expected in MEASURED.items():
-        assert found[key] == pytest.approx(expected, abs=0.6 * 10 ** -len(str(expected).split(".")[1])), key
+        assert found[key] == pytest.approx(
+            expected, abs=0.6 * 10 ** -len(str(expected).split(".")[1])
+        ), key
 
 
 def test_luma_and_border_by_definition(astronaut):
     found = {(item.metric, item.name): item.score(*astronaut) for item in definitions.DEFINITIONS}
-    y = [(65.481 * item[..., 0] + 128.553 * item[..., 1] + 24.966 * item[..., 2]) / 255 for item in astronaut]
-    assert found["psnr", "Y channel"] == pytest.approx(10 * np.log10(255**2 / np.mean((y[0] - y[1]) ** 2)), abs=1e-9)
+    y = [
+        (65.481 * item[..., 0] + 128.553 * item[..., 1] + 24.966 * item[..., 2]) / 255
+        for item in astronaut
+    ]
+    assert found["psnr", "Y channel"] == pytest.approx(
+        10 * np.log10(255**2 / np.mean((y[0] - y[1]) ** 2)), abs=1e-9
+    )
     inner = [item[4:-4, 4:-4] for item in astronaut]
     assert found["psnr", "border of 4 px cropped"] == pytest.approx(psnr(*inner), abs=1e-9)
 
@@ -185,7 +213,11 @@ def test_luma_and_border_by_definition(astronaut):
 def test_pooling_is_not_averaging():
     flat = np.full((2, 12, 12, 3), 100, np.uint8)
     off = flat + np.array([1, 9], np.uint8)[:, None, None, None]
-    scores = definition_scores({"off": off, "same": flat}, flat).set_index(["variant", "metric", "definition"]).value
+    scores = (
+        definition_scores({"off": off, "same": flat}, flat)
+        .set_index(["variant", "metric", "definition"])
+        .value
+    )
     each = [20 * np.log10(255 / step) for step in (1, 9)]
     assert scores["off", "psnr", "this suite"] == pytest.approx(np.mean(each))
     assert scores["off", "psnr", "pooled over images"] == pytest.approx(10 * np.log10(255**2 / 41))
@@ -219,13 +251,23 @@ def test_swapped_pairs_are_found_and_told():
 
 
 def test_table_a1(astronaut):
-    made = table(frame(baseline=(20.0, 25.0), full=(20.5, 24.0), blurred=(10.0, 11.0)), "Profile x.")
+    made = table(
+        frame(baseline=(20.0, 25.0), full=(20.5, 24.0), blurred=(10.0, 11.0)), "Profile x."
+    )
     text = markdown(made)
     assert made.name == "tableA1_definitions" and len(made.cells) == len(definitions.DEFINITIONS)
     assert "Profile x." in made.caption and image.PROTOCOL in made.notes
     assert "(PSNR Y channel), none of them further apart than 0.500 dB" in made.notes[0]
-    assert made.cells["pairs swapped"].tolist().count("1") == 1 and "S3E-Deblur" in text and "20.50" in text
-    alike = table(definition_scores({"blurred": astronaut[0][None], "full": astronaut[1][None]}, astronaut[1][None]))
+    assert (
+        made.cells["pairs swapped"].tolist().count("1") == 1
+        and "S3E-Deblur" in text
+        and "20.50" in text
+    )
+    alike = table(
+        definition_scores(
+            {"blurred": astronaut[0][None], "full": astronaut[1][None]}, astronaut[1][None]
+        )
+    )
     assert "runs from 1.000 to 1.000. All definitions rank the 2 outputs alike." in alike.notes[0]
 
 
@@ -233,8 +275,12 @@ def test_outputs_are_read_for_the_arms_that_kept_them(corpus, tmp_path, monkeypa
     for name in ("full-s0", "baseline-s0", "frozen-s0"):
         (tmp_path / name).mkdir()
     np.save(tmp_path / "full-s0" / "restored_test.npy", np.asarray(corpus.test.sharp))
-    np.save(tmp_path / "baseline-s0" / "restored_test.npy", np.asarray(corpus.test.blurred["light"]))
+    np.save(
+        tmp_path / "baseline-s0" / "restored_test.npy", np.asarray(corpus.test.blurred["light"])
+    )
     monkeypatch.setattr(definitions, "PHOTOS", 5)
     outputs, sharp = definitions.read_outputs(corpus, sorted(tmp_path.iterdir()), "severe")
-    assert list(outputs) == ["blurred", "baseline", "full"] and np.array_equal(outputs["full"], sharp)
+    assert list(outputs) == ["blurred", "baseline", "full"] and np.array_equal(
+        outputs["full"], sharp
+    )
     assert len(sharp) == 5 and np.array_equal(outputs["blurred"], corpus.test.blurred["severe"][:5])

@@ -20,7 +20,7 @@ from s3e.models.generator import Dropout, Generator
 from s3e.models.nafnet import NAFBlock, NAFNet
 from s3e.models.resnet import ResNet
 from s3e.models.tree import S3Tree, VectorTree
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,27 @@ def shapes(network, layers, *sides):
 
 
 def convolutions(network):
-    return [layer for layer in network if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    return [
+        layer for layer in network if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+    ]
 
 
 def test_generator_shapes_by_layer_are_those_of_the_paper(paper):
     generator = build_generator(paper)
-    layers = [*convolutions(generator.encoder), *generator.trunk, *convolutions(generator.decoder), generator]
+    layers = [
+        *convolutions(generator.encoder),
+        *generator.trunk,
+        *convolutions(generator.decoder),
+        generator,
+    ]
     outside = [(64, 256, 256), (128, 128, 128), (256, 64, 64)]
-    expected = [*outside, *[(256, 64, 64)] * 9, *outside[1::-1], (3, 256, 256), (3, 256, 256)]  # specification 3.1
+    expected = [
+        *outside,
+        *[(256, 64, 64)] * 9,
+        *outside[1::-1],
+        (3, 256, 256),
+        (3, 256, 256),
+    ]  # specification 3.1
     assert shapes(generator, layers, 256, 256) == expected
     for block in generator.trunk:
         assert [layer.weight.shape for layer in convolutions(block.body)] == [(256, 256, 3, 3)] * 2
@@ -65,7 +78,13 @@ def test_generator_shapes_by_layer_are_those_of_the_paper(paper):
 def test_critic_shapes_by_layer_are_those_of_the_paper(paper):
     critic = build_critic(paper)
     layers = [layer for layer in critic.modules() if isinstance(layer, torch.nn.Conv2d)]
-    expected = [(64, 129, 129), (128, 65, 65), (256, 33, 33), (512, 34, 34), (1, 35, 35)]  # specification 3.2
+    expected = [
+        (64, 129, 129),
+        (128, 65, 65),
+        (256, 33, 33),
+        (512, 34, 34),
+        (1, 35, 35),
+    ]  # specification 3.2
     assert shapes(critic, layers, 256, 256) == expected
 
 
@@ -82,24 +101,52 @@ def test_encoder_refuses_other_sizes():
 
 
 def test_resnet_has_the_public_names_and_sizes():
-    for kind, numbers in (("resnet50", 8_543_296), ("resnet101", 27_535_424)):  # of torchvision, up to layer3
+    for kind, numbers in (
+        ("resnet50", 8_543_296),
+        ("resnet101", 27_535_424),
+    ):  # of torchvision, up to layer3
         with torch.device("meta"):
             encoder = ResNet(kind=kind, size=256, channels=512)
         state = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
         assert count_parameters(encoder) - count_parameters(encoder.project) == numbers
         assert state["conv1.weight"] == (64, 3, 7, 7) and state["bn1.running_mean"] == (64,)
-        assert state["layer1.0.conv1.weight"] == (64, 64, 1, 1) and state["layer1.2.conv3.weight"] == (256, 64, 1, 1)
+        assert state["layer1.0.conv1.weight"] == (64, 64, 1, 1) and state[
+            "layer1.2.conv3.weight"
+        ] == (256, 64, 1, 1)
         assert state["layer1.0.downsample.0.weight"] == (256, 64, 1, 1)
-        assert state["layer2.0.conv2.weight"] == (128, 128, 3, 3) and state["layer2.0.downsample.1.bias"] == (512,)
+        assert state["layer2.0.conv2.weight"] == (128, 128, 3, 3) and state[
+            "layer2.0.downsample.1.bias"
+        ] == (512,)
         assert state["layer3.0.downsample.0.weight"] == (1024, 512, 1, 1)
         assert f"layer3.{5 if kind == 'resnet50' else 22}.bn3.running_var" in state
-        assert {name.split(".")[0] for name in state} == {"conv1", "bn1", "layer1", "layer2", "layer3", "project"}
+        assert {name.split(".")[0] for name in state} == {
+            "conv1",
+            "bn1",
+            "layer1",
+            "layer2",
+            "layer3",
+            "project",
+        }
 
 
 def test_resnet_shapes_by_layer():
     encoder = ResNet(kind="resnet50", size=256, channels=512)
-    layers = [encoder.conv1, encoder.maxpool, encoder.layer1, encoder.layer2, encoder.layer2[0].conv1, encoder.layer3]
-    expected = [(64, 128, 128), (64, 64, 64), (256, 64, 64), (128, 64, 64), (512, 32, 32), (1024, 16, 16)]
+    layers = [
+        encoder.conv1,
+        encoder.maxpool,
+        encoder.layer1,
+        encoder.layer2,
+        encoder.layer2[0].conv1,
+        encoder.layer3,
+    ]
+    expected = [
+        (64, 128, 128),
+        (64, 64, 64),
+        (256, 64, 64),
+        (128, 64, 64),
+        (512, 32, 32),
+        (1024, 16, 16),
+    ]
     assert shapes(encoder, layers, 256, 256) == expected
 
 
@@ -155,7 +202,9 @@ def test_generator_is_bounded_and_needs_valid_places():
 @pytest.mark.parametrize("places", [[0], [0, 1]])
 def test_embedding_changes_nothing_at_first_and_something_later(backbone, fuse, places):
     dropout = {"dropout": 0.0} if backbone is Generator else {}
-    generator = backbone(width=4, blocks=2, map_channels=6, embed_at=places, fuse=fuse, **dropout).eval()
+    generator = backbone(
+        width=4, blocks=2, map_channels=6, embed_at=places, fuse=fuse, **dropout
+    ).eval()
     awaken(generator)
     blurred, maps = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 6, 16, 16)
     with torch.no_grad():
@@ -191,9 +240,9 @@ def published_block(block, x):
     mixed = gate(block.spread(conv(block.widen[0], norm(block.norms[0], x))))
     mixed = mixed * conv(block.attention, mixed.mean((2, 3), keepdim=True))
     x = x + conv(block.narrow[0], mixed) * block.beta.view(1, -1, 1, 1)
-    return x + conv(block.narrow[1], gate(conv(block.widen[1], norm(block.norms[1], x)))) * block.gamma.view(
-        1, -1, 1, 1
-    )
+    return x + conv(
+        block.narrow[1], gate(conv(block.widen[1], norm(block.norms[1], x)))
+    ) * block.gamma.view(1, -1, 1, 1)
 
 
 def test_nafnet_block_follows_its_formulas():
@@ -203,7 +252,9 @@ def test_nafnet_block_follows_its_formulas():
         torch.nn.init.normal_(weight)
     x = torch.randn(2, 6, 5, 7, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(block(x), published_block(block, x))
-    assert torch.autograd.gradcheck(NAFBlock(2).double(), torch.randn(1, 2, 3, 3).double().requires_grad_())
+    assert torch.autograd.gradcheck(
+        NAFBlock(2).double(), torch.randn(1, 2, 3, 3).double().requires_grad_()
+    )
 
 
 def test_nafnet_is_the_published_network():
@@ -211,12 +262,17 @@ def test_nafnet_is_the_published_network():
     with torch.device("meta"):
         network = build_generator(load_config("smoke", overrides=settings))
     blocks = [layer for layer in network.modules() if isinstance(layer, NAFBlock)]
-    counts = {width: sum(block.beta.numel() == width for block in blocks) for width in (32, 64, 128, 256, 512)}
+    counts = {
+        width: sum(block.beta.numel() == width for block in blocks)
+        for width in (32, 64, 128, 256, 512)
+    }
     assert counts == {32: 2, 64: 2, 128: 2, 256: 29, 512: 1}
     by_hand = sum(count * (7 * width**2 + 33 * width) for width, count in counts.items())  # blocks
     by_hand += sum(8 * width**2 + 2 * width for width in (32, 64, 128, 256))  # halving the side
     by_hand += sum(2 * width**2 for width in (512, 256, 128, 64))  # doubling it
-    assert count_parameters(network) == by_hand + 896 + 867 == 17_111_907  # first and last convolution
+    assert (
+        count_parameters(network) == by_hand + 896 + 867 == 17_111_907
+    )  # first and last convolution
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, 256, 256, device="meta"))
     assert counter.get_total_flops() / 2e9 == pytest.approx(15.96, abs=0.01)
@@ -225,8 +281,23 @@ def test_nafnet_is_the_published_network():
 def test_nafnet_shapes_by_stage():
     with torch.device("meta"):
         network = NAFNet(width=32, blocks=2)
-    layers = [network.intro, *network.encoder, *network.trunk, network.middle, *network.decoder, network.ending]
-    expected = [(32, 48, 80), (32, 48, 80), (64, 24, 40), (128, 12, 20), (256, 6, 10), (256, 6, 10), (512, 3, 5)]
+    layers = [
+        network.intro,
+        *network.encoder,
+        *network.trunk,
+        network.middle,
+        *network.decoder,
+        network.ending,
+    ]
+    expected = [
+        (32, 48, 80),
+        (32, 48, 80),
+        (64, 24, 40),
+        (128, 12, 20),
+        (256, 6, 10),
+        (256, 6, 10),
+        (512, 3, 5),
+    ]
     expected += [(256, 6, 10), (128, 12, 20), (64, 24, 40), (32, 48, 80), (3, 48, 80)]
     assert shapes(network, layers, 48, 80) == expected
 
@@ -241,9 +312,13 @@ def test_nafnet_in_every_precision_and_memory_format():
     with torch.autocast("cpu", torch.bfloat16):
         rough = network(blurred, maps)
     rough.mean().backward()
-    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
+    assert all(
+        weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters()
+    )
     torch.testing.assert_close(rough, expected, atol=0.05, rtol=0)
-    torch.testing.assert_close(network.to(memory_format=torch.channels_last)(blurred, maps), expected)
+    torch.testing.assert_close(
+        network.to(memory_format=torch.channels_last)(blurred, maps), expected
+    )
     torch.testing.assert_close(network.double()(blurred.double(), maps.double()).float(), expected)
 
 
@@ -260,7 +335,10 @@ def test_nafnet_starts_alike_with_and_without_maps_and_checks_places():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_builds_and_starts_at_the_baseline(tiny, corpus, variant):
     batch = corpus.train.draw(4, "severe", 0, "test")
-    model, baseline = build_model(tiny, corpus, variant).eval(), build_model(tiny, corpus, "baseline").eval()
+    model, baseline = (
+        build_model(tiny, corpus, variant).eval(),
+        build_model(tiny, corpus, "baseline").eval(),
+    )
     baseline.generator.load_state_dict(model.generator.state_dict(), strict=False)
     with torch.no_grad():
         assert torch.equal(model(batch)[0], baseline(batch)[0])
@@ -275,7 +353,9 @@ def embedded_gradient(tiny, corpus, **switches):
     batch = corpus.train.draw(4, "severe", 0, "test")
     restored, _ = model(batch)
     (restored - batch.sharp).abs().mean().backward()
-    return sum(float(p.grad.abs().sum()) for p in model.semantics.tree.parameters() if p.grad is not None)
+    return sum(
+        float(p.grad.abs().sum()) for p in model.semantics.tree.parameters() if p.grad is not None
+    )
 
 
 def test_deblurring_loss_reaches_the_tree_unless_detached(tiny, corpus):
@@ -295,7 +375,9 @@ def test_oracle_reads_the_sharp_photo_and_full_does_not(tiny, corpus):
     for variant, same in (("oracle", False), ("full", True)):
         model = build_model(tiny, corpus, variant).eval()
         maps = model.read(batch).maps
-        sharpened = type(batch)(batch.ids, torch.zeros_like(batch.sharp), batch.blurred, batch.words, batch.tree, None)
+        sharpened = type(batch)(
+            batch.ids, torch.zeros_like(batch.sharp), batch.blurred, batch.words, batch.tree, None
+        )
         assert torch.equal(maps, model.read(sharpened).maps) is same
 
 
@@ -312,7 +394,9 @@ def test_label_maps_are_class_shares(tiny, corpus):
 def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tmp_path):
     model = build_model(tiny, corpus, "full")
     save_weights(model.semantics, tmp_path / "a.safetensors")
-    other = build_semantics(load_config("smoke", seed=3, overrides={"data.size": 32}), corpus, "tree")
+    other = build_semantics(
+        load_config("smoke", seed=3, overrides={"data.size": 32}), corpus, "tree"
+    )
     load_weights(other, tmp_path / "a.safetensors")
     for name, value in model.semantics.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
@@ -333,7 +417,10 @@ def test_dropout_drops_the_share_and_keeps_the_mean(share, count):
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - share)), rtol=1e-4, atol=0)
     if count > 1000:
         assert float((dropped == 0).double().mean()) == pytest.approx(share, abs=0.01)
-        odd, even = dropped[::4] == 0, dropped[1::4] == 0  # neighbours share random bits, and must not share fates
+        odd, even = (
+            dropped[::4] == 0,
+            dropped[1::4] == 0,
+        )  # neighbours share random bits, and must not share fates
         assert float((odd & even).double().mean()) == pytest.approx(share**2, abs=0.02)
     (gradient,) = torch.autograd.grad(dropped.sum(), ones)
     assert torch.equal(gradient, dropped.detach()) and torch.equal(layer.eval()(ones), ones)

@@ -18,7 +18,10 @@ def package(references, captions):
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    gts, res = dict(enumerate(map(list, references))), {i: [text] for i, text in enumerate(captions)}
+    gts, res = (
+        dict(enumerate(map(list, references))),
+        {i: [text] for i, text in enumerate(captions)},
+    )
     values = [*bleu.compute_score(gts, res, verbose=0)[0], Rouge().compute_score(gts, res)[0]]
     return [*values, Cider().compute_score(gts, res)[0]]
 
@@ -26,7 +29,10 @@ def package(references, captions):
 def per_image(references, captions):
     """The package's CIDEr-D of each image, with the document frequencies of all references."""
     cider = pytest.importorskip("pycocoevalcap.cider.cider").Cider()
-    gts, res = dict(enumerate(map(list, references))), {i: [text] for i, text in enumerate(captions)}
+    gts, res = (
+        dict(enumerate(map(list, references))),
+        {i: [text] for i, text in enumerate(captions)},
+    )
     return cider.compute_score(gts, res)[1]
 
 
@@ -37,7 +43,9 @@ def some(generator, images, words=12):
         return " ".join(f"w{i}" for i in generator.integers(words, size=generator.integers(0, 14)))
 
     references = [[text() for _ in range(generator.integers(1, 6))] for _ in range(images)]
-    return references, [text() if generator.random() < 0.5 else str(generator.choice(group)) for group in references]
+    return references, [
+        text() if generator.random() < 0.5 else str(generator.choice(group)) for group in references
+    ]
 
 
 def test_random_captions_equal_the_package():
@@ -76,7 +84,9 @@ def test_a_resample_is_the_set_with_images_repeated():
     frozen = per_image(references, captions)
     for number, row in enumerate(counts.astype(int)):
         rows = np.repeat(np.arange(12), row)
-        expected = package([references[i] for i in rows], [captions[i] for i in rows])[:-1] + [frozen[rows].mean()]
+        expected = package([references[i] for i in rows], [captions[i] for i in rows])[:-1] + [
+            frozen[rows].mean()
+        ]
         assert [found[name][number] for name in NAMES] == pytest.approx(expected, abs=1e-9)
 
 
@@ -88,9 +98,16 @@ def test_frozen_document_frequencies_serve_parts_single_images_and_other_sets():
         part = Statistics.of([references[i] for i in rows], [captions[i] for i in rows], references)
         assert part.scores()["CIDEr"] == pytest.approx(frozen[list(rows)].mean(), abs=1e-9)
     new = Statistics.of([["w1 w2 zebra"], ["w3"]], ["w1 zebra", "w3"], references)
-    known = [sum(any(word in text.split() for text in group) for group in references) for word in ("w1", "w2")]
-    weights = np.log(len(references) / np.array([*known, 1]))  # a word that no document has weighs as if one had it
-    cosine = (weights[[0, 2]] ** 2).sum() / np.sqrt((weights**2).sum() * (weights[[0, 2]] ** 2).sum())
+    known = [
+        sum(any(word in text.split() for text in group) for group in references)
+        for word in ("w1", "w2")
+    ]
+    weights = np.log(
+        len(references) / np.array([*known, 1])
+    )  # a word that no document has weighs as if one had it
+    cosine = (weights[[0, 2]] ** 2).sum() / np.sqrt(
+        (weights**2).sum() * (weights[[0, 2]] ** 2).sum()
+    )
     assert new.table[0, -1] == pytest.approx(10 / 4 * cosine * np.exp(-1 / 72), abs=1e-9)
 
 
@@ -110,4 +127,6 @@ def test_long_and_empty_texts():
         package(references, captions), abs=1e-9
     )
     nothing = list(Statistics.of([[""], [""]], ["", ""]).scores().values())
-    assert nothing[4] == 1 and np.isnan(nothing[5])  # as the package: two empty texts agree; nothing can be told apart
+    assert nothing[4] == 1 and np.isnan(
+        nothing[5]
+    )  # as the package: two empty texts agree; nothing can be told apart

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s3e import lexicon, spacy_backend
 from s3e.parsing import IGNORE, INVERSES, NULL, CaptionTree, TreeVocabulary, explain, parse_caption
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 from s3e.words import LONGEST, VERB_FORMS, noun_lemma, respell, split_words, verb_lemma
 
 
@@ -163,7 +163,22 @@ def test_no_entity_is_none(text):
     assert parse_caption(text) is None
 
 
-LONG = ["dog ", "a dog on ", "group of ", "very ", "🐕", "a-", "1,", "'s", "'", "é", " ", "a", "\u200b", "of "]
+LONG = [
+    "dog ",
+    "a dog on ",
+    "group of ",
+    "very ",
+    "🐕",
+    "a-",
+    "1,",
+    "'s",
+    "'",
+    "é",
+    " ",
+    "a",
+    "\u200b",
+    "of ",
+]
 
 
 @pytest.mark.parametrize("text", LONG)
@@ -197,7 +212,9 @@ def test_any_string_gives_a_sound_tree(text):
     assert found == parse_caption(text)
     if found is not None:
         assert len(found.nodes) == 7 and all(isinstance(node, str) and node for node in found.nodes)
-        assert all(node == node.lower() and not any(c.isspace() for c in node) for node in found.nodes)
+        assert all(
+            node == node.lower() and not any(c.isspace() for c in node) for node in found.nodes
+        )
         assert any(entity != NULL for entity in found.entities)
         assert not set(found.relations) & set(INVERSES)
 
@@ -209,7 +226,12 @@ def test_case_does_not_matter(caption, change):
 
 
 @settings(max_examples=200, deadline=None)
-@given(TEMPLATES, st.lists(st.sampled_from([".", "!", "?", " .", "...", '"', ",", ";", " "]), max_size=4).map("".join))
+@given(
+    TEMPLATES,
+    st.lists(st.sampled_from([".", "!", "?", " .", "...", '"', ",", ";", " "]), max_size=4).map(
+        "".join
+    ),
+)
 def test_punctuation_at_the_end_does_not_matter(caption, end):
     assert parse_caption(caption.rstrip(" .!") + end) == parse_caption(caption)
 
@@ -221,15 +243,25 @@ def test_blanks_and_control_characters_do_not_matter(caption, between, around):
 
 
 def test_a_slip_of_one_letter_in_a_long_word_is_mended():
-    slips = {w[:i] + w[i + 1 :]: w for w in lexicon.LONG_WORDS if len(w) > 8 for i in range(1, len(w) - 1)}
+    slips = {
+        w[:i] + w[i + 1 :]: w
+        for w in lexicon.LONG_WORDS
+        if len(w) > 8
+        for i in range(1, len(w) - 1)
+    }
     missed = [slip for slip, word in slips.items() if respell(slip) != word]
     assert all(respell(slip) == slip for slip in missed)
     assert len(missed) < 0.02 * len(slips)
 
 
 def test_known_words_are_not_respelled():
-    assert [w for w in (*VERB_FORMS, *lexicon.LONG_WORDS) if w not in lexicon.TYPOS and respell(w) != w] == []
-    assert all(respell(word) == word for word in ("brothers", "pitchers", "shipping", "waterbed", "thistles"))
+    assert [
+        w for w in (*VERB_FORMS, *lexicon.LONG_WORDS) if w not in lexicon.TYPOS and respell(w) != w
+    ] == []
+    assert all(
+        respell(word) == word
+        for word in ("brothers", "pitchers", "shipping", "waterbed", "thistles")
+    )
     assert respell("competiton") == "competition" and respell("moutainside") == "mountainside"
     assert not set(lexicon.TYPOS.values()) & set(lexicon.TYPOS)
 
@@ -299,7 +331,9 @@ def test_vocabulary_round_trip_and_order():
     assert vocabulary.counts["entities"]["dog"] == 2
     assert all(vocabulary.decode(vocabulary.encode(t)) == t for t in TREES[:2])
     again = TreeVocabulary.from_dict(vocabulary.to_dict())
-    assert again.to_dict() == vocabulary.to_dict() and again.encode(TREES[0]) == vocabulary.encode(TREES[0])
+    assert again.to_dict() == vocabulary.to_dict() and again.encode(TREES[0]) == vocabulary.encode(
+        TREES[0]
+    )
 
 
 def test_vocabulary_limits_and_coverage():
@@ -308,7 +342,11 @@ def test_vocabulary_limits_and_coverage():
     assert vocabulary.encode(TREES[1]) == [1, 0, IGNORE, 0, 0, 0, IGNORE]
     assert vocabulary.encode(None) == [IGNORE] * 7
     assert vocabulary.coverage(TREES[:2]) == {"entity": 2 / 5, "relation": 0.0, "tree": 0.0}
-    assert TreeVocabulary.build(TREES).coverage(TREES) == {"entity": 1.0, "relation": 1.0, "tree": 2 / 3}
+    assert TreeVocabulary.build(TREES).coverage(TREES) == {
+        "entity": 1.0,
+        "relation": 1.0,
+        "tree": 2 / 3,
+    }
 
 
 def test_bad_vocabulary_input():
@@ -320,7 +358,12 @@ def test_bad_vocabulary_input():
 
 def test_scene_captions_agree_with_the_true_tree():
     scenes = pytest.importorskip("s3e.data.scenes").make_split("train", 60, size=32)
-    pairs = [(c, s.tree) for s in scenes for c in s.captions if {*s.tree.entities} - {NULL} <= set(c.split())]
+    pairs = [
+        (c, s.tree)
+        for s in scenes
+        for c in s.captions
+        if {*s.tree.entities} - {NULL} <= set(c.split())
+    ]
     wrong = [c for c, truth in pairs if parse_caption(c) != truth]
     assert len(wrong) <= 0.01 * len(pairs), wrong[:5]
 
@@ -406,7 +449,10 @@ def test_missing_spacy_or_model_names_the_remedy(monkeypatch, fresh_load):
     cases = (
         (None, "spaCy, which is not installed.*pip install spacy"),
         (fake_spacy(["de_core_news_sm"]), "English spaCy model.*spacy download en_core_web_sm"),
-        (fake_spacy(["en_core_web_md"], broken), "cannot load its model en_core_web_md.*E050.*pip install"),
+        (
+            fake_spacy(["en_core_web_md"], broken),
+            "cannot load its model en_core_web_md.*E050.*pip install",
+        ),
     )
     for module, message in cases:
         monkeypatch.setitem(sys.modules, "spacy", module)
@@ -415,7 +461,9 @@ def test_missing_spacy_or_model_names_the_remedy(monkeypatch, fresh_load):
 
 
 def test_the_small_english_model_comes_first(monkeypatch, fresh_load):
-    loaded = fake_spacy(["en_core_web_lg", "de_core_news_sm", "en_core_web_sm"], lambda name, exclude: name)
+    loaded = fake_spacy(
+        ["en_core_web_lg", "de_core_news_sm", "en_core_web_sm"], lambda name, exclude: name
+    )
     monkeypatch.setitem(sys.modules, "spacy", loaded)
     assert spacy_backend.load() == "en_core_web_sm"
 
@@ -426,5 +474,10 @@ def test_real_spacy_agrees_on_simple_captions(fresh_load):
         spacy_backend.load()
     except S3EError as error:
         pytest.skip(str(error))
-    for caption in ("a man riding a swell on top of a surfboard", "two dogs are running through the snow ."):
-        assert parse_caption(caption, backend="spacy") == tree(CASES.get(caption, "dog | run | snow"))
+    for caption in (
+        "a man riding a swell on top of a surfboard",
+        "two dogs are running through the snow .",
+    ):
+        assert parse_caption(caption, backend="spacy") == tree(
+            CASES.get(caption, "dog | run | snow")
+        )

@@ -22,7 +22,10 @@ def captions() -> dict[int, str]:
     """Training captions by annotation id."""
     if not CAPTIONS.is_file():
         pytest.skip(f"no captioned photos at {PHOTOS} (set S3E_PHOTOS)")
-    return {record["id"]: record["caption"] for record in json.loads(CAPTIONS.read_text())["annotations"]}
+    return {
+        record["id"]: record["caption"]
+        for record in json.loads(CAPTIONS.read_text())["annotations"]
+    }
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -43,12 +46,16 @@ def test_rows_are_sound_and_hold_no_captions(part):
         assert row.keys() == {"id", "entities", "relations"} and isinstance(row["id"], int)
         assert (len(row["entities"]), len(row["relations"])) == (4, 3)
         words = row["entities"] + row["relations"]
-        assert all(word and word == word.lower() and not any(c.isspace() for c in word) for word in words)
+        assert all(
+            word and word == word.lower() and not any(c.isspace() for c in word) for word in words
+        )
 
 
 def test_parts_are_disjoint():
     assert LABELS.keys() == {"about", *PARTS}
-    assert not {row["id"] for row in LABELS["development"]} & {row["id"] for row in LABELS["held_out"]}
+    assert not {row["id"] for row in LABELS["development"]} & {
+        row["id"] for row in LABELS["held_out"]
+    }
 
 
 RIGHT = CaptionTree(("dog", "cup", "house", NULL), ("hold", NULL, "left_of"))

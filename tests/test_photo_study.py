@@ -16,12 +16,12 @@ from s3e.evaluation import collect, guessing, leakage
 from s3e.evaluation.scoring import score_deblurrer
 from s3e.models.build import build_critic, build_model, save_weights
 from s3e.parsing import IGNORE
-from s3e.paths import ROOT, S3EError, write_json
 from s3e.pipeline import graph, store
 from s3e.report import check, pictures, readme, showcase, tables
 from s3e.report.manifest import PUBLIC as NOTE
 from s3e.report.manifest import spent
 from s3e.training.stages import new_source, save_model
+from s3e.utils import ROOT, S3EError, write_json
 from tests.conftest import PHOTOS
 from tests.test_provenance import make
 
@@ -56,23 +56,37 @@ def arms(corpus, public, tmp_path_factory):
 def test_public_pictures_replace_those_of_the_data(corpus, public, arms):
     read = showcase.reader(corpus.folder, public)
     shown, _ = read(corpus.folder)
-    assert shown["sharp"].shape == (len(PUBLIC), 32, 32, 3) and {"severe", "kernel_severe"} <= set(shown)
+    assert shown["sharp"].shape == (len(PUBLIC), 32, 32, 3) and {"severe", "kernel_severe"} <= set(
+        shown
+    )
     assert np.array_equal(shown["severe"], showcase.views(public)["severe"])
     samples, records = read(arms["full"])
     kept, _ = collect.read_samples(arms["full"])
-    assert not np.array_equal(samples["sharp"][:2], kept["sharp"]) and np.array_equal(samples["sharp"], shown["sharp"])
-    assert samples["restored"].shape == samples["sharp"].shape and samples["attention"].shape[:2] == (len(PUBLIC), 7)
+    assert not np.array_equal(samples["sharp"][:2], kept["sharp"]) and np.array_equal(
+        samples["sharp"], shown["sharp"]
+    )
+    assert samples["restored"].shape == samples["sharp"].shape and samples["attention"].shape[
+        :2
+    ] == (len(PUBLIC), 7)
     assert [record["id"] for record in records] == list(PUBLIC)
     assert all(record["caption"] is None and record["target"] is None for record in records)
     assert all(len(record["predicted"]) == 7 for record in records)
-    assert "restored" not in read(arms["captioner"])[0] and "attention" in read(arms["captioner"])[0]
-    assert "attention" not in read(arms["no_semantics_loss"])[0] and "attention" not in read(arms["baseline"])[0]
+    assert (
+        "restored" not in read(arms["captioner"])[0] and "attention" in read(arms["captioner"])[0]
+    )
+    assert (
+        "attention" not in read(arms["no_semantics_loss"])[0]
+        and "attention" not in read(arms["baseline"])[0]
+    )
 
 
 def test_pictures_are_those_of_the_data_unless_asked(corpus, tiny, arms):
     read = showcase.reader(corpus.folder, tiny)
     samples, records = read(arms["full"])
-    assert list(samples["ids"]) == corpus.val.ids[:2] and records[0]["references"] == corpus.val.captions[0]
+    assert (
+        list(samples["ids"]) == corpus.val.ids[:2]
+        and records[0]["references"] == corpus.val.captions[0]
+    )
 
 
 def test_restored_public_pictures_are_those_of_the_weights(corpus, public, arms, tmp_path):
@@ -145,8 +159,19 @@ def test_gains_without_the_suspects_are_told(photos):
     found = leakage.suspects(photos).assign(alike=False)
     found.loc[1, "alike"] = True
     rows = [
-        {"variant": name, "seed": seed, "split": "test", "severity": "severe", "id": key, "ssim": 0.5}
-        | {"psnr_blurred": 17.0, "ssim_blurred": 0.4, "psnr": 18.0 + gain + 2 * (key == found.id[1]) * (gain > 0)}
+        {
+            "variant": name,
+            "seed": seed,
+            "split": "test",
+            "severity": "severe",
+            "id": key,
+            "ssim": 0.5,
+        }
+        | {
+            "psnr_blurred": 17.0,
+            "ssim_blurred": 0.4,
+            "psnr": 18.0 + gain + 2 * (key == found.id[1]) * (gain > 0),
+        }
         for name, gain in (("baseline", 0.0), ("no_semantics_loss", 0.0), ("full", 0.1))
         for seed in (0, 1, 2)
         for key in found.id
@@ -156,11 +181,16 @@ def test_gains_without_the_suspects_are_told(photos):
     assert over["nothing"] == pytest.approx(0.1 + 2 / 8) and over["alike"] == pytest.approx(0.1)
     assert over["any of these"] == pytest.approx(0.1) and over["series"] > 0.3
     table = tables.leakage(frame)
-    assert list(table.cells["left out (photos)"]) == ["0", "1", "1", "1", "3", "5"] and "3 seeds" in table.caption
-    assert list(table.cells.photos) == ["8", "7", "7", "7", "5", "3"] and over[leakage.ONLY] == pytest.approx(
-        0.1 + 2 / 3
+    assert (
+        list(table.cells["left out (photos)"]) == ["0", "1", "1", "1", "3", "5"]
+        and "3 seeds" in table.caption
     )
-    assert table.cells.iloc[0, -2].startswith("+0.35") and table.cells.iloc[1, -2].startswith("+0.10")
+    assert list(table.cells.photos) == ["8", "7", "7", "7", "5", "3"] and over[
+        leakage.ONLY
+    ] == pytest.approx(0.1 + 2 / 3)
+    assert table.cells.iloc[0, -2].startswith("+0.35") and table.cells.iloc[1, -2].startswith(
+        "+0.10"
+    )
 
 
 # --------------------------------------------------------------------------------------------------- a guess
@@ -177,15 +207,22 @@ def test_a_guess_names_what_training_has_most(corpus):
     accuracy = rows.assign(split="test")[lambda frame: ~frame.measure.duplicated()]
     tree = accuracy.assign(variant="S3-tree alone", input="severe", system="before", seeds=3)
     table = tables.nodes(pd.concat([accuracy, tree], ignore_index=True))
-    assert list(table.cells.input) == ["none (guess)", "severe"] and "A guess names" in table.notes[0]
+    assert (
+        list(table.cells.input) == ["none (guess)", "severe"] and "A guess names" in table.notes[0]
+    )
 
 
 def test_one_caption_is_held_against_the_others(corpus):
     rows = guessing.said(corpus)
-    assert set(rows.variant) == {guessing.PERSON} and rows.query("measure == 'root_accuracy'")["mean"].min() > 0.9
+    assert (
+        set(rows.variant) == {guessing.PERSON}
+        and rows.query("measure == 'root_accuracy'")["mean"].min() > 0.9
+    )
     copy = load_corpus(corpus.folder)
     copy.categories, split = [], copy.test
-    first, other = (next(tree for tree in row if tree) for row in (split.parses[0], split.parses[1]))
+    first, other = (
+        next(tree for tree in row if tree) for row in (split.parses[0], split.parses[1])
+    )
     split.parses = [[first, other, other] for _ in split.ids]
     split.trees = torch.tensor([[copy.labels.encode(tree) for tree in row] for row in split.parses])
     assert np.array_equal(guessing.others(copy, split)[0], copy.labels.encode(other))
@@ -202,8 +239,12 @@ def test_one_caption_is_held_against_the_others(corpus):
 @pytest.mark.parametrize("profile", ["photos", "photos-cpu"])
 def test_profiles_of_photographs_show_public_pictures(profile, tmp_path):
     config = load_config(profile, str(tmp_path))
-    assert config.pictures == "public" and config.figures == readme.PHOTOS and len(config.seeds) >= 3
-    assert {"baseline", "full", "no_semantics_loss", "vector_nodes", "shuffled", "oracle"} <= set(config.variants)
+    assert (
+        config.pictures == "public" and config.figures == readme.PHOTOS and len(config.seeds) >= 3
+    )
+    assert {"baseline", "full", "no_semantics_loss", "vector_nodes", "shuffled", "oracle"} <= set(
+        config.variants
+    )
     assert not {"baseline", "full", "no_semantics_loss", "shuffled"} & set(config.one_seed)
 
 
@@ -228,8 +269,8 @@ def test_settings_of_a_photo_profile_are_compared(tmp_path, monkeypatch):
     monkeypatch.setitem(PROFILES["smoke"], "data", {**PROFILES["smoke"]["data"], "source": ""})
     manifest["settings"]["data"]["source"] = "my_photos"
     assert check.changed_settings(folder, manifest) == []
-    manifest["settings"]["train_b"]["updates"] = 9
-    assert check.changed_settings(folder, manifest) == ["train_b.updates 9 -> 8"]
+    manifest["settings"]["train_b"]["steps"] = 9
+    assert check.changed_settings(folder, manifest) == ["train_b.steps 9 -> 8"]
 
 
 def test_published_pictures_are_told_to_be_others():
@@ -240,7 +281,11 @@ def test_figures_of_other_data_do_not_replace_those_that_are_there(tmp_path, mon
     data = tmp_path / "mine"
     data.mkdir()
     run = object.__new__(store.Run)
-    run.config, run.store_name, run._overrides = load_config("photos-cpu", str(data)), "photos-cpu@mine", {}
+    run.config, run.store_name, run._overrides = (
+        load_config("photos-cpu", str(data)),
+        "photos-cpu@mine",
+        {},
+    )
     run.selection = graph.select(run.config)
     monkeypatch.setattr(store, "FIGURES", tmp_path)
     assert run.figures_name == "photos"
@@ -267,17 +312,23 @@ def test_readme_has_a_block_on_photographs():
 # ---------------------------------------------------------------------------------------- nothing is published
 
 
-@pytest.mark.skipif(not (FIGURES / "manifest.json").is_file(), reason="no study on photographs is committed")
+@pytest.mark.skipif(
+    not (FIGURES / "manifest.json").is_file(), reason="no study on photographs is committed"
+)
 def test_published_figures_show_no_photo_and_no_caption_of_the_data():
     names = {path.stem for path in FIGURES.iterdir()}
     assert not names & {"fig7_captions", "fig11_failures", "fig13_word_attention"}
     if not PHOTOS.is_dir():
         pytest.skip(f"{PHOTOS} is not there: its captions cannot be looked for")
-    files = [json.loads(path.read_text()) for path in (PHOTOS / "annotations").glob("captions_*.json")]
+    files = [
+        json.loads(path.read_text()) for path in (PHOTOS / "annotations").glob("captions_*.json")
+    ]
     captions = {_plain(item["caption"]) for content in files for item in content["annotations"]}
     for path in (*FIGURES.iterdir(), ROOT / "README.md"):
         if path.suffix in {".csv", ".md", ".tex", ".json", ".html"}:
-            found = {_plain(line) for line in re.split(r"[\n|<>\",;:]", path.read_text(encoding="utf-8"))}
+            found = {
+                _plain(line) for line in re.split(r"[\n|<>\",;:]", path.read_text(encoding="utf-8"))
+            }
             assert not {text for text in found & captions if len(text.split()) > 3}, path.name
 
 

@@ -11,8 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from s3e.data.photos import ORIENTATION, TURNS, BrokenPhoto, decode, load_photo, load_whole, open_photo
-from s3e.paths import S3EError
+from s3e.data.photos import (
+    ORIENTATION,
+    TURNS,
+    BrokenPhoto,
+    decode,
+    load_photo,
+    load_whole,
+    open_photo,
+)
+from s3e.utils import S3EError
 from tests.fixtures_data import picture
 
 SMOOTH = Image.fromarray(picture("photos", size=(60, 44)))
@@ -26,7 +34,12 @@ def encoded(image, kind, **options):
 
 
 def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
 
 
 def png(width, height, depth=8, colour=2, rows=b""):
@@ -37,7 +50,9 @@ def png(width, height, depth=8, colour=2, rows=b""):
 
 
 @given(st.tuples(st.integers(16, 90), st.integers(16, 90)), st.sampled_from([16, 31, 64]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_load_photo_is_the_central_square(tmp_path, shape, size):
     image = Image.fromarray(picture(*shape, size=shape))
     image.save(tmp_path / "photo.png")
@@ -55,8 +70,19 @@ def test_load_photo_with_a_margin_crops_the_resized_photo(tmp_path):
 
 @pytest.mark.parametrize(
     "mode, kind, note",
-    [("L", "png", "grey"), ("L", "jpeg", "grey"), ("1", "png", "grey"), ("LA", "png", "alpha"), ("P", "gif", None)]
-    + [("CMYK", "tiff", "CMYK"), ("CMYK", "jpeg", "CMYK"), ("RGBA", "png", "alpha"), ("P", "bmp", None)]
+    [
+        ("L", "png", "grey"),
+        ("L", "jpeg", "grey"),
+        ("1", "png", "grey"),
+        ("LA", "png", "alpha"),
+        ("P", "gif", None),
+    ]
+    + [
+        ("CMYK", "tiff", "CMYK"),
+        ("CMYK", "jpeg", "CMYK"),
+        ("RGBA", "png", "alpha"),
+        ("P", "bmp", None),
+    ]
     + [("LAB", "tiff", None), ("RGB", "webp", None), ("RGB", "mpo", None)],
 )
 def test_every_usual_mode_becomes_rgb(tmp_path, mode, kind, note):
@@ -87,9 +113,13 @@ def test_alpha_is_laid_over_white(tmp_path):
     clear = SMOOTH.copy()
     clear.putalpha(Image.fromarray(np.repeat([[0] * 30 + [255] * 30], 44, axis=0).astype(np.uint8)))
     clear.save(tmp_path / "photo.png")
-    SMOOTH.convert("P").save(tmp_path / "palette.png", transparency=SMOOTH.convert("P").getpixel((0, 0)))
+    SMOOTH.convert("P").save(
+        tmp_path / "palette.png", transparency=SMOOTH.convert("P").getpixel((0, 0))
+    )
     pixels = np.asarray(open_photo(tmp_path / "photo.png"))
-    assert (pixels[:, :30] == 255).all() and np.array_equal(pixels[:, 30:], np.asarray(SMOOTH)[:, 30:])
+    assert (pixels[:, :30] == 255).all() and np.array_equal(
+        pixels[:, 30:], np.asarray(SMOOTH)[:, 30:]
+    )
     assert open_photo(tmp_path / "palette.png").getpixel((0, 0)) == (255, 255, 255)
 
 
@@ -123,7 +153,10 @@ BROKEN = {
     "100 megapixels": (png(10000, 10000), "larger than 80 megapixels"),
     "a decompression bomb": (png(40000, 40000), "larger than 80 megapixels"),
     "fractions": (encoded(SMOOTH.convert("F"), "tiff"), "not whole numbers"),
-    "32 bits": (encoded(Image.fromarray(np.full((20, 20), 70000, np.int32)), "tiff"), "beyond 16 bits"),
+    "32 bits": (
+        encoded(Image.fromarray(np.full((20, 20), 70000, np.int32)), "tiff"),
+        "beyond 16 bits",
+    ),
 }
 
 
@@ -145,7 +178,9 @@ def test_missing_files_and_folders_are_named(tmp_path):
         load_whole(tmp_path)
 
 
-@pytest.mark.parametrize("error, words", [(PermissionError, "may not be read"), (MemoryError, "free memory")])
+@pytest.mark.parametrize(
+    "error, words", [(PermissionError, "may not be read"), (MemoryError, "free memory")]
+)
 def test_files_that_the_system_refuses_are_named(tmp_path, monkeypatch, error, words):
     def refuse(path):
         raise error
@@ -168,14 +203,23 @@ def test_a_broken_photo_crosses_processes(tmp_path):
     assert str(again) == str(error.value) and again.problem == error.value.problem
 
 
-FILES = [JPEG, PNG, encoded(SMOOTH, "tiff"), encoded(SMOOTH, "gif"), encoded(SMOOTH, "webp"), encoded(SMOOTH, "bmp")]
+FILES = [
+    JPEG,
+    PNG,
+    encoded(SMOOTH, "tiff"),
+    encoded(SMOOTH, "gif"),
+    encoded(SMOOTH, "webp"),
+    encoded(SMOOTH, "bmp"),
+]
 
 
 HITS = st.lists(st.tuples(st.floats(0, 0.999), st.binary(max_size=6)), max_size=4)
 
 
 @given(st.sampled_from(FILES), HITS, st.floats(0, 1))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_damage_gives_a_photo_or_a_message(tmp_path, content, hits, length):
     content = bytearray(content)
     for place, wrong in hits:

@@ -9,8 +9,8 @@ import nbformat
 import pytest
 
 from s3e.config import PROFILES, VARIANTS, load_config
-from s3e.paths import NOTEBOOKS, ROOT, S3EError
 from s3e.pipeline.graph import STAGES
+from s3e.utils import NOTEBOOKS, ROOT, S3EError
 
 BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: path.stem)
 COMMON = ["profile", "data", "seed", "run_dir", "overrides", "resume"]
@@ -40,7 +40,11 @@ def test_notebook_begins_and_ends_as_agreed(book):
     assert book.cells[0].cell_type == "markdown" and book.cells[0].source.startswith("# 0")
     assert "Takes" in book.cells[0].source and ".ipynb)" in book.cells[0].source
     first, second, *_, last = code(book)
-    assert "open_run" in second.source and "run.card()" in second.source and "run.finish(" in last.source
+    assert (
+        "open_run" in second.source
+        and "run.card()" in second.source
+        and "run.finish(" in last.source
+    )
 
 
 def test_parameters_are_plain_literals(book):
@@ -48,7 +52,14 @@ def test_parameters_are_plain_literals(book):
     assert tagged == code(book)[:1]
     statements = ast.parse(tagged[0].source).body
     assert all(isinstance(item, ast.AnnAssign) for item in statements)
-    assert {item.annotation.id for item in statements} <= {"str", "int", "float", "bool", "dict", "list"}
+    assert {item.annotation.id for item in statements} <= {
+        "str",
+        "int",
+        "float",
+        "bool",
+        "dict",
+        "list",
+    }
     assert [item.target.id for item in statements][:6] == COMMON
     for item in statements:
         ast.literal_eval(item.value)
@@ -58,16 +69,26 @@ def test_prose_stands_before_every_code_cell_and_classes_stay_in_the_library(boo
     for before, cell in zip(book.cells[:-1], book.cells[1:], strict=True):
         if cell.cell_type == "code":
             assert before.cell_type == "markdown", cell.source[:80]
-            assert not re.search(r"^\s*class |sys\.path|^[!%]|except\s*:|except Exception", cell.source, re.M)
+            assert not re.search(
+                r"^\s*class |sys\.path|^[!%]|except\s*:|except Exception", cell.source, re.M
+            )
 
 
 def names(source):
     """The names that a cell binds, and those that it reads without importing them itself."""
     nodes = list(ast.walk(ast.parse(source)))
-    imported = {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-    bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    imported = {
+        (node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)
+    }
+    bound = {
+        node.id
+        for node in nodes
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+    }
     bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
-    return bound | imported, {node.id for node in nodes if isinstance(node, ast.Name)} - bound - imported
+    return bound | imported, {
+        node.id for node in nodes if isinstance(node, ast.Name)
+    } - bound - imported
 
 
 def borrowed(cells):
@@ -84,7 +105,9 @@ def borrowed(cells):
 
 def test_no_cell_depends_on_a_lesson(book):
     assert not borrowed(code(book))
-    lesson = nbformat.v4.new_code_cell("from s3e.report import lessons\nrun = lessons", metadata={"tags": ["lesson"]})
+    lesson = nbformat.v4.new_code_cell(
+        "from s3e.report import lessons\nrun = lessons", metadata={"tags": ["lesson"]}
+    )
     assert borrowed([lesson, *code(book)[2:]]) == {"run"}
 
 
@@ -98,7 +121,9 @@ def test_environment_agrees_with_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     environment = (ROOT / "environment.yml").read_text()
     python = re.search(r"python=([\d.]+)", environment).group(1)
-    assert tuple(map(int, python.split("."))) >= tuple(map(int, project["requires-python"].strip(">=").split(".")))
+    assert tuple(map(int, python.split("."))) >= tuple(
+        map(int, project["requires-python"].strip(">=").split("."))
+    )
     assert re.search(r"-e \.\[(\w+)\]", environment).group(1) in project["optional-dependencies"]
 
 
@@ -108,11 +133,17 @@ def test_every_requirement_is_locked_and_has_a_reason():
     names = [re.split(r"[<>=\[]", item)[0] for item in project["dependencies"]]
     for group, items in project["optional-dependencies"].items():
         names += [re.split(r"[<>=\[]", item)[0] for item in items if group != "all"]
-    lock = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
+    lock = dict(
+        line.split("==")
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if "==" in line
+    )
     locked = {name.lower().replace("_", "-") for name in lock}
     for name in names:
         assert name.lower() in locked, f"{name} is not in requirements.lock"
-        assert re.search(rf'"{name}[^"]*",\s*#\s*\w+', text), f"{name} has no reason in pyproject.toml"
+        assert re.search(rf'"{name}[^"]*",\s*#\s*\w+', text), (
+            f"{name} has no reason in pyproject.toml"
+        )
     assert lock["torch"] == "2.13.0"
 
 
@@ -125,13 +156,18 @@ def test_readme_has_the_two_commands_first():
 
 
 def test_cited_sections_exist():
-    sections = set(re.findall(r"^#+ (\d(?:\.\d+)?)\.? ", (ROOT / "SPECIFICATION.md").read_text(encoding="utf-8"), re.M))
+    sections = set(
+        re.findall(
+            r"^#+ (\d(?:\.\d+)?)\.? ", (ROOT / "SPECIFICATION.md").read_text(encoding="utf-8"), re.M
+        )
+    )
     files = [*ROOT.glob("s3e/**/*.py"), *ROOT.glob("tests/*.py"), *BOOKS]
     cited = [
         match
         for path in files
         for match in re.findall(
-            r"[Ss]pecification ((?:\d\.\d+)(?:(?:, | and |-)\d\.\d+)*)", path.read_text(encoding="utf-8")
+            r"[Ss]pecification ((?:\d\.\d+)(?:(?:, | and |-)\d\.\d+)*)",
+            path.read_text(encoding="utf-8"),
         )
     ]
     numbers = {number for text in cited for number in re.findall(r"\d\.\d+", text)}
@@ -160,18 +196,33 @@ def test_profiles_are_valid(profile, tmp_path):
     [
         ({"profile": "lapotp"}, "unknown profile 'lapotp'"),
         ({"profile": "smoke", "data": "/no/such/folder"}, "no such folder"),
-        ({"profile": "smoke", "overrides": {"loss.captoin": 1.0}}, "unknown setting 'loss.captoin'"),
+        (
+            {"profile": "smoke", "overrides": {"loss.captoin": 1.0}},
+            "unknown setting 'loss.captoin'",
+        ),
         ({"profile": "smoke", "overrides": {"losses.caption": 1.0}}, "no section 'losses'"),
-        ({"profile": "smoke", "overrides": {"loss.caption": "high"}}, "setting 'loss.caption' = 'high'"),
-        ({"profile": "smoke", "overrides": {"train_c.updates": 2.5}}, "setting 'train_c.updates' = 2.5"),
-        ({"profile": "smoke", "overrides": {"runtime.save_every": 3}}, "multiple of runtime.log_every"),
+        (
+            {"profile": "smoke", "overrides": {"loss.caption": "high"}},
+            "setting 'loss.caption' = 'high'",
+        ),
+        (
+            {"profile": "smoke", "overrides": {"train_c.steps": 2.5}},
+            "setting 'train_c.steps' = 2.5",
+        ),
+        (
+            {"profile": "smoke", "overrides": {"runtime.save_every": 3}},
+            "multiple of runtime.log_every",
+        ),
         ({"profile": "smoke", "overrides": {"variants": ["fulll"]}}, "unknown variant 'fulll'"),
         ({"profile": "smoke", "overrides": {"seed": 3}}, "use --seeds"),
         ({"profile": "smoke", "overrides": {"data.source": "x"}}, "use --data"),
         ({"profile": "smoke", "overrides": {"data.size": 96}}, "setting 'data.size' = 96"),
         ({"profile": "smoke", "overrides": {"data.val": 0}}, "must be at least 2"),
         ({"profile": "smoke", "overrides": {"model.embed_at": [9]}}, "residual blocks, 0 to 3"),
-        ({"profile": "smoke", "overrides": {"runtime.device": "gpu"}}, "setting 'runtime.device' = 'gpu'"),
+        (
+            {"profile": "smoke", "overrides": {"runtime.device": "gpu"}},
+            "setting 'runtime.device' = 'gpu'",
+        ),
         ({"profile": "smoke", "overrides": ["loss.tree"]}, "overrides must be a dictionary"),
         ({"profile": "paper"}, "needs photographs"),
     ],

@@ -16,9 +16,9 @@ from PIL import Image
 
 from s3e import __main__ as command_line
 from s3e.config import load_config
-from s3e.paths import ROOT, S3EError, write_json
 from s3e.report import check, numbers, readme, style, summary, tables
 from s3e.report.manifest import Manifest, stages_behind, without_origin
+from s3e.utils import ROOT, S3EError, write_json
 
 RUNS = ("01_data_blurring/all", "06_ablation/baseline-s0", "05_co_training/full-s0")
 
@@ -41,7 +41,14 @@ def frames(seeds: int = 1) -> dict[str, pd.DataFrame]:
     where = {"split": "test", "severity": "severe", "seeds": seeds, "images": 12}
     means = {"blurred": 16.0, "baseline": 17.25, "full": 17.5, "oracle_map": 18.75}
     scores = [
-        {**where, "variant": name, "metric": "psnr", "mean": mean, "low": mean - 0.2, "high": mean + 0.2}
+        {
+            **where,
+            "variant": name,
+            "metric": "psnr",
+            "mean": mean,
+            "low": mean - 0.2,
+            "high": mean + 0.2,
+        }
         for name, mean in means.items()
     ]
     gains = {"baseline": (0.25, 0.001), "no_semantics_loss": (-0.01, 0.9), "shuffled": (0.2, 0.2)}
@@ -51,8 +58,13 @@ def frames(seeds: int = 1) -> dict[str, pd.DataFrame]:
         for name, (mean, p) in gains.items()
     ]  # fmt: skip
     said = {"split": "test", "references": "all", "system": "tree", "seeds": seeds, "images": 12}
-    captions = [{**said, "input": view, "BLEU-4": 0.5, "METEOR": np.nan, "CIDEr": 2.0} for view in ("sharp", "severe")]
-    captions = pd.DataFrame(captions).reindex(columns=[*captions[0], *tables.CAPTION_METRICS[:3], "ROUGE-L"])
+    captions = [
+        {**said, "input": view, "BLEU-4": 0.5, "METEOR": np.nan, "CIDEr": 2.0}
+        for view in ("sharp", "severe")
+    ]
+    captions = pd.DataFrame(captions).reindex(
+        columns=[*captions[0], *tables.CAPTION_METRICS[:3], "ROUGE-L"]
+    )
     frame = {"image_scores": pd.DataFrame(scores), "differences": pd.DataFrame(compared)}
     return {**frame, "caption_scores": captions.loc[:, ~captions.columns.duplicated()]}
 
@@ -92,25 +104,44 @@ def checked(capsys, *words: str) -> tuple[int, str]:
 def test_manifest_ties_each_file_to_code_runs_and_data(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = manifest["files"]["fig4_results.png"]
-    assert entry["runs"] == list(RUNS[1:]) and entry["seeds"] == [0] and entry["about"] == "A figure for a test."
-    assert "s3e.training.losses" in manifest["code"] and "notebooks/05_co_training.ipynb" in manifest["code"]
-    assert manifest["source_commit"] == "abc" and manifest["data"] == {"source": "scenes", "fingerprint": None}
-    assert manifest["settings"]["train_c"]["updates"] == 8 and manifest["store"] == "smoke"
+    assert (
+        entry["runs"] == list(RUNS[1:])
+        and entry["seeds"] == [0]
+        and entry["about"] == "A figure for a test."
+    )
+    assert (
+        "s3e.training.losses" in manifest["code"]
+        and "notebooks/05_co_training.ipynb" in manifest["code"]
+    )
+    assert manifest["source_commit"] == "abc" and manifest["data"] == {
+        "source": "scenes",
+        "fingerprint": None,
+    }
+    assert manifest["settings"]["train_c"]["steps"] == 8 and manifest["store"] == "smoke"
 
 
 def test_stages_behind_a_run_are_those_that_it_reads():
     names = {path: [name[:2] for name in stages_behind([Path(path)])] for path in RUNS}
     assert names[RUNS[0]] == ["01", "08"] and names[RUNS[1]] == ["01", "04", "06", "08"]
     assert names[RUNS[2]] == ["01", "02", "03", "04", "05", "08"]
-    assert {"02", "03", "04", "05", "06"} <= {name[:2] for name in stages_behind([Path("07_evaluation/all")])}
+    assert {"02", "03", "04", "05", "06"} <= {
+        name[:2] for name in stages_behind([Path("07_evaluation/all")])
+    }
 
 
 def test_files_say_themselves_where_they_come_from(folder):
     told = json.loads(Image.open(folder / "fig4_results.png").text["Description"])
-    assert told["runs"] == list(RUNS[1:]) and told["source_commit"] == "abc" and len(told["code"]) == 16
+    assert (
+        told["runs"] == list(RUNS[1:])
+        and told["source_commit"] == "abc"
+        and len(told["code"]) == 16
+    )
     assert told["maker"].endswith("test_provenance.drawn") and told["seeds"] == [0]
     assert b"/Subject" in (folder / "fig4_results.pdf").read_bytes()
-    for name, start in (("table4_ablation.md", "<!-- origin: "), ("table4_ablation.tex", "% origin: ")):
+    for name, start in (
+        ("table4_ablation.md", "<!-- origin: "),
+        ("table4_ablation.tex", "% origin: "),
+    ):
         *text, last = (folder / name).read_text().splitlines()
         own = json.loads(last.removeprefix(start).removesuffix(" -->"))
         assert own["runs"] == ["07_evaluation/all"] and "origin" not in "\n".join(text)
@@ -139,9 +170,21 @@ def edit_pixel(path: Path) -> None:
     ("name", "edit", "word"),
     [
         ("fig4_results.png", edit_pixel, "edited"),
-        ("table4_ablation.md", lambda path: path.write_text(path.read_text().replace("17.50", "17.60")), "edited"),
-        ("table4_ablation.csv", lambda path: path.write_text(path.read_text().replace("17.50", "17.51")), "edited"),
-        ("numbers.tex", lambda path: path.write_text(path.read_text().replace("0.25", "0.35", 1)), "edited"),
+        (
+            "table4_ablation.md",
+            lambda path: path.write_text(path.read_text().replace("17.50", "17.60")),
+            "edited",
+        ),
+        (
+            "table4_ablation.csv",
+            lambda path: path.write_text(path.read_text().replace("17.50", "17.51")),
+            "edited",
+        ),
+        (
+            "numbers.tex",
+            lambda path: path.write_text(path.read_text().replace("0.25", "0.35", 1)),
+            "edited",
+        ),
         ("fig1_severities.pdf", Path.unlink, "missing"),
         ("fig99_extra.png", lambda path: path.write_bytes(b"x"), "not in manifest.json"),
     ],
@@ -162,9 +205,16 @@ def clone(target: Path) -> Path:
 
 
 def check_in(root: Path, *words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "S3E_ROOT": str(root), "S3E_RUNS": str(root / "none"), "MPLBACKEND": "agg"}
+    environment = {
+        **os.environ,
+        "S3E_ROOT": str(root),
+        "S3E_RUNS": str(root / "none"),
+        "MPLBACKEND": "agg",
+    }
     command = [sys.executable, "-m", "s3e", "report", "check", *words]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_one_line_of_a_loss_names_the_figures_that_are_older(folder, tmp_path):
@@ -174,27 +224,42 @@ def test_one_line_of_a_loss_names_the_figures_that_are_older(folder, tmp_path):
     blur = root / "s3e" / "blur.py"
     blur.write_text(blur.read_text() + "\n# a comment changes nothing\n")
     done = check_in(root, str(folder))
-    older = set(re.findall(r"(\w+)\.\w+: made by older code \(s3e\.training\.losses changed since\)", done.stdout))
-    assert done.returncode == 0 and older == {"fig4_results", "table4_ablation", "numbers"}, done.stdout + done.stderr
+    older = set(
+        re.findall(
+            r"(\w+)\.\w+: made by older code \(s3e\.training\.losses changed since\)", done.stdout
+        )
+    )
+    assert done.returncode == 0 and older == {"fig4_results", "table4_ablation", "numbers"}, (
+        done.stdout + done.stderr
+    )
 
 
 def test_strict_fails_on_older_code_settings_and_python(folder, capsys, monkeypatch):
     monkeypatch.setattr(check, "code_of", lambda stages: {"s3e.blur": "new"})
     code, said = checked(capsys, str(folder))
-    assert code == 0 and f"{folder}/fig1_severities.png: made by older code (s3e.blur changed since)" in said
+    assert (
+        code == 0
+        and f"{folder}/fig1_severities.png: made by older code (s3e.blur changed since)" in said
+    )
     assert checked(capsys, "--strict", str(folder))[0] == 1
     monkeypatch.undo()
     path = folder / "manifest.json"
     text = path.read_text()
-    path.write_text(text.replace('"updates": 8', '"updates": 9'))
+    path.write_text(text.replace('"steps": 8', '"steps": 9'))
     code, said = checked(capsys, "--strict", str(folder))
-    assert code == 1 and "settings of the profile changed since: train_b.updates 9 -> 8, train_c.updates 9 -> 8" in said
+    assert (
+        code == 1
+        and "settings of the profile changed since: train_b.steps 9 -> 8, train_c.steps 9 -> 8"
+        in said
+    )
     path.write_text(re.sub('"python": "[^"]*"', '"python": "2.7"', text))
     code, said = checked(capsys, "--strict", str(folder))
     assert code == 1 and "hashed by Python 2.7" in said
 
 
-def test_without_a_folder_the_published_ones_and_the_readme_are_checked(folder, capsys, monkeypatch, tmp_path):
+def test_without_a_folder_the_published_ones_and_the_readme_are_checked(
+    folder, capsys, monkeypatch, tmp_path
+):
     root = tmp_path / "root"
     figures = root / "figures" / "laptop"
     figures.parent.mkdir(parents=True)
@@ -227,22 +292,35 @@ def test_numbers_have_names_units_and_verdicts(tmp_path):
     found = numbers.collect(frames())
     numbers.write(found, tmp_path)
     tex, text = (tmp_path / "numbers.tex").read_text(), (tmp_path / "numbers.md").read_text()
-    assert r"\newcommand{\SEFullSeverePsnr}{17.50}" in tex and r"\newcommand{\SEFullSeverePsnrLow}{17.30}" in tex
+    assert (
+        r"\newcommand{\SEFullSeverePsnr}{17.50}" in tex
+        and r"\newcommand{\SEFullSeverePsnrLow}{17.30}" in tex
+    )
     assert r"\newcommand{\SEFullOverBaselineSeverePsnr}{\ensuremath{+0.25}}" in tex
     assert r"\SECaptionsTreeSharpCider}{200.0}" in tex and "Meteor" not in tex
-    assert all(re.fullmatch(r"\\newcommand\{\\[A-Za-z]+\}\{.+\}", line) for line in tex.splitlines())
+    assert all(
+        re.fullmatch(r"\\newcommand\{\\[A-Za-z]+\}\{.+\}", line) for line in tex.splitlines()
+    )
     assert "−0.01 dB" in text and "−0.11 to +0.09" in text
     read = numbers.read(tmp_path)
-    assert read["FullOverBaselineSeverePsnr"]["told"] == 1 and read["FullOverNoSemanticsLossSeverePsnr"]["told"] == 0
+    assert (
+        read["FullOverBaselineSeverePsnr"]["told"] == 1
+        and read["FullOverNoSemanticsLossSeverePsnr"]["told"] == 0
+    )
     with pytest.raises(S3EError, match="two numbers are called BlurredSeverePsnr"):
         numbers.collect({"image_scores": pd.concat([frames()["image_scores"]] * 2)})
 
 
 def test_only_the_test_split_and_all_references_count():
     several = frames()
-    several["image_scores"] = pd.concat([several["image_scores"], several["image_scores"].assign(split="val")])
+    several["image_scores"] = pd.concat(
+        [several["image_scores"], several["image_scores"].assign(split="val")]
+    )
     several["caption_scores"] = pd.concat(
-        [several["caption_scores"], several["caption_scores"].assign(references="other", **{"BLEU-4": 0.1})]
+        [
+            several["caption_scores"],
+            several["caption_scores"].assign(references="other", **{"BLEU-4": 0.1}),
+        ]
     )
     assert numbers.collect(several).equals(numbers.collect(frames()))
 
@@ -255,14 +333,24 @@ def test_summary_says_what_the_numbers_allow(tmp_path):
     one, three = said(1), said(3)
     assert "12 test photos under severe blur" in one and "a demonstration, not a claim" in one
     assert "S3E-Deblur restores better. (+0.25 dB, 95 % interval +0.15 to +0.35.)" in one
-    assert "the gain may be owed to size alone" in one and "what is read off this photo counts" in one
-    assert "3 trainings" in three and "whose tree it is may not count" in three  # p = 0.2, yet above zero
-    assert "CIDEr 200.0 on sharp photos" in one and "judge" not in one and "Under light blur" not in three
+    assert (
+        "the gain may be owed to size alone" in one and "what is read off this photo counts" in one
+    )
+    assert (
+        "3 trainings" in three and "whose tree it is may not count" in three
+    )  # p = 0.2, yet above zero
+    assert (
+        "CIDEr 200.0 on sharp photos" in one
+        and "judge" not in one
+        and "Under light blur" not in three
+    )
 
 
 def test_summary_tells_what_training_on_one_severity_spoils(tmp_path):
     severe = frames(3)
-    both = {name: pd.concat([frame, frame.assign(severity="light")]) for name, frame in severe.items()}
+    both = {
+        name: pd.concat([frame, frame.assign(severity="light")]) for name, frame in severe.items()
+    }
     worse = both["differences"].severity == "light"
     both["differences"].loc[worse, ["mean", "low", "high", "p_holm"]] = [-1.0, -1.2, -0.8, 0.001]
     both["caption_scores"] = severe["caption_scores"]

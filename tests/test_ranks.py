@@ -18,13 +18,17 @@ from s3e import ranks
 from s3e.config import load_config
 from s3e.data.corpus import prepare_corpus
 from s3e.models.build import build_critic, build_model
-from s3e.paths import ROOT, S3EError
 from s3e.training import checkpoint
 from s3e.training.stages import new_source, train_deblurrer, train_semantics
+from s3e.utils import ROOT, S3EError
 from tests.test_resume import SMALL
 
 UPDATES = 20
-SMOOTH = {"learning_rate": 1e-5, "semantics_learning_rate": 1e-5, "schedule": "linear"}  # rounding grows with the rate
+SMOOTH = {
+    "learning_rate": 1e-5,
+    "semantics_learning_rate": 1e-5,
+    "schedule": "linear",
+}  # rounding grows with the rate
 EXACT = {
     **SMALL, "model.dropout": 0.0, "model.caption_dropout": 0.0, "runtime.precision": "64", "data.val": 5,
     "runtime.save_every": 10, "runtime.log_every": 5,
@@ -49,13 +53,18 @@ def in_two(work):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.test_ranks", "tests.test_resume", "lightning_fabric"])
     results = context.Queue()
-    processes = [context.Process(target=member, args=(number, port, work, results)) for number in range(2)]
+    processes = [
+        context.Process(target=member, args=(number, port, work, results)) for number in range(2)
+    ]
     for process in processes:
         process.start()
     found = dict(results.get(timeout=120) for _ in processes)
     for process in processes:
         process.join(60)
-    return [{name: torch.from_numpy(value) for name, value in found[number].items()} for number in range(2)]
+    return [
+        {name: torch.from_numpy(value) for name, value in found[number].items()}
+        for number in range(2)
+    ]
 
 
 def mine(items):
@@ -78,7 +87,9 @@ def layers():
     loss = (rolled * target).square().mean() + (one(vector) * normal.mean((2, 3))).sin().mean()
     loss.backward()
     parameters = [*two.parameters(), *one.parameters()]
-    ranks.average_gradients([*parameters, torch.nn.Parameter(torch.zeros(1))])  # one without gradient
+    ranks.average_gradients(
+        [*parameters, torch.nn.Parameter(torch.zeros(1))]
+    )  # one without gradient
     gradients = {f"gradient {place}": item.grad for place, item in enumerate(parameters)}
     with ranks.alone():
         apart = torch.tensor([ranks.world(), ranks.rank()])
@@ -94,7 +105,9 @@ def test_layers_of_two_processes_are_those_of_one():
     whole, (first, second) = layers(), in_two(layers)
     assert whole["apart"].tolist() == [1, 0]
     for name in ("normal", "rolled", "of image"):
-        torch.testing.assert_close(torch.cat([first.pop(name), second.pop(name)]), whole.pop(name), rtol=0, atol=1e-14)
+        torch.testing.assert_close(
+            torch.cat([first.pop(name), second.pop(name)]), whole.pop(name), rtol=0, atol=1e-14
+        )
     for name, value in whole.items():
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-13, msg=name)
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-13, msg=name)
@@ -115,7 +128,7 @@ def corpus(tmp_path_factory):
 
 
 def settings(stage, devices=1, **others):
-    training = {"updates": UPDATES, "batch": 8, "validate_every": 10, **SMOOTH}
+    training = {"steps": UPDATES, "batch": 8, "validate_every": 10, **SMOOTH}
     own = {f"train_{stage}.{name}": value for name, value in training.items()}
     return load_config("smoke", overrides={**EXACT, **own, "runtime.devices": devices, **others})
 
@@ -147,10 +160,14 @@ def assert_close(first, second, what):
     scales = {}
     for place, value in first.items():
         kind = place.rpartition("/")[2] if what in ("optimizers", "rows", "scores") else ""
-        scales[kind] = max(scales.get(kind, 1.0), float(value.abs().max()) if value.numel() else 0.0)
+        scales[kind] = max(
+            scales.get(kind, 1.0), float(value.abs().max()) if value.numel() else 0.0
+        )
         first[place] = (value, kind)
     for place, (value, kind) in first.items():
-        torch.testing.assert_close(second[place], value, rtol=0, atol=1e-9 * scales[kind], msg=f"{what}{place}")
+        torch.testing.assert_close(
+            second[place], value, rtol=0, atol=1e-9 * scales[kind], msg=f"{what}{place}"
+        )
 
 
 def assert_same_training(whole, parts):
@@ -161,10 +178,13 @@ def assert_same_training(whole, parts):
         assert_close(states[0][name], states[1][name], name)
     for table in whole.glob("*.csv"):
         rows = "scores" if table.name.startswith("validation") else "rows"
-        assert_close(*(pd.read_csv(folder / table.name).to_dict("records") for folder in (whole, parts)), rows)
+        assert_close(
+            *(pd.read_csv(folder / table.name).to_dict("records") for folder in (whole, parts)),
+            rows,
+        )
 
 
-WGAN = {"loss.gan": "wgan-gp", "loss.critic_updates": 2}
+WGAN = {"loss.gan": "wgan-gp", "loss.critic_steps": 2}
 CASES = {
     "c full wgan-gp": ("c", "full", {**WGAN, "train_c.ema": 0.9, "train_c.clip_norm": 1.0}),
     "a2": ("a2", "full", {"train_a2.sharp_share": 0.5, "loss.distillation": 0.5}),
@@ -173,7 +193,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "c full wgan-gp")) for n in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "c full wgan-gp")) for n in CASES]
+)
 def test_two_processes_with_half_the_batch_are_one_with_the_whole(name, corpus, tmp_path):
     stage, variant, others = CASES[name]
     whole = trained(tmp_path / "one", corpus, settings(stage, **others), stage, variant)
@@ -185,7 +207,9 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(name, corpus, 
 @pytest.mark.parametrize("others", [{}, WGAN], ids=["lsgan", "wgan-gp"])
 def test_accumulated_parts_are_the_whole_batch(others, corpus, tmp_path):
     whole = trained(tmp_path / "one", corpus, settings("b", **others), "b")
-    parts = trained(tmp_path / "two", corpus, settings("b", **others, **{"train_b.accumulate": 2}), "b")
+    parts = trained(
+        tmp_path / "two", corpus, settings("b", **others, **{"train_b.accumulate": 2}), "b"
+    )
     assert_close(whole, parts, "weights")
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
@@ -200,7 +224,9 @@ def test_a_failing_process_names_the_reason(corpus, tmp_path):
 def test_a_process_that_fails_by_a_mistake_names_its_output(corpus, tmp_path):
     broken = shutil.copytree(corpus.folder, tmp_path / "broken")
     (broken / "train_sharp.npy").write_bytes(b"noise")
-    with pytest.raises(S3EError, match=r"'cotrain' ended in one of its processes: .*cotrain.launch.log"):
+    with pytest.raises(
+        S3EError, match=r"'cotrain' ended in one of its processes: .*cotrain.launch.log"
+    ):
         trained(tmp_path / "run", replace(corpus, folder=broken), settings("b", 2), "b")
 
 
@@ -209,14 +235,14 @@ import sys
 from pathlib import Path
 from s3e.data.corpus import load_corpus
 from tests.test_ranks import settings, trained
-updates = {"train_b.updates": int(sys.argv[3]), "runtime.save_every": 5}
-trained(Path(sys.argv[1]), load_corpus(sys.argv[2]), settings("b", 2, **updates), "b")
+steps = {"train_b.steps": int(sys.argv[3]), "runtime.save_every": 5}
+trained(Path(sys.argv[1]), load_corpus(sys.argv[2]), settings("b", 2, **steps), "b")
 """
 
 
-def orphans(folder, corpus, updates):
+def orphans(folder, corpus, steps):
     """Processes of a training in two, once its first checkpoint is written and the one that asked for it was killed."""
-    command = [sys.executable, "-c", PARENT, str(folder), str(corpus.folder), str(updates)]
+    command = [sys.executable, "-c", PARENT, str(folder), str(corpus.folder), str(steps)]
     parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     while not (folder / "cotrain.ckpt").exists():
         assert parent.poll() is None, "the training has started"
@@ -236,7 +262,7 @@ def test_no_process_survives_the_one_that_asked_for_it(corpus, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_in_the_same_bits(corpus, tmp_path):
-    settled = settings("b", 2, **{"train_b.updates": 60, "runtime.save_every": 5})
+    settled = settings("b", 2, **{"train_b.steps": 60, "runtime.save_every": 5})
     psutil.wait_procs(orphans(tmp_path / "cut", corpus, 60), timeout=60)
     assert checkpoint.load(tmp_path / "cut" / "cotrain.ckpt")["step"] < 60
     weights = [trained(tmp_path / name, corpus, settled, "b") for name in ("cut", "whole")]

@@ -12,13 +12,19 @@ import pytest
 from s3e.config import VARIANTS, load_config
 from s3e.evaluation import collect, gains
 from s3e.parsing import explain
-from s3e.paths import NOTEBOOKS, S3EError, write_json
 from s3e.report import claims, diagram, figures, pictures, style, tables
 from s3e.report.manifest import Manifest, config_hash
+from s3e.utils import NOTEBOOKS, S3EError, write_json
 
 ARMS = {"baseline": 0.0, "full": 0.4, "no_semantics_loss": 0.1, "oracle_map": 1.2, "shuffled": -0.1}
 IDS = [f"val-{i}" for i in range(12)]
-WORDS = ["a dog chases a cat", "a cat is chased by a dog", "the dog is chasing a small cat", "a dog and a cat", "a cat"]
+WORDS = [
+    "a dog chases a cat",
+    "a cat is chased by a dog",
+    "the dog is chasing a small cat",
+    "a dog and a cat",
+    "a cat",
+]
 TREE = ["dog", "null", "cat", "null", "null", "null", "chase"]
 
 
@@ -33,16 +39,28 @@ def write_scores(folder: Path, gain: float, seed: int) -> None:
             for i, name in enumerate(IDS):
                 blurred = 26 - 3 * place + 0.1 * i
                 psnr = blurred + 1 + gain + 0.01 * ((i + seed) % 3)
-                row = {"split": split, "severity": severity, "id": name, "psnr": psnr, "ssim": 0.6 + gain / 10}
+                row = {
+                    "split": split,
+                    "severity": severity,
+                    "id": name,
+                    "psnr": psnr,
+                    "ssim": 0.6 + gain / 10,
+                }
                 rows.append({**row, "psnr_blurred": blurred, "ssim_blurred": 0.5, "extent": 9.0})
     pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
 
 
 def write_pair_samples(folder: Path, seed: int) -> None:
     kinds = ("sharp", "blurred", "restored", "blurred_released", "restored_released")
-    arrays = {kind: pictures_of(seed=10 * (seed if "restored" in kind else 0) + i) for i, kind in enumerate(kinds)}
+    arrays = {
+        kind: pictures_of(seed=10 * (seed if "restored" in kind else 0) + i)
+        for i, kind in enumerate(kinds)
+    }
     np.savez_compressed(folder / "samples.npz", ids=np.array(IDS[:4]), **arrays)
-    write_json(folder / "samples.json", [{"id": name, "references": [], "caption": None} for name in IDS[:4]])
+    write_json(
+        folder / "samples.json",
+        [{"id": name, "references": [], "caption": None} for name in IDS[:4]],
+    )
 
 
 def write_samples(folder: Path, tree: bool, restored: bool) -> None:
@@ -54,7 +72,10 @@ def write_samples(folder: Path, tree: bool, restored: bool) -> None:
         arrays["word_attention"] = generator.dirichlet(np.ones(7), (4, 10))
     np.savez_compressed(folder / "samples.npz", **arrays)
     label = {"predicted": ["dog", "null", "cup", *TREE[3:]] if tree else None, "target": TREE}
-    records = [{"id": name, "references": WORDS, "caption": WORDS[0] if tree else None, **label} for name in IDS[:4]]
+    records = [
+        {"id": name, "references": WORDS, "caption": WORDS[0] if tree else None, **label}
+        for name in IDS[:4]
+    ]
     write_json(folder / "samples.json", records)
 
 
@@ -67,8 +88,18 @@ def write_semantics(folder: Path, systems: list[str], when: str) -> None:
         for p in ("val", "test")
     ]
     write_json(folder / "captions.json", sets)
-    values = {"leaf_accuracy": 0.97, "null_recall": 0.9, "relation_accuracy": 0.8, "root_accuracy": 0.7, "n": len(IDS)}
-    rows = [{"system": when, "input": v, "split": p, **values} for v in ("sharp", "severe") for p in ("val", "test")]
+    values = {
+        "leaf_accuracy": 0.97,
+        "null_recall": 0.9,
+        "relation_accuracy": 0.8,
+        "root_accuracy": 0.7,
+        "n": len(IDS),
+    }
+    rows = [
+        {"system": when, "input": v, "split": p, **values}
+        for v in ("sharp", "severe")
+        for p in ("val", "test")
+    ]
     pd.DataFrame(rows).to_csv(folder / "nodes.csv", index=False)
 
 
@@ -98,14 +129,22 @@ def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path
         write_log(captioner, "captioner", "tree", "caption")
         store["captioners"].append(captioner)
         for variant, gain in ARMS.items():
-            folder = root / ("05_co_training" if variant == "full" else "06_ablation") / f"{variant}-s{seed}"
+            folder = (
+                root
+                / ("05_co_training" if variant == "full" else "06_ablation")
+                / f"{variant}-s{seed}"
+            )
             folder.mkdir(parents=True)
             write_scores(folder, gain, seed)
             write_samples(folder, tree=variant in ("full", "shuffled"), restored=True)
             write_log(folder, "cotrain", "pixel", "adversarial")
             validated = pd.DataFrame({"step": [50, 100], "score": [20 + gain / 2, 20 + gain]})
             validated.to_csv(folder / "validation_cotrain.csv", index=False)
-            cost = {"parameters_generator": 300_000, "parameters_semantics": 0, "milliseconds_per_update": 100.0}
+            cost = {
+                "parameters_generator": 300_000,
+                "parameters_semantics": 0,
+                "milliseconds_per_update": 100.0,
+            }
             write_json(folder / "cost.json", cost)
             if variant == "full":
                 write_semantics(folder, ["full"], "after")
@@ -123,7 +162,10 @@ def frames(store):
     patch = pytest.MonkeyPatch()
     patch.setenv("S3E_NO_JAVA", "1")
     scores = collect.read_scores(store["arms"])
-    texts = {name: WORDS if place % 2 else ["a boat on the sea", *WORDS[1:]] for place, name in enumerate(IDS)}
+    texts = {
+        name: WORDS if place % 2 else ["a boat on the sea", *WORDS[1:]]
+        for place, name in enumerate(IDS)
+    }
     references = {split: texts for split in ("val", "test")}
     said = collect.read_captions(store["captioners"] + store["arms"])
     result = {
@@ -133,8 +175,12 @@ def frames(store):
         "by_seed": gains.by_seed(scores),
         "bins": gains.bins(scores, 200),
         "closing": gains.closing(scores, 200),
-        "falsifier": gains.falsifier(gains.differences(scores, 200), gains.differences(scores, 200)),
-        "caption_scores": collect.caption_scores(said, references, ["a red train", "two birds"], 200),
+        "falsifier": gains.falsifier(
+            gains.differences(scores, 200), gains.differences(scores, 200)
+        ),
+        "caption_scores": collect.caption_scores(
+            said, references, ["a red train", "two birds"], 200
+        ),
         "node_accuracy": collect.node_accuracy(store["captioners"] + store["arms"]),
         "cost": collect.costs(store["arms"]),
     }
@@ -165,11 +211,22 @@ def test_means_and_paired_differences(frames):
     where = {"split": "test", "severity": "severe"}
     own = frames["scores"].query("variant == 'full' and split == 'test' and severity == 'severe'")
     row = pick(frames["image_scores"], **where, variant="full", metric="psnr")
-    assert row["mean"] == pytest.approx(own.psnr.mean()) and row.seeds == 1 and row.images == len(IDS)
-    assert pick(frames["image_scores"], **where, variant="blurred", metric="ssim")["mean"] == pytest.approx(0.5)
+    assert (
+        row["mean"] == pytest.approx(own.psnr.mean()) and row.seeds == 1 and row.images == len(IDS)
+    )
+    assert pick(frames["image_scores"], **where, variant="blurred", metric="ssim")[
+        "mean"
+    ] == pytest.approx(0.5)
     gain = pick(frames["differences"], **where, variant="full", reference="baseline", metric="psnr")
-    assert gain["mean"] == pytest.approx(0.4) and gain.low == pytest.approx(0.4)  # the same on every photo
-    assert pick(frames["differences"], **where, variant="full", reference="shuffled", metric="psnr")["mean"] > 0.49
+    assert gain["mean"] == pytest.approx(0.4) and gain.low == pytest.approx(
+        0.4
+    )  # the same on every photo
+    assert (
+        pick(frames["differences"], **where, variant="full", reference="shuffled", metric="psnr")[
+            "mean"
+        ]
+        > 0.49
+    )
     assert not len(frames["differences"].query("variant == 'baseline' and reference == 'baseline'"))
 
 
@@ -178,7 +235,10 @@ def test_captions_have_floor_landmark_and_reasons(frames):
     tree = pick(scores, split="val", references="all", system="tree", input="sharp")
     floor = pick(scores, split="val", references="all", system=collect.RANDOM, input="none")
     assert tree["BLEU-1_low"] > 0.9 > floor["BLEU-1_high"]
-    assert all(tree[f"{name}_low"] <= tree[name] <= tree[f"{name}_high"] for name in ("BLEU-4", "ROUGE-L", "CIDEr"))
+    assert all(
+        tree[f"{name}_low"] <= tree[name] <= tree[f"{name}_high"]
+        for name in ("BLEU-4", "ROUGE-L", "CIDEr")
+    )
     assert len(scores.query("split == 'val' and system == 'human'")) == 1
     assert scores.METEOR.isna().all() and scores.reason.str.contains("no Java").all()
 
@@ -189,13 +249,17 @@ def test_same_system_twice_is_refused(store):
 
 
 def test_nodes_before_and_after(frames):
-    rows = frames["node_accuracy"].query("split == 'test' and measure == 'leaf_accuracy' and input == 'severe'")
+    rows = frames["node_accuracy"].query(
+        "split == 'test' and measure == 'leaf_accuracy' and input == 'severe'"
+    )
     assert set(rows.when) == {"before", "after"} and set(rows["mean"]) == {0.97}
     assert (rows.low < 0.8).all() and (rows.high <= 1).all()  # a share of 12 photos
 
 
 def test_summary_is_flat_and_finite(frames):
-    numbers = collect.summary(*(frames[name] for name in ("image_scores", "differences", "caption_scores")))
+    numbers = collect.summary(
+        *(frames[name] for name in ("image_scores", "differences", "caption_scores"))
+    )
     assert numbers["test_severe_full_over_baseline"] == pytest.approx(0.4)
     assert all(np.isfinite(value) for value in numbers.values())
 
@@ -205,32 +269,58 @@ def test_summary_is_flat_and_finite(frames):
 
 def test_tables_show_the_numbers_of_the_frames(frames):
     table = tables.deblurring(frames["image_scores"], context="Profile test.")
-    row = pick(frames["image_scores"], split="test", severity="severe", variant="full", metric="psnr")
+    row = pick(
+        frames["image_scores"], split="test", severity="severe", variant="full", metric="psnr"
+    )
     cells = table.cells.set_index("method").loc["S3E-Deblur (full)"]
     assert cells["severe PSNR"].startswith(f"{row['mean']:.2f} ± ")
-    assert "One seed, no claim" in table.caption and "Profile test." in table.caption and "SSIM" in table.notes[-1]
+    assert (
+        "One seed, no claim" in table.caption
+        and "Profile test." in table.caption
+        and "SSIM" in table.notes[-1]
+    )
     assert table.cells.method.iloc[0] == "blurred input"
-    rows = tables.ablation(frames["image_scores"], frames["differences"], frames["cost"]).cells.set_index("arm")
+    rows = tables.ablation(
+        frames["image_scores"], frames["differences"], frames["cost"]
+    ).cells.set_index("arm")
     assert rows.loc["true label maps", "gain (dB)"] == "+1.20"
     assert rows.loc["tree of another image", "gain (dB)"] == "−0.10"
-    assert rows.loc["baseline (no semantics)", "gain (dB)"] == rows.loc["blurred input", "gain (dB)"] == tables.DASH
+    assert (
+        rows.loc["baseline (no semantics)", "gain (dB)"]
+        == rows.loc["blurred input", "gain (dB)"]
+        == tables.DASH
+    )
 
 
 def pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
     """A frame of scores as it looks for pairs: released and severe, the latter of fewer frames."""
     frame = frame[frame.severity != "light"].replace({"severity": {"moderate": "released"}})
-    return frame.assign(images=frame.images.where(frame.severity == "released", 8)) if "images" in frame else frame
+    return (
+        frame.assign(images=frame.images.where(frame.severity == "released", 8))
+        if "images" in frame
+        else frame
+    )
 
 
 def test_pairs_have_a_table_of_their_own(frames):
     table = tables.gopro(pairs_of(frames["image_scores"]), context="Protocol: GoPro, subset blur.")
     assert table.name == "table2_gopro" and "GoPro, subset blur." in table.caption
-    assert list(table.cells.columns[1:]) == ["released PSNR", "released SSIM", "severe PSNR", "severe SSIM"]
+    assert list(table.cells.columns[1:]) == [
+        "released PSNR",
+        "released SSIM",
+        "severe PSNR",
+        "severe SSIM",
+    ]
     assert f"{len(IDS)} (released) and 8 (severe) test frames" in table.caption
     assert f"on {len(IDS)} test images" in tables.deblurring(frames["image_scores"]).caption
-    ablation = tables.ablation(*(frames[name] for name in ("image_scores", "differences", "cost")), frozen=True)
+    ablation = tables.ablation(
+        *(frames[name] for name in ("image_scores", "differences", "cost")), frozen=True
+    )
     described = ablation.cells.set_index("arm")["what it is"]
-    assert "frozen" in described["S3E-Deblur (full)"] and described["baseline (no semantics)"] == "DeblurGAN alone"
+    assert (
+        "frozen" in described["S3E-Deblur (full)"]
+        and described["baseline (no semantics)"] == "DeblurGAN alone"
+    )
 
 
 def test_missing_meteor_is_not_run_and_never_zero(frames):
@@ -260,14 +350,27 @@ def all_tables(frames):
 def judged() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Frames of semantic fidelity as `s3e.evaluation.fidelity` makes them; METEOR was not run."""
     rows = []
-    for place, (system, seeds) in enumerate({"blurred": 0, "baseline": 3, "full": 3, "frozen": 1, "sharp": 0}.items()):
+    for place, (system, seeds) in enumerate(
+        {"blurred": 0, "baseline": 3, "full": 3, "frozen": 1, "sharp": 0}.items()
+    ):
         for metric in (*collect.caption.METRICS, *tables.FIDELITY):
             ends = {"mean": 0.1 * place, "low": 0.1 * place - 0.02, "high": 0.1 * place + 0.02}
             ends = dict.fromkeys(ends, np.nan) if metric == "METEOR" else ends
             reason = "METEOR not run: no Java" if metric == "METEOR" else ""
-            rows.append({"system": system, "metric": metric, **ends, "seeds": seeds, "images": 12, "reason": reason})
+            rows.append(
+                {
+                    "system": system,
+                    "metric": metric,
+                    **ends,
+                    "seeds": seeds,
+                    "images": 12,
+                    "reason": reason,
+                }
+            )
     scores = pd.DataFrame(rows)
-    both = scores[scores.system == "full"].assign(reference="baseline", mean=0.1, low=0.05, high=0.15)
+    both = scores[scores.system == "full"].assign(
+        reference="baseline", mean=0.1, low=0.05, high=0.15
+    )
     return scores, both.drop(columns="reason")
 
 
@@ -290,10 +393,17 @@ def test_tables_are_written_three_ways(frames, tmp_path):
 
 
 def test_every_cell_of_a_measured_table_has_its_interval(frames):
-    for cells in (tables.captioning(frames["caption_scores"]).cells, tables.nodes(frames["node_accuracy"]).cells):
+    for cells in (
+        tables.captioning(frames["caption_scores"]).cells,
+        tables.nodes(frames["node_accuracy"]).cells,
+    ):
         known = cells.iloc[:, 3:].map(lambda text: text not in ("not run", tables.DASH)).to_numpy()
-        spread = cells.iloc[:, 3:].map(lambda text: "±" in text or text in ("100.0", "0.0")).to_numpy()
-        assert known.any() and (spread | ~known).mean() > 0.9  # scores that are alike on every photo have no ±
+        spread = (
+            cells.iloc[:, 3:].map(lambda text: "±" in text or text in ("100.0", "0.0")).to_numpy()
+        )
+        assert (
+            known.any() and (spread | ~known).mean() > 0.9
+        )  # scores that are alike on every photo have no ±
 
 
 def test_latex_marks_the_best_and_escapes_the_rest():
@@ -312,11 +422,28 @@ def test_latex_marks_the_best_and_escapes_the_rest():
     ],
 )
 def test_finding_says_it_plainly(mean, p_holm, seeds, words):
-    row = {"split": "test", "severity": "severe", "variant": "full", "reference": "baseline", "metric": "psnr"}
+    row = {
+        "split": "test",
+        "severity": "severe",
+        "variant": "full",
+        "reference": "baseline",
+        "metric": "psnr",
+    }
     row |= {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "seeds": seeds, "p_holm": p_holm}
-    other = {**row, "reference": "no_semantics_loss", "mean": -0.2, "low": -0.3, "high": -0.1, "p_holm": 0.001}
+    other = {
+        **row,
+        "reference": "no_semantics_loss",
+        "mean": -0.2,
+        "low": -0.3,
+        "high": -0.1,
+        "p_holm": 0.001,
+    }
     text = claims.finding(pd.DataFrame([row, other]))
-    control = "is below its control without" if seeds == 1 else "loses to its control without semantic losses"
+    control = (
+        "is below its control without"
+        if seeds == 1
+        else "loses to its control without semantic losses"
+    )
     assert words in text and control in text
     assert ("one seed, no claim" in text) == (seeds == 1) and ("after Holm" in text) == (seeds > 1)
     assert "was not run" in claims.finding(pd.DataFrame([row]))
@@ -337,15 +464,28 @@ def makers(store, frames):
     arrays, records = collect.read_samples(store["arms"][1])
     labels = [[record[name] for record in records] for name in ("predicted", "target")]
     said = collect.read_captions(store["captioners"] + store["arms"])
-    yield "fig1", lambda: pictures.severities({"sharp": photos, "light": photos, "severe": photos[::-1]}, kernels, 1)
+    yield (
+        "fig1",
+        lambda: pictures.severities(
+            {"sharp": photos, "light": photos, "severe": photos[::-1]}, kernels, 1
+        ),
+    )
     yield "fig2", lambda: diagram.framework(photos[0], photos[1], "a dog chases a cat")
     yield "fig3", lambda: diagram.caption_to_tree(photos[0], diagram.two_wordings(WORDS, explain))
     yield "fig4", lambda: pictures.results({"blurred": photos, "full": photos[::-1]}, photos, 1)
     yield "fig6", lambda: pictures.node_attention(photos, arrays["attention"], *labels, 1)
-    yield "fig7", lambda: pictures.captions([("blurred", photos)], pictures.caption_lines(said, records, "severe"), 1)
+    yield (
+        "fig7",
+        lambda: pictures.captions(
+            [("blurred", photos)], pictures.caption_lines(said, records, "severe"), 1
+        ),
+    )
     yield "fig8", lambda: figures.gain_by_severity(frames["differences"], frames["bins"])
-    yield "fig9", lambda: figures.training_curves(collect.read_logs(store["arms"] + store["others"]))
-    yield "fig10", lambda: figures.closing(gains.closing_by_update(store["arms"]))
+    yield (
+        "fig9",
+        lambda: figures.training_curves(collect.read_logs(store["arms"] + store["others"])),
+    )
+    yield "fig10", lambda: figures.closing(gains.closing_by_step(store["arms"]))
     yield "fig14", lambda: figures.seeds(frames["by_seed"], frames["differences"])
     yield "fig15", lambda: figures.cost(frames["cost"], frames["differences"])
 
@@ -359,7 +499,9 @@ def test_pairs_are_shown_under_each_severity(tmp_path):
     some, own = (collect.read_samples(folder)[0] for folder in arms.values())
     assert rows == ["released", "severe"] * 2 and list(columns) == ["blurred", "baseline", "full"]
     assert np.array_equal(columns["blurred"][2], some["blurred_released"][1])
-    assert np.array_equal(columns["full"][3], own["restored"][1]) and np.array_equal(sharp[3], some["sharp"][1])
+    assert np.array_equal(columns["full"][3], own["restored"][1]) and np.array_equal(
+        sharp[3], some["sharp"][1]
+    )
     figure = pictures.results(columns, sharp, rows=rows)
     words = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert [word for word in words if word in ("released", "severe")] == rows
@@ -387,12 +529,18 @@ def test_axes_are_labelled_with_units(store, frames):
         axes.get_xlabel() and axes.get_title("left") for axes in figure.axes
     )
     curves = figures.training_curves(collect.read_logs(store["arms"] + store["others"]))
-    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in curves.axes if axes.get_visible())
-    progress = figures.closing(gains.closing_by_update(store["arms"]))
+    assert all(
+        axes.get_xlabel() and axes.get_ylabel() for axes in curves.axes if axes.get_visible()
+    )
+    progress = figures.closing(gains.closing_by_step(store["arms"]))
     assert [axes.get_ylabel()[-4:] for axes in progress.axes] == ["(dB)", " (%)"]
     spread = figures.seeds(frames["by_seed"], frames["differences"])
-    assert [text.get_text() for text in spread.axes[0].get_yticklabels()][0] == "S3E-Deblur (full) (1 seed)"
-    assert all(axes.get_xlabel() for axes in figures.cost(frames["cost"], frames["differences"]).axes)
+    assert [text.get_text() for text in spread.axes[0].get_yticklabels()][
+        0
+    ] == "S3E-Deblur (full) (1 seed)"
+    assert all(
+        axes.get_xlabel() for axes in figures.cost(frames["cost"], frames["differences"]).axes
+    )
 
 
 def test_panels_share_a_scale_unless_that_flattens_one(frames):
@@ -407,8 +555,10 @@ def test_panels_share_a_scale_unless_that_flattens_one(frames):
 
 
 def test_legends_stay_inside(store):
-    progress = gains.closing_by_update(store["arms"]).assign(share=np.nan)
-    every = pd.concat([progress[progress.variant == "full"].assign(variant=name) for name in list(VARIANTS)[1:8]])
+    progress = gains.closing_by_step(store["arms"]).assign(share=np.nan)
+    every = pd.concat(
+        [progress[progress.variant == "full"].assign(variant=name) for name in list(VARIANTS)[1:8]]
+    )
     figure = figures.closing(every)
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
@@ -426,11 +576,19 @@ def test_no_two_training_curves_look_alike(store):
     each = pd.concat([logs[logs.variant == "full"].assign(variant=name) for name in VARIANTS])
     figure = figures.training_curves(each)
     drawn = [line for line in figure.axes[0].lines if line.get_linewidth() > 1]
-    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(drawn) == len(VARIANTS)
+    assert (
+        len({(line.get_color(), line.get_linestyle()) for line in drawn})
+        == len(drawn)
+        == len(VARIANTS)
+    )
     shown = {
-        handle.get_label(): (handle.get_color(), handle.get_linestyle()) for handle in figure.legends[0].get_lines()
+        handle.get_label(): (handle.get_color(), handle.get_linestyle())
+        for handle in figure.legends[0].get_lines()
     }
-    assert all(shown[style.label(line.get_label())] == (line.get_color(), line.get_linestyle()) for line in drawn)
+    assert all(
+        shown[style.label(line.get_label())] == (line.get_color(), line.get_linestyle())
+        for line in drawn
+    )
 
 
 def test_two_wordings_of_one_tree():
@@ -460,9 +618,15 @@ def test_manifest_names_maker_and_runs_and_forgets_old_files(store, frames, tmp_
         path = manifest.write()
     entry = json.loads(path.read_text())["files"]["new.png"]
     assert entry["maker"] == "s3e.report.diagram.framework" and entry["seeds"] == [0]
-    other = store["arms"][0].parents[1].name  # the store of these runs is not that of the evaluation
+    other = (
+        store["arms"][0].parents[1].name
+    )  # the store of these runs is not that of the evaluation
     assert entry["runs"] == [f"{other}/06_ablation/baseline-s0", f"{other}/05_co_training/full-s0"]
-    assert sorted(item.name for item in path.parent.iterdir()) == ["manifest.json", "new.pdf", "new.png"]
+    assert sorted(item.name for item in path.parent.iterdir()) == [
+        "manifest.json",
+        "new.pdf",
+        "new.png",
+    ]
     assert config_hash(config) != config_hash(load_config("laptop"))
 
 
@@ -518,24 +682,53 @@ def execute_08(run: FakeRun, figures_folder: Path, monkeypatch: pytest.MonkeyPat
 def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, monkeypatch, capsys):
     arms = []
     for seed, variant in enumerate(("baseline", "full")):
-        folder = tmp_path / ("05_co_training" if variant == "full" else "06_ablation") / f"{variant}-s0"
+        folder = (
+            tmp_path / ("05_co_training" if variant == "full" else "06_ablation") / f"{variant}-s0"
+        )
         folder.mkdir(parents=True)
         write_pair_samples(folder, seed)
         write_log(folder, "cotrain", "pixel", "adversarial")
         arms.append(folder)
     corpus = write_corpus(tmp_path, ("released", "severe"), kernels=False)
-    paired = {name: pairs_of(frames[name]) for name in ("image_scores", "differences", "by_seed", "bins")}
+    paired = {
+        name: pairs_of(frames[name]) for name in ("image_scores", "differences", "by_seed", "bins")
+    }
     evaluation = write_evaluation(tmp_path, {**paired, "cost": frames["cost"]})
     single = {"01_data_blurring": corpus, "07_evaluation": evaluation}
     many = {"05_co_training": arms[1:], "06_ablation": arms[:1]}
-    facts = {"config": load_config("smoke"), "store_name": "smoke", "skipped": {}, "single": single, "many": many}
-    run = FakeRun(**facts, kind="gopro", borrowed="these data have no captions: the tree is that of scenes")
+    facts = {
+        "config": load_config("smoke"),
+        "store_name": "smoke",
+        "skipped": {},
+        "single": single,
+        "many": many,
+    }
+    run = FakeRun(
+        **facts, kind="gopro", borrowed="these data have no captions: the tree is that of scenes"
+    )
     execute_08(run, tmp_path / "figures", monkeypatch)
     drawn = {path.stem for path in run.outputs}
-    wanted = {"fig1_severities", "fig5_gopro", "fig8_gain_by_severity", "fig9_training", "fig14_seeds", "fig15_cost"}
-    assert drawn == wanted | {"table2_gopro", "table4_ablation", "table9_gains", "numbers", "manifest", "report"}
+    wanted = {
+        "fig1_severities",
+        "fig5_gopro",
+        "fig8_gain_by_severity",
+        "fig9_training",
+        "fig14_seeds",
+        "fig15_cost",
+    }
+    assert drawn == wanted | {
+        "table2_gopro",
+        "table4_ablation",
+        "table9_gains",
+        "numbers",
+        "manifest",
+        "report",
+    }
     caption = (tmp_path / "figures" / "table2_gopro.md").read_text()
-    assert "Protocol: made up for a test; these data have no captions: the tree is that of scenes." in caption
+    assert (
+        "Protocol: made up for a test; these data have no captions: the tree is that of scenes."
+        in caption
+    )
     said = capsys.readouterr().out
     assert (
         "figures 2, 3, 6 and 7 are left out: these data have no captions" in said
@@ -546,7 +739,11 @@ def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, mo
 def keep_restored(corpus: Path, arms: list[Path]) -> None:
     """Test photos and what arms made of them, for the gallery."""
     write_json(corpus / "test.json", {"ids": IDS})
-    for path in (corpus / "test_sharp.npy", corpus / "test_severe.npy", *(arm / "restored_test.npy" for arm in arms)):
+    for path in (
+        corpus / "test_sharp.npy",
+        corpus / "test_severe.npy",
+        *(arm / "restored_test.npy" for arm in arms),
+    ):
         np.save(path, pictures_of(len(IDS)))
 
 
@@ -568,18 +765,30 @@ def test_notebook_08_draws_everything(store, frames, tmp_path, monkeypatch):
     corpus = write_corpus(tmp_path, ("light", "moderate", "severe"), kernels=True)
     keep_restored(corpus, store["arms"])
     spoken = dict(zip(("fidelity", "fidelity_differences"), judged(), strict=True))
-    evaluated = {**frames, **spoken, "closing_by_update": gains.closing_by_update(store["arms"])}
+    evaluated = {**frames, **spoken, "closing_by_step": gains.closing_by_step(store["arms"])}
     single = {"01_data_blurring": corpus, "07_evaluation": write_evaluation(tmp_path, evaluated)}
     many = {"03_train_captioner": store["captioners"], "05_co_training": store["arms"][1:2]}
-    many |= {"06_ablation": store["arms"][:1] + store["arms"][2:], "02_train_s3_tree": store["others"][:1]}
+    many |= {
+        "06_ablation": store["arms"][:1] + store["arms"][2:],
+        "02_train_s3_tree": store["others"][:1],
+    }
     many["07b_metric_definitions"] = [write_definitions(tmp_path)]
-    run = FakeRun(config=load_config("smoke"), store_name="smoke", skipped={}, single=single, many=many)
-    execute_08(run, tmp_path / "figures", monkeypatch)
-    assert "Protocol: made up for a test." in (tmp_path / "figures" / "table1_deblurring.md").read_text()
-    drawn = {path.stem.split("_")[0] for path in run.outputs}
-    assert {name for name in drawn if name[:3] == "fig"} == {f"fig{number}" for number in range(1, 16) if number != 5}
-    assert {name for name in drawn if name[:5] == "table"} == {f"table{number}" for number in (1, *range(3, 10), "A1")}
-    assert {"numbers", "manifest.json", "report.html"} <= {path.name for path in run.outputs} | drawn and all(
-        path.stat().st_size for path in run.outputs
+    run = FakeRun(
+        config=load_config("smoke"), store_name="smoke", skipped={}, single=single, many=many
     )
+    execute_08(run, tmp_path / "figures", monkeypatch)
+    assert (
+        "Protocol: made up for a test."
+        in (tmp_path / "figures" / "table1_deblurring.md").read_text()
+    )
+    drawn = {path.stem.split("_")[0] for path in run.outputs}
+    assert {name for name in drawn if name[:3] == "fig"} == {
+        f"fig{number}" for number in range(1, 16) if number != 5
+    }
+    assert {name for name in drawn if name[:5] == "table"} == {
+        f"table{number}" for number in (1, *range(3, 10), "A1")
+    }
+    assert {"numbers", "manifest.json", "report.html"} <= {
+        path.name for path in run.outputs
+    } | drawn and all(path.stat().st_size for path in run.outputs)
     assert run.metrics == {"files": 14 * 2 + 9 * 3 + 3}

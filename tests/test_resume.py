@@ -14,11 +14,10 @@ import torch
 from s3e.config import Config, Runtime, Training, load_config
 from s3e.data.corpus import load_corpus, prepare_corpus
 from s3e.models.build import build_critic, build_model
-from s3e.paths import ROOT
-from s3e.seeds import rng, seed_everything
 from s3e.training import checkpoint
 from s3e.training.loop import Trainer
 from s3e.training.stages import new_source, pretrain_own, train_deblurrer, train_semantics
+from s3e.utils import ROOT, rng, seed_everything
 from tests.conftest import TINY
 
 SMALL = {
@@ -31,7 +30,14 @@ MODERN = {
     "ema": 0.9, "accumulate": 2, "clip_norm": 0.5, "schedule": "cosine", "warmup": 3, "validate_every": 2,
     "patience": 9,
 }  # fmt: skip
-STEPS = {"schedule": "steps", "decay": 0.5, "decay_every": 3, "clip": 0.01, "validate_every": 2, "patience": 1}
+STEPS = {
+    "schedule": "steps",
+    "decay": 0.5,
+    "decay_every": 3,
+    "clip": 0.01,
+    "validate_every": 2,
+    "patience": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,12 @@ class Case:
     captioned: bool = True
 
     def config(self) -> Config:
-        training = {"updates": UPDATES, "batch": 4, **self.settings}
+        training = {"steps": UPDATES, "batch": 4, **self.settings}
         own = {f"train_{self.stage}.{name}": value for name, value in training.items()}
         return load_config("smoke", overrides={**SMALL, **own, **self.others})
 
 
-WGAN = {"loss.gan": "wgan-gp", "loss.critic_updates": 5}
+WGAN = {"loss.gan": "wgan-gp", "loss.critic_steps": 5}
 CASES = {
     "tree": Case("tree"),
     "a1": Case("a1"),
@@ -73,7 +79,10 @@ FAST = ("tree", "a2", "a2 steps", "b modern", "c full", "c full wgan-gp", "d")
 
 def train(case: Case, folder: Path, data: Path) -> torch.nn.Module:
     """Train a case from its start or its checkpoint; what it leaves in memory."""
-    config, corpus = case.config(), load_corpus(data / "corpus", None if case.captioned else data / "lender")
+    config, corpus = (
+        case.config(),
+        load_corpus(data / "corpus", None if case.captioned else data / "lender"),
+    )
     corpus.captioned = case.captioned
     if case.stage in ("tree", "a1", "a2"):
         module = new_source(config, corpus, case.kind)
@@ -81,7 +90,9 @@ def train(case: Case, folder: Path, data: Path) -> torch.nn.Module:
         train_semantics(folder, "own", case.stage, module, corpus, config, **flags)
         return module
     module, critic = build_model(config, corpus, case.variant), build_critic(config)
-    train_deblurrer(folder, "cotrain", module, critic, corpus, config, case.stage, variant=case.variant)
+    train_deblurrer(
+        folder, "cotrain", module, critic, corpus, config, case.stage, variant=case.variant
+    )
     return torch.nn.ModuleList([module, critic])
 
 
@@ -179,7 +190,9 @@ def assert_same_files(whole: Path, cut: Path) -> None:
             assert (whole / file).read_bytes() == (cut / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in CASES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in CASES]
+)
 def test_killed_and_resumed_is_the_same_as_unbroken(name, processes, data, tmp_path):
     case, whole, cut = CASES[name], tmp_path / "whole", tmp_path / "cut"
     weights = train(case, whole, data).state_dict()
@@ -222,12 +235,12 @@ def pretrain(folder: Path, data: Path) -> dict:
     return source.state_dict()
 
 
-def scribble(folder: Path, updates: int, began=None) -> dict:
+def scribble(folder: Path, steps: int, began=None) -> dict:
     """A training of one layer that writes a checkpoint after every update, and so most of its time."""
     seed_everything("layer")
     layer = torch.nn.Sequential(torch.nn.Linear(200, 200), torch.nn.Dropout(0.5))
     optimizer = torch.optim.Adam(layer.parameters(), 0.01)
-    settings = Training(updates=updates, schedule="constant", ema=0.9, validate_every=5, patience=updates)
+    settings = Training(steps=steps, schedule="constant", ema=0.9, validate_every=5, patience=steps)
     runtime = Runtime(save_every=1, log_every=1)
 
     def step_fn(step):
@@ -259,11 +272,13 @@ def cut_short(processes, number: int, folder: Path, work, *its) -> bool:
 
 
 def test_killed_at_twenty_random_moments(processes, tmp_path):
-    updates, whole, cut = 1500, tmp_path / "whole", tmp_path / "cut"
-    for number in range(20):  # how many of them hit the writing of a checkpoint hangs on the machine
-        assert cut_short(processes, number, cut, scribble, cut, updates), "killed before its end"
+    steps, whole, cut = 1500, tmp_path / "whole", tmp_path / "cut"
+    for number in range(
+        20
+    ):  # how many of them hit the writing of a checkpoint hangs on the machine
+        assert cut_short(processes, number, cut, scribble, cut, steps), "killed before its end"
     reached = checkpoint.load(cut / "toy.ckpt")["step"]
-    assert 0 < reached < updates
+    assert 0 < reached < steps
     ends = reached + 20
     assert_equal(scribble(whole, ends), scribble(cut, ends))
     assert_same_files(whole, cut)

@@ -12,7 +12,7 @@ from s3e.evaluation import restoring
 from s3e.evaluation.restoring import image_table, padded, restore_chunks, restore_split
 from s3e.evaluation.scoring import node_names, score_deblurrer, write_samples
 from s3e.models.build import build_model
-from s3e.paths import read_json
+from s3e.utils import read_json
 from tests.conftest import TINY
 
 
@@ -38,13 +38,20 @@ def frames(corpus):
         )
         for name, split in corpus.splits.items()
     }
-    return replace(corpus, splits=splits, severities=("released", "severe"), captioned=False, categories=[])
+    return replace(
+        corpus, splits=splits, severities=("released", "severe"), captioned=False, categories=[]
+    )
 
 
 def resized(split, height, width):
     """The same split with pictures of another shape."""
-    arrays = {name: np.resize(array, (len(split), height, width, 3)) for name, array in split.blurred.items()}
-    return replace(split, sharp=np.resize(split.sharp, (len(split), height, width, 3)), blurred=arrays)
+    arrays = {
+        name: np.resize(array, (len(split), height, width, 3))
+        for name, array in split.blurred.items()
+    }
+    return replace(
+        split, sharp=np.resize(split.sharp, (len(split), height, width, 3)), blurred=arrays
+    )
 
 
 def test_pictures_of_any_size_are_padded_by_reflection_and_cropped_back(tiny, corpus, model):
@@ -68,22 +75,34 @@ def test_parts_are_as_large_as_memory_allows_and_change_nothing(tiny, corpus, mo
     assert np.abs(together.astype(int) - whole).max() <= 1  # another batch size may round elsewhere
     assert np.concatenate([nodes for _, _, nodes in parts]).shape == (8, 7)
     monkeypatch.setattr(restoring, "PIXELS", 1)
-    assert max(len(rows) for rows, _, _ in restore_chunks(model, corpus.test, "severe", tiny)) == 3  # never alone
+    assert (
+        max(len(rows) for rows, _, _ in restore_chunks(model, corpus.test, "severe", tiny)) == 3
+    )  # never alone
 
 
 def test_only_photos_that_have_the_severity_are_scored(tiny, frames, model):
     rows = frames.test.rows("severe")
     restored = restore_split(model, frames.test, "severe", tiny)
     table = image_table(frames.test, "severe", rows, restored)
-    assert list(table.id) == frames.test.ids[1:-1] and table.psnr_blurred.notna().all() and table.extent.isna().all()
+    assert (
+        list(table.id) == frames.test.ids[1:-1]
+        and table.psnr_blurred.notna().all()
+        and table.extent.isna().all()
+    )
 
 
 def test_without_captions_only_pictures_are_scored(tiny, frames, model, tmp_path):
     metrics = score_deblurrer(tmp_path, model, "full", frames, tiny)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.json", "samples.npz", "scores.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "samples.json",
+        "samples.npz",
+        "scores.csv",
+    ]
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert scores.groupby(["split", "severity"]).size().to_dict() == {
-        (split, name): count for split in ("test", "val") for name, count in (("released", 8), ("severe", 6))
+        (split, name): count
+        for split in ("test", "val")
+        for name, count in (("released", 8), ("severe", 6))
     }
     assert "leaf_correct" not in scores and "test_released_psnr" in metrics
     samples = np.load(tmp_path / "samples.npz")
@@ -106,11 +125,20 @@ def test_samples_have_every_severity_whatever_was_trained(frames, model, tmp_pat
 
 def test_with_captions_the_files_are_those_of_before(tiny, corpus, model, tmp_path):
     score_deblurrer(tmp_path, model, "full", corpus, tiny)
-    names = {"captions.json", "nodes.csv", "restored_test.npy", "samples.json", "samples.npz", "scores.csv"}
+    names = {
+        "captions.json",
+        "nodes.csv",
+        "restored_test.npy",
+        "samples.json",
+        "samples.npz",
+        "scores.csv",
+    }
     assert {path.name for path in tmp_path.iterdir()} == names
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert len(scores) == 2 * 3 * 8 and "leaf_correct" in scores
-    assert np.array_equal(np.load(tmp_path / "restored_test.npy"), restore_split(model, corpus.test, "severe", tiny))
+    assert np.array_equal(
+        np.load(tmp_path / "restored_test.npy"), restore_split(model, corpus.test, "severe", tiny)
+    )
     samples = np.load(tmp_path / "samples.npz")
     assert set(samples) == {"ids", "sharp", "blurred", "restored", "attention", "word_attention"}
     assert samples["word_attention"].shape == (len(samples["ids"]), corpus.train.words.shape[-1], 7)

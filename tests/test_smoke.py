@@ -15,13 +15,18 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from s3e.paths import NOTEBOOKS, ROOT
+from s3e.utils import NOTEBOOKS, ROOT
 from tests.conftest import PHOTOS
 from tests.fixtures_data import write_gopro, write_karpathy, write_photos
 
 PAIRS = PHOTOS.parent / "gopro_sample"
 
-ARMS = ["05_co_training/full-s0", "06_ablation/baseline-s0", "06_ablation/oracle_map-s0", "06_ablation/shuffled-s0"]
+ARMS = [
+    "05_co_training/full-s0",
+    "06_ablation/baseline-s0",
+    "06_ablation/oracle_map-s0",
+    "06_ablation/shuffled-s0",
+]
 
 
 def run_all(environment, *arguments, profile="smoke"):
@@ -40,30 +45,42 @@ def test_every_stage_finished(smoke):
 @pytest.mark.parametrize("arm", ARMS)
 def test_arm_left_its_scores(smoke, arm):
     scores = pd.read_csv(smoke["runs"] / arm / "scores.csv")
-    assert len(scores) == 2 * 3 * 16 and scores[["psnr", "ssim", "psnr_blurred"]].notna().all().all()
+    assert (
+        len(scores) == 2 * 3 * 16 and scores[["psnr", "ssim", "psnr_blurred"]].notna().all().all()
+    )
     assert scores.groupby("severity")["psnr_blurred"].mean().idxmin() == "severe"
 
 
 def test_arms_were_scored_on_the_same_blurred_photos(smoke):
     tables = [pd.read_csv(smoke["runs"] / arm / "scores.csv") for arm in ARMS]
     for table in tables[1:]:
-        assert (table["id"] == tables[0]["id"]).all() and (table["psnr_blurred"] == tables[0]["psnr_blurred"]).all()
+        assert (table["id"] == tables[0]["id"]).all() and (
+            table["psnr_blurred"] == tables[0]["psnr_blurred"]
+        ).all()
 
 
 def test_executed_notebooks_show_pictures_and_no_errors(smoke):
     for path in smoke["runs"].glob("*/*/notebook.ipynb"):
-        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        cells = [
+            cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+        ]
         outputs = [output for cell in cells for output in cell.outputs]
         assert not [output for output in outputs if output.output_type == "error"], path
         assert any("image/png" in output.get("data", {}) for output in outputs), path
-        stray = [output for output in outputs if "<Figure" in str(output.get("data", {}).get("text/plain"))]
+        stray = [
+            output
+            for output in outputs
+            if "<Figure" in str(output.get("data", {}).get("text/plain"))
+        ]
         assert not stray, f"{path}: a figure is printed as text"
 
 
 def test_links_of_executed_notebooks_lead_somewhere(smoke):
     for path in smoke["runs"].glob("*/*/notebook.ipynb"):
         targets = re.findall(r"\]\(([^)\s]+\.(?:ipynb|md))\)", path.read_text(encoding="utf-8"))
-        assert targets and all((path.parent / target).resolve().is_file() for target in targets), path
+        assert targets and all((path.parent / target).resolve().is_file() for target in targets), (
+            path
+        )
 
 
 def test_every_figure_and_table_is_there_and_listed(smoke):
@@ -71,16 +88,22 @@ def test_every_figure_and_table_is_there_and_listed(smoke):
     files = {path.name for path in smoke["figures"].iterdir()} - {"manifest.json", "report.html"}
     assert files == set(manifest["files"])
     for number in (1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 15):
-        assert {f".{kind}" for kind in ("png", "pdf")} == {p.suffix for p in smoke["figures"].glob(f"fig{number}_*")}
+        assert {f".{kind}" for kind in ("png", "pdf")} == {
+            p.suffix for p in smoke["figures"].glob(f"fig{number}_*")
+        }
     for number in (1, 3, 4, 5, 6, 9, "A1"):
-        assert {".csv", ".tex", ".md"} == {p.suffix for p in smoke["figures"].glob(f"table{number}_*")}
+        assert {".csv", ".tex", ".md"} == {
+            p.suffix for p in smoke["figures"].glob(f"table{number}_*")
+        }
     assert {"numbers.csv", "numbers.md", "numbers.tex"} <= files
 
 
 def test_tables_agree_with_the_scores(smoke):
     table = pd.read_csv(next(smoke["figures"].glob("table1_*.csv")))
     text = table.to_csv()
-    scores = pd.read_csv(smoke["runs"] / ARMS[1] / "scores.csv").query("split == 'test' and severity == 'severe'")
+    scores = pd.read_csv(smoke["runs"] / ARMS[1] / "scores.csv").query(
+        "split == 'test' and severity == 'severe'"
+    )
     assert f"{scores['psnr'].mean():.2f}" in text
 
 
@@ -97,7 +120,12 @@ def test_a_second_run_finds_everything_fresh(smoke):
 def test_a_loss_weight_makes_only_its_dependents_run(smoke):
     status = run_all(smoke["env"], "--status", "--set", "loss.caption=0.5").stdout
     state = {line.split()[0]: line for line in status.splitlines() if "/" in line}
-    for fresh in ("01_data_blurring/all", "02_train_s3_tree/s0", "04_train_deblurrer/s0", "06_ablation/baseline-s0"):
+    for fresh in (
+        "01_data_blurring/all",
+        "02_train_s3_tree/s0",
+        "04_train_deblurrer/s0",
+        "06_ablation/baseline-s0",
+    ):
         assert " fresh" in state[fresh], state[fresh]
     for stale in ("03_train_captioner/s0", "05_co_training/full-s0", "07_evaluation/all"):
         assert " fresh" not in state[stale], state[stale]
@@ -113,9 +141,28 @@ def test_redrawn_files_are_byte_identical(smoke, tmp_path):
 
 
 def test_papermill_by_hand_trains_one_arm(smoke, tmp_path):
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "06_ablation.ipynb"), str(tmp_path / "out.ipynb")]
-    command += ["-p", "profile", "smoke", "-p", "variant", "no_tree_loss", "-p", "seed", "0", "--no-progress-bar"]
-    done = subprocess.run(command, env=smoke["env"], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(NOTEBOOKS / "06_ablation.ipynb"),
+        str(tmp_path / "out.ipynb"),
+    ]
+    command += [
+        "-p",
+        "profile",
+        "smoke",
+        "-p",
+        "variant",
+        "no_tree_loss",
+        "-p",
+        "seed",
+        "0",
+        "--no-progress-bar",
+    ]
+    done = subprocess.run(
+        command, env=smoke["env"], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     folder = smoke["runs"] / "06_ablation" / "no_tree_loss-s0"
     terms = pd.read_csv(folder / "log_cotrain.csv").columns
@@ -123,10 +170,32 @@ def test_papermill_by_hand_trains_one_arm(smoke, tmp_path):
 
 
 def test_papermill_by_hand_names_a_missing_upstream(smoke, tmp_path):
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS / "06_ablation.ipynb"), str(tmp_path / "out.ipynb")]
-    command += ["-p", "profile", "smoke", "-p", "variant", "no_tree_loss", "-p", "seed", "7", "--no-progress-bar"]
-    done = subprocess.run(command, env=smoke["env"], capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert done.returncode != 0 and "python run_all.py --profile smoke --seeds 7 --until 04" in done.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(NOTEBOOKS / "06_ablation.ipynb"),
+        str(tmp_path / "out.ipynb"),
+    ]
+    command += [
+        "-p",
+        "profile",
+        "smoke",
+        "-p",
+        "variant",
+        "no_tree_loss",
+        "-p",
+        "seed",
+        "7",
+        "--no-progress-bar",
+    ]
+    done = subprocess.run(
+        command, env=smoke["env"], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
+    assert (
+        done.returncode != 0
+        and "python run_all.py --profile smoke --seeds 7 --until 04" in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,14 +230,27 @@ def pairs(smoke, tmp_path_factory):
         tmp_path_factory.mktemp("data") / "frames", subsets=("blur",), size=(120, 72)
     )  # 72 is no multiple of 16
     variants = ("baseline", "full", "oracle_map")
-    done = run_all(smoke["env"], "--data", str(data), "--variants", *variants, "--set", "data.whole_frames=true")
+    done = run_all(
+        smoke["env"],
+        "--data",
+        str(data),
+        "--variants",
+        *variants,
+        "--set",
+        "data.whole_frames=true",
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    runs, figures = (next(smoke[kind].parent.glob("smoke@frames+*")) for kind in ("runs", "figures"))
+    runs, figures = (
+        next(smoke[kind].parent.glob("smoke@frames+*")) for kind in ("runs", "figures")
+    )
     return {"runs": runs, "figures": figures, "output": done.stdout}
 
 
 def test_pairs_borrow_tree_and_captioner_from_the_finished_study(smoke, pairs):
-    assert "start  captioned:" not in pairs["output"] and f"come from {smoke['runs']}" in pairs["output"]
+    assert (
+        "start  captioned:" not in pairs["output"]
+        and f"come from {smoke['runs']}" in pairs["output"]
+    )
     results = dict(re.findall(r"^(\S+/\S+) +(done|skipped|fresh) ", pairs["output"], re.M))
     skipped = {name for name, result in results.items() if result == "skipped"}
     taught = {"02_train_s3_tree/s0", "03_train_captioner/s0", "06b_semantic_fidelity/all"}
@@ -181,14 +263,22 @@ def test_pairs_borrow_tree_and_captioner_from_the_finished_study(smoke, pairs):
         )
     ]
     assert weights[0].keys() == weights[1].keys()
-    assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())  # frozen
+    assert all(
+        np.array_equal(value, weights[1][name]) for name, value in weights[0].items()
+    )  # frozen
 
 
 def test_pairs_are_scored_as_released_and_severe(pairs):
-    tables = [pd.read_csv(pairs["runs"] / arm / "scores.csv") for arm in ("05_co_training/full-s0", ARMS[1])]
+    tables = [
+        pd.read_csv(pairs["runs"] / arm / "scores.csv")
+        for arm in ("05_co_training/full-s0", ARMS[1])
+    ]
     assert (tables[0]["id"] == tables[1]["id"]).all()
     counts = tables[0].query("split == 'test'").severity.value_counts()
-    assert counts.to_dict() == {"released": 6, "severe": 4}  # the first and the last frame have no window of three
+    assert counts.to_dict() == {
+        "released": 6,
+        "severe": 4,
+    }  # the first and the last frame have no window of three
     log = pd.read_csv(pairs["runs"] / "05_co_training/full-s0/log_cotrain.csv")
     assert not {"tree", "caption"} & set(log.columns)
 
@@ -210,22 +300,33 @@ def test_pairs_have_table_2_and_figure_5(pairs):
     assert drawn == names
     caption = (pairs["figures"] / "table2_gopro.md").read_text().splitlines()[0]
     assert all(
-        words in caption for words in ("subset blur", "mean of 3", "variant B", "whole frames", "those of scenes")
+        words in caption
+        for words in ("subset blur", "mean of 3", "variant B", "whole frames", "those of scenes")
     )
 
 
 def metrics_of(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.glob("*/*/metrics.json"))}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.glob("*/*/metrics.json"))
+    }
 
 
 @pytest.mark.slow
 def test_one_job_and_two_jobs_give_the_same_numbers(smoke, tmp_path):
-    environment = {**os.environ, "S3E_RUNS": str(tmp_path / "runs"), "S3E_FIGURES": str(tmp_path / "figures")}
+    environment = {
+        **os.environ,
+        "S3E_RUNS": str(tmp_path / "runs"),
+        "S3E_FIGURES": str(tmp_path / "figures"),
+    }
     assert run_all(environment, "--jobs", "1").returncode == 0
     again = metrics_of(tmp_path / "runs" / "smoke")
-    assert again == {name: value for name, value in metrics_of(smoke["runs"]).items() if name in again}
+    assert again == {
+        name: value for name, value in metrics_of(smoke["runs"]).items() if name in again
+    }
     weights = [
-        root / "05_co_training/full-s0/generator.safetensors" for root in (tmp_path / "runs/smoke", smoke["runs"])
+        root / "05_co_training/full-s0/generator.safetensors"
+        for root in (tmp_path / "runs/smoke", smoke["runs"])
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
@@ -236,17 +337,25 @@ def kill_runner(process):
 
 def kill_kernel(process):
     family = psutil.Process(process.pid).children(recursive=True)
-    next(child for child in family if any("ipykernel_launcher" in word for word in child.cmdline())).kill()
+    next(
+        child for child in family if any("ipykernel_launcher" in word for word in child.cmdline())
+    ).kill()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [kill_runner, kill_kernel])
 def test_killed_in_co_training_it_goes_on_to_the_same_numbers(tmp_path, kill):
-    environment = {**os.environ, "S3E_RUNS": str(tmp_path / "runs"), "S3E_FIGURES": str(tmp_path / "figures")}
-    long = ["--set", "train_c.updates=60", "--variants", "full", "--until", "05"]
+    environment = {
+        **os.environ,
+        "S3E_RUNS": str(tmp_path / "runs"),
+        "S3E_FIGURES": str(tmp_path / "figures"),
+    }
+    long = ["--set", "train_c.steps=60", "--variants", "full", "--until", "05"]
     folder = tmp_path / "runs"
     command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *long]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(lambda: list(folder.glob("smoke*/05_co_training/full-s0/cotrain.ckpt")))
         kill(process)
@@ -259,8 +368,17 @@ def test_killed_in_co_training_it_goes_on_to_the_same_numbers(tmp_path, kill):
     assert "cotrain: going on from update" in notebook
     unbroken = {**environment, "S3E_RUNS": str(tmp_path / "unbroken")}
     assert run_all(unbroken, *long).returncode == 0
-    for name in ("metrics.json", "scores.csv", "log_cotrain.csv", "generator.safetensors", "semantics.safetensors"):
-        pair = [next(root.glob(f"smoke*/05_co_training/full-s0/{name}")) for root in (folder, tmp_path / "unbroken")]
+    for name in (
+        "metrics.json",
+        "scores.csv",
+        "log_cotrain.csv",
+        "generator.safetensors",
+        "semantics.safetensors",
+    ):
+        pair = [
+            next(root.glob(f"smoke*/05_co_training/full-s0/{name}"))
+            for root in (folder, tmp_path / "unbroken")
+        ]
         assert pair[0].read_bytes() == pair[1].read_bytes(), name
 
 
@@ -285,7 +403,9 @@ def test_other_layouts_go_through_the_same_pipeline(smoke, tmp_path, write, capt
     folder = smoke["runs"].with_name(f"smoke@{data.name}")
     assert (folder / "05_co_training/full-s0/captions.json").exists() is captioned
     figures = next(smoke["figures"].parent.glob(f"smoke@{data.name}+*"))
-    assert (figures / "table1_deblurring.md").exists() and (figures / "table3_captioning.md").exists() is captioned
+    assert (figures / "table1_deblurring.md").exists() and (
+        figures / "table3_captioning.md"
+    ).exists() is captioned
 
 
 @pytest.mark.slow
@@ -302,9 +422,16 @@ def test_real_pairs_go_through_the_same_pipeline(smoke):
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no captioned photos at {PHOTOS} (set S3E_PHOTOS)")
 def test_photographs_go_through_the_same_pipeline(tmp_path):
-    environment = {**os.environ, "S3E_RUNS": str(tmp_path / "runs"), "S3E_FIGURES": str(tmp_path / "figures")}
+    environment = {
+        **os.environ,
+        "S3E_RUNS": str(tmp_path / "runs"),
+        "S3E_FIGURES": str(tmp_path / "figures"),
+    }
     done = run_all(environment, "--data", str(PHOTOS))
     assert done.returncode == 0, done.stdout[-2000:]
     folder = tmp_path / "runs" / f"smoke@{PHOTOS.name}"
-    assert "label maps" in json.loads((folder / "06_ablation/oracle_map-s0/done.json").read_text())["skipped"]
+    assert (
+        "label maps"
+        in json.loads((folder / "06_ablation/oracle_map-s0/done.json").read_text())["skipped"]
+    )
     assert np.load(folder / "06_ablation/baseline-s0/restored_test.npy").shape == (16, 64, 64, 3)

@@ -14,10 +14,17 @@ from PIL import Image
 
 from s3e.data import gopro
 from s3e.data.sources import SPLITS, open_source, read_source
-from s3e.paths import S3EError
-from s3e.seeds import stable_hash
+from s3e.utils import S3EError, stable_hash
 from tests.conftest import PHOTOS
-from tests.fixtures_data import picture, save, write, write_coco, write_gopro, write_karpathy, write_photos
+from tests.fixtures_data import (
+    picture,
+    save,
+    write,
+    write_coco,
+    write_gopro,
+    write_karpathy,
+    write_photos,
+)
 
 
 def sizes(source):
@@ -69,33 +76,49 @@ def open_folder():
 
 
 @pytest.mark.parametrize("year", ["2014", "2017", ""])
-@pytest.mark.parametrize("images", ["images", "{split}2014", "{split}2017", "images/{split}2017", "{split}", "."])
+@pytest.mark.parametrize(
+    "images", ["images", "{split}2014", "{split}2017", "images/{split}2017", "{split}", "."]
+)
 def test_official_layouts(tmp_path, year, images, capsys):
     source = open_source(write_coco(tmp_path, {"train": 4, "val": 8}, year=year, images=images))
-    assert source.kind == "coco" and source.rule == "halved" and source.captioned and not source.paired
+    assert (
+        source.kind == "coco" and source.rule == "halved" and source.captioned and not source.paired
+    )
     assert sum(sizes(source)) == 12 and len(set(ids(source))) == 12
     assert source.protocol == f"COCO captions {year}".strip() + ", val split halved by id"
-    assert all(photo.path.is_file() and len(photo.captions) == 5 for photo in source.splits["train"])
+    assert all(
+        photo.path.is_file() and len(photo.captions) == 5 for photo in source.splits["train"]
+    )
     assert capsys.readouterr().out == ""
 
 
 def test_val_is_halved_by_hashed_id_in_the_order_of_the_file(coco):
     splits = open_source(coco).splits
     numbers = [str(number) for number in range(21, 33)]
-    assert [photo.id for photo in splits["val"]] == [n for n in numbers if stable_hash("split", n) % 2 == 0]
-    assert [photo.id for photo in splits["test"]] == [n for n in numbers if stable_hash("split", n) % 2 == 1]
+    assert [photo.id for photo in splits["val"]] == [
+        n for n in numbers if stable_hash("split", n) % 2 == 0
+    ]
+    assert [photo.id for photo in splits["test"]] == [
+        n for n in numbers if stable_hash("split", n) % 2 == 1
+    ]
 
 
 def test_a_test_file_makes_the_splits_given(tmp_path):
     source = open_source(write_coco(tmp_path, {"train": 4, "val": 3, "test": 2}))
-    assert sizes(source) == [4, 3, 2] and source.rule == "given" and source.protocol.endswith("splits as given")
+    assert (
+        sizes(source) == [4, 3, 2]
+        and source.rule == "given"
+        and source.protocol.endswith("splits as given")
+    )
 
 
 def test_2014_is_preferred_and_said(tmp_path):
     write_coco(tmp_path, {"train": 4, "val": 8}, year="2017")
     source = open_source(write_coco(tmp_path, {"train": 5, "val": 9}, year="2014"))
     assert len(source.splits["train"]) == 5 and "2014" in source.protocol
-    assert "annotations/captions_train2017.json, annotations/captions_val2017.json" in source.notes[0]
+    assert (
+        "annotations/captions_train2017.json, annotations/captions_val2017.json" in source.notes[0]
+    )
 
 
 def test_years_are_not_mixed(tmp_path):
@@ -114,9 +137,15 @@ def edit(folder, change, split="train"):
 
 
 def test_at_most_five_captions_a_photo(coco):
-    edit(coco, lambda images, texts: texts.append({"id": 9999, "image_id": 1, "caption": "a sixth one"}))
+    edit(
+        coco,
+        lambda images, texts: texts.append({"id": 9999, "image_id": 1, "caption": "a sixth one"}),
+    )
     source = open_source(coco)
-    assert len(source.splits["train"][0].captions) == 5 and "more than 5 captions, cut: 1 (" in source.notes[0]
+    assert (
+        len(source.splits["train"][0].captions) == 5
+        and "more than 5 captions, cut: 1 (" in source.notes[0]
+    )
 
 
 def test_cleaned_captions_are_noted(coco):
@@ -129,26 +158,62 @@ def test_cleaned_captions_are_noted(coco):
 
 BROKEN_RECORDS = {
     "no id": (lambda images, texts: images[0].pop("id"), r"images\[0\]: the key 'id' is missing"),
-    "no file name": (lambda images, texts: images[0].pop("file_name"), r"images\[0\]: the key 'file_name' is missing"),
-    "id of a wrong type": (lambda images, texts: images[0].update(id=[1]), r"images\[0\]: the key 'id' .* wrong type"),
-    "true as id": (lambda images, texts: images[0].update(id=True), r"images\[0\]: the key 'id' .* wrong type"),
+    "no file name": (
+        lambda images, texts: images[0].pop("file_name"),
+        r"images\[0\]: the key 'file_name' is missing",
+    ),
+    "id of a wrong type": (
+        lambda images, texts: images[0].update(id=[1]),
+        r"images\[0\]: the key 'id' .* wrong type",
+    ),
+    "true as id": (
+        lambda images, texts: images[0].update(id=True),
+        r"images\[0\]: the key 'id' .* wrong type",
+    ),
     "half surrogate": (
         lambda images, texts: images[0].update(file_name="\ud800"),
         r"images\[0\]: .* 'file_name' holds char",
     ),
-    "no object": (lambda images, texts: images.append(3), r"images\[20\]: the record is not an object"),
-    "image twice": (lambda images, texts: images.append(images[0]), r"images\[20\]: the id 1 occurs twice"),
-    "caption twice": (lambda images, texts: texts.append(texts[0]), r"annotations\[100\]: the id 10 occurs twice"),
-    "no caption": (lambda images, texts: texts[0].pop("caption"), r"annotations\[0\]: the key 'caption' is missing"),
-    "number as caption": (lambda images, texts: texts[0].update(caption=5), r"annotations\[0\]: .* wrong type"),
-    "empty caption": (lambda images, texts: texts[0].update(caption="\n"), r"annotation 10: the caption is empty"),
-    "other script": (lambda images, texts: texts[0].update(caption="собака"), r"annotation 10: .* no Latin letter"),
-    "enormous": (lambda images, texts: texts[0].update(caption="dog " * 999), r"annotation 10: .* enormous"),
+    "no object": (
+        lambda images, texts: images.append(3),
+        r"images\[20\]: the record is not an object",
+    ),
+    "image twice": (
+        lambda images, texts: images.append(images[0]),
+        r"images\[20\]: the id 1 occurs twice",
+    ),
+    "caption twice": (
+        lambda images, texts: texts.append(texts[0]),
+        r"annotations\[100\]: the id 10 occurs twice",
+    ),
+    "no caption": (
+        lambda images, texts: texts[0].pop("caption"),
+        r"annotations\[0\]: the key 'caption' is missing",
+    ),
+    "number as caption": (
+        lambda images, texts: texts[0].update(caption=5),
+        r"annotations\[0\]: .* wrong type",
+    ),
+    "empty caption": (
+        lambda images, texts: texts[0].update(caption="\n"),
+        r"annotation 10: the caption is empty",
+    ),
+    "other script": (
+        lambda images, texts: texts[0].update(caption="собака"),
+        r"annotation 10: .* no Latin letter",
+    ),
+    "enormous": (
+        lambda images, texts: texts[0].update(caption="dog " * 999),
+        r"annotation 10: .* enormous",
+    ),
     "caption without image": (
         lambda images, texts: texts[0].update(image_id=77),
         r"annotation 10: its image 77 is not",
     ),
-    "image without caption": (lambda images, texts: texts.__delitem__(slice(5)), r"image 1: it has no usable caption"),
+    "image without caption": (
+        lambda images, texts: texts.__delitem__(slice(5)),
+        r"image 1: it has no usable caption",
+    ),
     "no such photo": (
         lambda images, texts: images[0].update(file_name="x.jpg"),
         r"its photo x\.jpg is in none of the image folders",
@@ -169,7 +234,10 @@ BROKEN_RECORDS = {
         lambda images, texts: images[0].update(file_name="a/" * 5000 + "b"),
         "is in none of the image folders",
     ),
-    "endless name": (lambda images, texts: images[0].update(file_name="a" * 9999), "is in none of the image"),
+    "endless name": (
+        lambda images, texts: images[0].update(file_name="a" * 9999),
+        "is in none of the image",
+    ),
 }
 
 
@@ -183,11 +251,19 @@ def test_a_broken_record_is_named_and_skipped_only_when_allowed(coco, name):
         open_source(coco)
     assert str(coco) in str(error.value) and "--skip-broken" in str(error.value)
     source = open_source(coco, skip_broken=True)
-    assert source.problems and len(source.splits["train"]) >= 19 and len(ids(source)) == len(set(ids(source)))
-    assert all(text.isprintable() and text for photo in source.splits["train"] for text in photo.captions)
+    assert (
+        source.problems
+        and len(source.splits["train"]) >= 19
+        and len(ids(source)) == len(set(ids(source)))
+    )
+    assert all(
+        text.isprintable() and text for photo in source.splits["train"] for text in photo.captions
+    )
 
 
-@pytest.mark.parametrize("name", ["sub/000001.jpg", "train2017/000001.jpg", "/home/someone/coco/000001.jpg"])
+@pytest.mark.parametrize(
+    "name", ["sub/000001.jpg", "train2017/000001.jpg", "/home/someone/coco/000001.jpg"]
+)
 def test_a_photo_named_by_a_path_is_found(coco, name):
     if name.startswith("sub"):
         save(coco / "images" / name, picture("sub"))
@@ -230,12 +306,16 @@ def test_a_photo_of_val_is_not_trained_on(coco):
     photo = {"id": 21, "file_name": "000021.jpg"}
     text = {"id": 9, "image_id": 21, "caption": "a dog"}
     edit(coco, lambda images, texts: (images.append(photo), texts.append(text)))
-    with pytest.raises(S3EError, match="captions_train.json: image 21: it is in another split as well"):
+    with pytest.raises(
+        S3EError, match="captions_train.json: image 21: it is in another split as well"
+    ):
         open_source(coco)
     assert sizes(open_source(coco, skip_broken=True))[0] == 20
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 100_000, "\xff", '{"images": 1' + "0" * 5000 + "}", ""])
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, "\xff", '{"images": 1' + "0" * 5000 + "}", ""]
+)
 def test_no_json(coco, text):
     (coco / "annotations" / "captions_val.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(S3EError, match="captions_val.json is not valid JSON"):
@@ -251,14 +331,20 @@ def test_json_of_another_kind(coco, content):
 
 def test_captions_without_a_folder_of_images(coco):
     (coco / "images").rename(coco / "elsewhere")
-    with pytest.raises(S3EError, match=r"captions_val.json: none of its 12 photos is there; unpack them into .*images"):
+    with pytest.raises(
+        S3EError,
+        match=r"captions_val.json: none of its 12 photos is there; unpack them into .*images",
+    ):
         read_source(coco, "blur")
 
 
 def test_too_few_photos_are_refused_with_the_reason(tmp_path):
     folder = write_coco(tmp_path, {"train": 3, "val": 2, "test": 2})
     (folder / "images" / "000004.jpg").unlink()
-    with pytest.raises(S3EError, match=r"val split has fewer than 2 usable photos \(1\).*photo 000004.jpg is in none"):
+    with pytest.raises(
+        S3EError,
+        match=r"val split has fewer than 2 usable photos \(1\).*photo 000004.jpg is in none",
+    ):
         read_source(folder)
 
 
@@ -267,7 +353,12 @@ def test_too_few_photos_are_refused_with_the_reason(tmp_path):
 
 def test_karpathys_split(karpathy):
     source = open_source(karpathy)
-    assert sizes(source) == [16, 6, 6] and source.kind == "karpathy" and source.rule == "given" and source.captioned
+    assert (
+        sizes(source) == [16, 6, 6]
+        and source.kind == "karpathy"
+        and source.rule == "given"
+        and source.captioned
+    )
     assert source.protocol == "Karpathy's split (dataset_coco.json)"
     assert source.splits["train"][12].path.parent.name == "val2014"  # restval is trained on
 
@@ -279,7 +370,8 @@ def test_karpathys_file_in_annotations_goes_before_official_ones(karpathy):
     source = open_source(karpathy)
     assert (
         source.kind == "karpathy"
-        and "annotations/dataset_flickr8k.json, annotations/captions_train2014.json, " in source.notes[0]
+        and "annotations/dataset_flickr8k.json, annotations/captions_train2014.json, "
+        in source.notes[0]
     )
 
 
@@ -300,8 +392,14 @@ def test_flickr_files_number_by_imgid_and_give_no_path(karpathy):
         (lambda item: item.update(split="dev"), "image 1: the split 'dev' is unknown"),
         (lambda item: item.update(split=["train"]), r"images\[0\]: the key 'split' .* wrong type"),
         (lambda item: item.update(filepath=5), r"images\[0\]: the key 'filepath' .* wrong type"),
-        (lambda item: item.update(sentences=None), r"images\[0\]: the key 'sentences' .* wrong type"),
-        (lambda item: item["sentences"][2].pop("raw"), r"image 1, sentences\[2\]: the key 'raw' is missing"),
+        (
+            lambda item: item.update(sentences=None),
+            r"images\[0\]: the key 'sentences' .* wrong type",
+        ),
+        (
+            lambda item: item["sentences"][2].pop("raw"),
+            r"image 1, sentences\[2\]: the key 'raw' is missing",
+        ),
         (lambda item: item["sentences"].clear(), "image 1: it has no usable caption"),
         (lambda item: item.update(cocoid=2), r"images\[1\]: the cocoid 2 occurs twice"),
     ],
@@ -319,9 +417,20 @@ def test_broken_records_of_karpathys_file(karpathy, change, message):
 # --- any JSON ------------------------------------------------------------------------------------------------------
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=8)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | ANY_TEXT
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3))
-CHANGES = st.lists(st.tuples(st.lists(st.integers(0, 999), max_size=5), st.sampled_from("sdc"), VALUES), max_size=4)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | ANY_TEXT
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+)
+CHANGES = st.lists(
+    st.tuples(st.lists(st.integers(0, 999), max_size=5), st.sampled_from("sdc"), VALUES), max_size=4
+)
 
 
 def mutate(content, changes):
@@ -331,7 +440,10 @@ def mutate(content, changes):
         node, parent, key = content, None, None
         for step in path:
             if isinstance(node, dict | list) and node:
-                parent, key = node, sorted(node)[step % len(node)] if isinstance(node, dict) else step % len(node)
+                parent, key = (
+                    node,
+                    sorted(node)[step % len(node)] if isinstance(node, dict) else step % len(node),
+                )
                 node = parent[key]
         if parent is None:
             content = value
@@ -362,7 +474,9 @@ def test_any_json_gives_sound_photos_or_an_error_that_names_the_file(mutable, ch
         assert str(folder) in str(error) and "\n" not in str(error)
         return
     photos = [photo for split in SPLITS for photo in source.splits[split]]
-    assert len({photo.id for photo in photos}) == len(photos) and all(isinstance(photo.id, str) for photo in photos)
+    assert len({photo.id for photo in photos}) == len(photos) and all(
+        isinstance(photo.id, str) for photo in photos
+    )
     assert all(photo.path.is_file() and folder in photo.path.parents for photo in photos)
     assert all(1 <= len(photo.captions) <= 5 and all(photo.captions) for photo in photos)
     assert all(str(problem).encode() for problem in source.problems)
@@ -376,12 +490,21 @@ def test_any_json_gives_sound_photos_or_an_error_that_names_the_file(mutable, ch
 def test_pairs_are_read_by_sequence(tmp_path, subset, above):
     write_gopro(tmp_path / above, size=(32, 18))
     source = open_source(tmp_path, subset)
-    assert source.kind == "gopro" and source.paired and not source.captioned and source.rule == "sequence"
+    assert (
+        source.kind == "gopro"
+        and source.paired
+        and not source.captioned
+        and source.rule == "sequence"
+    )
     assert source.protocol == f"GoPro, subset {subset}, validation = 1 of 3 train sequences"
     sequences = [{photo.sequence for photo in source.splits[split]} for split in SPLITS]
     assert [len(names) for names in sequences] == [2, 1, 1] and not set.intersection(*sequences[:2])
     photo = source.splits["test"][1]
-    assert photo.id == "GOPR0384_11_00/000002" and photo.frame == 2 and photo.sequence == "GOPR0384_11_00"
+    assert (
+        photo.id == "GOPR0384_11_00/000002"
+        and photo.frame == 2
+        and photo.sequence == "GOPR0384_11_00"
+    )
     assert photo.path.parent.name == "sharp" and photo.blurred.parent.name == subset
 
 
@@ -393,20 +516,34 @@ def test_unknown_subset(pairs, subset):
 
 def test_missing_subset(tmp_path):
     write_gopro(tmp_path, subsets=("blur",))
-    with pytest.raises(S3EError, match="no sequence has the folder blur_gamma/; --set data.subset=blur"):
+    with pytest.raises(
+        S3EError, match="no sequence has the folder blur_gamma/; --set data.subset=blur"
+    ):
         read_source(tmp_path, "blur_gamma")
 
 
 SEQUENCE = "train/GOPR0372_07_00"
 BROKEN_PAIRS = {
-    "no sharp frame": (lambda at: (at / "sharp/000002.png").unlink(), r"blur/000002.png: has no partner in sharp/"),
-    "no blurred frame": (lambda at: (at / "blur/000002.png").unlink(), r"sharp/000002.png: has no partner in blur/"),
+    "no sharp frame": (
+        lambda at: (at / "sharp/000002.png").unlink(),
+        r"blur/000002.png: has no partner in sharp/",
+    ),
+    "no blurred frame": (
+        lambda at: (at / "blur/000002.png").unlink(),
+        r"sharp/000002.png: has no partner in blur/",
+    ),
     "another size": (
         lambda at: save(at / "sharp/000002.png", picture("x", size=(18, 32))),
         r"blur/000002.png: blurred and sharp frame differ in size \(32x18 and 18x32\)",
     ),
-    "no photo": (lambda at: (at / "sharp/000002.png").write_bytes(b"x"), "sharp/000002.png: cannot be read as a photo"),
-    "no number": (lambda at: (at / "blur/000002.png").rename(at / "blur/two.png"), "two.png: the name is not a frame"),
+    "no photo": (
+        lambda at: (at / "sharp/000002.png").write_bytes(b"x"),
+        "sharp/000002.png: cannot be read as a photo",
+    ),
+    "no number": (
+        lambda at: (at / "blur/000002.png").rename(at / "blur/two.png"),
+        "two.png: the name is not a frame",
+    ),
     "two numbers": (
         lambda at: save(at / "blur/2.png", picture("x")),
         "blur/2.png: the name is not a frame number of its",
@@ -415,9 +552,18 @@ BROKEN_PAIRS = {
         lambda at: at.rename(at.parents[1] / at.name),
         "GOPR0372_07_00: the sequence is neither in train/ nor",
     ),
-    "no subset": (lambda at: (at / "blur").rename(at / "blurry"), "GOPR0372_07_00: the sequence has no folder blur/"),
-    "no sharp": (lambda at: (at / "sharp").rename(at / "s"), "GOPR0372_07_00: the sequence has no folder sharp/"),
-    "same name": (lambda at: write_gopro(at.parents[1] / "copy", {SEQUENCE: 2}), "the sequence's name is that of "),
+    "no subset": (
+        lambda at: (at / "blur").rename(at / "blurry"),
+        "GOPR0372_07_00: the sequence has no folder blur/",
+    ),
+    "no sharp": (
+        lambda at: (at / "sharp").rename(at / "s"),
+        "GOPR0372_07_00: the sequence has no folder sharp/",
+    ),
+    "same name": (
+        lambda at: write_gopro(at.parents[1] / "copy", {SEQUENCE: 2}),
+        "the sequence's name is that of ",
+    ),
 }
 
 
@@ -433,7 +579,9 @@ def test_a_broken_pair_is_named_and_skipped_only_when_allowed(pairs, name):
 
 
 def test_a_half_of_gopro_is_refused(pairs):
-    with pytest.raises(S3EError, match="train: is one half of GoPro; give the folder that holds train/ and test/"):
+    with pytest.raises(
+        S3EError, match="train: is one half of GoPro; give the folder that holds train/ and test/"
+    ):
         read_source(pairs / "train")
     (pairs / "test").rename(pairs.parent / "test")
     with pytest.raises(S3EError, match=r"the test split has fewer than 2 usable photos \(0\)"):
@@ -444,7 +592,10 @@ def test_validation_sequences():
     official = {f"GOPR{n:04}_11_00": 95 for n in range(22)}
     chosen = gopro.validation(official)
     assert len(chosen) == 3 and chosen == gopro.validation(dict(reversed(official.items())))
-    assert gopro.validation({"a": 10, "b": 10, "x": 1, "y": 1, "z": 1}) <= {"a", "b"}  # short ones only if need be
+    assert gopro.validation({"a": 10, "b": 10, "x": 1, "y": 1, "z": 1}) <= {
+        "a",
+        "b",
+    }  # short ones only if need be
     assert len(gopro.validation({"x": 1, "y": 1, "z": 1})) == 2  # one stays in train
     assert gopro.validation({"a": 10, "x": 1}) == {"a"} and gopro.validation({"a": 10}) == set()
 
@@ -459,8 +610,12 @@ def test_windows_are_consecutive_frames_of_one_sequence(pairs, frames):
         reach = frames // 2
         assert (window is not None) == (reach < photo.frame <= count[photo.sequence] - reach)
         if window:
-            assert [other.frame for other in window] == list(range(photo.frame - reach, photo.frame + reach + 1))
-            assert {other.sequence for other in window} == {photo.sequence} and window[reach] is photo
+            assert [other.frame for other in window] == list(
+                range(photo.frame - reach, photo.frame + reach + 1)
+            )
+            assert {other.sequence for other in window} == {photo.sequence} and window[
+                reach
+            ] is photo
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -471,7 +626,9 @@ def test_raw_windows(tmp_path, inside):
     source, raw = open_source(root), gopro.find_raw(root)
     photos = {photo.id: photo for part in source.splits.values() for photo in part}
     window = gopro.raw_window(photos["GOPR0372_07_00/000003"], 3, raw)
-    assert [int(path.stem) for path in window] == list(range(8, 29)) and all(path.is_file() for path in window)
+    assert [int(path.stem) for path in window] == list(range(8, 29)) and all(
+        path.is_file() for path in window
+    )
     middle, sharp = Image.open(window[10]), Image.open(photos["GOPR0372_07_00/000003"].path)
     assert middle.tobytes() == sharp.tobytes()
     for end in ("000001", "000008"):
@@ -488,7 +645,9 @@ def test_raw_frames_that_are_not_there(tmp_path):
         gopro.find_raw(root)
     with pytest.raises(S3EError, match="none: has no sequence GOPR0001_07_00"):
         gopro.raw_window(splits["test"][0], 3, root / "none")
-    with pytest.raises(S3EError, match="(one|two): blur.average=raw needs sequences that are named GOPRxxxx_yy_zz"):
+    with pytest.raises(
+        S3EError, match="(one|two): blur.average=raw needs sequences that are named GOPRxxxx_yy_zz"
+    ):
         gopro.raw_window(splits["train"][0], 3, root / "none")
 
 
@@ -497,11 +656,18 @@ def test_raw_frames_that_are_not_there(tmp_path):
 
 def test_photos_are_split_by_hashed_name(tmp_path):
     source = open_source(write_photos(tmp_path, 40))
-    assert source.kind == "folder" and source.rule == "hashed" and not source.captioned and not source.paired
+    assert (
+        source.kind == "folder"
+        and source.rule == "hashed"
+        and not source.captioned
+        and not source.paired
+    )
     assert sum(sizes(source)) == 40 and "00/photo000" in ids(source)
     before = {photo.id: split for split, part in source.splits.items() for photo in part}
     save(tmp_path / "new" / "one.PNG", picture("one"))
-    after = {photo.id: split for split, part in open_source(tmp_path).splits.items() for photo in part}
+    after = {
+        photo.id: split for split, part in open_source(tmp_path).splits.items() for photo in part
+    }
     assert after.pop("new/one") and after == before  # nothing moves when a photo is added
 
 
@@ -511,7 +677,9 @@ def test_ids_stay_unique_and_other_files_are_told(tmp_path):
     save(tmp_path / "00" / "._photo001.jpg", picture("hidden"))
     (tmp_path / "notes.txt").write_text("x")
     source = open_source(tmp_path)
-    assert {"00/photo000.png", "00/photo000.jpg", "00/photo003"} <= set(ids(source)) and len(set(ids(source))) == 41
+    assert {"00/photo000.png", "00/photo000.jpg", "00/photo003"} <= set(ids(source)) and len(
+        set(ids(source))
+    ) == 41
     assert source.notes == ("other files, left alone: 1 (.txt)",)
 
 
@@ -535,7 +703,9 @@ def test_names_that_are_not_utf8(tmp_path):
     assert len(ids(open_source(tmp_path, skip_broken=True))) == 39
 
 
-@pytest.mark.parametrize(("count", "message"), [(0, "holds no photos"), (4, "4 photos are too few, add some")])
+@pytest.mark.parametrize(
+    ("count", "message"), [(0, "holds no photos"), (4, "4 photos are too few, add some")]
+)
 def test_too_few_photos(tmp_path, count, message):
     with pytest.raises(S3EError, match=message):
         read_source(write_photos(tmp_path, count))
@@ -558,14 +728,19 @@ def test_photos_beside_annotations_without_captions(tmp_path):
 @pytest.mark.parametrize("place", ["", "/images", "/annotations"])
 def test_a_folder_without_permission_is_named(open_folder, place):
     write_coco(open_folder / "photos")
-    message = f"photos{place}: the folder cannot be listed .Permission denied.; give yourself permission"
+    message = (
+        f"photos{place}: the folder cannot be listed .Permission denied.; give yourself permission"
+    )
     with forbidden(Path(f"{open_folder}/photos{place}")), pytest.raises(S3EError, match=message):
         read_source(open_folder / "photos")
 
 
 def test_a_caption_file_without_permission_is_named(open_folder):
     path = write_coco(open_folder) / "annotations" / "captions_val.json"
-    with forbidden(path), pytest.raises(S3EError, match="captions_val.json: cannot be read .*read permission"):
+    with (
+        forbidden(path),
+        pytest.raises(S3EError, match="captions_val.json: cannot be read .*read permission"),
+    ):
         read_source(open_folder)
 
 
@@ -599,7 +774,9 @@ def test_real_folders(name, kind, counts):
 def test_clips_of_one_recording_stay_together():
     clips = {f"GOPR{n:04}_11_{part:02}": 30 for n in range(8) for part in range(3)}
     chosen = gopro.validation(clips)
-    recordings = [{name.split("_")[0] for name in names} for names in (chosen, clips.keys() - chosen)]
+    recordings = [
+        {name.split("_")[0] for name in names} for names in (chosen, clips.keys() - chosen)
+    ]
     assert chosen and not set.intersection(*recordings)
 
 
@@ -611,7 +788,12 @@ def test_raw_numbers_that_are_off_are_told_by_the_sharp_frames(tmp_path, shift):
     for path in sorted(folder.iterdir(), reverse=shift > 0):
         if (number := int(path.stem) + shift) > 0:
             path.rename(path.with_name(f"{number:06}.png"))
-    photos = [p for part in open_source(root).splits.values() for p in part if p.sequence == "GOPR0372_07_00"]
+    photos = [
+        p
+        for part in open_source(root).splits.values()
+        for p in part
+        if p.sequence == "GOPR0372_07_00"
+    ]
     assert gopro.raw_shift(photos, raw) == shift
     window = gopro.raw_window(photos[3], 3, raw, shift)
     assert [int(path.stem) - shift for path in window] == list(range(2 * 7 + 1, 5 * 7 + 1))

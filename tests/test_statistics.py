@@ -17,7 +17,13 @@ STUDIES, IMAGES, RESAMPLES = 2_000, 200, 400
 IMAGE_DEVIATION = 0.28  # dB, of paired differences as measured in studies of this suite
 
 
-def studies(seeds: int, seed_deviation: float, effect: float = 0.0, shared: float = 0.5, count: int = STUDIES):
+def studies(
+    seeds: int,
+    seed_deviation: float,
+    effect: float = 0.0,
+    shared: float = 0.5,
+    count: int = STUDIES,
+):
     """Differences of simulated studies: count x seeds x images; `shared`: of the images' variance, over all seeds."""
     generator = np.random.default_rng(seeds)
     same = generator.normal(0, IMAGE_DEVIATION * np.sqrt(shared), (count, 1, IMAGES))
@@ -35,7 +41,9 @@ def rejected(result) -> np.ndarray:
 
 @pytest.mark.parametrize("seed_deviation", [0.0, 0.02, 0.05, 0.1, 0.15])
 @pytest.mark.parametrize("shared", [1.0, 0.5])
-def test_intervals_of_three_seeds_cover_and_nothing_is_found_where_nothing_is(seed_deviation, shared):
+def test_intervals_of_three_seeds_cover_and_nothing_is_found_where_nothing_is(
+    seed_deviation, shared
+):
     result = compare(studies(3, seed_deviation, shared=shared), resamples=RESAMPLES)
     assert covered(result) >= 0.93
     assert rejected(result).mean() <= 0.06
@@ -60,13 +68,17 @@ def test_one_seed_cannot_know_how_much_seeds_differ():
 )
 def test_known_effects_are_found(effect, seed_deviation, power):
     result = compare(studies(3, seed_deviation, effect), resamples=RESAMPLES)
-    assert (rejected(result) & (result.mean > 0)).mean() >= power and covered(result, effect) >= 0.93
+    assert (rejected(result) & (result.mean > 0)).mean() >= power and covered(
+        result, effect
+    ) >= 0.93
 
 
 def test_holm_keeps_a_family_without_effects_quiet():
     families = compare(studies(3, 0.05, count=5 * STUDIES), resamples=RESAMPLES)
     p_values = np.maximum(families.p_interval, families.p_wilcoxon).reshape(-1, 5)
-    assert np.mean(p_values.min(1) < 0.05) > 0.1  # without correction one in eight families finds something
+    assert (
+        np.mean(p_values.min(1) < 0.05) > 0.1
+    )  # without correction one in eight families finds something
     assert np.mean([holm(family).min() < 0.05 for family in p_values]) <= 0.06
 
 
@@ -84,7 +96,9 @@ def test_frames_of_one_video_count_as_one(videos, within):
     frames = frames + generator.normal(0, within, (STUDIES, 1, len(member)))
     clustered = compare(frames, [f"video {number}" for number in member], RESAMPLES)
     assert covered(clustered) >= 0.93 and rejected(clustered).mean() <= 0.06
-    assert covered(paired_interval(frames[:200], resamples=RESAMPLES)) < 0.7  # as if frames were independent
+    assert (
+        covered(paired_interval(frames[:200], resamples=RESAMPLES)) < 0.7
+    )  # as if frames were independent
 
 
 def test_share_of_a_gap_covers_its_truth():
@@ -93,7 +107,12 @@ def test_share_of_a_gap_covers_its_truth():
     for _ in range(500):
         hard = generator.normal(0, 0.3, (1, 200))
         gap = 1.5 + hard + generator.normal(0, 0.2, (3, 200)) + generator.normal(0, 0.05, (3, 1))
-        gain = 0.4 + 0.3 * hard + generator.normal(0, 0.2, (3, 200)) + generator.normal(0, 0.03, (3, 1))
+        gain = (
+            0.4
+            + 0.3 * hard
+            + generator.normal(0, 0.2, (3, 200))
+            + generator.normal(0, 0.03, (3, 1))
+        )
         share = share_of_gap(gain, gap)
         assert share.mean() == pytest.approx(gain.mean() / gap.mean())
         _, low, high = paired_interval(share, resamples=RESAMPLES)
@@ -116,7 +135,9 @@ def test_interval_and_p_value_say_the_same():
 
 
 def test_with_few_seeds_the_wider_interval_counts():
-    table = np.array([[-1.0], [0.0], [1.0]]) * np.ones((1, 50))  # no spread between images: only seeds vary
+    table = np.array([[-1.0], [0.0], [1.0]]) * np.ones(
+        (1, 50)
+    )  # no spread between images: only seeds vary
     assert paired_bootstrap(table)[1:] == (-1, 1)
     half = stats.t.ppf(0.975, 2) / np.sqrt(3)
     assert paired_interval(table)[1:] == pytest.approx((-half, half))
@@ -125,7 +146,9 @@ def test_with_few_seeds_the_wider_interval_counts():
 
 
 def test_variance_between_seeds_is_unbiased():
-    wide = paired_bootstrap(np.random.default_rng(0).normal(0, 1, (5, 1)) * np.ones((1, 40)), level=0.68)
+    wide = paired_bootstrap(
+        np.random.default_rng(0).normal(0, 1, (5, 1)) * np.ones((1, 40)), level=0.68
+    )
     spread = np.random.default_rng(0).normal(0, 1, 5).std(ddof=1) / np.sqrt(5)
     assert (wide[2] - wide[1]) / 2 == pytest.approx(spread, rel=0.2)
 

@@ -14,7 +14,7 @@ from s3e.data import survey as module
 from s3e.data.duplicates import Signatures, alike, fingerprint, separate, signatures
 from s3e.data.sources import SPLITS, Photo, Source, read_source
 from s3e.data.survey import Look, Survey, survey, survey_folder, usable
-from s3e.paths import ROOT, S3EError
+from s3e.utils import ROOT, S3EError
 from tests.conftest import PHOTOS
 from tests.fixtures_data import picture, save, write_coco, write_gopro, write_photos
 
@@ -34,7 +34,10 @@ def runs(tmp_path, monkeypatch):
 
 def source_of(rule="given", **splits):
     """A source of made-up photos from `train=["id", ...]` and so on."""
-    photos = {name: [Photo(identity, f"{identity}.jpg") for identity in splits.get(name, ())] for name in SPLITS}
+    photos = {
+        name: [Photo(identity, f"{identity}.jpg") for identity in splits.get(name, ())]
+        for name in SPLITS
+    }
     return Source("folder", ROOT, photos, rule, "as the test says")
 
 
@@ -91,7 +94,9 @@ def test_the_blurred_frame_of_a_pair_is_decoded_too(tmp_path):
     pair = source.splits["train"][1]
     cut(pair.blurred)
     seen = survey(source, jobs=1)
-    assert [problem.where for problem in seen.problems] == [str(pair.blurred)] and list(seen.broken) == [pair.id]
+    assert [problem.where for problem in seen.problems] == [str(pair.blurred)] and list(
+        seen.broken
+    ) == [pair.id]
 
 
 def test_results_are_kept_for_files_that_did_not_change(coco, tmp_path, monkeypatch):
@@ -160,12 +165,16 @@ def test_changed_copies_are_recognised_and_other_photos_are_not(change):
 
 def of(looks):
     return signatures(
-        [Photo(str(k), "") for k in range(len(looks))], Survey({str(k): seen for k, seen in enumerate(looks)}, {})
+        [Photo(str(k), "") for k in range(len(looks))],
+        Survey({str(k): seen for k, seen in enumerate(looks)}, {}),
     )
 
 
 def test_photos_that_show_nothing_are_alike_only_if_equal():
-    blank = [Look((9, 9), (), *fingerprint(Image.new("RGB", (50, 50), colour))) for colour in ("black", "white")]
+    blank = [
+        Look((9, 9), (), *fingerprint(Image.new("RGB", (50, 50), colour)))
+        for colour in ("black", "white")
+    ]
     assert alike(of(blank), of(blank)).tolist() == [[0, 0], [1, 1]]
 
 
@@ -176,12 +185,15 @@ def test_alike_agrees_with_a_plain_reference(monkeypatch):
     thumbs = generator.choice(generator.normal(size=(9, 256)), 40).astype(np.float32)
     thumbs /= np.linalg.norm(thumbs, axis=1, keepdims=True)
     exact = np.arange(40)
-    a, b = (Signatures(hashes[part], thumbs[part], exact[part]) for part in (slice(23), slice(23, None)))
+    a, b = (
+        Signatures(hashes[part], thumbs[part], exact[part]) for part in (slice(23), slice(23, None))
+    )
     expected = [
         [i, j]
         for i in range(23)
         for j in range(17)
-        if bin(int(a.hashes[i]) ^ int(b.hashes[j])).count("1") <= 8 and float(a.thumbs[i] @ b.thumbs[j]) >= 0.8
+        if bin(int(a.hashes[i]) ^ int(b.hashes[j])).count("1") <= 8
+        and float(a.thumbs[i] @ b.thumbs[j]) >= 0.8
     ]
     assert len(expected) > 3 and alike(a, b).tolist() == expected
     monkeypatch.setattr(duplicates, "BLOCK", 40)
@@ -224,11 +236,17 @@ def looks(**pictures):
 @settings(max_examples=100, deadline=None)
 def test_near_duplicates_never_straddle_splits(rule, photos):
     names = {f"{37 * k % 101}": entry for k, entry in enumerate(photos)}
-    splits = {split: [name for name, (where, _) in names.items() if where == split] for split in SPLITS}
+    splits = {
+        split: [name for name, (where, _) in names.items() if where == split] for split in SPLITS
+    }
     source, seen = source_of(rule, **splits), looks(**{name: k for name, (_, k) in names.items()})
     result = separate(source, seen)
     shown = {split: {names[photo.id][1] for photo in part} for split, part in result.splits.items()}
-    assert not shown["train"] & shown["val"] and not shown["val"] & shown["test"] and not shown["train"] & shown["test"]
+    assert (
+        not shown["train"] & shown["val"]
+        and not shown["val"] & shown["test"]
+        and not shown["train"] & shown["test"]
+    )
     kept = [photo.id for part in result.splits.values() for photo in part]
     assert len(kept) == len(set(kept)) and set(kept) <= set(names)
     assert rule != "given" or ids(result)["test"] == splits["test"]
@@ -252,9 +270,15 @@ def test_check_says_what_is_there(coco, runs, capsys):
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     assert ["train", "19", "95"] in lines and ["splits", "photos", "captions"] in lines
-    assert "smallest 56 x 40, median 56 x 40, largest 56 x 40" in printed and "nothing is broken" in printed
+    assert (
+        "smallest 56 x 40, median 56 x 40, largest 56 x 40" in printed
+        and "nothing is broken" in printed
+    )
     assert f"grey, converted when read: 1 ({coco.splits['val'][0].id})" in printed
-    assert f"1 train photo left out, alike a photo of val or test: {coco.splits['train'][0].id}" in printed
+    assert (
+        f"1 train photo left out, alike a photo of val or test: {coco.splits['train'][0].id}"
+        in printed
+    )
     assert (survey_folder(coco.root) / "survey.json").is_file()
 
 

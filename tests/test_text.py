@@ -44,4 +44,6 @@ def test_bad_input():
 def test_round_trip_of_any_captions(captions):
     vocabulary = Vocabulary.build(captions)
     for caption in captions:
-        assert vocabulary.decode(vocabulary.encode(caption, max_words=99)) == " ".join(tokenize(caption))
+        assert vocabulary.decode(vocabulary.encode(caption, max_words=99)) == " ".join(
+            tokenize(caption)
+        )

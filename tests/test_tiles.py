@@ -12,7 +12,7 @@ from s3e.inference import tiles
 from s3e.inference.tiles import cut, halo, run_tiled
 from s3e.models.generator import Generator
 from s3e.models.nafnet import NAFBlock, NAFNet, _gate
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 from tests.fixtures_data import picture
 
 MAPS = 6
@@ -31,7 +31,9 @@ def network(name, **changes):
     """A small network whose every part has a say (those that start at zero, too)."""
     torch.manual_seed(0)
     kind, options = NETWORKS[name]
-    options = options | ({"dropout": 0.5, "blocks": 3} if kind is Generator else {"blocks": 2}) | changes
+    options = (
+        options | ({"dropout": 0.5, "blocks": 3} if kind is Generator else {"blocks": 2}) | changes
+    )
     made = kind(width=4, **options).eval()
     for key, values in made.named_parameters():
         if "mix" in key or "beta" in key or "gamma" in key:
@@ -41,12 +43,20 @@ def network(name, **changes):
 
 def photo(height, width):
     """A photo as networks take it, with light and structure that differ from corner to corner."""
-    pixels = torch.from_numpy(picture("tiles", size=(width, height)).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = (
+        torch.from_numpy(picture("tiles", size=(width, height)).copy()).permute(2, 0, 1)[None]
+        / 127.5
+        - 1
+    )
     return (pixels * torch.linspace(0.2, 1, width)).contiguous()
 
 
 def node_maps(made, height=16, width=20):
-    return torch.randn(1, MAPS, height, width, generator=torch.Generator().manual_seed(1)) if made.embed else None
+    return (
+        torch.randn(1, MAPS, height, width, generator=torch.Generator().manual_seed(1))
+        if made.embed
+        else None
+    )
 
 
 @torch.no_grad()
@@ -55,13 +65,17 @@ def one_piece(made, image, maps=None):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("shape, tile", [((256, 304), 64), ((304, 96), 100), ((48, 400), 160), ((160, 160), 159)])
+@pytest.mark.parametrize(
+    "shape, tile", [((256, 304), 64), ((304, 96), 100), ((48, 400), 160), ((160, 160), 159)]
+)
 def test_tiles_give_the_result_of_one_piece(name, shape, tile):
     made, image = network(name), photo(*shape)
     maps = node_maps(made)
     whole = one_piece(made, image, maps)
     assert (run_tiled(made, image, maps, tile) - whole).abs().max() < 1e-4
-    assert float((whole - image).abs().mean()) > 0.02, "the network does nothing, so nothing was compared"
+    assert float((whole - image).abs().mean()) > 0.02, (
+        "the network does nothing, so nothing was compared"
+    )
 
 
 @pytest.mark.parametrize("name", ["concat", "nafnet with maps"])
@@ -85,7 +99,9 @@ def test_tiles_with_statistics_of_their_own_are_the_network_on_each_window():
     tiled, margin = run_tiled(made, image, None, 96, "tile"), halo(made)
     for rows in cut(256, 96, margin):
         for columns in cut(304, 96, margin):
-            window = one_piece(made, image[..., rows.start : rows.stop, columns.start : columns.stop])
+            window = one_piece(
+                made, image[..., rows.start : rows.stop, columns.start : columns.stop]
+            )
             core = tiled[..., rows.first : rows.last, columns.first : columns.last]
             assert torch.equal(core, window[..., rows.core, columns.core])
 
@@ -140,7 +156,9 @@ def test_the_halo_covers_all_that_a_network_reaches(name, blocks, monkeypatch):
 
 def test_the_probe_leaves_no_hooks_behind(monkeypatch):
     made = network("baseline")
-    monkeypatch.setattr(Generator, "forward", lambda self, image, maps=None: self.encoder(image) and 1 / 0)
+    monkeypatch.setattr(
+        Generator, "forward", lambda self, image, maps=None: self.encoder(image) and 1 / 0
+    )
     with pytest.raises((ZeroDivisionError, RuntimeError)):
         halo(made)
     assert not any(layer._forward_pre_hooks for layer in made.modules())
@@ -150,10 +168,14 @@ def test_the_probe_leaves_no_hooks_behind(monkeypatch):
 def test_cores_cover_a_side_once(cells, tile, margin):
     side, margin = cells * tiles.STRIDE, margin * tiles.STRIDE
     spans = cut(side, tile, margin)
-    assert [span.first for span in spans] == [0, *(span.last for span in spans[:-1])] and spans[-1].last == side
+    assert [span.first for span in spans] == [0, *(span.last for span in spans[:-1])] and spans[
+        -1
+    ].last == side
     for span in spans:
         assert 0 < span.last - span.first <= max(tiles.STRIDE, tile + tiles.STRIDE - 1)
-        assert span.start == max(0, span.first - margin) and span.stop == min(side, span.last + margin)
+        assert span.start == max(0, span.first - margin) and span.stop == min(
+            side, span.last + margin
+        )
         assert not any(place % tiles.STRIDE for place in span)
 
 
@@ -163,15 +185,21 @@ def test_maps_are_sampled_as_for_the_whole_photo(axis, start, stop, side):
     maps, span = torch.randn(1, 2, 11, 16), tiles.Span(start, stop, start, stop, side)
     size = [*maps.shape[2:]]
     size[axis - 2] = side
-    expected = F.interpolate(maps, size, mode="bilinear", align_corners=False).narrow(axis, start, stop - start)
-    sampled = torch.tensordot(maps, tiles._bilinear(maps, axis, span), ([axis], [1])).movedim(-1, axis)
+    expected = F.interpolate(maps, size, mode="bilinear", align_corners=False).narrow(
+        axis, start, stop - start
+    )
+    sampled = torch.tensordot(maps, tiles._bilinear(maps, axis, span), ([axis], [1])).movedim(
+        -1, axis
+    )
     assert torch.allclose(sampled, expected, atol=1e-6)
 
 
 def test_moments_of_cores_are_those_of_all_pixels():
     values = torch.randn(3, 1000, dtype=torch.float64) * 0.01 + 1e6
     parts = values.split([700, 100, 200], 1)
-    found = [(part.new_tensor(part.shape[1]), part.mean(1), part.var(1, correction=0)) for part in parts]
+    found = [
+        (part.new_tensor(part.shape[1]), part.mean(1), part.var(1, correction=0)) for part in parts
+    ]
     mean, variance = tiles._pooled(found)
     assert torch.allclose(mean, values.mean(1), rtol=1e-14)
     assert torch.allclose(variance, values.var(1, correction=0), rtol=1e-6)
@@ -180,7 +208,14 @@ def test_moments_of_cores_are_those_of_all_pixels():
 @pytest.mark.parametrize("statistics", tiles.STATISTICS)
 def test_progress_counts_every_step_to_the_end(statistics):
     told = []
-    run_tiled(network("baseline"), photo(128, 192), None, 64, statistics, lambda *state: told.append(state))
+    run_tiled(
+        network("baseline"),
+        photo(128, 192),
+        None,
+        64,
+        statistics,
+        lambda *state: told.append(state),
+    )
     done, totals = zip(*told, strict=True)
     assert len(set(totals)) == 1 and done == tuple(range(1, totals[0] + 1))
     assert totals[0] == 6 * (1 if statistics == "tile" else 1 + 3 + 6 + 2)

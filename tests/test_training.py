@@ -13,7 +13,6 @@ from s3e.config import VARIANTS, Runtime, Training, load_config
 from s3e.models.build import build_critic, build_model
 from s3e.models.tree import TreeOutput
 from s3e.parsing import IGNORE
-from s3e.paths import S3EError
 from s3e.training.loop import Trainer, rate
 from s3e.training.losses import (
     caption_loss,
@@ -33,6 +32,7 @@ from s3e.training.stages import (
     train_semantics,
     why_skipped,
 )
+from s3e.utils import S3EError
 from tests.conftest import TINY
 
 
@@ -44,7 +44,9 @@ def test_gradient_penalty_of_a_linear_critic(slope):
     def critic(x):
         return (x * direction).flatten(1).sum(1)
 
-    penalty = gradient_penalty(critic, torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), torch.rand(5))
+    penalty = gradient_penalty(
+        critic, torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), torch.rand(5)
+    )
     assert float(penalty) == pytest.approx((slope - 1) ** 2, abs=1e-5)
 
 
@@ -76,22 +78,28 @@ def test_tree_loss_weighs_null_and_ignores_unknown():
     target = torch.tensor([[2, 0, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE]])
     named = -float(torch.log_softmax(entity[0, 0], 0)[2])
     expected = (named + 0.1 * math.log(5)) / 1.1
-    assert float(tree_loss(tree_output(entity, relation), target, 0.1)) == pytest.approx(expected, rel=1e-5)
+    assert float(tree_loss(tree_output(entity, relation), target, 0.1)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_tree_loss_of_an_unknown_tree_is_zero():
-    loss = tree_loss(tree_output(torch.zeros(1, 4, 5), torch.zeros(1, 3, 5)), torch.full((1, 7), IGNORE), 0.1)
+    loss = tree_loss(
+        tree_output(torch.zeros(1, 4, 5), torch.zeros(1, 3, 5)), torch.full((1, 7), IGNORE), 0.1
+    )
     assert float(loss) == 0
 
 
 def test_caption_loss_is_per_word_and_skips_padding():
     words = torch.tensor([[1, 5, 2, 0, 0], [1, 5, 6, 7, 2]])
-    assert float(caption_loss(torch.zeros(2, 4, 10), words)) == pytest.approx(math.log(10), rel=1e-6)
+    assert float(caption_loss(torch.zeros(2, 4, 10), words)) == pytest.approx(
+        math.log(10), rel=1e-6
+    )
 
 
 def test_schedules():
     def at(*steps, **settings):
-        return [rate(Training(updates=10, **settings), step) for step in steps]
+        return [rate(Training(steps=10, **settings), step) for step in steps]
 
     assert at(0, 9, schedule="constant") == [1, 1]
     assert at(0, 9, schedule="linear") == pytest.approx([1, 0.1])
@@ -104,14 +112,20 @@ def test_schedules():
 class Toy:
     """A training of one small layer whose loss is random but keyed."""
 
-    def __init__(self, folder, updates=8, stop_at=None, broken_at=None):
+    def __init__(self, folder, steps=8, stop_at=None, broken_at=None):
         torch.manual_seed(0)
         self.layer = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
         self.optimizer = torch.optim.Adam(self.layer.parameters(), 0.1)
         runtime = Runtime(save_every=2, log_every=2)
-        settings = Training(updates=updates, learning_rate=0.1)
+        settings = Training(steps=steps, learning_rate=0.1)
         self.trainer = Trainer(
-            folder, "toy", {"layer": self.layer}, {"adam": self.optimizer}, settings, runtime, ("key",)
+            folder,
+            "toy",
+            {"layer": self.layer},
+            {"adam": self.optimizer},
+            settings,
+            runtime,
+            ("key",),
         )
         self.stop_at, self.broken_at = stop_at, broken_at
 
@@ -135,7 +149,9 @@ def test_an_interrupted_training_ends_in_the_same_bits(tmp_path, stop_at):
         Toy(tmp_path / "cut", stop_at=stop_at).run()
     resumed = Toy(tmp_path / "cut")
     pd.testing.assert_frame_equal(resumed.run(), log)
-    assert (tmp_path / "cut" / "log_toy.csv").read_bytes() == (tmp_path / "whole" / "log_toy.csv").read_bytes()
+    assert (tmp_path / "cut" / "log_toy.csv").read_bytes() == (
+        tmp_path / "whole" / "log_toy.csv"
+    ).read_bytes()
     for name, value in whole.layer.state_dict().items():
         assert torch.equal(value, resumed.layer.state_dict()[name])
 
@@ -206,9 +222,13 @@ def pretrained(tiny, corpus, tmp_path_factory):
 
 
 def terms_of(variant, config, corpus, pretrained, folder):
-    model, critic = start_model(variant, config, corpus, deblurrer=pretrained, captioner=pretrained, folder=folder)
+    model, critic = start_model(
+        variant, config, corpus, deblurrer=pretrained, captioner=pretrained, folder=folder
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    log = train_deblurrer(folder, "cotrain", model, critic, corpus, config, "c", variant=variant).log
+    log = train_deblurrer(
+        folder, "cotrain", model, critic, corpus, config, "c", variant=variant
+    ).log
     return model, before, set(log.columns) - {"step"}
 
 
@@ -216,8 +236,16 @@ def terms_of(variant, config, corpus, pretrained, folder):
 def test_every_arm_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_path, variant):
     arm = VARIANTS[variant]
     model, before, terms = terms_of(variant, tiny, corpus, pretrained, tmp_path)
-    assert terms == {"pixel", "adversarial", "critic", *["tree"] * arm.tree_loss, *["caption"] * arm.caption_loss}
-    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert terms == {
+        "pixel",
+        "adversarial",
+        "critic",
+        *["tree"] * arm.tree_loss,
+        *["caption"] * arm.caption_loss,
+    }
+    moved = [
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    ]
     assert any(name.startswith("generator.trunk") for name in moved)
     learns = arm.trained and arm.semantics not in (None, "noise", "labels", "silhouettes")
     assert any(name.startswith("semantics") for name in moved) is learns
@@ -232,28 +260,51 @@ def silent(corpus):
 def test_arms_that_need_captions_or_label_maps_are_skipped_with_a_reason(corpus, silent):
     assert not any(why_skipped(variant, corpus) for variant in VARIANTS)
     run = {variant for variant in VARIANTS if not why_skipped(variant, silent)}
-    assert run == {"baseline", "full", "no_semantics_loss", "taught_before", "shuffled", "oracle", "noise_maps"}
+    assert run == {
+        "baseline",
+        "full",
+        "no_semantics_loss",
+        "taught_before",
+        "shuffled",
+        "oracle",
+        "noise_maps",
+    }
     assert why_skipped("oracle_map", silent) == "these data have no true label maps"
-    assert "no captions" in why_skipped("no_tree_loss", silent) and "frozen already" in why_skipped("frozen", silent)
+    assert "no captions" in why_skipped("no_tree_loss", silent) and "frozen already" in why_skipped(
+        "frozen", silent
+    )
     photos = replace(corpus, categories=[])
-    assert {variant for variant in VARIANTS if why_skipped(variant, photos)} == {"oracle_map", "oracle_silhouette"}
+    assert {variant for variant in VARIANTS if why_skipped(variant, photos)} == {
+        "oracle_map",
+        "oracle_silhouette",
+    }
 
 
-@pytest.mark.parametrize("variant", ["baseline", "full", "no_semantics_loss", "shuffled", "oracle", "noise_maps"])
+@pytest.mark.parametrize(
+    "variant", ["baseline", "full", "no_semantics_loss", "shuffled", "oracle", "noise_maps"]
+)
 def test_without_captions_only_the_deblurring_loss_trains_and_borrowed_semantics_are_frozen(
     tiny, silent, pretrained, tmp_path, variant
 ):
     model, before, terms = terms_of(variant, tiny, silent, pretrained, tmp_path)
     assert terms == {"pixel", "adversarial", "critic"}
-    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    moved = [
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    ]
     assert any(name.startswith("generator.trunk") for name in moved)
     assert any(name.startswith("generator.embed") for name in moved) is (variant != "baseline")
-    assert any(name.startswith("semantics") for name in moved) is (variant == "no_semantics_loss")  # buffers included
+    assert any(name.startswith("semantics") for name in moved) is (
+        variant == "no_semantics_loss"
+    )  # buffers included
 
 
-def test_arms_of_one_seed_start_from_the_same_deblurrer_and_batches(tiny, corpus, pretrained, tmp_path):
+def test_arms_of_one_seed_start_from_the_same_deblurrer_and_batches(
+    tiny, corpus, pretrained, tmp_path
+):
     models = [
-        start_model(variant, tiny, corpus, deblurrer=pretrained, captioner=pretrained, folder=tmp_path)[0]
+        start_model(
+            variant, tiny, corpus, deblurrer=pretrained, captioner=pretrained, folder=tmp_path
+        )[0]
         for variant in ("baseline", "full", "oracle_map")
     ]
     batch = corpus.val.batch(np.arange(4), "severe")
@@ -263,7 +314,7 @@ def test_arms_of_one_seed_start_from_the_same_deblurrer_and_batches(tiny, corpus
 
 
 def test_wgan_gp_trains_with_five_critic_updates(corpus, pretrained, tmp_path):
-    config = load_config("smoke", overrides={**TINY, "loss.gan": "wgan-gp", "loss.critic_updates": 5})
+    config = load_config("smoke", overrides={**TINY, "loss.gan": "wgan-gp", "loss.critic_steps": 5})
     _, _, terms = terms_of("full", config, corpus, pretrained, tmp_path)
     assert "penalty" in terms and "adversarial" in terms
 
@@ -278,33 +329,50 @@ def test_same_seed_same_bits_other_seed_other_bits(tiny, corpus, pretrained, tmp
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_the_deblurring_loss_reaches_tree_and_encoder_after_the_first_update(corpus, pretrained, tmp_path, detached):
+def test_the_deblurring_loss_reaches_tree_and_encoder_after_the_first_update(
+    corpus, pretrained, tmp_path, detached
+):
     from s3e.training import effects
 
-    overrides = {**TINY, "train_c.updates": 1, "loss.detach_semantics": detached}
+    overrides = {**TINY, "train_c.steps": 1, "loss.detach_semantics": detached}
     config = load_config("smoke", overrides=overrides)
-    model, critic = start_model("full", config, corpus, deblurrer=pretrained, captioner=pretrained, folder=tmp_path)
+    model, critic = start_model(
+        "full", config, corpus, deblurrer=pretrained, captioner=pretrained, folder=tmp_path
+    )
     batch = corpus.val.batch(np.arange(4), "severe")
     before = effects.of_deblurring(model, critic, batch, config, VARIANTS["full"])
     train_deblurrer(tmp_path, "cotrain", model, critic, corpus, config, "c", "full")
     after = effects.of_deblurring(model, critic, batch, config, VARIANTS["full"])
-    assert (before.loc["pixel", ["encoder", "tree"]] == 0).all() and before.loc["pixel", "embedding"] > 0
+    assert (before.loc["pixel", ["encoder", "tree"]] == 0).all() and before.loc[
+        "pixel", "embedding"
+    ] > 0
     assert ((after.loc["pixel", ["encoder", "tree"]] > 0) != detached).all()
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"precision": "64"}, {"channels_last": True}])
+@pytest.mark.parametrize(
+    "changes", [{"precision": "bf16"}, {"precision": "64"}, {"channels_last": True}]
+)
 def test_other_precisions_and_layouts_train_alike(corpus, tmp_path, changes):
     logs = []
     for number, settings in enumerate(({}, changes)):
         runtime = {f"runtime.{name}": value for name, value in settings.items()}
         config = load_config(
-            "smoke", overrides={**TINY, "loss.gan": "wgan-gp", "train_c.learning_rate": 1e-5, **runtime}
+            "smoke",
+            overrides={**TINY, "loss.gan": "wgan-gp", "train_c.learning_rate": 1e-5, **runtime},
         )
         model, critic = build_model(config, corpus, "full"), build_critic(config)
-        logs.append(train_deblurrer(tmp_path / str(number), "c", model, critic, corpus, config, "c", "full").log)
+        logs.append(
+            train_deblurrer(
+                tmp_path / str(number), "c", model, critic, corpus, config, "c", "full"
+            ).log
+        )
     assert len(logs[0]) == len(logs[1]) and not logs[0].equals(logs[1])
     rough = 0.05 if "bf16" in changes.values() else 1e-3
-    for name in ("pixel", "tree", "caption"):  # dropout draws are the same in 32 bits; in the critic's sums they differ
+    for name in (
+        "pixel",
+        "tree",
+        "caption",
+    ):  # dropout draws are the same in 32 bits; in the critic's sums they differ
         np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=rough)
 
 
@@ -312,11 +380,16 @@ def test_other_precisions_and_layouts_train_alike(corpus, tmp_path, changes):
 def test_compiled_networks_train_alike(corpus, tmp_path):
     logs = []
     for compiled in (False, True):
-        overrides = {**TINY, "loss.gan": "wgan-gp", "model.dropout": 0.0, "train_c.updates": 2}
+        overrides = {**TINY, "loss.gan": "wgan-gp", "model.dropout": 0.0, "train_c.steps": 2}
         config = load_config(
-            "smoke", overrides={**overrides, "runtime.compile": compiled, "train_c.learning_rate": 1e-5}
+            "smoke",
+            overrides={**overrides, "runtime.compile": compiled, "train_c.learning_rate": 1e-5},
         )
         model, critic = build_model(config, corpus, "full"), build_critic(config)
-        logs.append(train_deblurrer(tmp_path / str(compiled), "c", model, critic, corpus, config, "c", "full").log)
+        logs.append(
+            train_deblurrer(
+                tmp_path / str(compiled), "c", model, critic, corpus, config, "c", "full"
+            ).log
+        )
     np.testing.assert_allclose(logs[1]["pixel"], logs[0]["pixel"], rtol=1e-3)
     np.testing.assert_allclose(logs[1]["penalty"], logs[0]["penalty"], rtol=1e-2)

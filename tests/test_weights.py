@@ -17,8 +17,7 @@ from s3e.models.build import build_encoder
 from s3e.models.resnet import ResNet
 from s3e.models.vgg import PerceptualLoss, vgg_features
 from s3e.models.weights import load_public, locate, read_state
-from s3e.paths import S3EError
-from s3e.seeds import rng
+from s3e.utils import S3EError, rng
 from tests.test_download import site  # noqa: F401 (a fixture: a server that cuts and corrupts)
 
 
@@ -50,10 +49,14 @@ def test_every_public_name_tells_its_digest():
 
 def test_missing_files_name_the_command(published, tmp_path):
     name, _ = published
-    with pytest.raises(S3EError, match=rf"weights/{name} does not exist: .*`python -m s3e weights download {name}`\.$"):
+    with pytest.raises(
+        S3EError,
+        match=rf"weights/{name} does not exist: .*`python -m s3e weights download {name}`\.$",
+    ):
         locate(name)
     with pytest.raises(
-        S3EError, match=rf"none\.pth does not exist: .*download NAME` \(one of {name}\), or give the path"
+        S3EError,
+        match=rf"none\.pth does not exist: .*download NAME` \(one of {name}\), or give the path",
     ):
         locate(str(tmp_path / "none.pth"))
 
@@ -66,13 +69,21 @@ def test_a_public_name_must_keep_what_it_promises(published, tmp_path):
     assert locate(name) == folder / name == locate(str(folder / name))
     (folder / name).write_bytes(content + b"!")
     for asked in (name, str(folder / name)):
-        with pytest.raises(S3EError, match=f"damaged or another file .*: delete it, .*download {name}"):
+        with pytest.raises(
+            S3EError, match=f"damaged or another file .*: delete it, .*download {name}"
+        ):
             locate(asked)
     (tmp_path / "mine.pth").write_bytes(content + b"!")
     assert locate(str(tmp_path / "mine.pth")) == tmp_path / "mine.pth"
 
 
-def test_download_goes_on_after_a_cut_and_says_how_to_use_it(published, site, monkeypatch, tmp_path, capsys):  # noqa: F811
+def test_download_goes_on_after_a_cut_and_says_how_to_use_it(
+    published,
+    site,
+    monkeypatch,
+    tmp_path,
+    capsys,  # noqa: F811
+):
     name, content = published
     monkeypatch.setattr(weights, "ADDRESS", site.url)
     needs = []
@@ -82,14 +93,18 @@ def test_download_goes_on_after_a_cut_and_says_how_to_use_it(published, site, mo
     assert locate(name).read_bytes() == content and site.seen[1][1] and needs[0] == len(content)
     assert capsys.readouterr().out.endswith(f"--set loss.vgg19_weights={name}\n")
     assert download(name, "--to", str(tmp_path / "else")) == 0
-    assert capsys.readouterr().out.endswith(f"--set loss.vgg19_weights={tmp_path / 'else' / name}\n")
+    assert capsys.readouterr().out.endswith(
+        f"--set loss.vgg19_weights={tmp_path / 'else' / name}\n"
+    )
 
 
 def test_download_keeps_no_file_with_another_digest(published, site, monkeypatch, tmp_path):  # noqa: F811
     name, content = published
     monkeypatch.setattr(weights, "ADDRESS", site.url)
     site.files[name], site.faults = content, ["corrupt"]
-    with pytest.raises(S3EError, match=f"not the published file .*put it at {tmp_path / 'weights' / name}"):
+    with pytest.raises(
+        S3EError, match=f"not the published file .*put it at {tmp_path / 'weights' / name}"
+    ):
         download(name)
     assert not list((tmp_path / "weights").iterdir())
 
@@ -112,7 +127,9 @@ def test_both_formats_of_pytorch_and_safetensors_are_read(tmp_path, zipped):
     save_file(state, tmp_path / "a.safetensors")
     for name in ("a.pth", "a.safetensors"):
         found = read_state(tmp_path / name, ["a", "b"])
-        assert list(found) == ["a", "b"] and all(torch.equal(found[key], state[key]) for key in found)
+        assert list(found) == ["a", "b"] and all(
+            torch.equal(found[key], state[key]) for key in found
+        )
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -121,7 +138,9 @@ def test_code_in_a_file_is_not_run(tmp_path, zipped):
     torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     (tmp_path / "b.pth").write_bytes(pickle.dumps(state["b"], protocol=2))
     for name in ("a.pth", "b.pth"):
-        with pytest.raises(S3EError, match=rf"{name} is damaged, or holds more than plain weights .*: give another"):
+        with pytest.raises(
+            S3EError, match=rf"{name} is damaged, or holds more than plain weights .*: give another"
+        ):
             read_state(tmp_path / name, ["a"])
     assert not (tmp_path / "run").exists()
 
@@ -131,14 +150,19 @@ def test_code_in_a_file_is_not_run(tmp_path, zipped):
 )
 def test_other_contents_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(S3EError, match=r"a\.pth (is damaged, or holds more than|belongs to another)"):
+    with pytest.raises(
+        S3EError, match=r"a\.pth (is damaged, or holds more than|belongs to another)"
+    ):
         read_state(tmp_path / "a.pth", ["a"], foreign="z.")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_damaged_files_are_refused_or_read_in_shape(tmp_path, kind):
-    state, path = {"a": torch.randn(20, 3)}, tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pth")
+    state, path = (
+        {"a": torch.randn(20, 3)},
+        tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pth"),
+    )
     if kind == "safetensors":
         save_file(state, path)
     else:
@@ -162,7 +186,9 @@ def test_damaged_files_are_refused_or_read_in_shape(tmp_path, kind):
 def vgg_file(path: Path, extra: tuple[str, ...] = ()) -> Path:
     torch.manual_seed(0)
     state = {f"features.{name}": value for name, value in vgg_features().state_dict().items()}
-    state = {name: 2 * value if value.dim() == 4 else value for name, value in state.items()}  # features of size 1
+    state = {
+        name: 2 * value if value.dim() == 4 else value for name, value in state.items()
+    }  # features of size 1
     torch.save({**state, **{name: torch.zeros(1) for name in extra}}, path)
     return path
 
@@ -177,14 +203,19 @@ def test_perceptual_loss_is_the_distance_of_normalised_features(tmp_path):
     def features(image):
         for group in public:
             for index in group:
-                image = torch.conv2d(image.relu() if index else image, *_layer(state, index), padding=1)
+                image = torch.conv2d(
+                    image.relu() if index else image, *_layer(state, index), padding=1
+                )
             image = torch.max_pool2d(image.relu(), 2) if group != public[-1] else image
         return image
 
     expected = (features(restored) - features(sharp)).square().mean()
     torch.testing.assert_close(plain(restored, plain.target(sharp)), expected, rtol=1e-4, atol=0)
     loss = PerceptualLoss(str(path))
-    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+        torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+    )
     photo = [((image + 1) / 2 - mean) / std for image in (restored, sharp)]
     expected = plain(photo[0], plain.target(photo[1]))
     torch.testing.assert_close(loss(restored, loss.target(sharp)), expected, rtol=1e-4, atol=0)
@@ -211,7 +242,9 @@ def test_vgg16_and_cut_files_are_not_vgg19(tmp_path):
     with pytest.raises(S3EError, match=r"another network \(it has weights 'features\.17\.\*'\)"):
         PerceptualLoss(str(vgg_file(tmp_path / "vgg16.pth", extra=("features.17.weight",))))
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "cut.pth")
-    with pytest.raises(S3EError, match=r"another network \(it has no weights 'features\.0\.bias'\)"):
+    with pytest.raises(
+        S3EError, match=r"another network \(it has no weights 'features\.0\.bias'\)"
+    ):
         PerceptualLoss(str(tmp_path / "cut.pth"))
 
 
@@ -223,7 +256,9 @@ def resnet_file(tmp_path_factory):
     public = {name: value for name, value in state.items() if not name.startswith("project")}
     public = {name: value for name, value in public.items() if "num_batches" not in name}
     path = tmp_path_factory.mktemp("resnet") / "resnet.pth"
-    torch.save({**public, "layer4.0.conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1000)}, path)
+    torch.save(
+        {**public, "layer4.0.conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1000)}, path
+    )
     return path
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from s3e import blur, camera, convolution, paths, seeds
+from s3e import blur, camera, convolution, utils
 from s3e.config import Config
 from s3e.data import photos, views
 from s3e.data.plan import Part, plan
@@ -33,10 +33,18 @@ from s3e.data.sources import Source
 from s3e.data.views import make_views
 from s3e.data.workers import in_processes
 from s3e.evaluation import image
-from s3e.paths import S3EError, read_json, write_json
+from s3e.utils import S3EError, read_json, write_json
 
 CHUNK = {False: 64, True: 8}  # photos that are made at once; pairs are large and slow to decode
-MAKERS = (blur, camera, convolution, image, photos, seeds, views)  # the code that pixels and input PSNR depend on
+MAKERS = (
+    blur,
+    camera,
+    convolution,
+    image,
+    photos,
+    utils,
+    views,
+)  # the code that pixels and input PSNR depend on
 Progress = Callable[..., Any]
 
 
@@ -54,7 +62,7 @@ def prepare_arrays(
     """
     parts = plan(source, config)
     key = cache_key(source, config, parts)
-    default = paths.RUNS / "cache" / f"{source.root.resolve().name}-{_digest(key)[:8]}"
+    default = utils.RUNS / "cache" / f"{source.root.resolve().name}-{_digest(key)[:8]}"
     folder = (folder or default).resolve()
     building = folder.with_name(f"{folder.name}.part")
     if is_made(folder, key):
@@ -72,14 +80,24 @@ def cache_key(source: Source, config: Config, parts: dict[str, Part]) -> dict[st
     """What the arrays depend on: settings, code, and ids, sizes and times of the files."""
     names = ("frames", "average") if source.paired else ("motion", "seed", "gamma", "noise")
     settings = {name: getattr(config.blur, name) for name in names}
-    settings |= {"transforms": "OpenCV" if convolution.IPP else "SciPy"} if not source.paired else {}
+    settings |= (
+        {"transforms": "OpenCV" if convolution.IPP else "SciPy"} if not source.paired else {}
+    )
     settings |= {"size": config.data.size, "chunk": CHUNK[source.paired]}
     files = {}
     for name, part in parts.items():
         settings[name] = {"severities": part.severities, "shape": part.shape}
-        files[name] = [(photo.id, _stamp(photo.path), _stamp(photo.blurred)) for photo in part.photos]
-        files[f"{name} windows"] = [window and [_stamp(path) for path in window] for window in part.windows]
-    return json.loads(json.dumps({"settings": settings, "code": seeds.code_digest(*MAKERS), "files": _digest(files)}))
+        files[name] = [
+            (photo.id, _stamp(photo.path), _stamp(photo.blurred)) for photo in part.photos
+        ]
+        files[f"{name} windows"] = [
+            window and [_stamp(path) for path in window] for window in part.windows
+        ]
+    return json.loads(
+        json.dumps(
+            {"settings": settings, "code": utils.code_digest(*MAKERS), "files": _digest(files)}
+        )
+    )
 
 
 def is_made(folder: Path, key: dict[str, Any]) -> bool:
@@ -87,7 +105,11 @@ def is_made(folder: Path, key: dict[str, Any]) -> bool:
     if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
         return False
     record = read_json(folder / "cache.json") if (folder / "cache.json").is_file() else {}
-    sizes = {name: (folder / name).stat().st_size for name in record.get("files", ()) if (folder / name).is_file()}
+    sizes = {
+        name: (folder / name).stat().st_size
+        for name in record.get("files", ())
+        if (folder / name).is_file()
+    }
     if record.get("key") != key or sizes != record["files"]:
         raise S3EError(
             f"{folder} is not, or no longer, the cache of these photos and settings: delete it or give another --out."
@@ -105,7 +127,9 @@ def _stamp(path: Path | None) -> tuple[str, int, int] | None:
     try:
         stat = path.stat()
     except OSError as error:
-        raise S3EError(f"{path} cannot be read ({error.strerror}): restore it or remove its entry.") from None
+        raise S3EError(
+            f"{path} cannot be read ({error.strerror}): restore it or remove its entry."
+        ) from None
     return path.name, stat.st_size, stat.st_mtime_ns
 
 
@@ -157,7 +181,9 @@ def _reserve(building: Path, parts: dict[str, Part]) -> None:
         )
     for name, shape in arrays.items():
         if _shape(building / name) != shape:
-            shutil.rmtree(building / "chunks", ignore_errors=True)  # what it says is no longer there
+            shutil.rmtree(
+                building / "chunks", ignore_errors=True
+            )  # what it says is no longer there
             np.lib.format.open_memmap(building / name, "w+", np.uint8, shape)
         if hasattr(os, "posix_fallocate"):
             with open(building / name, "r+b") as file:
@@ -190,26 +216,42 @@ def _chunks(parts: dict[str, Part]) -> list[_Chunk]:
     for name, part in parts.items():
         step = CHUNK[bool(part.photos[0].blurred)]
         for i in range(0, len(part.photos), step):
-            rows = replace(part, photos=part.photos[i : i + step], windows=part.windows[i : i + step])
+            rows = replace(
+                part, photos=part.photos[i : i + step], windows=part.windows[i : i + step]
+            )
             chunks.append(_Chunk(name, i, rows))
     return chunks
 
 
-def _fill(building: Path, parts: dict[str, Part], config: Config, jobs: int, progress: Progress) -> None:
+def _fill(
+    building: Path, parts: dict[str, Part], config: Config, jobs: int, progress: Progress
+) -> None:
     chunks = _chunks(parts)
     waiting = [chunk for chunk in chunks if not (building / chunk.record).is_file()]
     total, left = (sum(len(chunk.part.photos) for chunk in some) for some in (chunks, waiting))
-    made = (row for count in in_processes(partial(_make, building, config), waiting, jobs) for row in range(count))
-    for _ in progress(made, total=total, initial=total - left, desc="preparing photos", unit="", leave=False):
+    made = (
+        row
+        for count in in_processes(partial(_make, building, config), waiting, jobs)
+        for row in range(count)
+    )
+    for _ in progress(
+        made, total=total, initial=total - left, desc="preparing photos", unit="", leave=False
+    ):
         pass
 
 
 def _make(building: Path, config: Config, chunk: _Chunk) -> int:
     """Make the views of a chunk, write them into the arrays, then the record that says so; returns the photos made."""
     sharp, blurred = make_views(chunk.part, config)
-    for view, images in {"sharp": sharp, **{name: view.images for name, view in blurred.items()}}.items():
+    for view, images in {
+        "sharp": sharp,
+        **{name: view.images for name, view in blurred.items()},
+    }.items():
         _write_rows(building / f"{chunk.name}_{view}.npy", chunk.start, images)
-    record = {field: {name: getattr(view, field) for name, view in blurred.items()} for field in ("extents", "psnr")}
+    record = {
+        field: {name: getattr(view, field) for name, view in blurred.items()}
+        for field in ("extents", "psnr")
+    }
     write_json(building / chunk.record, record)
     return len(sharp)
 

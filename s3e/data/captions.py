@@ -16,7 +16,9 @@ def clean_caption(text: str) -> tuple[str, str | None]:
     are captions that are empty, hold no Latin letter, or are longer than 100 words or 1000 characters.
     """
     if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else " " for letter in text.replace("\xad", ""))
+        text = "".join(
+            letter if letter.isprintable() else " " for letter in text.replace("\xad", "")
+        )
     cleaned = " ".join(unicodedata.normalize("NFC", text).split())
     return cleaned, _fault(cleaned)
 

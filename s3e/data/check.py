@@ -25,9 +25,15 @@ HOLDS = {
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("root", type=Path, metavar="ROOT", help="the data folder")
-    parser.add_argument("--subset", choices=get_args(Subset), default="blur", help="GoPro: which blurred frames")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
-    parser.add_argument("--skip-broken", action="store_true", help="broken files are reported, but allowed")
+    parser.add_argument(
+        "--subset", choices=get_args(Subset), default="blur", help="GoPro: which blurred frames"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core"
+    )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="broken files are reported, but allowed"
+    )
 
 
 def execute(arguments: Namespace) -> int:
@@ -49,7 +55,11 @@ def execute(arguments: Namespace) -> int:
     if not problems:
         say("result", "nothing is broken")
         return 0
-    say("result", f"{len(problems)} broken, left out of the splits above" + ("" if arguments.skip_broken else REMEDY))
+    say(
+        "result",
+        f"{len(problems)} broken, left out of the splits above"
+        + ("" if arguments.skip_broken else REMEDY),
+    )
     return 0 if arguments.skip_broken else 1
 
 
@@ -63,11 +73,15 @@ def say(label: str, text: object) -> None:
 
 def sizes(seen: Survey) -> str:
     """The smallest, median and largest photo (by area), width x height in pixels."""
-    ordered = sorted((look.size for look in seen.looks.values()), key=lambda size: (size[0] * size[1], size))
+    ordered = sorted(
+        (look.size for look in seen.looks.values()), key=lambda size: (size[0] * size[1], size)
+    )
     if not ordered:
         return "no photo can be read"
     places = {"smallest": 0, "median": (len(ordered) - 1) // 2, "largest": -1}
-    return ", ".join(f"{name} {ordered[place][0]} x {ordered[place][1]}" for name, place in places.items())
+    return ", ".join(
+        f"{name} {ordered[place][0]} x {ordered[place][1]}" for name, place in places.items()
+    )
 
 
 def unusual(seen: Survey) -> Iterator[str]:

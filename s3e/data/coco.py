@@ -17,13 +17,14 @@ from pycocotools.coco import COCO
 from s3e.data.captions import clean_caption
 from s3e.data.records import Record, Shelf, load_lists, sound_records
 from s3e.data.sources import SPLITS, Photo, Problem, Source, check_splits
-from s3e.paths import S3EError
-from s3e.seeds import stable_hash
+from s3e.utils import S3EError, stable_hash
 
 YEARS = ("2014", "2017", "")  # the first that has train and val is used
 KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
-Part = tuple[Path, list[Record], list[Record]]  # file, images {id, file_name}, annotations {id, image_id, caption}
+Part = tuple[
+    Path, list[Record], list[Record]
+]  # file, images {id, file_name}, annotations {id, image_id, caption}
 
 
 def kind(root: Path) -> Literal["karpathy", "coco"] | None:
@@ -34,9 +35,17 @@ def kind(root: Path) -> Literal["karpathy", "coco"] | None:
 
 def caption_files(shelf: Shelf) -> tuple[list[str], list[str]]:
     """Karpathy's and MSCOCO's caption files in a folder, relative paths."""
-    files = sorted(f"{place}/{name}" for place in (".", "annotations") for name in shelf.names(place))
-    karpathy = [file for file in files if re.fullmatch(r"(\.|annotations)/dataset_(coco|flickr\d+k)\.json", file)]
-    return karpathy, [file for file in files if re.fullmatch(r"annotations/captions_.+\.json", file)]
+    files = sorted(
+        f"{place}/{name}" for place in (".", "annotations") for name in shelf.names(place)
+    )
+    karpathy = [
+        file
+        for file in files
+        if re.fullmatch(r"(\.|annotations)/dataset_(coco|flickr\d+k)\.json", file)
+    ]
+    return karpathy, [
+        file for file in files if re.fullmatch(r"annotations/captions_.+\.json", file)
+    ]
 
 
 def read(root: Path) -> Source | None:
@@ -52,13 +61,19 @@ def read(root: Path) -> Source | None:
         year = _year(root, official)
         parts, protocol = reader.official(year), f"COCO captions {year}".strip()
         protocol += ", splits as given" if "test" in parts else ", val split halved by id"
-    splits = {split: reader.photos(split, *parts[split]) for split in ("test", "val", "train") if split in parts}
+    splits = {
+        split: reader.photos(split, *parts[split])
+        for split in ("test", "val", "train")
+        if split in parts
+    }
     if "test" not in parts:
         splits["val"], splits["test"] = _halves(splits["val"])
     check_splits(root, splits, reader.problems, "add photos with captions")
     used = {file for file, _, _ in parts.values()}
     unused = [file.removeprefix("./") for file in (*karpathy, *official) if root / file not in used]
-    notes = [f"{what}: {count} (first: {reader.first[what]})" for what, count in reader.counts.items()]
+    notes = [
+        f"{what}: {count} (first: {reader.first[what]})" for what, count in reader.counts.items()
+    ]
     notes += [f"caption files that are not used: {', '.join(unused)}"] if unused else []
     return Source(
         kind="karpathy" if karpathy else "coco",
@@ -73,7 +88,9 @@ def read(root: Path) -> Source | None:
 
 def _year(root: Path, official: list[str]) -> str:
     starts = ("annotations/captions_train", "annotations/captions_val")
-    train, val = ({file[len(start) : -5] for file in official if file.startswith(start)} for start in starts)
+    train, val = (
+        {file[len(start) : -5] for file in official if file.startswith(start)} for start in starts
+    )
     for year in (*YEARS, *sorted(train & val)):
         if year in train & val:
             return year
@@ -93,7 +110,9 @@ def _halves(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
 
 def _places(split: str) -> list[str]:
     """The sub-folders where photos of a split may lie, likely ones first."""
-    names = [f"{part}{year}" for part in sorted(SPLITS, key=lambda part: part != split) for year in YEARS]
+    names = [
+        f"{part}{year}" for part in sorted(SPLITS, key=lambda part: part != split) for year in YEARS
+    ]
     nested = [f"{above}{name}" for name in names for above in ("", "images/")]
     own = 2 * len(YEARS)
     return [*nested[:own], "images", ".", *nested[own:]]
@@ -123,7 +142,9 @@ class _Reader:
                 keys = {"id": int | str, "file_name": str}
                 images = sound_records(f"{file}: images", content["images"], keys, self.problems)
                 keys = {"id": int | str, "image_id": int | str, "caption": str}
-                texts = sound_records(f"{file}: annotations", content["annotations"], keys, self.problems)
+                texts = sound_records(
+                    f"{file}: annotations", content["annotations"], keys, self.problems
+                )
                 parts[split] = file, list(images.values()), list(texts.values())
         return parts
 
@@ -137,12 +158,23 @@ class _Reader:
         for key, item in sound_records(f"{file}: images", records, keys, self.problems).items():
             where = f"{file}: image {key}"
             if item["split"] not in KARPATHY:
-                self.problem(where, f"the split '{item['split']}' is unknown", f"use one of {', '.join(KARPATHY)}")
+                self.problem(
+                    where,
+                    f"the split '{item['split']}' is unknown",
+                    f"use one of {', '.join(KARPATHY)}",
+                )
                 continue
             _, images, captions = parts[KARPATHY[item["split"]]]
-            images.append({"id": key, "file_name": "/".join(filter(None, (item.get("filepath"), item["filename"])))})
+            images.append(
+                {
+                    "id": key,
+                    "file_name": "/".join(filter(None, (item.get("filepath"), item["filename"]))),
+                }
+            )
             inner = {"sentid": int | str, "raw": str}
-            for name, sentence in sound_records(f"{where}, sentences", item["sentences"], inner, self.problems).items():
+            for name, sentence in sound_records(
+                f"{where}, sentences", item["sentences"], inner, self.problems
+            ).items():
                 captions.append({"id": name, "image_id": key, "caption": sentence["raw"]})
         return parts
 
@@ -153,30 +185,53 @@ class _Reader:
     def problem(self, where: str, what: str, remedy: str) -> None:
         self.problems.append(Problem(where, what, remedy))
 
-    def photos(self, split: str, file: Path, images: list[Record], captions: list[Record]) -> list[Photo]:
+    def photos(
+        self, split: str, file: Path, images: list[Record], captions: list[Record]
+    ) -> list[Photo]:
         """The photos of a split that are there and have captions, in the order of the file."""
         names = {str(image["id"]): image["file_name"] for image in images}
         paths = {key: self.shelf.find(name, PLACES[split]) for key, name in names.items()}
         if paths and not any(paths.values()):
-            raise S3EError(f"{file}: none of its {len(paths)} photos is there; unpack them into {self.root}/images.")
+            raise S3EError(
+                f"{file}: none of its {len(paths)} photos is there; unpack them into {self.root}/images."
+            )
         index = _index(images, self.texts(file, captions))
         for key in sorted(index.imgToAnns.keys() - paths.keys()):
             annotation = index.imgToAnns[key][0]["id"]
-            self.problem(f"{file}: annotation {annotation}", f"its image {key} is not listed", "list it or remove both")
+            self.problem(
+                f"{file}: annotation {annotation}",
+                f"its image {key} is not listed",
+                "list it or remove both",
+            )
         photos = []
         for key, path in paths.items():
             texts = [item["caption"] for item in index.imgToAnns.get(key, ())]
             if path is None:
                 remedy = "restore it or remove its entry"
-                self.problem(f"{file}: image {key}", f"its photo {names[key]} is in none of the image folders", remedy)
+                self.problem(
+                    f"{file}: image {key}",
+                    f"its photo {names[key]} is in none of the image folders",
+                    remedy,
+                )
             elif not texts:
-                self.problem(f"{file}: image {key}", "it has no usable caption", "add one or remove the image")
+                self.problem(
+                    f"{file}: image {key}",
+                    "it has no usable caption",
+                    "add one or remove the image",
+                )
             elif self.known.get(key) == path:
-                self.problem(f"{file}: image {key}", "it is in another split as well", "remove one of its entries")
+                self.problem(
+                    f"{file}: image {key}",
+                    "it is in another split as well",
+                    "remove one of its entries",
+                )
             else:
                 photos.append(Photo(self.identity(key, split, path), path, tuple(texts[:CAPTIONS])))
                 if len(texts) > CAPTIONS:
-                    self.note(f"photos with more than {CAPTIONS} captions, cut", f"image {key} of {file.name}")
+                    self.note(
+                        f"photos with more than {CAPTIONS} captions, cut",
+                        f"image {key} of {file.name}",
+                    )
         return photos
 
     def texts(self, file: Path, captions: list[Record]) -> list[Record]:
@@ -187,7 +242,9 @@ class _Reader:
             if fault:
                 self.problem(f"{file}: annotation {item['id']}", fault, "correct or remove it")
             else:
-                result.append({"id": str(item["id"]), "image_id": str(item["image_id"]), "caption": text})
+                result.append(
+                    {"id": str(item["id"]), "image_id": str(item["image_id"]), "caption": text}
+                )
                 if not item["caption"].isprintable():
                     where = f"annotation {item['id']} of {file.name}"
                     self.note("captions with characters that do not print, cleaned", where)

@@ -27,9 +27,8 @@ from s3e.data.scenes import CATEGORIES, make_split
 from s3e.data.sources import SPLITS
 from s3e.data.text import Vocabulary
 from s3e.data.views import blurred_views
-from s3e.paths import atomic_write, read_json, write_array, write_json
-from s3e.seeds import rng
 from s3e.trees import CaptionTree, TreeVocabulary
+from s3e.utils import atomic_write, read_json, rng, write_array, write_json
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,25 @@ class Batch:
     all_words: Tensor | None = None
     all_trees: Tensor | None = None
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None, channels_last: bool = False) -> "Batch":
+    def to(
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype | None = None,
+        channels_last: bool = False,
+    ) -> "Batch":
         """The same batch on another device, its images in another precision or memory layout."""
         layout = torch.channels_last if channels_last else torch.preserve_format
         images = {name: getattr(self, name) for name in ("sharp", "blurred")}
-        images = {name: item.to(device, dtype, memory_format=layout) for name, item in images.items()}
-        others = {name: getattr(self, name) for name in ("words", "tree", "labels", "all_words", "all_trees")}
-        return replace(self, **images, **{name: v if v is None else v.to(device) for name, v in others.items()})
+        images = {
+            name: item.to(device, dtype, memory_format=layout) for name, item in images.items()
+        }
+        others = {
+            name: getattr(self, name)
+            for name in ("words", "tree", "labels", "all_words", "all_trees")
+        }
+        return replace(
+            self, **images, **{name: v if v is None else v.to(device) for name, v in others.items()}
+        )
 
     def uniform(self, name: str) -> Tensor:
         """One number in [0, 1) an image, keyed by its id and the update: the same however the batch is cut."""
@@ -83,11 +94,17 @@ class Split:
     parses: list[list[CaptionTree | None]]  # the tree of each caption; None where it names nothing
     sharp: np.ndarray  # N x H x W x 3, like every array of `blurred`
     blurred: dict[str, np.ndarray]
-    extents: dict[str, list[float]]  # kernel extent in pixels; NaN where no kernel was drawn (pairs)
-    psnr: dict[str, list[float]]  # of the blurred photo against the sharp one, in dB; NaN where it is missing
+    extents: dict[
+        str, list[float]
+    ]  # kernel extent in pixels; NaN where no kernel was drawn (pairs)
+    psnr: dict[
+        str, list[float]
+    ]  # of the blurred photo against the sharp one, in dB; NaN where it is missing
     words: Tensor  # N x C x T, C captions a photo
     trees: Tensor  # N x C x 7, IGNORE where a label is out of vocabulary
-    targets: Tensor  # N x 7: the true tree (scenes) or the most frequent label of each node (photos)
+    targets: (
+        Tensor  # N x 7: the true tree (scenes) or the most frequent label of each node (photos)
+    )
     labels: np.ndarray | None
     missing: dict[str, list[int]] = field(default_factory=dict)  # rows without a severity
 
@@ -115,9 +132,13 @@ class Split:
         Raises ValueError for a photo that does not have the severity.
         """
         if not set(self.missing.get(severity, ())).isdisjoint(np.asarray(index).tolist()):
-            raise ValueError(f"{self.name}: some of these photos have no '{severity}': choose from rows('{severity}').")
+            raise ValueError(
+                f"{self.name}: some of these photos have no '{severity}': choose from rows('{severity}')."
+            )
         rows = torch.as_tensor(index)
-        pick = torch.zeros(len(index), dtype=torch.long) if choice is None else torch.as_tensor(choice)
+        pick = (
+            torch.zeros(len(index), dtype=torch.long) if choice is None else torch.as_tensor(choice)
+        )
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[index]))
         sharp = to_tensor(self.sharp[index])
         blurred = sharp if severity == "sharp" else to_tensor(self.blurred[severity][index])
@@ -125,7 +146,9 @@ class Split:
         ids = [self.ids[i] for i in index]
         return Batch(ids, sharp, blurred, words, trees, labels, (self.name,), words, trees)
 
-    def draw(self, batch: int, severity: str, step: int, *key: object, part: int = 0, parts: int = 1) -> Batch:
+    def draw(
+        self, batch: int, severity: str, step: int, *key: object, part: int = 0, parts: int = 1
+    ) -> Batch:
         """Batch number `step` of an endless reshuffled pass, or one of `parts` equal parts of it.
 
         A pure function of `key` and `step`; all that is random is drawn for the whole batch.
@@ -147,7 +170,9 @@ class Split:
         for rows in self.chunks(batch, severity):
             yield self.batch(rows, severity)
 
-    def chunks(self, batch: int, severity: str = "sharp", most: int | None = None) -> list[np.ndarray]:
+    def chunks(
+        self, batch: int, severity: str = "sharp", most: int | None = None
+    ) -> list[np.ndarray]:
         """`rows(severity)`, or the first `most` of them, in nearly equal parts of at most `batch`.
 
         From a `batch` of 3 on, none has one photo (of several).
@@ -176,7 +201,9 @@ class Corpus:
     categories: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    vocabulary: Path | None = None  # the folder whose vocabularies it uses, where that is not its own
+    vocabulary: Path | None = (
+        None  # the folder whose vocabularies it uses, where that is not its own
+    )
 
     @property
     def train(self) -> Split:
@@ -193,10 +220,18 @@ class Corpus:
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 N x H x W x 3 -> float32 N x 3 x H x W in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    return (
+        torch.from_numpy(np.ascontiguousarray(images))
+        .permute(0, 3, 1, 2)
+        .float()
+        .div_(127.5)
+        .sub_(1.0)
+    )
 
 
-def prepare_corpus(config: Config, folder: Path, progress: Callable = lambda items, **_: items) -> Corpus:
+def prepare_corpus(
+    config: Config, folder: Path, progress: Callable = lambda items, **_: items
+) -> Corpus:
     """Draw or decode every photo, blur it, encode captions and trees, and write all of it to `folder`.
 
     Photos come from the cache of their folder, which is made first where it is not there. `progress` wraps an iterable
@@ -214,10 +249,14 @@ def prepare_corpus(config: Config, folder: Path, progress: Callable = lambda ite
     return load_corpus(folder)
 
 
-def _prepare_scenes(config: Config, folder: Path, progress: Callable) -> tuple[dict, dict[str, dict]]:
+def _prepare_scenes(
+    config: Config, folder: Path, progress: Callable
+) -> tuple[dict, dict[str, dict]]:
     data, blur, records = config.data, config.blur, {}
     for split in progress(SPLITS, desc="splits"):
-        scenes = make_split(split, getattr(data, split), size=data.size, texture=data.texture, seed=data.seed)
+        scenes = make_split(
+            split, getattr(data, split), size=data.size, texture=data.texture, seed=data.seed
+        )
         sharp, ids = np.stack([scene.image for scene in scenes]), [scene.id for scene in scenes]
         views = {}
         for severity in (blur.severity,) if split == "train" else tuple(SEVERITIES):
@@ -233,29 +272,50 @@ def _prepare_scenes(config: Config, folder: Path, progress: Callable) -> tuple[d
             "psnr": {name: view.psnr for name, view in views.items()},
             "missing": {},
         }
-    about = {"severities": list(SEVERITIES), "protocol": "generated scenes", "categories": list(CATEGORIES)}
+    about = {
+        "severities": list(SEVERITIES),
+        "protocol": "generated scenes",
+        "categories": list(CATEGORIES),
+    }
     return {**about, "captioned": True, "left_out": [], "notes": []}, records
 
 
-def _prepare_photos(config: Config, folder: Path, progress: Callable) -> tuple[dict, dict[str, dict]]:
+def _prepare_photos(
+    config: Config, folder: Path, progress: Callable
+) -> tuple[dict, dict[str, dict]]:
     source = read_data(config, progress=progress)
     cache = prepare_arrays(source, config, progress=progress)
-    captions = {photo.id: list(photo.captions) for photos in source.splits.values() for photo in photos}
+    captions = {
+        photo.id: list(photo.captions) for photos in source.splits.values() for photo in photos
+    }
     records = {}
     for split in SPLITS:
         record = read_json(cache / f"{split}.json")
         for view in ("sharp", *record["psnr"]):
             _link(cache / f"{split}_{view}.npy", folder / f"{split}_{view}.npy")
-        records[split] = {**record, "captions": [captions[photo] for photo in record["ids"]], "trees": None}
+        records[split] = {
+            **record,
+            "captions": [captions[photo] for photo in record["ids"]],
+            "trees": None,
+        }
     severities = list(records["test"]["psnr"])  # by name, which is mildest first
-    about = {"severities": severities, "protocol": protocol(source, config, severities), "categories": []}
-    notes = [*source.notes, *(_told_missing(split, record) for split, record in records.items() if record["missing"])]
+    about = {
+        "severities": severities,
+        "protocol": protocol(source, config, severities),
+        "categories": [],
+    }
+    notes = [
+        *source.notes,
+        *(_told_missing(split, record) for split, record in records.items() if record["missing"]),
+    ]
     told = {"left_out": [str(problem) for problem in source.problems], "notes": notes}
     return {**about, **told, "captioned": source.captioned}, records
 
 
 def _told_missing(split: str, record: dict) -> str:
-    counts = ", ".join(f"{len(rows)} have no {name} view" for name, rows in record["missing"].items())
+    counts = ", ".join(
+        f"{len(rows)} have no {name} view" for name, rows in record["missing"].items()
+    )
     return f"of {len(record['ids'])} {split} pairs {counts} (too few neighbours in their video)"
 
 
@@ -277,13 +337,20 @@ def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Cor
     """
     folder = Path(folder)
     about = read_json(folder / "corpus.json")
-    words, labels, max_words = read_vocabulary(vocabulary or folder if vocabulary or about["captioned"] else None)
+    words, labels, max_words = read_vocabulary(
+        vocabulary or folder if vocabulary or about["captioned"] else None
+    )
     splits = {name: _load_split(folder, name, words, labels, max_words) for name in SPLITS}
-    about |= {"severities": tuple(about["severities"]), "vocabulary": Path(vocabulary) if vocabulary else None}
+    about |= {
+        "severities": tuple(about["severities"]),
+        "vocabulary": Path(vocabulary) if vocabulary else None,
+    }
     return Corpus(folder, splits, words, labels, **about)
 
 
-def _load_split(folder: Path, name: str, words: Vocabulary, labels: TreeVocabulary, max_words: int) -> Split:
+def _load_split(
+    folder: Path, name: str, words: Vocabulary, labels: TreeVocabulary, max_words: int
+) -> Split:
     record = read_json(folder / f"{name}.json")
     path = folder / f"{name}_labels.npy"
     return Split(
@@ -292,7 +359,9 @@ def _load_split(folder: Path, name: str, words: Vocabulary, labels: TreeVocabula
         captions=record["captions"],
         parses=[[tree_of(nodes) for nodes in row] for row in record["parses"]],
         sharp=np.load(folder / f"{name}_sharp.npy", mmap_mode="r"),
-        blurred={key: np.load(folder / f"{name}_{key}.npy", mmap_mode="r") for key in record["psnr"]},
+        blurred={
+            key: np.load(folder / f"{name}_{key}.npy", mmap_mode="r") for key in record["psnr"]
+        },
         extents=_numbers(record["extents"]),
         psnr=_numbers(record["psnr"]),
         missing=record["missing"],
@@ -302,4 +371,7 @@ def _load_split(folder: Path, name: str, words: Vocabulary, labels: TreeVocabula
 
 
 def _numbers(columns: dict[str, list[float | None]]) -> dict[str, list[float]]:
-    return {name: [math.nan if value is None else value for value in column] for name, column in columns.items()}
+    return {
+        name: [math.nan if value is None else value for value in column]
+        for name, column in columns.items()
+    }

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from s3e.data.transfer import check_space, digest, fetch, readable, writing
-from s3e.paths import RUNS, S3EError, read_json, write_json
+from s3e.utils import RUNS, S3EError, read_json, write_json
 
 RECORD = "download.json"  # in the folder: what was fetched and unpacked there
 
@@ -64,7 +64,14 @@ def _annotations(year: int, size: int, sha256: str) -> Item:
 
 def _gopro(name: str, frames: str, sha256: str = "") -> Item:
     address = f"https://huggingface.co/datasets/snah/GOPRO_Large/resolve/main/{name}.zip"
-    return Item(name, address, rf"(?:{name}/)?((?:train|test)/[^/]+/{frames}\d+\.png)", (name,), name, sha256=sha256)
+    return Item(
+        name,
+        address,
+        rf"(?:{name}/)?((?:train|test)/[^/]+/{frames}\d+\.png)",
+        (name,),
+        name,
+        sha256=sha256,
+    )
 
 
 KARPATHY = Item(
@@ -82,13 +89,37 @@ DATASETS = {
         "run the command again later (it goes on where it stopped), or fetch the file with a browser and unpack it by "
         "`python -m s3e data download coco --only train2014 --archive FILE`",
         (
-            _photos("train2014", 13_510_573_713, "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775"),
-            _photos("val2014", 6_645_013_297, "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0"),
-            _annotations(2014, 252_872_794, "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009"),
+            _photos(
+                "train2014",
+                13_510_573_713,
+                "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+            ),
+            _photos(
+                "val2014",
+                6_645_013_297,
+                "fe9be816052049c34717e077d9e34aa60814a55679f804cd043e3cbee3b9fde0",
+            ),
+            _annotations(
+                2014,
+                252_872_794,
+                "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009",
+            ),
             KARPATHY,
-            _photos("train2017", 19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
-            _photos("val2017", 815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
-            _annotations(2017, 252_907_541, "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"),
+            _photos(
+                "train2017",
+                19_336_861_798,
+                "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+            ),
+            _photos(
+                "val2017",
+                815_585_330,
+                "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+            ),
+            _annotations(
+                2017,
+                252_907_541,
+                "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+            ),
         ),
         ("train2014", "val2014", "annotations2014", "karpathy"),
     ),
@@ -112,12 +143,22 @@ DATASETS = {
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments of `python -m s3e data download`."""
-    names = "; ".join(f"{key}: {' '.join(item.name for item in data.items)}" for key, data in DATASETS.items())
+    names = "; ".join(
+        f"{key}: {' '.join(item.name for item in data.items)}" for key, data in DATASETS.items()
+    )
     parser.add_argument("dataset", choices=DATASETS, help="what to fetch")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: runs/data/DATASET)")
-    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help=f"only these archives ({names})")
-    parser.add_argument("--base-url", metavar="URL", help="take the archives from this address instead, a mirror")
-    parser.add_argument("--archive", type=Path, metavar="FILE", help="unpack this archive, fetched by hand")
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="where to (default: runs/data/DATASET)"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="NAME", help=f"only these archives ({names})"
+    )
+    parser.add_argument(
+        "--base-url", metavar="URL", help="take the archives from this address instead, a mirror"
+    )
+    parser.add_argument(
+        "--archive", type=Path, metavar="FILE", help="unpack this archive, fetched by hand"
+    )
 
 
 def execute(arguments: Namespace) -> int:
@@ -126,7 +167,9 @@ def execute(arguments: Namespace) -> int:
     folder = arguments.to or RUNS / "data" / arguments.dataset
     mirror = arguments.base_url
     if mirror and not re.fullmatch(r"https?://\S+", mirror):
-        raise S3EError(f"--base-url {mirror} is not an address: it begins with http:// or https://.")
+        raise S3EError(
+            f"--base-url {mirror} is not an address: it begins with http:// or https://."
+        )
     items = _chosen(data, arguments.only, arguments.archive)
     print(f"{arguments.dataset}: terms of use at {data.page}")
     with writing(folder):
@@ -179,9 +222,15 @@ def unpack(archive: Path, item: Item, folder: Path, source: str, sha256: str) ->
                 _extract(opened, info, hidden / path)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise S3EError(f"{archive} is damaged ({error}): delete it, then fetch it again.") from None
-    _settle(hidden, item, folder, {"source": source, "bytes": archive.stat().st_size, "sha256": sha256})
-    known = {"": "no digest is published", sha256: "as published"}.get(item.sha256, "not the published archive")
-    print(f"{item.name}: {len(members):,} files, every CRC right; SHA-256 of the archive {sha256} ({known})")
+    _settle(
+        hidden, item, folder, {"source": source, "bytes": archive.stat().st_size, "sha256": sha256}
+    )
+    known = {"": "no digest is published", sha256: "as published"}.get(
+        item.sha256, "not the published archive"
+    )
+    print(
+        f"{item.name}: {len(members):,} files, every CRC right; SHA-256 of the archive {sha256} ({known})"
+    )
 
 
 def _settle(hidden: Path, item: Item, folder: Path, facts: dict) -> None:
@@ -198,14 +247,21 @@ def _members(opened: zipfile.ZipFile, item: Item, archive: Path) -> dict[str, zi
     members = {}
     for info in opened.infolist():
         if info.filename.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", info.filename):
-            raise S3EError(f"{archive} holds the unsafe path {info.filename!r}: fetch it from its owner instead.")
+            raise S3EError(
+                f"{archive} holds the unsafe path {info.filename!r}: fetch it from its owner instead."
+            )
         if match := re.fullmatch(item.members, info.filename):
-            if info.header_offset < 0 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            if info.header_offset < 0 or info.compress_type not in (
+                zipfile.ZIP_STORED,
+                zipfile.ZIP_DEFLATED,
+            ):
                 raise zipfile.BadZipFile(f"impossible entry for {info.filename!r}")
             members[str(PurePosixPath(item.into, match[1]))] = info
     for place in item.places:
         if not any(path == place or path.startswith(f"{place}/") for path in members):
-            raise S3EError(f"{archive} holds nothing for {place}: it is not the archive of {item.name}, take that one.")
+            raise S3EError(
+                f"{archive} holds nothing for {place}: it is not the archive of {item.name}, take that one."
+            )
     return members
 
 
@@ -229,7 +285,9 @@ def _chosen(data: Dataset, names: list[str], archive: Path | None) -> list[Item]
         raise S3EError(f"--only {min(unknown)} is not known: choose from {', '.join(known)}.")
     chosen = [item for item in data.items if item.name in (names or data.usual)]
     if archive and len(chosen) > 1:
-        raise S3EError(f"--archive {archive} is one archive: say with --only which of {', '.join(known)} it is.")
+        raise S3EError(
+            f"--archive {archive} is one archive: say with --only which of {', '.join(known)} it is."
+        )
     return chosen
 
 
@@ -237,7 +295,9 @@ def _done(item: Item, folder: Path) -> bool:
     """Whether an item is unpacked already; `S3EError` if its place is taken by files from elsewhere."""
     there = [folder / place for place in item.places if (folder / place).exists()]
     if there and item.name not in _record(folder):
-        raise S3EError(f"{there[0]} is there, but not from this command: move it away, or leave {item.name} out.")
+        raise S3EError(
+            f"{there[0]} is there, but not from this command: move it away, or leave {item.name} out."
+        )
     if len(there) == len(item.places):
         print(f"{item.name}: there already")
     return len(there) == len(item.places)
@@ -246,7 +306,10 @@ def _done(item: Item, folder: Path) -> bool:
 def _peak(items: list[Item], folder: Path) -> int:
     """Most bytes that are still to be written at once: each archive goes when its files are in place."""
     archives = [item.size - _there(folder, f"{item.url.rpartition('/')[2]}*") for item in items]
-    contents = [(item.unpacked or item.size) - _there(folder, f".{item.name}-*.unpacking/**/*") for item in items]
+    contents = [
+        (item.unpacked or item.size) - _there(folder, f".{item.name}-*.unpacking/**/*")
+        for item in items
+    ]
     return max(map(sum, zip(archives, accumulate(contents), strict=True)), default=0)
 
 

@@ -74,7 +74,9 @@ def alike(a: Signatures, b: Signatures) -> np.ndarray:
     for start in range(0, len(a.hashes), rows):
         near = np.bitwise_count(a.hashes[start : start + rows, None] ^ b.hashes) <= DISTANCE
         i, j = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-        same = (a.thumbs[start + i] @ b.thumbs[j].T >= LIKENESS) | (a.exact[start + i, None] == b.exact[j])
+        same = (a.thumbs[start + i] @ b.thumbs[j].T >= LIKENESS) | (
+            a.exact[start + i, None] == b.exact[j]
+        )
         same &= near[np.ix_(i, j)]
         row, column = np.nonzero(same)
         found.append(np.stack([start + i[row], j[column]], axis=1))
@@ -94,13 +96,17 @@ def signatures(photos: list[Photo], survey: Survey) -> Signatures:
     return Signatures(hashes, np.where(flat, 0, thumbs / np.where(flat, 1, length)), exact)
 
 
-def _without(splits: dict, name: str, others: tuple[str, ...], survey: Survey, notes: list[str]) -> list[Photo]:
+def _without(
+    splits: dict, name: str, others: tuple[str, ...], survey: Survey, notes: list[str]
+) -> list[Photo]:
     """The photos of one split that look like none of the `others`."""
     kept = [photo for other in others for photo in splits[other]]
     twins = set(alike(signatures(splits[name], survey), signatures(kept, survey))[:, 0].tolist())
     if twins:
         ids = [splits[name][k].id for k in sorted(twins)]
-        notes.append(f"{_count(ids, name)} left out, alike a photo of {' or '.join(others)}: {_few(ids)}")
+        notes.append(
+            f"{_count(ids, name)} left out, alike a photo of {' or '.join(others)}: {_few(ids)}"
+        )
     return [photo for k, photo in enumerate(splits[name]) if k not in twins]
 
 
@@ -113,17 +119,23 @@ def without_lent(
         twins = set(alike(signatures(splits[name], survey), theirs)[:, 0].tolist())
         result[name] = [photo for k, photo in enumerate(splits[name]) if k not in twins]
         if ids := [splits[name][k].id for k in sorted(twins)]:
-            notes.append(f"{_count(ids, name)} left out, the borrowed tree was trained on alike ones: {_few(ids)}")
+            notes.append(
+                f"{_count(ids, name)} left out, the borrowed tree was trained on alike ones: {_few(ids)}"
+            )
     return result, notes
 
 
-def _gathered(splits: dict[str, list[Photo]], survey: Survey, notes: list[str]) -> dict[str, list[Photo]]:
+def _gathered(
+    splits: dict[str, list[Photo]], survey: Survey, notes: list[str]
+) -> dict[str, list[Photo]]:
     """The splits with each group of near-duplicates where its smallest id is; movers come last."""
     photos = [photo for part in splits.values() for photo in part]
     home = [name for name, part in splits.items() for _ in part]
     signs = signatures(photos, survey)
     i, j = alike(signs, signs).T
-    _, group = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(len(photos),) * 2), directed=False)
+    _, group = connected_components(
+        coo_array((np.ones(len(i)), (i, j)), shape=(len(photos),) * 2), directed=False
+    )
     first: dict[int, int] = {}
     for k in sorted(range(len(photos)), key=lambda k: photos[k].id):
         first.setdefault(group[k], k)
@@ -132,8 +144,12 @@ def _gathered(splits: dict[str, list[Photo]], survey: Survey, notes: list[str]) 
     if moved:
         ids = [photos[k].id for k in moved]
         notes.append(f"{_count(ids)} moved to the split of a near-duplicate: {_few(ids)}")
-    stay = {name: [p for k, p in enumerate(photos) if goal[k] == home[k] == name] for name in splits}
-    return {name: part + [photos[k] for k in moved if goal[k] == name] for name, part in stay.items()}
+    stay = {
+        name: [p for k, p in enumerate(photos) if goal[k] == home[k] == name] for name in splits
+    }
+    return {
+        name: part + [photos[k] for k in moved if goal[k] == name] for name, part in stay.items()
+    }
 
 
 def _count(ids: list[str], name: str = "") -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from s3e.config import Config
 from s3e.data.text import SPECIAL, Vocabulary
 from s3e.parsing import IGNORE, NULL, Backend, CaptionTree, TreeVocabulary, parse_caption
-from s3e.paths import S3EError, read_json, write_json
+from s3e.utils import S3EError, read_json, write_json
 
 Nodes = list[str] | None  # seven labels in node order; None where a caption names nothing
 
@@ -30,11 +30,16 @@ def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
     flat = [text for texts in record["captions"] for text in texts]
     trees = [tree_of(nodes) for row in record["parses"] for nodes in row if nodes]
     if not trees:
-        raise S3EError("no training caption names anything that can be seen: are the captions English sentences?")
+        raise S3EError(
+            "no training caption names anything that can be seen: are the captions English sentences?"
+        )
     text = config.text
     words = Vocabulary.build(flat, min_count=text.min_count)
     labels = TreeVocabulary.build(
-        trees, max_entities=text.entities, max_relations=text.relations, min_count=text.label_min_count
+        trees,
+        max_entities=text.entities,
+        max_relations=text.relations,
+        min_count=text.label_min_count,
     )
     content = {"words": words.to_dict(), "labels": labels.to_dict(), "max_words": text.max_words}
     write_json(folder / "vocabulary.json", content)
@@ -45,11 +50,16 @@ def read_vocabulary(folder: Path | str | None) -> tuple[Vocabulary, TreeVocabula
     if folder is None:
         return Vocabulary(SPECIAL), TreeVocabulary([NULL], [NULL]), 1
     content = read_json(Path(folder) / "vocabulary.json")
-    words, labels = Vocabulary.from_dict(content["words"]), TreeVocabulary.from_dict(content["labels"])
+    words, labels = (
+        Vocabulary.from_dict(content["words"]),
+        TreeVocabulary.from_dict(content["labels"]),
+    )
     return words, labels, content["max_words"]
 
 
-def encode(record: dict, words: Vocabulary, labels: TreeVocabulary, max_words: int) -> dict[str, Tensor]:
+def encode(
+    record: dict, words: Vocabulary, labels: TreeVocabulary, max_words: int
+) -> dict[str, Tensor]:
     """Captions as word ids and trees as node classes: {"words": N x C x T, "trees": N x C x 7, "targets": N x 7}.
 
     `record`: `ids`, `captions`, their `parses`, true `trees` or None. Without captions: zeros, `IGNORE`, C = T = 1.
@@ -65,8 +75,14 @@ def encode(record: dict, words: Vocabulary, labels: TreeVocabulary, max_words: i
     parsed = [[tree_of(nodes) for nodes in row] for row in parses]
     trees = [[labels.encode(tree) for tree in row] for row in parsed]
     true = record["trees"]
-    targets = [labels.encode(tree_of(true[i]) if true else consensus(row)) for i, row in enumerate(parsed)]
-    return {"words": torch.tensor(padded), "trees": torch.tensor(trees), "targets": torch.tensor(targets)}
+    targets = [
+        labels.encode(tree_of(true[i]) if true else consensus(row)) for i, row in enumerate(parsed)
+    ]
+    return {
+        "words": torch.tensor(padded),
+        "trees": torch.tensor(trees),
+        "targets": torch.tensor(targets),
+    }
 
 
 def _repeat(rows: list[list], count: int) -> list[list]:

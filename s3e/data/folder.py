@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from s3e.data.sources import SPLITS, Photo, Problem, Source, check_splits
-from s3e.paths import S3EError
-from s3e.seeds import stable_hash
+from s3e.utils import S3EError, stable_hash
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 
@@ -48,7 +47,11 @@ def walk(root: Path) -> Tree:
 def denied(folder: Path, error: OSError) -> Problem:
     """The problem that a folder cannot be listed."""
     reason = error.strerror or str(error)
-    return Problem(str(folder), f"the folder cannot be listed ({reason})", "give yourself permission with chmod u+rx")
+    return Problem(
+        str(folder),
+        f"the folder cannot be listed ({reason})",
+        "give yourself permission with chmod u+rx",
+    )
 
 
 def _visible(tree: Tree, place: str, name: str) -> bool:
@@ -63,7 +66,9 @@ def _visible(tree: Tree, place: str, name: str) -> bool:
 
 def read(root: Path, tree: Tree) -> Source:
     """All photos below `root`; a photo's id is its relative path, with the extension only where that is ambiguous."""
-    names = [(folder / name).relative_to(root) for folder, files in tree.files.items() for name in files]
+    names = [
+        (folder / name).relative_to(root) for folder, files in tree.files.items() for name in files
+    ]
     paths = [name for name in names if is_photo(name.name)]
     if not paths:
         listed = ", ".join(sorted(EXTENSIONS))
@@ -74,11 +79,22 @@ def read(root: Path, tree: Tree) -> Source:
         stem = path.with_suffix("")
         photo = Photo((path if stems[stem] > 1 else stem).as_posix(), root / path)
         splits[_split(photo.id)].append(photo)
-    check_splits(root, splits, tree.problems, f"{len(paths)} photos are too few, add some (100 are surely enough)")
+    check_splits(
+        root,
+        splits,
+        tree.problems,
+        f"{len(paths)} photos are too few, add some (100 are surely enough)",
+    )
     others = Counter(name.suffix.lower() or name.name for name in names if not is_photo(name.name))
-    notes = [f"other files, left alone: {sum(others.values())} ({', '.join(sorted(others)[:8])})"] if others else []
+    notes = (
+        [f"other files, left alone: {sum(others.values())} ({', '.join(sorted(others)[:8])})"]
+        if others
+        else []
+    )
     if (root / "annotations").is_dir():
-        notes.append("annotations/ holds no captions_*.json, so the photos are read without captions")
+        notes.append(
+            "annotations/ holds no captions_*.json, so the photos are read without captions"
+        )
     protocol = "photos without captions, split 80/10/10 by id"
     return Source("folder", root, splits, "hashed", protocol, tuple(tree.problems), tuple(notes))
 

@@ -9,12 +9,13 @@ from PIL import Image, UnidentifiedImageError
 from s3e.data.folder import Tree, is_photo
 from s3e.data.photos import load_whole
 from s3e.data.sources import Photo, Problem, Source, check_splits
-from s3e.paths import S3EError
-from s3e.seeds import stable_hash
+from s3e.utils import S3EError, stable_hash
 
 VIEWS = {"sharp", "blur", "blur_gamma"}
 RAW = "GOPRO_Large_all"
-_SEQUENCE = re.compile(r"GOPR\d+_(\d+)_\d+")  # GOPRxxxx_yy_zz: yy frames of 240 a second are averaged
+_SEQUENCE = re.compile(
+    r"GOPR\d+_(\d+)_\d+"
+)  # GOPRxxxx_yy_zz: yy frames of 240 a second are averaged
 
 
 def found(tree: Tree) -> bool:
@@ -31,33 +32,67 @@ def read(root: Path, tree: Tree, subset: str) -> Source:
             parts[split][folder.name] = pairs
     chosen = validation({name: len(pairs) for name, pairs in parts["train"].items()})
     splits = {
-        "train": [pair for name, pairs in parts["train"].items() if name not in chosen for pair in pairs],
+        "train": [
+            pair for name, pairs in parts["train"].items() if name not in chosen for pair in pairs
+        ],
         "val": [pair for name in sorted(chosen) for pair in parts["train"][name]],
         "test": [pair for pairs in parts["test"].values() for pair in pairs],
     }
-    check_splits(root, splits, problems, "give at least 2 train sequences and 1 test sequence of 2 pairs")
+    check_splits(
+        root, splits, problems, "give at least 2 train sequences and 1 test sequence of 2 pairs"
+    )
     protocol = f"GoPro, subset {subset}, validation = {len(chosen)} of {len(parts['train'])} train sequences"
     return Source("gopro", root, splits, "sequence", protocol, tuple(problems))
 
 
-def _sequences(root: Path, tree: Tree, subset: str, problems: list[Problem]) -> list[tuple[str, Path]]:
+def _sequences(
+    root: Path, tree: Tree, subset: str, problems: list[Problem]
+) -> list[tuple[str, Path]]:
     """(split, folder) of each usable sequence, by name."""
-    folders = sorted((place for place, inner in tree.folders.items() if VIEWS & {*inner}), key=lambda p: (p.name, p))
+    folders = sorted(
+        (place for place, inner in tree.folders.items() if VIEWS & {*inner}),
+        key=lambda p: (p.name, p),
+    )
     if not any(subset in tree.folders[place] for place in folders):
         other = "blur" if subset == "blur_gamma" else "blur_gamma"
-        raise S3EError(f"{root}: no sequence has the folder {subset}/; --set data.subset={other} (--subset {other}).")
+        raise S3EError(
+            f"{root}: no sequence has the folder {subset}/; --set data.subset={other} (--subset {other})."
+        )
     result: dict[str, tuple[str, Path]] = {}
     for place in folders:
-        split = next((part for part in reversed(place.relative_to(root).parts[:-1]) if part in ("train", "test")), None)
+        split = next(
+            (
+                part
+                for part in reversed(place.relative_to(root).parts[:-1])
+                if part in ("train", "test")
+            ),
+            None,
+        )
         if split is None and root.name in ("train", "test"):
-            raise S3EError(f"{root}: is one half of GoPro; give the folder that holds train/ and test/.")
+            raise S3EError(
+                f"{root}: is one half of GoPro; give the folder that holds train/ and test/."
+            )
         if split is None:
-            problems.append(Problem(str(place), "the sequence is neither in train/ nor in test/", "move it into one"))
-        elif missing := next((view for view in (subset, "sharp") if view not in tree.folders[place]), None):
-            problems.append(Problem(str(place), f"the sequence has no folder {missing}/", "restore or remove it"))
+            problems.append(
+                Problem(
+                    str(place), "the sequence is neither in train/ nor in test/", "move it into one"
+                )
+            )
+        elif missing := next(
+            (view for view in (subset, "sharp") if view not in tree.folders[place]), None
+        ):
+            problems.append(
+                Problem(
+                    str(place), f"the sequence has no folder {missing}/", "restore or remove it"
+                )
+            )
         elif place.name in result:
             other = result[place.name][1]
-            problems.append(Problem(str(place), f"the sequence's name is that of {other}", "remove or rename one"))
+            problems.append(
+                Problem(
+                    str(place), f"the sequence's name is that of {other}", "remove or rename one"
+                )
+            )
         else:
             result[place.name] = (split, place)
     return list(result.values())
@@ -71,7 +106,9 @@ def _pairs(folder: Path, tree: Tree, subset: str, problems: list[Problem]) -> li
         if number not in blurred or number not in sharp:
             there, missing = (sharp, subset) if number in sharp else (blurred, "sharp")
             what = f"has no partner in {missing}/"
-            problems.append(Problem(str(there[number]), what, "restore the partner or remove this file"))
+            problems.append(
+                Problem(str(there[number]), what, "restore the partner or remove this file")
+            )
         elif problem := _unequal(blurred[number], sharp[number]):
             problems.append(problem)
         else:
@@ -98,11 +135,19 @@ def _unequal(blurred: Path, sharp: Path) -> Problem | None:
             with Image.open(path) as image:
                 sizes.append(image.size)
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            return Problem(str(path), f"cannot be read as a photo ({error})", "replace the file or remove the pair")
+            return Problem(
+                str(path),
+                f"cannot be read as a photo ({error})",
+                "replace the file or remove the pair",
+            )
     if sizes[0] == sizes[1]:
         return None
     shown = " and ".join(f"{width}x{height}" for width, height in sizes)
-    return Problem(str(blurred), f"blurred and sharp frame differ in size ({shown})", "replace or remove the pair")
+    return Problem(
+        str(blurred),
+        f"blurred and sharp frame differ in size ({shown})",
+        "replace or remove the pair",
+    )
 
 
 def validation(pairs: dict[str, int]) -> set[str]:
@@ -113,7 +158,9 @@ def validation(pairs: dict[str, int]) -> set[str]:
     """
     recordings: dict[str, list[str]] = {}
     for name in pairs:
-        recordings.setdefault(name.split("_")[0] if _SEQUENCE.fullmatch(name) else name, []).append(name)
+        recordings.setdefault(name.split("_")[0] if _SEQUENCE.fullmatch(name) else name, []).append(
+            name
+        )
     sizes = {key: sum(pairs[name] for name in names) for key, names in recordings.items()}
     ranked = sorted(sizes, key=lambda key: (sizes[key] < 5, stable_hash("validation", key)))
     chosen: list[str] = []
@@ -128,7 +175,9 @@ def windows(photos: list[Photo], frames: int) -> list[list[Photo] | None]:
     """For each pair the `frames` (odd) consecutive released pairs around it, or None where the sequence has too few."""
     known = {(photo.sequence, photo.frame): photo for photo in photos}
     reach = range(-(frames // 2), frames // 2 + 1)
-    around = [[known.get((photo.sequence, photo.frame + step)) for step in reach] for photo in photos]
+    around = [
+        [known.get((photo.sequence, photo.frame + step)) for step in reach] for photo in photos
+    ]
     return [None if None in window else window for window in around]
 
 
@@ -179,7 +228,9 @@ def _raw_sequence(photo: Photo, all_root: Path) -> tuple[int, Path]:
     places = (all_root / part / photo.sequence for part in ("train", "test", "."))
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
-        raise S3EError(f"{all_root}: has no sequence {photo.sequence}; fetch it or --set blur.average=released.")
+        raise S3EError(
+            f"{all_root}: has no sequence {photo.sequence}; fetch it or --set blur.average=released."
+        )
     return average, folder
 
 
@@ -197,5 +248,7 @@ def raw_window(photo: Photo, frames: int, all_root: Path, shift: int = 0) -> lis
     if first < 1 or not there[-1]:
         return None
     if not all(there):
-        raise S3EError(f"{paths[there.index(False)]}: the raw frame is missing; fetch the sequence again.")
+        raise S3EError(
+            f"{paths[there.index(False)]}: the raw frame is missing; fetch the sequence again."
+        )
     return paths

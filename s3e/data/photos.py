@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from s3e.data.sources import Problem
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to restore
 LARGEST = 80_000_000  # pixels above which decoding would take too much memory
@@ -26,7 +26,11 @@ TURNS = {
 ORIENTATION = 0x0112  # the EXIF tag
 END_OF_JPEG = b"\xff\xd9"
 
-_UNUSUAL = {"grey": ("1", "L", "LA", "La"), "CMYK": ("CMYK",), "16 bit": ("I;16", "I;16B", "I;16L", "I;16N", "I")}
+_UNUSUAL = {
+    "grey": ("1", "L", "LA", "La"),
+    "CMYK": ("CMYK",),
+    "16 bit": ("I;16", "I;16B", "I;16L", "I;16N", "I"),
+}
 _TOO_LARGE = (f"larger than {LARGEST // 1_000_000} megapixels", "scale it down or remove it")
 
 
@@ -108,13 +112,17 @@ def _explained(path: Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise _broken(path, "not there", "restore it or remove its entry") from None
     except IsADirectoryError:
-        raise _broken(path, "a folder instead of a photo", "put the photo there or remove its entry") from None
+        raise _broken(
+            path, "a folder instead of a photo", "put the photo there or remove its entry"
+        ) from None
     except PermissionError:
         raise _broken(path, "may not be read", "give yourself permission to read it") from None
     except Image.DecompressionBombError:
         raise _broken(path, *_TOO_LARGE) from None
     except UnidentifiedImageError:
-        raise _broken(path, "not a photo in a known format", "convert it to JPEG or PNG, or remove it") from None
+        raise _broken(
+            path, "not a photo in a known format", "convert it to JPEG or PNG, or remove it"
+        ) from None
     except Exception as error:
         raise _broken(
             path, f"damaged ({str(error) or type(error).__name__})", "replace the file or remove it"
@@ -131,8 +139,12 @@ def _check(path: Path | str, image: Image.Image) -> None:
     if min(image.size) < SHORTEST:
         what = f"{image.width} x {image.height} pixels, less than {SHORTEST} at a side"
         raise _broken(path, what, "replace it by a larger photo or remove it")
-    if image.format in ("JPEG", "MPO") and END_OF_JPEG not in image.fp.read():  # decoding may pass over it
-        raise _broken(path, "cut (the end of the JPEG data is missing)", "replace the file or remove it")
+    if (
+        image.format in ("JPEG", "MPO") and END_OF_JPEG not in image.fp.read()
+    ):  # decoding may pass over it
+        raise _broken(
+            path, "cut (the end of the JPEG data is missing)", "replace the file or remove it"
+        )
 
 
 def _format_notes(image: Image.Image) -> list[str]:

@@ -11,9 +11,11 @@ from s3e.config import Config
 from s3e.data.gopro import find_raw, raw_shift, raw_window, windows
 from s3e.data.sources import SPLITS, Photo, Source, open_source
 from s3e.data.survey import survey, survey_folder, unlent, usable
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
-Window = tuple[Path, ...] | None  # the frames whose mean is a pair's severe view; None where the video has too few
+Window = (
+    tuple[Path, ...] | None
+)  # the frames whose mean is a pair's severe view; None where the video has too few
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
 MARGIN = 1.4  # shorter side of a frame over the side of its central crop: 640x360 and 256 (specification 3.4)
 
@@ -34,10 +36,16 @@ class Part:
     @property
     def missing(self) -> dict[str, list[int]]:
         """Rows without a severity: pairs with too few neighbours for a severe view."""
-        return {"severe": rows} if (rows := [i for i, window in enumerate(self.windows) if window is None]) else {}
+        return (
+            {"severe": rows}
+            if (rows := [i for i, window in enumerate(self.windows) if window is None])
+            else {}
+        )
 
 
-def read_data(config: Config, jobs: int = 0, progress: Callable = lambda items, **_: items) -> Source:
+def read_data(
+    config: Config, jobs: int = 0, progress: Callable = lambda items, **_: items
+) -> Source:
     """The data folder of a configuration, with photos that cannot be used and near-duplicates across splits taken out.
 
     Every photo is looked at once; what was seen is kept beside the caches. Validation and test photos that the borrowed
@@ -77,7 +85,10 @@ def plan(source: Source, config: Config) -> dict[str, Part]:
     if source.paired:
         return _pairs(source, config, chosen)
     shape, trained = (config.data.size, config.data.size, 3), (config.blur.severity,)
-    return {name: Part(chosen[name], trained if name == "train" else tuple(SEVERITIES), shape) for name in SPLITS}
+    return {
+        name: Part(chosen[name], trained if name == "train" else tuple(SEVERITIES), shape)
+        for name in SPLITS
+    }
 
 
 def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
@@ -85,10 +96,20 @@ def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
     if not source.paired:
         return source.protocol
     crops = f"central {config.data.size}-px crops"
-    variant = {"released": "B, released frames", "raw": "A, raw frames in linear light"}[config.blur.average]
-    severe = [f"severe = mean of {config.blur.frames} windows (variant {variant})"] if "severe" in severities else []
+    variant = {"released": "B, released frames", "raw": "A, raw frames in linear light"}[
+        config.blur.average
+    ]
+    severe = (
+        [f"severe = mean of {config.blur.frames} windows (variant {variant})"]
+        if "severe" in severities
+        else []
+    )
     trained = f"trained on crops of frames with a shorter side of {side(config.data.size)} px"
-    test = f"{trained}, tested on whole frames of full size" if config.data.whole_frames else f"tested on {crops}"
+    test = (
+        f"{trained}, tested on whole frames of full size"
+        if config.data.whole_frames
+        else f"tested on {crops}"
+    )
     return ", ".join([source.protocol, *severe, test])
 
 
@@ -102,15 +123,23 @@ def _choose(source: Source, config: Config, name: str) -> list[Photo]:
     photos = source.splits[name]
     limit = min(getattr(config.data, name) or len(photos), len(photos))
     if limit < 2:
-        raise S3EError(f"{source.root}: fewer than 2 photos for the {name} split: set data.{name} to 0 (all) or more.")
-    return [photos[i * len(photos) // limit] for i in range(limit)] if source.paired else photos[:limit]
+        raise S3EError(
+            f"{source.root}: fewer than 2 photos for the {name} split: set data.{name} to 0 (all) or more."
+        )
+    return (
+        [photos[i * len(photos) // limit] for i in range(limit)]
+        if source.paired
+        else photos[:limit]
+    )
 
 
 def _pairs(source: Source, config: Config, chosen: dict[str, list[Photo]]) -> dict[str, Part]:
     trained, frames = config.blur.severity, config.blur.frames
     windows = {name: _windows(source, config, name, chosen[name]) for name in SPLITS}
     needed = SPLITS if trained == "severe" else SPLITS[1:]
-    short = next((name for name in needed if len(chosen[name]) - windows[name].count(None) < 2), None)
+    short = next(
+        (name for name in needed if len(chosen[name]) - windows[name].count(None) < 2), None
+    )
     if short and trained == "severe":
         raise S3EError(
             f"{source.root}: blur.severity=severe needs {frames} consecutive frames, which fewer than 2 pairs of the "
@@ -121,7 +150,9 @@ def _pairs(source: Source, config: Config, chosen: dict[str, list[Photo]]) -> di
         severities = (trained,) if name == "train" else PAIRED[:1] if short else PAIRED
         whole = config.data.whole_frames and name == "test"
         shape = _frame_shape(photos) if whole else (config.data.size, config.data.size, 3)
-        parts[name] = Part(photos, severities, shape, windows[name] if "severe" in severities else [], whole)
+        parts[name] = Part(
+            photos, severities, shape, windows[name] if "severe" in severities else [], whole
+        )
     return parts
 
 
@@ -129,13 +160,24 @@ def _windows(source: Source, config: Config, name: str, photos: list[Photo]) -> 
     """The frames that each pair's severe view is the mean of: of the whole split, also where few pairs are chosen."""
     if config.blur.average == "raw":
         root, videos = find_raw(source.root), dict.fromkeys(photo.sequence for photo in photos)
-        shift = {name: raw_shift([photo for photo in photos if photo.sequence == name], root) for name in videos}
-        found = [raw_window(photo, config.blur.frames, root, shift[photo.sequence]) for photo in photos]
+        shift = {
+            name: raw_shift([photo for photo in photos if photo.sequence == name], root)
+            for name in videos
+        }
+        found = [
+            raw_window(photo, config.blur.frames, root, shift[photo.sequence]) for photo in photos
+        ]
         return [None if window is None else tuple(window) for window in found]
     everything = source.splits[name]
-    around = dict(zip([photo.id for photo in everything], windows(everything, config.blur.frames), strict=True))
+    around = dict(
+        zip(
+            [photo.id for photo in everything], windows(everything, config.blur.frames), strict=True
+        )
+    )
     found = [around[photo.id] for photo in photos]
-    return [None if window is None else tuple(photo.blurred for photo in window) for window in found]
+    return [
+        None if window is None else tuple(photo.blurred for photo in window) for window in found
+    ]
 
 
 def _frame_shape(photos: list[Photo]) -> tuple[int, int, int]:
@@ -145,7 +187,9 @@ def _frame_shape(photos: list[Photo]) -> tuple[int, int, int]:
         with Image.open(photo.path) as image:
             sizes.setdefault(image.size, photo.path)
     if len(sizes) > 1:
-        shown = " but ".join(f"{path} has {width} x {height} pixels" for (width, height), path in sizes.items())
+        shown = " but ".join(
+            f"{path} has {width} x {height} pixels" for (width, height), path in sizes.items()
+        )
         raise S3EError(f"whole frames need one size, {shown}: --set data.whole_frames=false.")
     width, height = next(iter(sizes))
     return height, width, 3

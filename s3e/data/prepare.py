@@ -15,7 +15,7 @@ from s3e.config import PROFILES, Blur, Config, Data, load_config, parse_setting
 from s3e.data.cache import prepare_arrays
 from s3e.data.plan import read_data
 from s3e.data.sources import SPLITS, Subset
-from s3e.paths import read_json
+from s3e.utils import read_json
 
 EVERYTHING = {f"data.{split}": 0 for split in SPLITS}
 
@@ -24,15 +24,40 @@ def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
     add("root", type=Path, metavar="ROOT", help="the data folder")
-    add("--profile", choices=list(PROFILES), help="prepare what the pipeline reads under this profile (default: all)")
-    add("--size", type=int, choices=get_args(Data.model_fields["size"].annotation), help="side of the photos in pixels")
+    add(
+        "--profile",
+        choices=list(PROFILES),
+        help="prepare what the pipeline reads under this profile (default: all)",
+    )
+    add(
+        "--size",
+        type=int,
+        choices=get_args(Data.model_fields["size"].annotation),
+        help="side of the photos in pixels",
+    )
     severities = get_args(Blur.model_fields["severity"].annotation)
-    add("--severity", choices=severities, help="of the training photos (validation and test come in all)")
+    add(
+        "--severity",
+        choices=severities,
+        help="of the training photos (validation and test come in all)",
+    )
     add("--subset", choices=get_args(Subset), help="GoPro: which blurred frames")
-    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="e.g. blur.gamma=2.2")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="e.g. blur.gamma=2.2",
+    )
     add("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
     add("--skip-broken", action="store_true", help="report broken files and leave them out")
-    add("--out", type=Path, metavar="FOLDER", help="where the cache goes (default: a folder of its own in runs/cache)")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where the cache goes (default: a folder of its own in runs/cache)",
+    )
 
 
 def execute(arguments: Namespace) -> int:
@@ -74,6 +99,13 @@ def report(folder: Path, how: str) -> None:
     record = read_json(folder / "cache.json")
     print(f"cache: {folder} ({how}, {sum(record['files'].values()) / 1e6:,.0f} MB)")
     for name in SPLITS:
-        (count, height, width, _), about = record["shapes"][name], read_json(folder / f"{name}.json")
-        views = [f"{view} ({count - len(about['missing'].get(view, ())):,})" for view in about["psnr"]]
-        print(f"{name:>5}: {count:,} photos of {width} x {height} pixels, sharp, {', '.join(views)}")
+        (count, height, width, _), about = (
+            record["shapes"][name],
+            read_json(folder / f"{name}.json"),
+        )
+        views = [
+            f"{view} ({count - len(about['missing'].get(view, ())):,})" for view in about["psnr"]
+        ]
+        print(
+            f"{name:>5}: {count:,} photos of {width} x {height} pixels, sharp, {', '.join(views)}"
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 from s3e.data.folder import denied
 from s3e.data.sources import Problem
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 Record = dict[str, Any]
 Keys = dict[str, type | UnionType]
@@ -21,16 +21,22 @@ def load_lists(file: Path, *names: str) -> Record:
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise S3EError(f"{file}: cannot be read ({error.strerror}); give yourself read permission.") from None
+        raise S3EError(
+            f"{file}: cannot be read ({error.strerror}); give yourself read permission."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise S3EError(f"{file} is not valid JSON ({error}); fetch or write it again.") from None
     for name in names:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise S3EError(f"{file}: not in COCO-captions layout (no list '{name}'); see the README for the layout.")
+            raise S3EError(
+                f"{file}: not in COCO-captions layout (no list '{name}'); see the README for the layout."
+            )
     return content
 
 
-def sound_records(where: str, records: list, keys: Keys, problems: list[Problem]) -> dict[str, Record]:
+def sound_records(
+    where: str, records: list, keys: Keys, problems: list[Problem]
+) -> dict[str, Record]:
     """The records that hold all `keys` in their types, by the value of the first key as text.
 
     The others, and those that repeat the first key's value, become problems.
@@ -67,7 +73,10 @@ class Shelf:
     def __init__(self, root: Path):
         self.root = root
         self.listed: dict[str, set[str]] = {}
-        for folder in (".", "images"):  # before those in them: of two that cannot be listed the outer one is named
+        for folder in (
+            ".",
+            "images",
+        ):  # before those in them: of two that cannot be listed the outer one is named
             self.names(folder)
 
     def names(self, folder: str) -> set[str]:

@@ -122,7 +122,10 @@ CATEGORIES = tuple(SHAPES)
 @cache
 def texture(category: str, size: int) -> np.ndarray:
     """Float32 (size, size) of -1 and 1, mean 0: the tile of `category`, 4 x 4 pixels at 64, locked to the picture."""
-    tile = np.array([[2 * int(sign) - 1 for sign in row] for row in SHAPES[category].tile.split()], dtype=np.float32)
+    tile = np.array(
+        [[2 * int(sign) - 1 for sign in row] for row in SHAPES[category].tile.split()],
+        dtype=np.float32,
+    )
     index = np.arange(size) // max(1, round(size / 64)) % 4
     return tile[np.ix_(index, index)]
 
@@ -140,7 +143,9 @@ def draw_part(pen: ImageDraw.ImageDraw, kind: str, xy: list[float], fill) -> Non
 
 
 @lru_cache(maxsize=4096)
-def sprite(category: str, width: int, height: int, flip: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sprite(
+    category: str, width: int, height: int, flip: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw a category into `height` x `width` pixels plus a margin of one pixel on each side, antialiased.
 
     Returns float32 arrays: colour (h+2, w+2, 3) in 0..255, opacity and share of textured body (h+2, w+2) in 0..1.
@@ -150,7 +155,11 @@ def sprite(category: str, width: int, height: int, flip: bool) -> tuple[np.ndarr
     fills = COLOURS | ACCENTS | {"body": base, "shade": tuple(int(0.7 * c) for c in base)}
     canvas = (factor * (width + 2), factor * (height + 2))
     outline = tuple(int(0.32 * c) for c in base)
-    pictures = Image.new("RGB", canvas, outline), Image.new("L", canvas, 0), Image.new("L", canvas, 0)
+    pictures = (
+        Image.new("RGB", canvas, outline),
+        Image.new("L", canvas, 0),
+        Image.new("L", canvas, 0),
+    )
     colour, solid, body = map(ImageDraw.Draw, pictures)
     for part in "|".join(shape.parts.strip().splitlines()).split("|"):
         fill, kind, *numbers = part.split()

@@ -32,7 +32,9 @@ INK, SNOW, ROAD = (52, 48, 58), (252, 252, 252), (104, 104, 114)
 
 def mix(first: Sequence[float], second: Sequence[float], share: float) -> tuple[int, int, int]:
     """`share` of the second colour and the rest of the first."""
-    return tuple(int(round((1 - share) * a + share * b)) for a, b in zip(first, second, strict=True))
+    return tuple(
+        int(round((1 - share) * a + share * b)) for a, b in zip(first, second, strict=True)
+    )
 
 
 def supersampling(size: int) -> int:
@@ -40,7 +42,9 @@ def supersampling(size: int) -> int:
     return 4 if size <= 128 else 2
 
 
-def backdrop(root: str, groups: Sequence[Sequence[Box]], size: int, rng: np.random.Generator) -> np.ndarray:
+def backdrop(
+    root: str, groups: Sequence[Sequence[Box]], size: int, rng: np.random.Generator
+) -> np.ndarray:
     """Paint sky, ground, ornaments and what carries the groups; float32 (size, size, 3) in 0..255."""
     factor = supersampling(size)
     theme = THEMES[str(rng.choice(list(THEMES)))]
@@ -59,7 +63,12 @@ def backdrop(root: str, groups: Sequence[Sequence[Box]], size: int, rng: np.rand
 
 
 def draw_ornament(
-    pen: ImageDraw.ImageDraw, ornament: str, theme: tuple, horizon: float, unit: float, rng: np.random.Generator
+    pen: ImageDraw.ImageDraw,
+    ornament: str,
+    theme: tuple,
+    horizon: float,
+    unit: float,
+    rng: np.random.Generator,
 ) -> None:
     """Draw one pale ornament of the backdrop."""
     sky, haze, ground = theme[0], theme[1], theme[2]
@@ -77,10 +86,16 @@ def draw_ornament(
             ellipse((x - 7, y - 6, x + 2, y + 3), mix(sky, haze, 0.2))
     elif ornament == "cloud":
         for dx, r in ((-5, 2.6), (0, 4), (5, 2.8)):
-            ellipse((x + dx - 1.6 * r, y - r, x + dx + 1.6 * r, y + 0.8 * r), mix(haze, (255, 255, 255), 0.7))
+            ellipse(
+                (x + dx - 1.6 * r, y - r, x + dx + 1.6 * r, y + 0.8 * r),
+                mix(haze, (255, 255, 255), 0.7),
+            )
     elif ornament == "hills":
         for middle, share in ((x, 0.25), (64 - x, 0.45)):
-            ellipse((middle - 34, horizon - 7 - 8 * share, middle + 34, horizon + 20), mix(haze, ground, share + 0.15))
+            ellipse(
+                (middle - 34, horizon - 7 - 8 * share, middle + 34, horizon + 20),
+                mix(haze, ground, share + 0.15),
+            )
         rectangle((0, horizon, 64, 64), mix(ground, theme[3], 0.4))
     elif ornament == "sea":
         rectangle((0, horizon - 7, 64, horizon), (150, 198, 216))
@@ -101,16 +116,24 @@ def draw_carriers(
     """A cloud under the upper group (above), a road (chase), a glow (watch); else a mound under each of two columns."""
     if root == "above":
         left, right = min(box[0] for box in groups[0]) - 3, max(box[2] for box in groups[0]) + 3
-        for radius, floor, fill in ((6, 32.5, mix(theme[0], (120, 130, 160), 0.45)), (5.4, 31.5, (252, 252, 254))):
+        for radius, floor, fill in (
+            (6, 32.5, mix(theme[0], (120, 130, 160), 0.45)),
+            (5.4, 31.5, (252, 252, 254)),
+        ):
             for x in np.linspace(left + 4, right - 4, 2 + int((right - left) / 8)):
-                pen.ellipse([unit * (x - radius), unit * 25.5, unit * (x + radius), unit * floor], fill=fill)
+                pen.ellipse(
+                    [unit * (x - radius), unit * 25.5, unit * (x + radius), unit * floor], fill=fill
+                )
     elif root == "chase":
         pen.rectangle([0, unit * 54, unit * 64, unit * 64], fill=ROAD)
         for x in range(2, 64, 12):
             pen.rectangle([unit * x, unit * 62, unit * (x + 7), unit * 63.2], fill=SNOW)
     elif max(map(len, groups)) > 1:
         for group in groups:
-            middle, floor = np.mean([box[0] + box[2] for box in group]) / 2, max(box[3] for box in group)
+            middle, floor = (
+                np.mean([box[0] + box[2] for box in group]) / 2,
+                max(box[3] for box in group),
+            )
             mound = (middle - 15, floor - 5, middle + 15, 76)
             pen.ellipse([unit * value for value in mound], fill=mix(theme[2], theme[3], 1.8))
     if root == "watch":
@@ -122,7 +145,10 @@ def draw_carriers(
 
 def shadows(groups: Sequence[Sequence[Box]], size: int) -> np.ndarray:
     """Soft shadows under all objects: float32 (size, size) in 0..1."""
-    grid, total = (np.arange(size, dtype=np.float32) + 0.5) * 64 / size, np.zeros((size, size), np.float32)
+    grid, total = (
+        (np.arange(size, dtype=np.float32) + 0.5) * 64 / size,
+        np.zeros((size, size), np.float32),
+    )
     for left, _, right, bottom in (box for group in groups for box in group):
         across = ((grid - (left + right) / 2) / (0.5 * (right - left))) ** 2
         down = ((grid - bottom) / 2.2) ** 2
@@ -130,7 +156,9 @@ def shadows(groups: Sequence[Sequence[Box]], size: int) -> np.ndarray:
     return np.minimum(total, 1)
 
 
-def draw_cues(image: np.ndarray, cues: Sequence[tuple[str, str, str]], boxes: dict[str, Box]) -> None:
+def draw_cues(
+    image: np.ndarray, cues: Sequence[tuple[str, str, str]], boxes: dict[str, Box]
+) -> None:
     """Draw on `image` (float32, in place) the cue of every relation (label, first, second) that has one."""
     size = len(image)
     factor = supersampling(size)
@@ -141,7 +169,11 @@ def draw_cues(image: np.ndarray, cues: Sequence[tuple[str, str, str]], boxes: di
         for rim, fill in ((0.5, edge), (0, colour)) if strokes else ():
             mask = Image.new("L", (factor * size, factor * size), 0)
             draw_strokes(ImageDraw.Draw(mask), strokes, factor * size / 64, rim)
-            share = (0.75 if light else 1) * np.asarray(mask.reduce(factor), dtype=np.float32)[..., None] / 255
+            share = (
+                (0.75 if light else 1)
+                * np.asarray(mask.reduce(factor), dtype=np.float32)[..., None]
+                / 255
+            )
             image += share * (np.array(fill, dtype=np.float32) - image)
 
 
@@ -153,7 +185,10 @@ def draw_strokes(pen: ImageDraw.ImageDraw, strokes: list[tuple], unit: float, ri
             pen.line(xy, fill=255, width=max(1, round(unit * (width + 2 * rim))), joint="curve")
         elif kind == "dot":
             radius = unit * (width + rim)
-            pen.ellipse([xy[0][0] - radius, xy[0][1] - radius, xy[0][0] + radius, xy[0][1] + radius], fill=255)
+            pen.ellipse(
+                [xy[0][0] - radius, xy[0][1] - radius, xy[0][0] + radius, xy[0][1] + radius],
+                fill=255,
+            )
         else:
             pen.polygon(xy, fill=255)
             pen.line([*xy, xy[0]], fill=255, width=max(1, round(2 * unit * rim)))
@@ -168,23 +203,35 @@ def cue_strokes(relation: str, first: Box, second: Box) -> list[tuple]:
                 for left, top, low in ((al, at, ab), (bl, bt, bb)) for share in (0.3, 0.5, 0.7)]  # fmt: skip
     if relation == "watch":
         eye = (min(ar - 3, middle + 8), at + 0.25 * height)
-        return [("area", 0, [eye, (bl + 3, bt + 0.05 * (bb - bt)), (bl + 3, bt + 0.65 * (bb - bt))])]
+        return [
+            ("area", 0, [eye, (bl + 3, bt + 0.05 * (bb - bt)), (bl + 3, bt + 0.65 * (bb - bt))])
+        ]
     if relation == "pull":
         start, end = (ar - 5, at + 0.6 * height), (bl + 3, bt + 0.65 * (bb - bt))
         sag = ((start[0] + end[0]) / 2, max(start[1], end[1]) + 1)
         return [("line", 1.5, [start, sag, end]), ("dot", 1.6, [start]), ("dot", 1.6, [end])]
     if relation == "push":
-        arms = [((middle, at + share * height), (bl + 1.5, at + share * height)) for share in (0.5, 0.66)]
+        arms = [
+            ((middle, at + share * height), (bl + 1.5, at + share * height))
+            for share in (0.5, 0.66)
+        ]
         return [("line", 2, [*arm]) for arm in arms] + [("dot", 1.5, [hand]) for _, hand in arms]
     if relation == "kick":
         angles, x, y = np.arange(16) * np.pi / 8, (ar + bl) / 2, max(at + 0.7 * height, bt + 4)
         spikes = zip(angles, [6, 2.8] * 8, strict=True)
         return [("area", 0, [(x + r * np.cos(a), y + r * np.sin(a)) for a, r in spikes])]
     if relation == "fly":
-        hand, bend, end = (ar - 5, at + 0.55 * height), (ar + 3, at + 0.3 * height), ((bl + br) / 2, bb - 1)
+        hand, bend, end = (
+            (ar - 5, at + 0.55 * height),
+            (ar + 3, at + 0.3 * height),
+            ((bl + br) / 2, bb - 1),
+        )
         return [("line", 0.9, [hand, bend, end]), ("dot", 1.6, [hand])]
     if relation == "hold":
         reach = min(max(bt + 0.5 * (bb - bt), at + 0.4 * height), bt + 0.6 * (bb - bt))
-        shoulder, hand = (middle + 0.2 * (ar - al), at + 0.55 * height), (min(bl + 3.5, (bl + br) / 2), reach)
+        shoulder, hand = (
+            (middle + 0.2 * (ar - al), at + 0.55 * height),
+            (min(bl + 3.5, (bl + br) / 2), reach),
+        )
         return [("line", 1.7, [shoulder, hand]), ("dot", 1.7, [hand])]
     return []

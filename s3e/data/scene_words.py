@@ -96,7 +96,9 @@ class Teller:
             first, second, words = second, first, INVERSE_PLACES[relation]
         else:
             words = PLACES[relation]
-        copula = self.pick(("is", "is", "stands" if relation in ("left_of", "in_front_of") else "is"))
+        copula = self.pick(
+            ("is", "is", "stands" if relation in ("left_of", "in_front_of") else "is")
+        )
         return f"{first} {copula} {self.pick(words)} {second}"
 
     def plain(self, relation: str, first: str, second: str) -> str:
@@ -105,7 +107,9 @@ class Teller:
         lead = self.pick(("", "", "there is "))
         if relation in VERBS:
             third, doing, _ = VERBS[relation]
-            return f"there is {a} that {third} {b}" if self.chance(0.25) else f"{lead}{a} {doing} {b}"
+            return (
+                f"there is {a} that {third} {b}" if self.chance(0.25) else f"{lead}{a} {doing} {b}"
+            )
         if relation in INVERSE_PLACES and self.chance(0.4):
             return f"{lead}{b} {self.pick(INVERSE_PLACES[relation])} {a}"
         return f"{lead}{a} {self.pick(PLACES[relation])} {b}"

@@ -23,8 +23,8 @@ from s3e.data.scene_shapes import CATEGORIES, SHAPES
 from s3e.data.scene_stage import Box, backdrop, draw_cues
 from s3e.data.scene_words import write_captions
 from s3e.parsing import NULL, CaptionTree
-from s3e.paths import S3EError
-from s3e.seeds import rng as keyed_rng
+from s3e.utils import S3EError
+from s3e.utils import rng as keyed_rng
 
 RELATIONS = (
     "left_of", "above", "on", "in_front_of", "next_to",
@@ -36,7 +36,20 @@ AGENTS = ("man", "woman", "dog", "cat", "frog", "duck", "rabbit", "horse")
 RIDERS = AGENTS[:-1]
 ITEMS = ("ball", "cup", "bottle", "guitar", "umbrella", "star", "mushroom", "fish")
 VEHICLES = ("box", "car", "bus", "boat")
-THINGS = ("cat", "duck", "frog", "rabbit", "butterfly", "ball", "cup", "bottle", "star", "guitar", "kite", "mushroom")
+THINGS = (
+    "cat",
+    "duck",
+    "frog",
+    "rabbit",
+    "butterfly",
+    "ball",
+    "cup",
+    "bottle",
+    "star",
+    "guitar",
+    "kite",
+    "mushroom",
+)
 # relation -> (who may come first, who may come second)
 ROLES = {
     "left_of": (CATEGORIES, CATEGORIES), "next_to": (CATEGORIES, CATEGORIES), "above": (CATEGORIES, CATEGORIES),
@@ -92,13 +105,18 @@ def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scen
     if texture == "random":
         lots = keyed_rng("texture", scene_id).integers(len(CATEGORIES), size=len(owners))
         owners = {name: CATEGORIES[lot] for name, lot in zip(owners, lots, strict=True)}
-    sizes = {name: "small" if scale < 0.9 else "big" if scale > 0.96 else "" for name, scale in scales.items()}
+    sizes = {
+        name: "small" if scale < 0.9 else "big" if scale > 0.96 else ""
+        for name, scale in scales.items()
+    }
     captions = write_captions(tree, sizes, {name: SHAPES[name].colour for name in boxes}, rng)
     image, label_map, pixels = paint(tree, boxes, owners, size, rng)
     return Scene(scene_id, image, captions, tree, label_map, pixels, sizes)
 
 
-def make_split(split: str, count: int, size: int = 64, texture: str = "category", seed: int = 0) -> list[Scene]:
+def make_split(
+    split: str, count: int, size: int = 64, texture: str = "category", seed: int = 0
+) -> list[Scene]:
     """The first `count` scenes of "train", "val" or "test"; ids like "val-0-000017" keep splits and seeds disjoint."""
     if split not in ("train", "val", "test"):
         raise S3EError(f"Split {split!r} is unknown: use train, val or test.")
@@ -109,7 +127,9 @@ def draw_tree(rng: np.random.Generator) -> CaptionTree:
     """Draw what is in the picture: 2, 3 or 4 categories (chances .45, .35, .20) and their relations."""
     count = int(rng.choice([2, 3, 4], p=[0.45, 0.35, 0.20]))
     roots, chances = zip(*(PAIR_ROOTS if count == 2 else GROUP_ROOTS).items(), strict=True)
-    while True:  # drawn again where no category can play two roles at once, such as being pulled and riding
+    while (
+        True
+    ):  # drawn again where no category can play two roles at once, such as being pulled and riding
         root = str(rng.choice(roots, p=np.array(chances) / sum(chances)))
         has_sub = (count == 4, True) if rng.random() < 0.5 else (True, count == 4)
         inner = ROW_RELATIONS if root == "above" else COLUMN_RELATIONS
@@ -151,7 +171,10 @@ def pair_cells(root: str, a: str, c: str, rng: np.random.Generator) -> dict[str,
     if root == "above":
         return {a: (15 + 9 * x, 1, 49 + 9 * x, 28), c: (14 + 10 * y, 34, 50 + 10 * y, 62)}
     if root in ("on", "ride"):
-        return {a: (16 + 7 * x, 1, 48 + 7 * x, 35 if root == "ride" else 31), c: (12 + 7 * x, 30, 52 + 7 * x, 62)}
+        return {
+            a: (16 + 7 * x, 1, 48 + 7 * x, 35 if root == "ride" else 31),
+            c: (12 + 7 * x, 30, 52 + 7 * x, 62),
+        }
     if root == "in_front_of":
         return {a: (1, 27 + y, 34, 62 + y), c: (27, 5 + y, 63, 42 + y)}
     if root == "fly":
@@ -162,7 +185,10 @@ def pair_cells(root: str, a: str, c: str, rng: np.random.Generator) -> dict[str,
         return {a: (2 + x, 12, 31 + x, ground), c: (31 + x, 12, 60 + x, ground)}
     lift = [rng.uniform(0, 12) if name in ("kite", "butterfly", "star") else 0 for name in (a, c)]
     gap = {"chase": 3, "pull": 3, "watch": 3, "kick": 2}.get(root, 1)
-    return {a: (gap + 1, 10, 31 - gap, ground - lift[0]), c: (33 + gap, 10, 63, ground + 2 * y - lift[1])}
+    return {
+        a: (gap + 1, 10, 31 - gap, ground - lift[0]),
+        c: (33 + gap, 10, 63, ground + 2 * y - lift[1]),
+    }
 
 
 def column_cells(sub: str, a: str, b: str, x: float, rng: np.random.Generator) -> dict[str, Box]:
@@ -175,7 +201,9 @@ def column_cells(sub: str, a: str, b: str, x: float, rng: np.random.Generator) -
     return {a: (x, 1, x + 28, 35 if sub == "ride" else 31), b: (x, ground - 29, x + 28, ground)}
 
 
-def row_cells(sub: str, a: str, b: str, top: float, bottom: float, rng: np.random.Generator) -> dict[str, Box]:
+def row_cells(
+    sub: str, a: str, b: str, top: float, bottom: float, rng: np.random.Generator
+) -> dict[str, Box]:
     """Cells of a group that fills a row: the first entity is the left one."""
     x = rng.uniform(-1, 1)
     if b == NULL:
@@ -202,7 +230,11 @@ def stack(tree: CaptionTree, boxes: dict[str, Box]) -> dict[str, Box]:
     for relation, upper, lower in ((root, a, c), (left, a, b), (right, c, d)):
         if relation in ("on", "ride"):
             x0, y0, x1, y1 = boxes[upper]
-            fall = boxes[lower][1] + (1.5 if relation == "on" else 0.35 * (boxes[lower][3] - boxes[lower][1])) - y1
+            fall = (
+                boxes[lower][1]
+                + (1.5 if relation == "on" else 0.35 * (boxes[lower][3] - boxes[lower][1]))
+                - y1
+            )
             back = 0.12 * (x1 - x0) if lower == "horse" else 0  # leave its head free
             boxes[upper] = (x0 - back, max(y0 + fall, 1), x1 - back, max(y0 + fall, 1) + y1 - y0)
     return boxes
@@ -211,13 +243,20 @@ def stack(tree: CaptionTree, boxes: dict[str, Box]) -> dict[str, Box]:
 def painting_order(tree: CaptionTree) -> list[str]:
     """Entities from the farthest to the nearest: the first of a relation is in front; a held thing hides its holder."""
     pairs = (tree.entities[:2], tree.entities[2:])
-    near_last = [pair if sub == "hold" else pair[::-1] for pair, sub in zip(pairs, tree.relations, strict=False)]
+    near_last = [
+        pair if sub == "hold" else pair[::-1]
+        for pair, sub in zip(pairs, tree.relations, strict=False)
+    ]
     groups = near_last if tree.relations[2] == "hold" else near_last[::-1]
     return [name for group in groups for name in group if name != NULL]
 
 
 def paint(
-    tree: CaptionTree, boxes: dict[str, Box], owners: dict[str, str], size: int, rng: np.random.Generator
+    tree: CaptionTree,
+    boxes: dict[str, Box],
+    owners: dict[str, str],
+    size: int,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[int, int, int, int]]]:
     """Paint backdrop, objects (each with the texture of its owner) and cues; return picture, label map, pixel boxes."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
@@ -225,7 +264,9 @@ def paint(
     cues = [cue for cue in ((root, a, c), (left, a, b), (right, c, d)) if cue[0] != NULL]
     actors = {name for relation, *pair in cues if relation not in SPATIAL for name in pair}
     image, labels = backdrop(root, groups, size, rng), np.zeros((size, size), np.uint8)
-    looks = {name: (rng.random() < 0.5 and name not in actors, rng.uniform(-9, 9)) for name in boxes}
+    looks = {
+        name: (rng.random() < 0.5 and name not in actors, rng.uniform(-9, 9)) for name in boxes
+    }
     pixels = {name: paste(image, labels, name, boxes[name], *looks[name], shapes.texture(owners[name], size))
               for name in painting_order(tree)}  # fmt: skip
     draw_cues(image, cues, boxes)
@@ -233,7 +274,13 @@ def paint(
 
 
 def paste(
-    image: np.ndarray, labels: np.ndarray, name: str, box: Box, flip: bool, tint: float, tile: np.ndarray
+    image: np.ndarray,
+    labels: np.ndarray,
+    name: str,
+    box: Box,
+    flip: bool,
+    tint: float,
+    tile: np.ndarray,
 ) -> tuple[int, int, int, int]:
     """Paint one object on `image` and `labels` in place; return its box in pixels."""
     size = len(image)
@@ -243,6 +290,8 @@ def paste(
     inside = slice(y0 - top + 1, y1 - top + 1), slice(x0 - left + 1, x1 - left + 1)
     region = slice(y0, y1), slice(x0, x1)
     shade = body[inside] * (shapes.AMPLITUDE * tile[region] + tint)
-    image[region] += opacity[inside][..., None] * (colour[inside] + shade[..., None] - image[region])
+    image[region] += opacity[inside][..., None] * (
+        colour[inside] + shade[..., None] - image[region]
+    )
     labels[region][opacity[inside] > 0.5] = 1 + CATEGORIES.index(name)
     return x0, y0, x1, y1

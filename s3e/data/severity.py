@@ -11,10 +11,15 @@ from skimage.transform import resize
 
 from s3e.blur import MIX, blur_image
 from s3e.camera import extent, psf, trajectories
-from s3e.seeds import rng
+from s3e.utils import rng
 
 TWO = (0.003, 0.005)
-PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image; they give the PSNR of 3.8 within 1 dB
+PHOTOS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+)  # of scikit-image; they give the PSNR of 3.8 within 1 dB
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,9 @@ EXTENTS = (
 )
 
 
-def extent_table(rows: Sequence[ExtentRow] = EXTENTS, count: int = 600, seed: int = 0) -> pd.DataFrame:
+def extent_table(
+    rows: Sequence[ExtentRow] = EXTENTS, count: int = 600, seed: int = 0
+) -> pd.DataFrame:
     """Extents in pixels of `count` trajectories a row: mean, p10, p90, mean of the first half, mean RMS radius.
 
     Beside them the specification's means; `deviation` is the mean's, as a share of the specification's.
@@ -53,7 +60,9 @@ def _paths(row: "ExtentRow | PsnrRow", count: int, *key: object) -> np.ndarray:
     shares = [len(part) for part in np.array_split(range(count), len(row.explorations))]
     generators = [rng(*key, row.length, exploration) for exploration in row.explorations]
     drawn = zip(shares, row.explorations, generators, strict=True)
-    return np.concatenate([trajectories(share, row.length, e, generator) for share, e, generator in drawn])
+    return np.concatenate(
+        [trajectories(share, row.length, e, generator) for share, e, generator in drawn]
+    )
 
 
 def _extent_row(row: ExtentRow, count: int, seed: int) -> dict[str, float | str]:
@@ -108,7 +117,10 @@ PSNRS = (
 
 
 def input_psnr_table(
-    rows: Sequence[PsnrRow] = PSNRS, count: int = 120, seed: int = 0, progress: Callable[[Iterable], Iterable] = iter
+    rows: Sequence[PsnrRow] = PSNRS,
+    count: int = 120,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> pd.DataFrame:
     """PSNR in dB of scikit-image's photographs `PHOTOS`, each blurred with the same `count` kernels a row.
 
@@ -123,14 +135,19 @@ def photograph(name: str, size: int) -> np.ndarray:
     image = getattr(skimage.data, name)()[..., :3]
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return resize(image[top : top + side, left : left + side], (size, size), anti_aliasing=True).astype(np.float32)
+    return resize(
+        image[top : top + side, left : left + side], (size, size), anti_aliasing=True
+    ).astype(np.float32)
 
 
 def _psnr_row(row: PsnrRow, count: int, seed: int) -> dict[str, float | str]:
     photos = [photograph(name, row.size) for name in PHOTOS]
     paths = _paths(row, count, "psnr table", seed, row.size)
     kernels = [psf(path, row.fractions[i % len(row.fractions)]) for i, path in enumerate(paths)]
-    errors = [[np.mean((blur_image(photo, kernel) - photo) ** 2) for photo in photos] for kernel in kernels]
+    errors = [
+        [np.mean((blur_image(photo, kernel) - photo) ** 2) for photo in photos]
+        for kernel in kernels
+    ]
     values = -10 * np.log10(np.array(errors, float))
     return {
         "size": row.size,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 SPLITS = ("train", "val", "test")
 Kind = Literal["coco", "karpathy", "gopro", "folder"]
@@ -76,7 +76,9 @@ def read_source(root: Path | str, subset: Subset = "blur") -> Source:
 
     root = Path(root)
     if subset not in get_args(Subset):
-        raise S3EError(f"data.subset is '{subset}'; it must be one of {', '.join(get_args(Subset))}.")
+        raise S3EError(
+            f"data.subset is '{subset}'; it must be one of {', '.join(get_args(Subset))}."
+        )
     if not root.is_dir():
         raise S3EError(f"{root}: there is no such folder; give the folder that holds the photos.")
     captions = coco.read(root)
@@ -104,9 +106,17 @@ def refuse(problems: Sequence[Problem], root: Path) -> None:
         )
 
 
-def check_splits(root: Path, splits: dict[str, list[Photo]], problems: Sequence[Problem], remedy: str) -> None:
+def check_splits(
+    root: Path, splits: dict[str, list[Photo]], problems: Sequence[Problem], remedy: str
+) -> None:
     """Raise `S3EError` if a split holds fewer than 2 photos; the first problem may be the reason and is named."""
     for name in SPLITS:
         if (count := len(splits[name])) < 2:
-            why = f" ({len(problems)} left out, the first: {str(problems[0])[:-1]})" if problems else ""
-            raise S3EError(f"{root}: the {name} split has fewer than 2 usable photos ({count}); {remedy}{why}.")
+            why = (
+                f" ({len(problems)} left out, the first: {str(problems[0])[:-1]})"
+                if problems
+                else ""
+            )
+            raise S3EError(
+                f"{root}: the {name} split has fewer than 2 usable photos ({count}); {remedy}{why}."
+            )

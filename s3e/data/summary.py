@@ -8,8 +8,8 @@ import pandas as pd
 from s3e.blur import SEVERITIES, kernel_for
 from s3e.config import Config
 from s3e.data.corpus import Corpus
-from s3e.paths import atomic_write, write_json
 from s3e.trees import NULL
+from s3e.utils import atomic_write, write_json
 
 
 def severity_table(corpus: Corpus) -> pd.DataFrame:
@@ -17,9 +17,15 @@ def severity_table(corpus: Corpus) -> pd.DataFrame:
     parts = []
     for split in (corpus.val, corpus.test):
         for severity in corpus.severities:
-            columns = {"id": split.ids, "extent": split.extents[severity], "psnr_blurred": split.psnr[severity]}
+            columns = {
+                "id": split.ids,
+                "extent": split.extents[severity],
+                "psnr_blurred": split.psnr[severity],
+            }
             rows = split.rows(severity)
-            parts.append(pd.DataFrame({"split": split.name, "severity": severity, **columns}).iloc[rows])
+            parts.append(
+                pd.DataFrame({"split": split.name, "severity": severity, **columns}).iloc[rows]
+            )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -30,13 +36,18 @@ def label_coverage(corpus: Corpus) -> pd.DataFrame:
         parses = [tree for row in split.parses for tree in row]
         trees = [tree for tree in parses if tree]
         share = len(trees) / max(len(parses), 1)
-        rows.append({"captions": len(parses), "with a tree": share, **corpus.labels.coverage(trees)})
+        rows.append(
+            {"captions": len(parses), "with a tree": share, **corpus.labels.coverage(trees)}
+        )
     return pd.DataFrame(rows, index=pd.Index(list(corpus.splits), name="split"))
 
 
 def write_summary(corpus: Corpus, config: Config, folder: Path) -> dict[str, float]:
     """Write `references.json`, `severity.csv`, `samples.npz` and `samples.json`; returns numbers for `metrics.json`."""
-    references = {split.name: dict(zip(split.ids, split.captions, strict=True)) for split in (corpus.val, corpus.test)}
+    references = {
+        split.name: dict(zip(split.ids, split.captions, strict=True))
+        for split in (corpus.val, corpus.test)
+    }
     write_json(folder / "references.json", references if corpus.captioned else {})
     table = severity_table(corpus)
     with atomic_write(folder / "severity.csv") as temporary:
@@ -59,7 +70,9 @@ def _write_samples(corpus: Corpus, config: Config, folder: Path) -> None:
     for severity in corpus.severities:
         arrays[severity] = split.blurred[severity][rows]
         if severity in synthetic(corpus) and config.blur.motion == "camera":
-            kernels = [kernel_for(photo, severity, config.data.size, config.blur.seed) for photo in ids]
+            kernels = [
+                kernel_for(photo, severity, config.data.size, config.blur.seed) for photo in ids
+            ]
             arrays[f"kernel_{severity}"] = np.stack(pad_kernels(kernels))
     records = []
     for i in rows:
@@ -72,10 +85,17 @@ def _write_samples(corpus: Corpus, config: Config, folder: Path) -> None:
 
 def synthetic(corpus: Corpus) -> tuple[str, ...]:
     """The severities of a corpus that were made with kernels; none of pairs."""
-    return () if "released" in corpus.severities else tuple(name for name in corpus.severities if name in SEVERITIES)
+    return (
+        ()
+        if "released" in corpus.severities
+        else tuple(name for name in corpus.severities if name in SEVERITIES)
+    )
 
 
 def pad_kernels(kernels: list[np.ndarray]) -> list[np.ndarray]:
     """Zero-pad centred kernels of odd sides to one common odd side."""
     side = max(max(kernel.shape) for kernel in kernels)
-    return [np.pad(kernel, [((side - n) // 2, (side - n) // 2) for n in kernel.shape]) for kernel in kernels]
+    return [
+        np.pad(kernel, [((side - n) // 2, (side - n) // 2) for n in kernel.shape])
+        for kernel in kernels
+    ]

@@ -13,8 +13,7 @@ from s3e.data.duplicates import fingerprint, separate, without_lent
 from s3e.data.photos import BrokenPhoto, decode
 from s3e.data.sources import SPLITS, Photo, Problem, Source, check_splits, refuse
 from s3e.data.workers import in_processes
-from s3e.paths import RUNS, S3EError, atomic_write, read_json
-from s3e.seeds import code_digest, stable_hash
+from s3e.utils import RUNS, S3EError, atomic_write, code_digest, read_json, stable_hash
 
 VERSION = code_digest(duplicates, photos)  # of survey.json: looks by other code are not used
 DRAFT = 64  # JPEGs are decoded at a smaller scale, no side below this
@@ -44,7 +43,10 @@ class Survey:
 
 
 def survey(
-    source: Source, folder: Path | None = None, jobs: int = 0, progress: Callable = lambda items, **_: items
+    source: Source,
+    folder: Path | None = None,
+    jobs: int = 0,
+    progress: Callable = lambda items, **_: items,
 ) -> Survey:
     """Decode every photo (of pairs the blurred one too) in `jobs` processes (0: one a core); no file makes it stop.
 
@@ -56,7 +58,13 @@ def survey(
     looks, broken = _known(folder, stamps), {}
     waiting = [photo for photo in everything if photo.id not in looks]
     parts = [waiting[k : k + CHUNK] for k in range(0, len(waiting), CHUNK)]
-    bar = {"total": len(parts), "desc": "decoding", "unit": "chunk", "leave": False, "disable": not parts}
+    bar = {
+        "total": len(parts),
+        "desc": "decoding",
+        "unit": "chunk",
+        "leave": False,
+        "disable": not parts,
+    }
     results = progress(in_processes(_look_at, parts, jobs), **bar)
     try:
         for done, part in enumerate(results, start=1):
@@ -67,7 +75,10 @@ def survey(
     finally:
         if waiting:
             _save(folder, looks, stamps)
-    in_order = ({photo.id: found[photo.id] for photo in everything if photo.id in found} for found in (looks, broken))
+    in_order = (
+        {photo.id: found[photo.id] for photo in everything if photo.id in found}
+        for found in (looks, broken)
+    )
     return Survey(*in_order)
 
 
@@ -84,8 +95,13 @@ def usable(source: Source, seen: Survey, skip_broken: bool = False) -> Source:
     """
     if not skip_broken:
         refuse(seen.problems, source.root)
-    splits = {name: [photo for photo in part if photo.id not in seen.broken] for name, part in source.splits.items()}
-    result = separate(replace(source, splits=splits, problems=source.problems + seen.problems), seen)
+    splits = {
+        name: [photo for photo in part if photo.id not in seen.broken]
+        for name, part in source.splits.items()
+    }
+    result = separate(
+        replace(source, splits=splits, problems=source.problems + seen.problems), seen
+    )
     remedy = "broken photos and near-duplicates do not count, add others"
     check_splits(source.root, result.splits, result.problems, remedy)
     return result
@@ -98,7 +114,12 @@ def unlent(source: Source, seen: Survey, lender: Source, lent: Survey) -> Source
     """
     splits, notes = without_lent(source.splits, seen, lender.splits["train"], lent)
     result = replace(source, splits=splits, notes=(*source.notes, *notes))
-    check_splits(source.root, splits, (), f"photos that {lender.root} trains on do not count, borrow from other data")
+    check_splits(
+        source.root,
+        splits,
+        (),
+        f"photos that {lender.root} trains on do not count, borrow from other data",
+    )
     return result
 
 
@@ -144,12 +165,20 @@ def _save(folder: Path | None, looks: dict[str, Look], stamps: dict[str, list | 
     if not folder:
         return
     records = {
-        name: [stamps[name], seen.size, seen.notes, seen.hash, base64.b64encode(seen.thumb).decode()]
+        name: [
+            stamps[name],
+            seen.size,
+            seen.notes,
+            seen.hash,
+            base64.b64encode(seen.thumb).decode(),
+        ]
         for name, seen in looks.items()
     }
     try:
         with atomic_write(folder / "survey.json") as temporary:
-            temporary.write_text(json.dumps({"version": VERSION, "photos": records}), encoding="utf-8")
+            temporary.write_text(
+                json.dumps({"version": VERSION, "photos": records}), encoding="utf-8"
+            )
     except OSError as error:
         raise S3EError(
             f"{folder}/survey.json: cannot be written ({error.strerror}); free or allow space there."

@@ -19,13 +19,20 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from s3e.paths import S3EError, read_json, write_json
+from s3e.utils import S3EError, read_json, write_json
 
 CHUNK = 1 << 20  # bytes
 PATIENCE = 30  # seconds without a byte, then the connection counts as cut
-WAITS = (1, 4, 15, 60)  # seconds before each further attempt; forgotten whenever an attempt brought new bytes
+WAITS = (
+    1,
+    4,
+    15,
+    60,
+)  # seconds before each further attempt; forgotten whenever an attempt brought new bytes
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another attempt
-RETRY = "check the address and the connection, then run the command again: it goes on where it stopped"
+RETRY = (
+    "check the address and the connection, then run the command again: it goes on where it stopped"
+)
 
 
 class _Again(Exception):
@@ -46,7 +53,9 @@ def fetch(
     part = path.with_name(f"{path.name}.part")
     with writing(path):
         if path.exists():
-            return _verified(path, path, size, sha256, "delete it, then run the command again", archive)
+            return _verified(
+                path, path, size, sha256, "delete it, then run the command again", archive
+            )
         part.parent.mkdir(parents=True, exist_ok=True)
         _persist(url, part, size, remedy, archive)
         try:
@@ -86,7 +95,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise S3EError(f"{path}: the disk is full; make room, then run the command again: it goes on.") from None
+            raise S3EError(
+                f"{path}: the disk is full; make room, then run the command again: it goes on."
+            ) from None
         what = f"{path} cannot be written ({error.strerror or error})"
         raise S3EError(f"{what}: choose another folder with --to.") from None
 
@@ -144,13 +155,17 @@ def _request(url: str, part: Path, have: int, validator: str, remedy: str) -> HT
     except (OSError, HTTPException) as error:
         if isinstance(getattr(error, "reason", None), socket.gaierror):
             host = urllib.parse.urlsplit(url).hostname
-            raise S3EError(f"{host} cannot be found, so there may be no internet here ({url}): {remedy}.") from None
+            raise S3EError(
+                f"{host} cannot be found, so there may be no internet here ({url}): {remedy}."
+            ) from None
         raise _Again(str(error) or type(error).__name__) from None
 
 
 def _receive(response: HTTPResponse, part: Path, start: int, total: int, version: dict) -> None:
     """Put the answer into `part` from `start` on; a body that ends before `total` (0: unknown) raises `_Again`."""
-    bar = tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=part.stem, leave=False)
+    bar = tqdm(
+        total=total or None, initial=start, unit="B", unit_scale=True, desc=part.stem, leave=False
+    )
     with part.open("ab") as handle, bar:
         handle.truncate(start)
         write_json(_notes(part), version)
@@ -196,7 +211,9 @@ def _version(url: str, part: Path) -> dict:
         return {}
 
 
-def _verified(path: Path, name: str | Path, size: int, sha256: str, remedy: str, archive: bool) -> str:
+def _verified(
+    path: Path, name: str | Path, size: int, sha256: str, remedy: str, archive: bool
+) -> str:
     """The digest of the file at `path`; `S3EError` if size or digest is not the known one, or it is no archive."""
     found = digest(path)
     other = (size and _length(path) != size) or not found.startswith(sha256)

@@ -17,7 +17,7 @@ from s3e.config import Blur, Config
 from s3e.data.photos import central_crop, load_photo, load_whole
 from s3e.data.plan import Part, side
 from s3e.evaluation.image import psnr
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 GAMMA = 2.2  # raw frames are averaged in linear light, x^2.2
 LINEAR = ((np.arange(256) / 255) ** GAMMA).astype(np.float32)
@@ -36,7 +36,9 @@ class View(NamedTuple):
 
 def blurred_views(sharp: np.ndarray, ids: Sequence[str], severity: str, blur: Blur) -> View:
     """Blur sharp photos, uint8 (N, S, S, 3), each with the kernel of its id."""
-    images, extents = blur_batch(sharp, ids, severity, blur.seed, blur.gamma, blur.noise, blur.motion)
+    images, extents = blur_batch(
+        sharp, ids, severity, blur.seed, blur.gamma, blur.noise, blur.motion
+    )
     return View(images, [round(float(value), 3) for value in extents], _against(sharp, images))
 
 
@@ -61,11 +63,19 @@ def _pair_views(part: Part, size: int, blur: Blur) -> tuple[np.ndarray, dict[str
         images = _stack([load(photo.blurred) for photo in part.photos], part)
         views["released"] = View(images, unknown, _against(sharp, images))
     if "severe" in part.severities:
-        mean = _raw_mean(blur.frames, None if part.whole else size) if blur.average == "raw" else _released_mean(load)
+        mean = (
+            _raw_mean(blur.frames, None if part.whole else size)
+            if blur.average == "raw"
+            else _released_mean(load)
+        )
         blank = np.zeros_like(sharp[0])
-        images = _stack([blank if window is None else mean(window) for window in part.windows], part)
+        images = _stack(
+            [blank if window is None else mean(window) for window in part.windows], part
+        )
         scores = zip(_against(sharp, images), part.windows, strict=True)
-        views["severe"] = View(images, unknown, [None if window is None else score for score, window in scores])
+        views["severe"] = View(
+            images, unknown, [None if window is None else score for score, window in scores]
+        )
     return sharp, views
 
 
@@ -85,7 +95,9 @@ def _against(sharp: np.ndarray, images: np.ndarray) -> list[float]:
 
 def _released_mean(load: Callable[[Path], np.ndarray]) -> Callable[[tuple[Path, ...]], np.ndarray]:
     """Variant B: the mean of released blurred frames, as they are coded."""
-    return lambda window: np.rint(np.mean([load(path) for path in window], axis=0, dtype=np.float64)).astype(np.uint8)
+    return lambda window: np.rint(
+        np.mean([load(path) for path in window], axis=0, dtype=np.float64)
+    ).astype(np.uint8)
 
 
 def _raw_mean(frames: int, size: int | None) -> Callable[[tuple[Path, ...]], np.ndarray]:

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
 
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 WORTH = 4  # tasks a process must have before starting it pays, where the number of processes is left open
 
@@ -20,7 +20,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 0) -> Iterator[Any]:
+def in_processes(
+    function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int = 0
+) -> Iterator[Any]:
     """The results of `function` over `tasks`, in the order in which they are ready.
 
     `jobs` processes, 0 for one a core where the work is worth it; with one, the work is done right here. What the
@@ -32,7 +34,9 @@ def in_processes(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int
     if jobs <= 1:
         yield from map(function, tasks)
         return
-    context = multiprocessing.get_context("spawn")  # a notebook's kernel has threads: it must not be forked
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a notebook's kernel has threads: it must not be forked
     with ProcessPoolExecutor(jobs, context, _begin) as pool:
         try:
             for future in as_completed([pool.submit(function, task) for task in tasks]):

@@ -19,7 +19,7 @@ from s3e.data.text import tokenize
 from s3e.evaluation import java, ngrams
 from s3e.evaluation.java import find_java
 from s3e.evaluation.statistics import Interval
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 __all__ = ["METRICS", "find_java", "intervals", "per_image_cider", "score_captions", "statistics"]
 
@@ -28,7 +28,9 @@ NO_METEOR = "METEOR not run: {}"
 PLAIN = "{}; tokens by s3e.data.text.tokenize instead of the PTB tokeniser"
 NO_JAVA = PLAIN.format(NO_METEOR.format("no Java"))
 NO_CIDER = "CIDEr not run: the document frequencies tell no images apart; give references of more images as background"
-SPICE_NOT_RUN = "SPICE not run: it needs a download of 384 MB without checksum and a Java between 8 and 13."
+SPICE_NOT_RUN = (
+    "SPICE not run: it needs a download of 384 MB without checksum and a Java between 8 and 13."
+)
 CHUNK_CELLS = 2_000_000  # resampling counts held in memory at once
 # The package's list as it is: being upper-case, its brackets never match the lower-case tokens, so "-lrb-" stays.
 _PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
@@ -70,12 +72,19 @@ class Statistics:
     def resample(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """The metrics of resampled sets, each (resamples,), NaN if not run; counts (resamples, images)."""
         found = self.ngrams.resample(counts)
-        found["METEOR"] = np.full(len(counts), np.nan) if self.meteor is None else java.meteor(counts @ self.meteor)
+        found["METEOR"] = (
+            np.full(len(counts), np.nan)
+            if self.meteor is None
+            else java.meteor(counts @ self.meteor)
+        )
         return {name: found[name] for name in METRICS}
 
     def scores(self) -> dict[str, float | None]:
         """The metrics of the whole set: fractions, CIDEr in 0..10, None if not run."""
-        values = {name: float(value[0]) for name, value in self.resample(np.ones((1, self.images))).items()}
+        values = {
+            name: float(value[0])
+            for name, value in self.resample(np.ones((1, self.images))).items()
+        }
         return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
@@ -90,7 +99,10 @@ def score_captions(
     captions. What could not run is None, and `reason` says why. Raises `S3EError` on ids that do not fit.
     """
     found = statistics(references, systems, background)
-    return {name: {**item.scores(), "images": item.images, "reason": item.reason} for name, item in found.items()}
+    return {
+        name: {**item.scores(), "images": item.images, "reason": item.reason}
+        for name, item in found.items()
+    }
 
 
 def statistics(
@@ -101,7 +113,9 @@ def statistics(
     tokens, program, trouble = _tokenise([*systems.values()], [references, background or {}])
     ids = {name: sorted(captions, key=str) for name, captions in systems.items()}
     said = {name: [tokens[systems[name][i]] for i in ids[name]] for name in systems}
-    wanted = {name: [[tokens[text] for text in references[i]] for i in ids[name]] for name in systems}
+    wanted = {
+        name: [[tokens[text] for text in references[i]] for i in ids[name]] for name in systems
+    }
     meteor = dict.fromkeys(systems)
     if program:
         try:
@@ -131,8 +145,13 @@ def intervals(
     says nothing about others: NaN.
     """
     others = list(minus) * (len(seeds) if len(minus) == 1 else 1)
-    if any(item.ids != seeds[0].ids for item in (*seeds, *others)) or len(others) not in (0, len(seeds)):
-        raise S3EError("caption sets to compare must be of the same images and seeds: run their notebooks again.")
+    if any(item.ids != seeds[0].ids for item in (*seeds, *others)) or len(others) not in (
+        0,
+        len(seeds),
+    ):
+        raise S3EError(
+            "caption sets to compare must be of the same images and seeds: run their notebooks again."
+        )
     images, generator = len(seeds[0].ids), np.random.default_rng([seed, len(seeds[0].ids)])
     values = _measured(seeds, others, np.ones((1, images)))
     step = max(1, CHUNK_CELLS // images)
@@ -142,27 +161,34 @@ def intervals(
     found = {}
     for name, value in values.items():
         means = np.sum(np.concatenate([part[name] for part in parts], 1) * weights.T, 0)
-        found[name] = None if np.isnan(value).any() else _interval(value[:, 0], means, level, images)
+        found[name] = (
+            None if np.isnan(value).any() else _interval(value[:, 0], means, level, images)
+        )
     return found
 
 
 def _interval(values: np.ndarray, means: np.ndarray, level: float, images: int) -> Interval:
     """The wider of percentiles of bootstrap `means` and a t interval over the `values` of seeds."""
     mean = float(values.mean())
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) if images > 1 else (np.nan, np.nan)
+    low, high = (
+        np.quantile(means, [(1 - level) / 2, (1 + level) / 2]) if images > 1 else (np.nan, np.nan)
+    )
     if len(values) > 1:
         half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
         low, high = min(low, mean - half), max(high, mean + half)
     return Interval(mean, float(low), float(high))
 
 
-def _measured(seeds: Sequence[Resampled], others: Sequence[Resampled], counts: np.ndarray) -> dict[str, np.ndarray]:
+def _measured(
+    seeds: Sequence[Resampled], others: Sequence[Resampled], counts: np.ndarray
+) -> dict[str, np.ndarray]:
     """Metric -> values or differences (seeds, resamples)."""
     own = [item.resample(counts) for item in seeds]
     theirs = [item.resample(counts) for item in others]
     names = [name for name in own[0] if not theirs or name in theirs[0]]
     return {
-        name: np.stack([item[name] for item in own]) - (np.stack([item[name] for item in theirs]) if theirs else 0)
+        name: np.stack([item[name] for item in own])
+        - (np.stack([item[name] for item in theirs]) if theirs else 0)
         for name in names
     }
 
@@ -171,7 +197,11 @@ def _draws(generator: np.random.Generator, resamples: int, units: int) -> np.nda
     """How often each unit is drawn when n - 1 of n are: float (resamples, units); a single one is drawn once."""
     lots = generator.integers(units, size=(resamples, max(1, units - 1)))
     lots += np.arange(resamples)[:, None] * units
-    return np.bincount(lots.ravel(), minlength=resamples * units).reshape(resamples, units).astype(float)
+    return (
+        np.bincount(lots.ravel(), minlength=resamples * units)
+        .reshape(resamples, units)
+        .astype(float)
+    )
 
 
 def _check(references: References, systems: Mapping[str, Captions]) -> None:
@@ -181,7 +211,11 @@ def _check(references: References, systems: Mapping[str, Captions]) -> None:
     for name, captions in systems.items():
         unknown = sorted(set(captions) - set(references), key=str)
         if unknown or not captions:
-            what = f"captions image {unknown[0]!r}, which has no references" if unknown else "has no captions"
+            what = (
+                f"captions image {unknown[0]!r}, which has no references"
+                if unknown
+                else "has no captions"
+            )
             raise S3EError(f"System {name!r} {what}: score it on images of the reference set.")
 
 
@@ -190,7 +224,9 @@ def clean(text: str) -> str:
     return " ".join(text.replace("|||", " ").split())
 
 
-def _tokenise(systems: Sequence[Captions], references: Sequence[References]) -> tuple[dict[str, str], str | None, str]:
+def _tokenise(
+    systems: Sequence[Captions], references: Sequence[References]
+) -> tuple[dict[str, str], str | None, str]:
     """Every distinct text -> its lower-case tokens without punctuation; the Java that still works; what is wrong."""
     texts = {text for captions in systems for text in captions.values()}
     texts |= {text for part in references for group in part.values() for text in group}
@@ -201,7 +237,9 @@ def _tokenise(systems: Sequence[Captions], references: Sequence[References]) -> 
         if program is None:
             raise java.JavaError("no Java")
         found = [line.rstrip().split(" ") for line in java.tokenise(program, lines)]
-    except java.JavaError as error:  # then for all systems alike: tokens of two kinds would not compare
+    except (
+        java.JavaError
+    ) as error:  # then for all systems alike: tokens of two kinds would not compare
         program, trouble = None, PLAIN.format(NO_METEOR.format(error))
         found = [tokenize(line) for line in lines]
     tokens = [" ".join(word for word in words if word not in _PUNCTUATION) for words in found]
@@ -215,4 +253,10 @@ def _meteor(
     references = [group for name in said for group in wanted[name]]
     captions = [text for name in said for text in said[name]]
     found = java.meteor_statistics(program, references, captions)
-    return dict(zip(said, np.split(found, np.cumsum([len(texts) for texts in said.values()])[:-1]), strict=True))
+    return dict(
+        zip(
+            said,
+            np.split(found, np.cumsum([len(texts) for texts in said.values()])[:-1]),
+            strict=True,
+        )
+    )

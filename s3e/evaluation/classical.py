@@ -18,9 +18,24 @@ from s3e.data.corpus import Corpus, Split, load_corpus
 from s3e.evaluation.image import score_batch, to_uint8
 
 STEPS = 30  # of Richardson and Lucy
-BALANCES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # Wiener's regularisation
+BALANCES = (
+    1e-6,
+    3e-6,
+    1e-5,
+    3e-5,
+    1e-4,
+    3e-4,
+    1e-3,
+    3e-3,
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+)  # Wiener's regularisation
 CHOSEN_ON = 32  # validation photos that choose among them
-PHOTOS = 500  # of a split at a severity are restored; all of 5,000 photos of 256 px would take hours
+PHOTOS = (
+    500  # of a split at a severity are restored; all of 5,000 photos of 256 px would take hours
+)
 COLUMNS = ("split", "severity", "id", "variant", "psnr", "ssim")
 NOTE = (
     f"Wiener and Richardson-Lucy ({STEPS} iterations) are told the true kernel; both take the photo as mirrored at its "
@@ -44,7 +59,10 @@ def score_classical(corpus: Corpus | Path | str, config: Config) -> pd.DataFrame
         methods = {"wiener": partial(wiener, balance=balance), "richardson_lucy": richardson_lucy}
         for split in (corpus.val, corpus.test):
             rows = split.rows(severity)[:PHOTOS]
-            frames += [_scored(split, severity, rows, name, method, config.blur) for name, method in methods.items()]
+            frames += [
+                _scored(split, severity, rows, name, method, config.blur)
+                for name, method in methods.items()
+            ]
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
 
@@ -58,7 +76,9 @@ def choose_balance(split: Split, severity: str, blur: Blur) -> float:
     return BALANCES[int(np.argmax(means))]
 
 
-def restore(split: Split, severity: str, rows: np.ndarray, method: Method, blur: Blur) -> np.ndarray:
+def restore(
+    split: Split, severity: str, rows: np.ndarray, method: Method, blur: Blur
+) -> np.ndarray:
     """Deconvolve the photos `rows` (n) of a split in linear light: uint8 n x H x W x 3."""
     blurred = split.blurred[severity][rows]
     light = (blurred / np.float32(255)) ** np.float32(blur.gamma)
@@ -77,7 +97,9 @@ def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
     """Wiener's filter of scikit-image with a Laplacian regulariser, on a photo H x W x 3 made periodic by mirroring."""
     height, width = light.shape[:2]
     mirrored = np.pad(light, ((0, height), (0, width), (0, 0)), "symmetric")
-    planes = [skimage_wiener(plane, kernel, balance, clip=False) for plane in np.moveaxis(mirrored, -1, 0)]
+    planes = [
+        skimage_wiener(plane, kernel, balance, clip=False) for plane in np.moveaxis(mirrored, -1, 0)
+    ]
     return np.stack(planes, -1)[:height, :width]
 
 
@@ -93,7 +115,14 @@ def richardson_lucy(light: np.ndarray, kernel: np.ndarray, steps: int = STEPS) -
     return estimate
 
 
-def _scored(split: Split, severity: str, rows: np.ndarray, name: str, method: Method, blur: Blur) -> pd.DataFrame:
+def _scored(
+    split: Split, severity: str, rows: np.ndarray, name: str, method: Method, blur: Blur
+) -> pd.DataFrame:
     scores = score_batch(restore(split, severity, rows, method, blur), split.sharp[rows])
-    about = {"split": split.name, "severity": severity, "id": [split.ids[row] for row in rows], "variant": name}
+    about = {
+        "split": split.name,
+        "severity": severity,
+        "id": [split.ids[row] for row in rows],
+        "variant": name,
+    }
     return pd.DataFrame(about | scores)[list(COLUMNS)]

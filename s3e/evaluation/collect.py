@@ -14,11 +14,15 @@ import pandas as pd
 from s3e.evaluation import caption
 from s3e.evaluation.runs import describe
 from s3e.evaluation.statistics import proportion_interval
-from s3e.paths import S3EError, read_json
-from s3e.seeds import rng
+from s3e.utils import S3EError, read_json, rng
 
 NODE_MEASURES = ("leaf_accuracy", "null_recall", "relation_accuracy", "root_accuracy")
-SEVERITIES = ("light", "moderate", "released", "severe")  # photos have all but released, pairs the last two
+SEVERITIES = (
+    "light",
+    "moderate",
+    "released",
+    "severe",
+)  # photos have all but released, pairs the last two
 RANDOM, HUMAN = "random training caption", "human"
 PROTOCOLS = ("all", "other")  # references of an image that count
 
@@ -44,7 +48,9 @@ def _read_all(paths: Iterable[Path], name: str) -> pd.DataFrame:
 
 def read_scores(paths: Iterable[Path]) -> pd.DataFrame:
     """Per-image scores of the deblurring runs: variant, seed, split, severity, id, psnr (dB), ssim and the input's."""
-    frame = _read_all(paths, "scores.csv").rename(columns={"run_variant": "variant", "run_seed": "seed"})
+    frame = _read_all(paths, "scores.csv").rename(
+        columns={"run_variant": "variant", "run_seed": "seed"}
+    )
     return frame.dropna(subset=["psnr"]) if "psnr" in frame else frame.iloc[:0]
 
 
@@ -57,19 +63,30 @@ def read_captions(paths: Iterable[Path]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
     twice = frame[frame.duplicated(["system", "input", "split", "seed"])]
     if len(twice):
-        raise S3EError(f"two runs call their captions '{twice.system.iloc[0]}': give each system a name of its own.")
+        raise S3EError(
+            f"two runs call their captions '{twice.system.iloc[0]}': give each system a name of its own."
+        )
     return frame
 
 
-def _with_controls(captions: pd.DataFrame, references: Mapping[str, Any], training: list[str]) -> pd.DataFrame:
+def _with_controls(
+    captions: pd.DataFrame, references: Mapping[str, Any], training: list[str]
+) -> pd.DataFrame:
     """Add the row of random training captions (the floor) and of one human against the others (a landmark)."""
     rows = []
     for split, texts in references.items():
-        lots = {name: rng("random caption", split, name).integers(len(training)) for name in sorted(texts)}
+        lots = {
+            name: rng("random caption", split, name).integers(len(training))
+            for name in sorted(texts)
+        }
         draw = {name: training[int(lot)] for name, lot in lots.items()}
-        rows.append({"system": RANDOM, "input": "none", "split": split, "seed": 0, "captions": draw})
+        rows.append(
+            {"system": RANDOM, "input": "none", "split": split, "seed": 0, "captions": draw}
+        )
         first = {name: item[0] for name, item in texts.items()}
-        rows.append({"system": HUMAN, "input": "sharp", "split": split, "seed": 0, "captions": first})
+        rows.append(
+            {"system": HUMAN, "input": "sharp", "split": split, "seed": 0, "captions": first}
+        )
     return pd.concat([captions, pd.DataFrame(rows)], ignore_index=True)
 
 
@@ -78,7 +95,10 @@ def _jobs(captions: pd.DataFrame, references: Mapping[str, Any]) -> tuple[list[d
     jobs, texts, systems = [], {}, {}
     for row in captions.to_dict("records"):
         for protocol in PROTOCOLS[row["system"] == HUMAN :]:
-            own = {key: list(said)[protocol == "other" :] for key, said in references[row["split"]].items()}
+            own = {
+                key: list(said)[protocol == "other" :]
+                for key, said in references[row["split"]].items()
+            }
             own = {key: said for key, said in own.items() if said}
             if own:
                 name = {key: f"{row['split']}/{protocol}/{key}" for key in own}
@@ -103,12 +123,16 @@ def caption_scores(
     """
     jobs, texts, systems = _jobs(_with_controls(captions, references, training), references)
     found = caption.statistics(texts, systems)
-    frame = pd.DataFrame([{**job, "statistics": found[str(number)]} for number, job in enumerate(jobs)])
+    frame = pd.DataFrame(
+        [{**job, "statistics": found[str(number)]} for number, job in enumerate(jobs)]
+    )
     keys, rows = ["split", "references", "system", "input"], []
     for names, group in frame.groupby(keys, sort=False):
         own = list(group.statistics)
         about = {"seeds": group.seed.nunique(), "images": own[0].images, "reason": own[0].reason}
-        rows.append({**dict(zip(keys, names, strict=True)), **_caption_cells(own, resamples), **about})
+        rows.append(
+            {**dict(zip(keys, names, strict=True)), **_caption_cells(own, resamples), **about}
+        )
     return pd.DataFrame(rows)
 
 
@@ -117,7 +141,11 @@ def _caption_cells(own: list, resamples: int) -> dict[str, float]:
     intervals = caption.intervals(own, resamples=resamples)
     ends = {metric: intervals[metric] or (np.nan,) * 3 for metric in caption.METRICS}
     means = {metric: ends[metric][0] for metric in ends}
-    spread = {f"{metric}_{name}": ends[metric][place] for metric in ends for place, name in ((1, "low"), (2, "high"))}
+    spread = {
+        f"{metric}_{name}": ends[metric][place]
+        for metric in ends
+        for place, name in ((1, "low"), (2, "high"))
+    }
     return {**means, **spread}
 
 
@@ -130,19 +158,31 @@ def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
     frame["when"] = np.where(frame.run_stage.str.startswith("03"), "before", "after")
     frame["variant"] = frame.run_variant.where(frame.run_variant != "", "S3-tree alone")
     keys = ["split", "input", "when", "variant", "system"]
-    tall = frame.melt([*keys, "run_seed", "n"], list(NODE_MEASURES), "measure", "value").dropna(subset=["value"])
+    tall = frame.melt([*keys, "run_seed", "n"], list(NODE_MEASURES), "measure", "value").dropna(
+        subset=["value"]
+    )
     rows = []
     for names, own in tall.groupby([*keys, "measure"], sort=False):
         count = int(own.n.iloc[0])
         ends = proportion_interval(own.value, count)._asdict()
-        rows.append({**dict(zip([*keys, "measure"], names, strict=True)), **ends, "seeds": len(own), "n": count})
+        rows.append(
+            {
+                **dict(zip([*keys, "measure"], names, strict=True)),
+                **ends,
+                "seeds": len(own),
+                "n": count,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def costs(paths: Iterable[Path]) -> pd.DataFrame:
     """Parameters and milliseconds an update of every deblurring run: variant, seed, and the fields of cost.json."""
     runs = [run for run in map(describe, paths) if (run.path / "cost.json").exists()]
-    rows = [{"variant": run.variant, "seed": run.seed, **read_json(run.path / "cost.json")} for run in runs]
+    rows = [
+        {"variant": run.variant, "seed": run.seed, **read_json(run.path / "cost.json")}
+        for run in runs
+    ]
     names = ["parameters_generator", "parameters_semantics", "milliseconds_per_update"]
     return pd.DataFrame(rows, columns=["variant", "seed", *names])
 
@@ -152,7 +192,11 @@ def read_logs(paths: Iterable[Path]) -> pd.DataFrame:
     frames = []
     for run in map(describe, paths):
         for path in sorted(run.path.glob("log_*.csv")):
-            tall = pd.read_csv(path).melt("step", var_name="term", value_name="value").dropna(subset=["value"])
+            tall = (
+                pd.read_csv(path)
+                .melt("step", var_name="term", value_name="value")
+                .dropna(subset=["value"])
+            )
             frames.append(tall.assign(training=path.stem[4:], variant=run.variant, seed=run.seed))
     empty = pd.DataFrame(columns=["step", "term", "value", "training", "variant", "seed"])
     return pd.concat(frames, ignore_index=True) if frames else empty
@@ -186,15 +230,22 @@ def severity_samples(
     return columns, np.repeat(sharp, len(names), axis=0), names * len(sharp)
 
 
-def summary(images: pd.DataFrame, differences: pd.DataFrame, captions: pd.DataFrame | None = None) -> dict[str, float]:
+def summary(
+    images: pd.DataFrame, differences: pd.DataFrame, captions: pd.DataFrame | None = None
+) -> dict[str, float]:
     """The study in flat numbers (for `metrics.json`): PSNR of every arm, paired gains in dB, and CIDEr."""
     psnr = images[images.metric == "psnr"]
     numbers = {
-        f"{row['split']}_{row['severity']}_{row['variant']}_psnr": row["mean"] for row in psnr.to_dict("records")
+        f"{row['split']}_{row['severity']}_{row['variant']}_psnr": row["mean"]
+        for row in psnr.to_dict("records")
     }
     for row in differences[differences.metric == "psnr"].to_dict("records"):
-        numbers[f"{row['split']}_{row['severity']}_{row['variant']}_over_{row['reference']}"] = row["mean"]
-    for row in [] if captions is None else captions[captions.references == "all"].to_dict("records"):
+        numbers[f"{row['split']}_{row['severity']}_{row['variant']}_over_{row['reference']}"] = row[
+            "mean"
+        ]
+    for row in (
+        [] if captions is None else captions[captions.references == "all"].to_dict("records")
+    ):
         system = re.sub(r"\W+", "_", row["system"])
         numbers[f"{row['split']}_{system}_{row['input']}_cider"] = row["CIDEr"]
     return numbers

@@ -36,11 +36,15 @@ class Definition:
     metric: str
     score: Score
     habit: str
-    pooled: bool = False  # `score` is the mean squared error, and PSNR that of its mean over all images
+    pooled: bool = (
+        False  # `score` is the mean squared error, and PSNR that of its mean over all images
+    )
 
 
 def _skimage(restored: np.ndarray, sharp: np.ndarray, data_range: float = 255, **settings) -> float:
-    return structural_similarity(restored, sharp, data_range=data_range, channel_axis=-1, **settings)
+    return structural_similarity(
+        restored, sharp, data_range=data_range, channel_axis=-1, **settings
+    )
 
 
 WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -54,7 +58,8 @@ def _everywhere(restored: np.ndarray, sharp: np.ndarray, mode: str, axes: tuple[
     """SSIM of all windows, also those that leave the image, by a Gaussian along `axes`; `mode`: what lies outside."""
     x, y = restored.astype(float), sharp.astype(float)
     mx, my, xx, yy, xy = (
-        gaussian_filter(z, image.DEFINITION.sigma, mode=mode, radius=5, axes=axes) for z in (x, y, x * x, y * y, x * y)
+        gaussian_filter(z, image.DEFINITION.sigma, mode=mode, radius=5, axes=axes)
+        for z in (x, y, x * x, y * y, x * y)
     )
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     top = (2 * mx * my + c1) * (2 * (xy - mx * my) + c2)
@@ -71,7 +76,9 @@ def _luma(score: Callable[..., float]) -> Score:
     """`score` on Y, as an image of three equal channels."""
 
     def measure(restored: np.ndarray, sharp: np.ndarray) -> float:
-        return score(*(np.repeat((16 + item @ LUMA)[..., None], 3, -1) for item in (restored, sharp)), 255)
+        return score(
+            *(np.repeat((16 + item @ LUMA)[..., None], 3, -1) for item in (restored, sharp)), 255
+        )
 
     return measure
 
@@ -97,12 +104,22 @@ DEFINITIONS = (
         partial(_skimage, gaussian_weights=True, sigma=1.5),
         "scikit-image with the Gaussian alone",
     ),
-    Definition("floats, range 2", "ssim", _floats_of_range_two, "scikit-image's former default for floats"),
+    Definition(
+        "floats, range 2", "ssim", _floats_of_range_two, "scikit-image's former default for floats"
+    ),
     Definition("grey first", "ssim", _grey, "8-bit grey, as image libraries convert"),
     Definition("Y channel", "ssim", _luma(image.ssim), "super-resolution"),
-    Definition("border counted", "ssim", partial(_everywhere, mode="mirror", axes=(0, 1)), "torchmetrics, kornia"),
     Definition(
-        "through colour", "ssim", partial(_everywhere, mode="nearest", axes=(0, 1, 2)), "MATLAB ssim(rgb), NAFNet"
+        "border counted",
+        "ssim",
+        partial(_everywhere, mode="mirror", axes=(0, 1)),
+        "torchmetrics, kornia",
+    ),
+    Definition(
+        "through colour",
+        "ssim",
+        partial(_everywhere, mode="nearest", axes=(0, 1, 2)),
+        "MATLAB ssim(rgb), NAFNet",
     ),
 )
 
@@ -124,7 +141,9 @@ def value(definition: Definition, restored: np.ndarray, sharp: np.ndarray) -> fl
     return min(image.DEFINITION.cap, 10 * np.log10(255**2 / mean)) if mean else image.DEFINITION.cap
 
 
-def read_outputs(corpus: Corpus, arms: Iterable[Path], severity: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def read_outputs(
+    corpus: Corpus, arms: Iterable[Path], severity: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The first test photos of a severity, as they were blurred and as each arm (folder of a run) restored them.
 
     Returns ({"blurred" and variants: uint8 (N, H, W, 3)}, the sharp ones); arms that kept no photos are left out.
@@ -170,10 +189,16 @@ def swapped(scores: pd.DataFrame) -> pd.DataFrame:
         table = part.pivot(index="definition", columns="variant", values="value")
         ours = table.loc[DEFINITIONS[0].name]
         for name in part.definition.unique():
-            found = [pair for pair in combinations(table.columns, 2) if _turned(ours, table.loc[name], pair)]
+            found = [
+                pair
+                for pair in combinations(table.columns, 2)
+                if _turned(ours, table.loc[name], pair)
+            ]
             words = [" > ".join(sorted(pair, key=lambda variant: -ours[variant])) for pair in found]
             apart = max((abs(ours[first] - ours[second]) for first, second in found), default=0.0)
-            rows.append({"metric": metric, "definition": name, "pairs": ", ".join(words), "apart": apart})
+            rows.append(
+                {"metric": metric, "definition": name, "pairs": ", ".join(words), "apart": apart}
+            )
     return pd.DataFrame(rows)
 
 

@@ -21,15 +21,22 @@ from s3e.evaluation.runs import describe
 from s3e.evaluation.scoring import node_counts, read_split
 from s3e.models.build import build_semantics, load_weights
 from s3e.parsing import parse_caption
-from s3e.seeds import rng
+from s3e.utils import rng
 
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
 NODES = ("leaf", "relation", "root")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no arm was trained
-PAIRS = (("full", "blurred"), ("full", "baseline"), ("full", "no_semantics_loss"), ("oracle_map", "baseline"))
+PAIRS = (
+    ("full", "blurred"),
+    ("full", "baseline"),
+    ("full", "no_semantics_loss"),
+    ("oracle_map", "baseline"),
+)
 
 
-def caption_deblurred(captioners: list[Path], arms: list[Path], corpus: Corpus, config: Config) -> pd.DataFrame:
+def caption_deblurred(
+    captioners: list[Path], arms: list[Path], corpus: Corpus, config: Config
+) -> pd.DataFrame:
     """ "Deblur first, then caption": what the tree captioner of notebook 03 (same seed) says of restored test photos.
 
     `captioners`, `arms`: folders of finished runs of 03 and of 05 and 06. Columns as `collect.read_captions`.
@@ -40,8 +47,15 @@ def caption_deblurred(captioners: list[Path], arms: list[Path], corpus: Corpus, 
         if arm.variant in DEBLURRED_BY and arm.seed in weights:
             source = load_weights(build_semantics(config, corpus, "tree"), weights[arm.seed])
             restored = np.load(arm.path / "restored_test.npy")
-            said = read_split(source, corpus.test, "sharp", corpus, config, caption=True, images=restored)["captions"]
-            about = {"system": f"{arm.variant} -> tree", "input": "deblurred", "split": "test", "seed": arm.seed}
+            said = read_split(
+                source, corpus.test, "sharp", corpus, config, caption=True, images=restored
+            )["captions"]
+            about = {
+                "system": f"{arm.variant} -> tree",
+                "input": "deblurred",
+                "split": "test",
+                "seed": arm.seed,
+            }
             rows.append({**about, "captions": said})
     return pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
 
@@ -64,10 +78,14 @@ class Judged:
         """Caption metrics and node accuracies of resampled sets, each (resamples,); counts (resamples, images)."""
         totals = counts @ self.nodes
         shares = totals[:, 0::2] / np.maximum(totals[:, 1::2], 1)
-        return self.words.resample(counts) | {f"{name}_accuracy": shares[:, i] for i, name in enumerate(NODES)}
+        return self.words.resample(counts) | {
+            f"{name}_accuracy": shares[:, i] for i, name in enumerate(NODES)
+        }
 
 
-def fidelity_scores(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+def fidelity_scores(
+    said: list[dict[str, Any]], corpus: Corpus, config: Config
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Caption metrics and node accuracies of what the judge said, and their paired differences.
 
     `said`: from `judge.read_arms`. First frame: system, metric, mean, low, high, seeds (0: no arm was trained for it),
@@ -76,17 +94,23 @@ def fidelity_scores(said: list[dict[str, Any]], corpus: Corpus, config: Config) 
     is no reference of any system. Intervals: `caption.intervals`.
     """
     groups = _measure(said, corpus, config)
-    scores = [row for name, sets in groups.items() for row in _rows({"system": name}, sets, {}, config)]
+    scores = [
+        row for name, sets in groups.items() for row in _rows({"system": name}, sets, {}, config)
+    ]
     differences = []
     for name, reference in PAIRS:
         own, other = groups.get(name, {}), groups.get(reference, {})
-        shared = {seed: own[seed] for seed in own if seed in other or reference in UNTRAINED and other}
+        shared = {
+            seed: own[seed] for seed in own if seed in other or reference in UNTRAINED and other
+        }
         if shared:
             differences += _rows({"system": name, "reference": reference}, shared, other, config)
     return pd.DataFrame(scores), pd.DataFrame(differences)
 
 
-def _rows(labels: dict[str, str], own: dict[int, Judged], other: dict[int, Judged], config: Config) -> list[dict]:
+def _rows(
+    labels: dict[str, str], own: dict[int, Judged], other: dict[int, Judged], config: Config
+) -> list[dict]:
     """A row a metric of the caption sets `own`, by seed, or of their differences to `other`."""
     minus = [other.get(seed) or other[0] for seed in own] if other else []
     found = caption.intervals([*own.values()], minus, config.evaluation.resamples)
@@ -94,18 +118,27 @@ def _rows(labels: dict[str, str], own: dict[int, Judged], other: dict[int, Judge
     about = {"seeds": 0 if labels["system"] in UNTRAINED else len(own), "images": len(some.ids)}
     missing = dict.fromkeys(("mean", "low", "high"), np.nan) | {"reason": some.words.reason}
     return [
-        {**labels, "metric": name, **({**item._asdict(), "reason": ""} if item else missing), **about}
+        {
+            **labels,
+            "metric": name,
+            **({**item._asdict(), "reason": ""} if item else missing),
+            **about,
+        }
         for name, item in found.items()
     ]
 
 
-def _measure(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> dict[str, dict[int, Judged]]:
+def _measure(
+    said: list[dict[str, Any]], corpus: Corpus, config: Config
+) -> dict[str, dict[int, Judged]]:
     """System -> seed -> its measured captions, with the two rows that frame them; all captions in one call."""
     split, training = corpus.test, [text for texts in corpus.train.captions for text in texts]
     texts = dict(zip(split.ids, split.captions, strict=True))
     spare = min(map(len, texts.values())) > 1
     sets = {(row["system"], row["seed"]): row["captions"] for row in said}
-    lots = {key: int(rng("random caption", "fidelity", key).integers(len(training))) for key in texts}
+    lots = {
+        key: int(rng("random caption", "fidelity", key).integers(len(training))) for key in texts
+    }
     sets[RANDOM, 0] = {key: training[lot] for key, lot in lots.items()}
     if spare:
         sets[HUMAN, 0] = {key: group[0] for key, group in texts.items()}
@@ -118,7 +151,11 @@ def _measure(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> dict
 
 
 def _nodes(
-    captions: Mapping[str, str], ids: Sequence[str], corpus: Corpus, config: Config, human: bool = False
+    captions: Mapping[str, str],
+    ids: Sequence[str],
+    corpus: Corpus,
+    config: Config,
+    human: bool = False,
 ) -> np.ndarray:
     """Right and all leaves, relations and roots of the trees that the parser makes of captions: (images, 6).
 
@@ -128,4 +165,6 @@ def _nodes(
     trees = [corpus.labels.encode(parse_caption(captions[key], config.text.parser)) for key in ids]
     targets = others(corpus, corpus.test) if human else corpus.test.targets.numpy()
     counts = node_counts(np.array(trees), targets[[place[key] for key in ids]])
-    return counts[[f"{name}_{what}" for name in NODES for what in ("correct", "total")]].to_numpy(float)
+    return counts[[f"{name}_{what}" for name in NODES for what in ("correct", "total")]].to_numpy(
+        float
+    )

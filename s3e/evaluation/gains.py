@@ -13,12 +13,21 @@ import pandas as pd
 
 from s3e.evaluation.runs import describe
 from s3e.evaluation.statistics import compare, holm, paired_interval, share_of_gap
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 METRICS = ("psnr", "ssim")
 UNTRAINED = ("blurred", "wiener", "richardson_lucy")  # rows without a training
-ORACLES = ("oracle", "oracle_silhouette", "oracle_map")  # told what a deblurrer does not know: never the best
-PARTS = ("taught_before", "vector_nodes", "flat_spatial", "frozen")  # `full` without one part of the method
+ORACLES = (
+    "oracle",
+    "oracle_silhouette",
+    "oracle_map",
+)  # told what a deblurrer does not know: never the best
+PARTS = (
+    "taught_before",
+    "vector_nodes",
+    "flat_spatial",
+    "frozen",
+)  # `full` without one part of the method
 REFERENCES = {  # beside input and baseline
     "full": ("no_semantics_loss", "shuffled", *PARTS),
     "no_semantics_loss": ("shuffled",),
@@ -32,7 +41,9 @@ SMALLEST_GAP = 0.05  # dB; of a smaller gap a share is noise
 ALPHA = 0.05
 
 
-def image_scores(scores: pd.DataFrame, resamples: int = 2000, classical: pd.DataFrame | None = None) -> pd.DataFrame:
+def image_scores(
+    scores: pd.DataFrame, resamples: int = 2000, classical: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Mean PSNR (dB) and SSIM: split, severity, variant (also "blurred", the input), metric, mean, low, high, ...
 
     `classical`: scores of restorations with the true kernel (split, severity, id, variant, psnr, ssim). `best`: the arm
@@ -45,13 +56,17 @@ def image_scores(scores: pd.DataFrame, resamples: int = 2000, classical: pd.Data
         known = _of_cell(classical, cell)
         for metric in METRICS:
             tables = {"blurred": _matrix(inputs, f"{metric}_blurred")}
-            tables |= {name: _matrix(own.assign(seed=0), metric) for name, own in known.groupby("variant")}
+            tables |= {
+                name: _matrix(own.assign(seed=0), metric) for name, own in known.groupby("variant")
+            }
             tables |= {name: _matrix(own, metric) for name, own in part.groupby("variant")}
             marks = _best(part, metric, resamples)
             for name, table in tables.items():
                 ends = paired_interval(table.to_numpy(), _videos(table), resamples)._asdict()
                 best = {"best": name in marks, "best_p": marks.get(name, np.nan)}
-                rows.append({**cell, "variant": name, "metric": metric, **ends, **_counts(table), **best})
+                rows.append(
+                    {**cell, "variant": name, "metric": metric, **ends, **_counts(table), **best}
+                )
     return pd.DataFrame(rows)
 
 
@@ -99,7 +114,10 @@ def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
     for cell, part in _cells(scores):
         for variant, reference, metric, gain in _comparisons(part):
             names = {"variant": variant, "reference": reference, "metric": metric}
-            rows += [{**cell, **names, "seed": seed, "mean": mean} for seed, mean in gain.mean(axis=1).items()]
+            rows += [
+                {**cell, **names, "seed": seed, "mean": mean}
+                for seed, mean in gain.mean(axis=1).items()
+            ]
     return pd.DataFrame(rows)
 
 
@@ -124,14 +142,17 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def closing_by_update(paths: Iterable[Path]) -> pd.DataFrame:
+def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
     """How the gap closes during co-training, on a fixed part of validation: variant, seed, step, gain (dB), share.
 
     From `validation_cotrain.csv` (step, score: PSNR), which runs have that were validated on the way. Oracles have no
     share: they are told what the others must find out.
     """
     runs = [run for run in map(describe, paths) if (run.path / "validation_cotrain.csv").exists()]
-    logs = [pd.read_csv(run.path / "validation_cotrain.csv").assign(variant=run.variant, seed=run.seed) for run in runs]
+    logs = [
+        pd.read_csv(run.path / "validation_cotrain.csv").assign(variant=run.variant, seed=run.seed)
+        for run in runs
+    ]
     columns = ["variant", "seed", "step", "gain", "share"]
     if not logs:
         return pd.DataFrame(columns=columns)
@@ -151,7 +172,11 @@ def falsifier(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
 
     Where a category does not tell its texture, semantics have little to say: a gain that stays is owed to other things.
     """
-    frames = [frame.assign(texture=name) for name, frame in (("category", category), ("random", random)) if len(frame)]
+    frames = [
+        frame.assign(texture=name)
+        for name, frame in (("category", category), ("random", random))
+        if len(frame)
+    ]
     both = pd.concat(frames, ignore_index=True)
     pairs = pd.MultiIndex.from_frame(both[["variant", "reference"]])
     return both[pairs.isin(FALSIFIED)].reset_index(drop=True)
@@ -159,7 +184,10 @@ def falsifier(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
 
 def _cells(scores: pd.DataFrame) -> Iterable[tuple[dict[str, str], pd.DataFrame]]:
     for (split, severity), part in scores.groupby(["split", "severity"], sort=True):
-        yield {"split": split, "severity": severity}, part.assign(video=_video_names(part.id, scores))
+        yield (
+            {"split": split, "severity": severity},
+            part.assign(video=_video_names(part.id, scores)),
+        )
 
 
 def _video_names(ids: pd.Series, scores: pd.DataFrame) -> pd.Series:
@@ -179,7 +207,9 @@ def _matrix(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     table = frame.pivot(index="seed", columns=["id", "video"], values=column)
     if table.isna().any(axis=None):
         names = ", ".join(sorted(set(frame.variant)))
-        raise S3EError(f"the runs of '{names}' did not score the same images: run them again with one --data.")
+        raise S3EError(
+            f"the runs of '{names}' did not score the same images: run them again with one --data."
+        )
     return table
 
 
@@ -211,11 +241,15 @@ def _gain(part: pd.DataFrame, variant: str, reference: str, metric: str) -> pd.D
         return None
     gain = _matrix(own, metric).loc[shared] - _matrix(other, metric).loc[shared]
     if gain.isna().any(axis=None):
-        raise S3EError(f"'{variant}' and '{reference}' did not score the same images: run them again with one --data.")
+        raise S3EError(
+            f"'{variant}' and '{reference}' did not score the same images: run them again with one --data."
+        )
     return gain
 
 
-def _comparisons(part: pd.DataFrame, metrics: Iterable[str] = METRICS) -> Iterable[tuple[str, str, str, pd.DataFrame]]:
+def _comparisons(
+    part: pd.DataFrame, metrics: Iterable[str] = METRICS
+) -> Iterable[tuple[str, str, str, pd.DataFrame]]:
     for variant in sorted(set(part.variant)):
         for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):
             for metric in metrics:
@@ -256,8 +290,13 @@ def _best(part: pd.DataFrame, metric: str, resamples: int) -> dict[str, float]:
 
 def _thirds(part: pd.DataFrame) -> Iterable[tuple[dict[str, float], list[str]]]:
     """Each third's number and ends (dB) with its image ids; worst-hurt images first, ties in order of the ids."""
-    quality = part.drop_duplicates("id").sort_values(["psnr_blurred", "id"]).set_index("id").psnr_blurred
+    quality = (
+        part.drop_duplicates("id").sort_values(["psnr_blurred", "id"]).set_index("id").psnr_blurred
+    )
     for number, places in enumerate(np.array_split(np.arange(len(quality)), 3), 1):
         if len(places):
             third = quality.iloc[places]
-            yield {"bin": number, "input_low": third.min(), "input_high": third.max()}, list(third.index)
+            yield (
+                {"bin": number, "input_low": third.min(), "input_high": third.max()},
+                list(third.index),
+            )

@@ -19,7 +19,9 @@ def guessed(corpus: Corpus) -> pd.DataFrame:
     Empty slots are never guessed, so their recall has no row; `input` is "none", `seeds` 0. No rows without captions.
     """
     seen = corpus.train.trees.flatten(0, 1).numpy()
-    named = [column[column > 0] for column in seen.T]  # 0 is an empty slot, below are labels out of vocabulary
+    named = [
+        column[column > 0] for column in seen.T
+    ]  # 0 is an empty slot, below are labels out of vocabulary
     most = [np.bincount(column).argmax() if len(column) else IGNORE for column in named]
     rows = []
     for split in (corpus.val, corpus.test) if corpus.captioned else ():
@@ -48,10 +50,21 @@ def others(corpus: Corpus, split: Split) -> np.ndarray:
 
 
 def _rows(counts: pd.DataFrame, split: Split, variant: str) -> list[dict[str, object]]:
-    names = {"split": split.name, "input": "none", "when": "before", "variant": variant, "system": "frame"}
+    names = {
+        "split": split.name,
+        "input": "none",
+        "when": "before",
+        "variant": variant,
+        "system": "frame",
+    }
     shares = node_row(counts)
     return [
-        {**names, "measure": measure, **proportion_interval([shares[measure]], len(split))._asdict(), "seeds": 0}
+        {
+            **names,
+            "measure": measure,
+            **proportion_interval([shares[measure]], len(split))._asdict(),
+            "seeds": 0,
+        }
         | {"n": len(split)}
         for measure in NODE_MEASURES
     ]

@@ -62,7 +62,9 @@ def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
     peak = _peak(restored, sharp, 3, data_range)
     error = np.mean(np.square(restored.astype(float) - sharp))
     if not np.isfinite(error):
-        raise ValueError("psnr: an image contains NaN or infinity; the network that made it has diverged.")
+        raise ValueError(
+            "psnr: an image contains NaN or infinity; the network that made it has diverged."
+        )
     return float(min(DEFINITION.cap, 10 * np.log10(peak**2 / error))) if error else DEFINITION.cap
 
 
@@ -73,13 +75,20 @@ def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
     """
     peak, reach = _peak(restored, sharp, 3, data_range), DEFINITION.window - 1
     if min(sharp.shape[:2]) <= reach:
-        raise ValueError(f"ssim: images of shape {sharp.shape} are smaller than the {reach + 1}-pixel window.")
+        raise ValueError(
+            f"ssim: images of shape {sharp.shape} are smaller than the {reach + 1}-pixel window."
+        )
     first, second = restored.astype(float), sharp.astype(float)
     starts = range(0, len(sharp) - reach, STRIP)
-    maps = (_ssim_map(first[at : at + STRIP + reach], second[at : at + STRIP + reach], peak) for at in starts)
+    maps = (
+        _ssim_map(first[at : at + STRIP + reach], second[at : at + STRIP + reach], peak)
+        for at in starts
+    )
     value = sum(part.sum() for part in maps) / first[reach:, reach:].size
     if not np.isfinite(value):
-        raise ValueError("ssim: an image contains NaN or infinity; the network that made it has diverged.")
+        raise ValueError(
+            "ssim: an image contains NaN or infinity; the network that made it has diverged."
+        )
     return float(value)
 
 
@@ -91,7 +100,10 @@ def _ssim_map(x: np.ndarray, y: np.ndarray, peak: float) -> np.ndarray:
     total, difference = x + y, x - y
     mean_s, mean_d = _windows(total) ** 2, _windows(difference) ** 2
     var_s, var_d = _windows(total * total) - mean_s, _windows(difference * difference) - mean_d
-    c1, c2 = 2 * (0.01 * peak) ** 2, 2 * (0.03 * peak) ** 2  # twice those of the paper: numbers above are twice, too
+    c1, c2 = (
+        2 * (0.01 * peak) ** 2,
+        2 * (0.03 * peak) ** 2,
+    )  # twice those of the paper: numbers above are twice, too
     alike = (mean_s - mean_d + c1) * (var_s - var_d + c2)
     return alike / ((mean_s + mean_d + c1) * (var_s + var_d + c2))
 
@@ -106,14 +118,23 @@ def score_batch(restored: np.ndarray, sharp: np.ndarray) -> dict[str, np.ndarray
     """Score uint8 images (N, H, W, 3) one by one: {"psnr": (N,) in dB, "ssim": (N,)}."""
     _peak(restored, sharp, 4)
     pairs = list(zip(restored, sharp, strict=True))
-    return {"psnr": np.array([psnr(*pair) for pair in pairs]), "ssim": np.array([ssim(*pair) for pair in pairs])}
+    return {
+        "psnr": np.array([psnr(*pair) for pair in pairs]),
+        "ssim": np.array([ssim(*pair) for pair in pairs]),
+    }
 
 
-def _peak(restored: np.ndarray, sharp: np.ndarray, dimensions: int, data_range: float | None = None) -> float:
+def _peak(
+    restored: np.ndarray, sharp: np.ndarray, dimensions: int, data_range: float | None = None
+) -> float:
     """The range of values by which the images are judged; ValueError for images that cannot be compared."""
     if restored.dtype != sharp.dtype or (restored.dtype != np.uint8 and data_range is None):
         kinds = f"{restored.dtype} and {sharp.dtype}"
-        raise ValueError(f"Images must be uint8, not {kinds}: use to_uint8 first, or give floats a data_range.")
+        raise ValueError(
+            f"Images must be uint8, not {kinds}: use to_uint8 first, or give floats a data_range."
+        )
     if restored.shape != sharp.shape or sharp.ndim != dimensions or sharp.shape[-1] != 3:
-        raise ValueError(f"Images must have one RGB shape in common, not {restored.shape} and {sharp.shape}.")
+        raise ValueError(
+            f"Images must have one RGB shape in common, not {restored.shape} and {sharp.shape}."
+        )
     return DEFINITION.range if data_range is None else data_range

@@ -19,10 +19,24 @@ from pathlib import Path
 
 import numpy as np
 
-START, PER_LINE = 120.0, 0.05  # seconds that a tool may take; METEOR needs 7 s and half a millisecond a line
+START, PER_LINE = (
+    120.0,
+    0.05,
+)  # seconds that a tool may take; METEOR needs 7 s and half a millisecond a line
 # English and UTF-8 whatever the machine speaks (an Italian METEOR prints decimal commas); modest memory and threads.
-FLAGS = ("-Xmx1G", "-XX:+UseSerialGC", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
-OVERRIDING = ("_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH")  # would undo them, or print
+FLAGS = (
+    "-Xmx1G",
+    "-XX:+UseSerialGC",
+    "-Duser.language=en",
+    "-Duser.country=US",
+    "-Dfile.encoding=UTF-8",
+)
+OVERRIDING = (
+    "_JAVA_OPTIONS",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "CLASSPATH",
+)  # would undo them, or print
 # METEOR's parameters for English: -l en
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 MODULES = (1.0, 0.6, 0.8, 0.6)  # weights of exact, stem, synonym and paraphrase matches
@@ -57,17 +71,37 @@ def _starts(java: str) -> bool:
 def tokenise(java: str, lines: Sequence[str]) -> list[str]:
     """Lower-case Penn Treebank tokens of each line (which has no line break in it), joined by blanks."""
     jar = package_file("tokenizer/stanford-corenlp-3.4.1.jar")
-    tool = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    tool = [
+        "-cp",
+        str(jar),
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+    ]
     return _talk("the PTB tokeniser", [java, *FLAGS, *tool, "-encoding", "UTF-8"], lines)
 
 
-def meteor_statistics(java: str, references: Sequence[Sequence[str]], captions: Sequence[str]) -> np.ndarray:
+def meteor_statistics(
+    java: str, references: Sequence[Sequence[str]], captions: Sequence[str]
+) -> np.ndarray:
     """METEOR's statistics of tokenised captions, float (captions, 23).
 
     A caption that matches from end to end in one run counts as unbroken, 0 chunks, as in the jar's own sums.
     """
-    tool = ["-jar", str(package_file("meteor/meteor-1.5.jar")), "-", "-", "-stdio", "-l", "en", "-norm"]
-    lines = [" ||| ".join(("SCORE", *group, text)) for group, text in zip(references, captions, strict=True)]
+    tool = [
+        "-jar",
+        str(package_file("meteor/meteor-1.5.jar")),
+        "-",
+        "-",
+        "-stdio",
+        "-l",
+        "en",
+        "-norm",
+    ]
+    lines = [
+        " ||| ".join(("SCORE", *group, text))
+        for group, text in zip(references, captions, strict=True)
+    ]
     answers = _talk("METEOR", [java, *FLAGS, *tool], lines)
     try:
         found = np.array([line.split() for line in answers], float).reshape(len(lines), STATISTICS)
@@ -81,7 +115,9 @@ def meteor_statistics(java: str, references: Sequence[Sequence[str]], captions: 
 def meteor(totals: np.ndarray) -> np.ndarray:
     """METEOR, fractions (sets,), from sums of statistics (sets, 23); 0 where nothing matches."""
     lengths, functions, matches = totals[:, 0:2], totals[:, 2:4], totals[:, 21:23].mean(1)
-    counts = totals[:, 4:20].reshape(-1, 4, 2, 2)  # sets, modules, content or function words, caption or reference
+    counts = totals[:, 4:20].reshape(
+        -1, 4, 2, 2
+    )  # sets, modules, content or function words, caption or reference
     weighted = np.einsum("smkt,m,k->st", counts, MODULES, [DELTA, 1 - DELTA])
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = (weighted / (DELTA * (lengths - functions) + (1 - DELTA) * functions)).T
@@ -130,5 +166,7 @@ def _started(command: list[str]) -> Iterator[subprocess.Popen]:
         try:
             yield process
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # all of the group have ended
+            with contextlib.suppress(
+                ProcessLookupError, PermissionError
+            ):  # all of the group have ended
                 os.killpg(process.pid, signal.SIGKILL)

@@ -23,15 +23,19 @@ from s3e.training.stages import new_source, train_semantics
 OWN_SEED = 1000  # added to the study's seed
 
 
-def train_judge(folder: Path, corpus: Corpus, config: Config, watch: Callable[[int], None] | None = None) -> nn.Module:
+def train_judge(
+    folder: Path, corpus: Corpus, config: Config, watch: Callable[[int], None] | None = None
+) -> nn.Module:
     """Train the judge on sharp photos and write `judge.safetensors`; it is returned frozen.
 
-    `watch`: told the updates of the longer phase, "a1", as in `train_semantics`.
+    `watch`: told the steps of the longer phase, "a1", as in `train_semantics`.
     """
     own = config.model_copy(update={"seed": config.seed + OWN_SEED})
     judge = new_source(own, corpus, "flat")
     train_semantics(folder, "judge", "tree", judge, corpus, own, tree=False, caption=True)
-    train_semantics(folder, "judge", "a1", judge, corpus, own, tree=False, caption=True, watch=watch)
+    train_semantics(
+        folder, "judge", "a1", judge, corpus, own, tree=False, caption=True, watch=watch
+    )
     save_weights(judge, folder / "judge.safetensors")
     return judge.eval().requires_grad_(False)
 
@@ -47,17 +51,31 @@ def read_photos(judge: nn.Module, images: np.ndarray, corpus: Corpus, config: Co
     return said
 
 
-def read_arms(judge: nn.Module, arms: list[Path], corpus: Corpus, config: Config) -> list[dict[str, Any]]:
+def read_arms(
+    judge: nn.Module, arms: list[Path], corpus: Corpus, config: Config
+) -> list[dict[str, Any]]:
     """What the judge says of the test photos: sharp, blurred as in training, and restored by each arm.
 
     For `fidelity_captions.json`: system, input, split, seed (of the arm; 0 for sharp and blurred), captions {id: text}.
     """
     severity = config.blur.severity
-    views = [("sharp", "sharp", 0, corpus.test.sharp), ("blurred", severity, 0, corpus.test.blurred[severity])]
+    views = [
+        ("sharp", "sharp", 0, corpus.test.sharp),
+        ("blurred", severity, 0, corpus.test.blurred[severity]),
+    ]
     for arm in map(describe, arms):
-        views.append((arm.variant, "deblurred", arm.seed, np.load(arm.path / "restored_test.npy", mmap_mode="r")))
+        views.append(
+            (
+                arm.variant,
+                "deblurred",
+                arm.seed,
+                np.load(arm.path / "restored_test.npy", mmap_mode="r"),
+            )
+        )
     rows = []
     for system, kind, seed, images in views:
         said = dict(zip(corpus.test.ids, read_photos(judge, images, corpus, config), strict=True))
-        rows.append({"system": system, "input": kind, "split": "test", "seed": seed, "captions": said})
+        rows.append(
+            {"system": system, "input": kind, "split": "test", "seed": seed, "captions": said}
+        )
     return rows

@@ -43,7 +43,9 @@ def unknown_words(corpus: Corpus) -> list[str]:
     return sorted(set(corpus.words.words) - known - set(SPECIAL))
 
 
-def without(scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples: int = 2000) -> pd.DataFrame:
+def without(
+    scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples: int = 2000
+) -> pd.DataFrame:
     """`gains.differences` of `PAIRS` in test PSNR at one severity: of all photos, without suspects, on them alone.
 
     `scores`: per-image scores of the arms; `found`: `suspects`. Columns as there, and `left_out`, `photos`.
@@ -57,8 +59,12 @@ def without(scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples:
         left = test[~test.id.isin(ids)]
         if left.id.nunique() > 1:
             frame = differences(left, resamples)
-            asked = pd.Series(zip(frame.variant, frame.reference, strict=True), index=frame.index).isin(PAIRS)
-            frames.append(frame[asked & (frame.metric == "psnr")].assign(left_out=name, photos=len(ids)))
+            asked = pd.Series(
+                zip(frame.variant, frame.reference, strict=True), index=frame.index
+            ).isin(PAIRS)
+            frames.append(
+                frame[asked & (frame.metric == "psnr")].assign(left_out=name, photos=len(ids))
+            )
     return pd.concat(frames, ignore_index=True)
 
 

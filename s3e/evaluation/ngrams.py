@@ -18,7 +18,9 @@ NAMES = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 ORDER = 4  # longest n-gram
 BETA, SIGMA = 1.2, 6.0
 TINY, SMALL = 1e-15, 1e-9  # keep BLEU defined where nothing matches
-Tokens = Sequence[Sequence[str]]  # the references of each image, each of them tokens joined by blanks
+Tokens = Sequence[
+    Sequence[str]
+]  # the references of each image, each of them tokens joined by blanks
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,25 @@ class Statistics:
     table: np.ndarray
 
     @classmethod
-    def of(cls, references: Tokens, captions: Sequence[str], background: Tokens | None = None) -> "Statistics":
+    def of(
+        cls, references: Tokens, captions: Sequence[str], background: Tokens | None = None
+    ) -> "Statistics":
         """Of tokenised references (one or more an image) and captions, images in the same order.
 
         `background`: the references whose document frequencies CIDEr takes; by default those given.
         """
-        matches, cider = _overlaps(references, captions, references if background is None else background)
+        matches, cider = _overlaps(
+            references, captions, references if background is None else background
+        )
         rouge = [_rouge(group, text) for group, text in zip(references, captions, strict=True)]
         return cls(np.column_stack([matches, _lengths(references, captions), rouge, cider]))
 
     def scores(self) -> dict[str, float]:
         """The metrics of the whole set: fractions, CIDEr in 0..10."""
-        return {name: float(value[0]) for name, value in self.resample(np.ones((1, len(self.table)))).items()}
+        return {
+            name: float(value[0])
+            for name, value in self.resample(np.ones((1, len(self.table)))).items()
+        }
 
     def resample(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         """The metrics of resampled sets, each (resamples,); counts (resamples, images): how often an image is drawn."""
@@ -55,7 +64,9 @@ class Statistics:
 def _bleu(totals: np.ndarray) -> np.ndarray:
     """BLEU-1..4, (4, sets), from sums over images (sets, 10 or more)."""
     matching, given, words, wanted = totals[:, :4], totals[:, 4:8], totals[:, 8], totals[:, 9]
-    precision = np.cumprod((matching + TINY) / (given + SMALL), axis=1) ** (1 / np.arange(1, ORDER + 1))
+    precision = np.cumprod((matching + TINY) / (given + SMALL), axis=1) ** (
+        1 / np.arange(1, ORDER + 1)
+    )
     ratio = (words + TINY) / (wanted + SMALL)
     return precision.T * np.exp(np.minimum(0.0, 1 - 1 / ratio))
 
@@ -64,7 +75,10 @@ def _lengths(references: Tokens, captions: Sequence[str]) -> np.ndarray:
     """Numbers of 1- to 4-grams, of words, and of words of the reference of closest length: (images, 6)."""
     words = np.array([len(text.split()) for text in captions])
     lengths = ([len(text.split()) for text in group] for group in references)
-    closest = [min(group, key=lambda n: (abs(n - own), n)) for group, own in zip(lengths, words, strict=True)]
+    closest = [
+        min(group, key=lambda n: (abs(n - own), n))
+        for group, own in zip(lengths, words, strict=True)
+    ]
     return np.column_stack([_gram_counts(words), words, closest])
 
 
@@ -78,12 +92,15 @@ def _rouge(references: Sequence[str], caption: str) -> float:
     said = caption.split(" ")
     texts = [text.split(" ") for text in references]
     common = [_common(said, words) for words in texts]
-    precision, recall = max(common) / len(said), max(n / len(words) for n, words in zip(common, texts, strict=True))
+    precision, recall = (
+        max(common) / len(said),
+        max(n / len(words) for n, words in zip(common, texts, strict=True)),
+    )
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision) if precision else 0.0
 
 
 def _common(first: list[str], second: list[str]) -> int:
-    """Length of the longest common subsequence: the zero bits of one integer that each word of `second` updates."""
+    """Length of the longest common subsequence: the zero bits of one integer that each word of `second` steps."""
     places: dict[str, int] = {}
     for place, word in enumerate(first):
         places[word] = places.get(word, 0) | 1 << place
@@ -116,7 +133,13 @@ def _grams(*groups: Sequence[str]) -> Iterator[tuple[int, list[Grams]]]:
         keys, times = np.unique(np.nonzero(known)[0] * kinds + grams[known], return_counts=True)
         ends = np.searchsorted(keys, starts * kinds)
         parts = [(slice(*ends[i : i + 2]), start) for i, start in enumerate(starts[:-1])]
-        yield kinds, [Grams(keys[cut] // kinds - start, keys[cut] % kinds, times[cut]) for cut, start in parts]
+        yield (
+            kinds,
+            [
+                Grams(keys[cut] // kinds - start, keys[cut] % kinds, times[cut])
+                for cut, start in parts
+            ],
+        )
 
 
 def _numbered(texts: Sequence[str]) -> tuple[np.ndarray, int]:
@@ -129,7 +152,9 @@ def _numbered(texts: Sequence[str]) -> tuple[np.ndarray, int]:
     return words, len(numbers)
 
 
-def _overlaps(references: Tokens, captions: Sequence[str], background: Tokens) -> tuple[np.ndarray, np.ndarray]:
+def _overlaps(
+    references: Tokens, captions: Sequence[str], background: Tokens
+) -> tuple[np.ndarray, np.ndarray]:
     """Matching 1- to 4-grams (images, 4), each counted as often as the one reference has it; CIDEr-D (images,)."""
     (texts, image), (known, document) = _flat(references), _flat(background)
     matching, similar, telling = [], np.zeros(len(texts)), False
@@ -138,11 +163,15 @@ def _overlaps(references: Tokens, captions: Sequence[str], background: Tokens) -
         most = np.zeros(len(said.text) + 1, int)
         np.maximum.at(most, place, shared)
         matching.append(np.bincount(said.text, most[:-1], len(captions)))
-        documents = np.bincount(np.unique(document[seen.text] * kinds + seen.gram) % kinds, minlength=kinds)
+        documents = np.bincount(
+            np.unique(document[seen.text] * kinds + seen.gram) % kinds, minlength=kinds
+        )
         idf = np.log(len(background)) - np.log(np.maximum(documents, 1))
         similar += _cosine(said, wanted, shared, idf, image, len(captions))
         telling |= bool(idf[wanted.gram].any())
-    bigrams = [np.array([max(len(text.split()) - 1, 0) for text in group]) for group in (captions, texts)]
+    bigrams = [
+        np.array([max(len(text.split()) - 1, 0) for text in group]) for group in (captions, texts)
+    ]
     similar *= np.exp(-((bigrams[0][image] - bigrams[1]) ** 2) / (2 * SIGMA**2))
     cider = 10 / ORDER * np.bincount(image, similar) / np.bincount(image)
     return np.column_stack(matching), cider if telling else np.full(len(captions), np.nan)
@@ -150,22 +179,35 @@ def _overlaps(references: Tokens, captions: Sequence[str], background: Tokens) -
 
 def _flat(groups: Tokens) -> tuple[list[str], np.ndarray]:
     """The texts of all images, and which image each is of."""
-    return [text for group in groups for text in group], np.repeat(np.arange(len(groups)), [*map(len, groups)])
+    return [text for group in groups for text in group], np.repeat(
+        np.arange(len(groups)), [*map(len, groups)]
+    )
 
 
-def _shared(said: Grams, wanted: Grams, image: np.ndarray, kinds: int) -> tuple[np.ndarray, np.ndarray]:
+def _shared(
+    said: Grams, wanted: Grams, image: np.ndarray, kinds: int
+) -> tuple[np.ndarray, np.ndarray]:
     """For each n-gram of a reference: its place among those of the captions (or behind them), and the clipped count."""
     keys = np.append(said.text * kinds + said.gram, -1)
     sought = image[wanted.text] * kinds + wanted.gram
     place = np.searchsorted(keys[:-1], sought)
-    return place, np.minimum(np.append(said.times, 0)[place], wanted.times) * (keys[place] == sought)
+    return place, np.minimum(np.append(said.times, 0)[place], wanted.times) * (
+        keys[place] == sought
+    )
 
 
 def _cosine(
-    said: Grams, wanted: Grams, shared: np.ndarray, idf: np.ndarray, image: np.ndarray, captions: int
+    said: Grams,
+    wanted: Grams,
+    shared: np.ndarray,
+    idf: np.ndarray,
+    image: np.ndarray,
+    captions: int,
 ) -> np.ndarray:
     """Clipped cosine of the weighted n-gram counts of each reference (texts,) and its image's caption."""
     product = np.bincount(wanted.text, shared * wanted.times * idf[wanted.gram] ** 2, len(image))
     own = np.bincount(said.text, (said.times * idf[said.gram]) ** 2, captions)[image]
-    norms = np.sqrt(own * np.bincount(wanted.text, (wanted.times * idf[wanted.gram]) ** 2, len(image)))
+    norms = np.sqrt(
+        own * np.bincount(wanted.text, (wanted.times * idf[wanted.gram]) ** 2, len(image))
+    )
     return np.divide(product, norms, out=np.zeros(len(image)), where=norms > 0)

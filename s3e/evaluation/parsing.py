@@ -23,9 +23,13 @@ def f1(right: int, predicted: int, labelled: int) -> float:
     return 2 * right / (predicted + labelled) if predicted + labelled else 1.0
 
 
-def matches(predicted: Sequence[str], labelled: Sequence[str], by_slot: bool = False) -> tuple[int, int, int]:
+def matches(
+    predicted: Sequence[str], labelled: Sequence[str], by_slot: bool = False
+) -> tuple[int, int, int]:
     """(right, predicted, labelled) labels of one caption, `NULL` left out; `by_slot`: only in the same place."""
-    found, wanted = (Counter(word for word in words if word != NULL) for words in (predicted, labelled))
+    found, wanted = (
+        Counter(word for word in words if word != NULL) for words in (predicted, labelled)
+    )
     if by_slot:
         right = sum(a == b != NULL for a, b in zip(predicted, labelled, strict=True))
     else:
@@ -33,7 +37,9 @@ def matches(predicted: Sequence[str], labelled: Sequence[str], by_slot: bool = F
     return right, found.total(), wanted.total()
 
 
-def score(predicted: Sequence[CaptionTree | None], labelled: Sequence[CaptionTree | None]) -> dict[str, float]:
+def score(
+    predicted: Sequence[CaptionTree | None], labelled: Sequence[CaptionTree | None]
+) -> dict[str, float]:
     """Agreement of `predicted` with `labelled` trees of the same captions in the same order, each value in [0, 1].
 
     `entity_f1` and `relation_f1` compare the labels of a caption as a multiset, whatever their place; the same with
@@ -47,6 +53,8 @@ def score(predicted: Sequence[CaptionTree | None], labelled: Sequence[CaptionTre
     for name, part in (("entity", 0), ("relation", 1)):
         for suffix, by_slot in (("", False), ("_by_slot", True)):
             counts = [matches(p[part], q[part], by_slot) for p, q in pairs]
-            result[f"{name}_f1{suffix}"] = f1(*(sum(column) for column in zip(*counts, strict=True))) if counts else 1.0
+            result[f"{name}_f1{suffix}"] = (
+                f1(*(sum(column) for column in zip(*counts, strict=True))) if counts else 1.0
+            )
     roots = sum(p[1][ROOT] == q[1][ROOT] for p, q in pairs)
     return result | {"root_accuracy": roots / len(pairs) if pairs else 1.0}

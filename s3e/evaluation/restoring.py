@@ -14,7 +14,7 @@ from s3e.data.corpus import Batch, Split
 from s3e.evaluation.image import score_batch, to_uint8
 from s3e.models.s3e import S3EDeblur
 from s3e.models.tree import TreeOutput
-from s3e.seeds import seed_everything
+from s3e.utils import seed_everything
 
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 photos of 256 px
 STRIDE = 16  # sides of a restored picture are padded to a multiple of it (DeblurGAN: 4, NAFNet and encoder: 16)
@@ -27,7 +27,9 @@ def predicted_nodes(tree: TreeOutput) -> Tensor:
 
 
 @torch.no_grad()
-def restore_chunks(model: S3EDeblur, split: Split, severity: str, config: Config) -> Iterator[Restored]:
+def restore_chunks(
+    model: S3EDeblur, split: Split, severity: str, config: Config
+) -> Iterator[Restored]:
     """Restore what a split has of a severity, in parts that fit into memory.
 
     Yields row numbers n, restored photos uint8 n x H x W x 3 and predicted nodes n x 7 (None without a tree). Rows come
@@ -51,7 +53,10 @@ def padded(batch: Batch) -> Batch:
     sides = (0, -width % STRIDE, 0, -height % STRIDE)
     if not any(sides):
         return batch
-    return replace(batch, **{name: F.pad(getattr(batch, name), sides, "reflect") for name in ("sharp", "blurred")})
+    return replace(
+        batch,
+        **{name: F.pad(getattr(batch, name), sides, "reflect") for name in ("sharp", "blurred")},
+    )
 
 
 def restore_split(model: S3EDeblur, split: Split, severity: str, config: Config) -> np.ndarray:
@@ -66,7 +71,9 @@ def to_images(image: Tensor) -> np.ndarray:
     return to_uint8(image.permute(0, 2, 3, 1).cpu().numpy(), low=-1.0, high=1.0)
 
 
-def image_table(split: Split, severity: str, rows: np.ndarray, restored: np.ndarray) -> pd.DataFrame:
+def image_table(
+    split: Split, severity: str, rows: np.ndarray, restored: np.ndarray
+) -> pd.DataFrame:
     """PSNR and SSIM of the photos `rows` (n), restored (uint8 n x H x W x 3) and blurred."""
     scores = score_batch(restored, split.sharp[rows])
     blurred = score_batch(split.blurred[severity][rows], split.sharp[rows])

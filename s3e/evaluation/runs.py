@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 
 @dataclass(frozen=True)

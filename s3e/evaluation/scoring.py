@@ -19,8 +19,7 @@ from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
 from s3e.models.tree import LEAVES
 from s3e.parsing import IGNORE
-from s3e.paths import atomic_write, write_array, write_json
-from s3e.seeds import seed_everything
+from s3e.utils import atomic_write, seed_everything, write_array, write_json
 
 SCORED = ("val", "test")
 
@@ -36,7 +35,12 @@ def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
     named, null = target > 0, target == 0
     root = np.zeros_like(leaf)
     root[:, -1] = True
-    groups = {"leaf": leaf & named, "null": leaf & null, "relation": ~leaf & named, "root": root & named}
+    groups = {
+        "leaf": leaf & named,
+        "null": leaf & null,
+        "relation": ~leaf & named,
+        "root": root & named,
+    }
     columns = {}
     for name, mask in groups.items():
         columns[f"{name}_correct"] = (right & mask).sum(1)
@@ -47,7 +51,10 @@ def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
 def node_row(counts: pd.DataFrame, **labels: str) -> dict[str, object]:
     """Accuracies over all photos of `counts`, in one row of `nodes.csv`."""
     total = counts.sum()
-    share = {name: total[f"{name}_correct"] / max(total[f"{name}_total"], 1) for name in ("leaf", "relation", "root")}
+    share = {
+        name: total[f"{name}_correct"] / max(total[f"{name}_total"], 1)
+        for name in ("leaf", "relation", "root")
+    }
     return {
         **labels,
         "leaf_accuracy": share["leaf"],
@@ -60,7 +67,14 @@ def node_row(counts: pd.DataFrame, **labels: str) -> dict[str, object]:
 
 @torch.no_grad()
 def read_split(
-    source: nn.Module, split: Split, view: str, corpus: Corpus, config: Config, *, caption: bool, images=None
+    source: nn.Module,
+    split: Split,
+    view: str,
+    corpus: Corpus,
+    config: Config,
+    *,
+    caption: bool,
+    images=None,
 ) -> dict[str, object]:
     """What a semantic source says of every photo of a split: node classes N x 7 (or None) and captions {id: text}.
 
@@ -74,7 +88,13 @@ def read_split(
         if semantics.tree is not None:
             nodes.append(predicted_nodes(semantics.tree).cpu().numpy())
         if caption:
-            texts |= dict(zip([split.ids[i] for i in rows], say(source, semantics, corpus, config), strict=True))
+            texts |= dict(
+                zip(
+                    [split.ids[i] for i in rows],
+                    say(source, semantics, corpus, config),
+                    strict=True,
+                )
+            )
     return {"nodes": np.concatenate(nodes) if nodes else None, "captions": texts}
 
 
@@ -89,7 +109,9 @@ def _spoken(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Con
     return source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)
 
 
-def _said(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> tuple[list[str], dict]:
+def _said(
+    source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config
+) -> tuple[list[str], dict]:
     """Captions, and as an array for `samples.npz` where each word looks: N x T x K (nothing without attention)."""
     words = _spoken(source, semantics, corpus, config)
     texts = [corpus.words.decode(row) for row in words.tolist()]
@@ -107,14 +129,18 @@ def score_captioner(
     for split in (corpus.splits[name] for name in SCORED):
         for view in ("sharp", *corpus.severities):
             said = read_split(source, split, view, corpus, config, caption=True)
-            captions.append({"system": system, "input": view, "split": split.name, "captions": said["captions"]})
+            captions.append(
+                {"system": system, "input": view, "split": split.name, "captions": said["captions"]}
+            )
             if tree:
                 counts = node_counts(said["nodes"], split.targets.numpy())
                 nodes.append(node_row(counts, system="before", input=view, split=split.name))
     return captions, nodes
 
 
-def score_deblurrer(folder: Path, model: S3EDeblur, variant: str, corpus: Corpus, config: Config) -> dict[str, float]:
+def score_deblurrer(
+    folder: Path, model: S3EDeblur, variant: str, corpus: Corpus, config: Config
+) -> dict[str, float]:
     """Write every score of a deblurring run to `folder`; returns its summary (for `metrics.json`).
 
     Nodes and captions are scored where the arm trains them and reads the blurred photo; an oracle's would mislead.
@@ -131,7 +157,9 @@ def score_deblurrer(folder: Path, model: S3EDeblur, variant: str, corpus: Corpus
             if counts is not None:
                 nodes.append(node_row(counts, system="after", input=severity, split=split.name))
         if reads and arm.caption_loss and not arm.shuffled:
-            said, read = _score_language(model.semantics, variant, split, corpus, config, tree=arm.tree_loss)
+            said, read = _score_language(
+                model.semantics, variant, split, corpus, config, tree=arm.tree_loss
+            )
             captions, nodes = captions + said, nodes + read
     scores = pd.concat(images, ignore_index=True)
     _write_csv(folder / "scores.csv", scores)
@@ -172,7 +200,9 @@ def _score_language(
     captions, nodes = [], []
     for view in ("sharp", config.blur.severity):
         said = read_split(source, split, view, corpus, config, caption=True)
-        captions.append({"system": system, "input": view, "split": split.name, "captions": said["captions"]})
+        captions.append(
+            {"system": system, "input": view, "split": split.name, "captions": said["captions"]}
+        )
         if tree and view == "sharp" and said["nodes"] is not None:
             counts = node_counts(said["nodes"], split.targets.numpy())
             nodes.append(node_row(counts, system="after", input=view, split=split.name))
@@ -184,12 +214,16 @@ def summarise(scores: pd.DataFrame, nodes: list[dict]) -> dict[str, float]:
     means = scores.groupby(["split", "severity"])[["psnr", "ssim", "psnr_blurred"]].mean()
     flat = means.stack()
     metrics = {"_".join(key): float(value) for key, value in flat.items()}
-    leaves = {f"{row['split']}_{row['input']}_leaf_accuracy": float(row["leaf_accuracy"]) for row in nodes}
+    leaves = {
+        f"{row['split']}_{row['input']}_leaf_accuracy": float(row["leaf_accuracy"]) for row in nodes
+    }
     return metrics | leaves
 
 
 @torch.no_grad()
-def write_samples(folder: Path, model: S3EDeblur, corpus: Corpus, config: Config, *, caption: bool) -> None:
+def write_samples(
+    folder: Path, model: S3EDeblur, corpus: Corpus, config: Config, *, caption: bool
+) -> None:
     """The first validation photos with what the model made of them, for the figures; pairs under every severity."""
     rows = _sample_rows(corpus, config)
     batch = _sample_batch(rows, config.blur.severity, corpus, config)
@@ -197,16 +231,23 @@ def write_samples(folder: Path, model: S3EDeblur, corpus: Corpus, config: Config
     seed_everything(config.seed, "samples")
     restored, semantics = model(batch)
     arrays = {"restored": to_images(restored)}
-    for severity in set(corpus.severities) - {config.blur.severity} if "released" in corpus.severities else ():
+    for severity in (
+        set(corpus.severities) - {config.blur.severity} if "released" in corpus.severities else ()
+    ):
         other = _sample_batch(rows, severity, corpus, config)
-        arrays |= {f"blurred_{severity}": to_images(other.blurred), f"restored_{severity}": to_images(model(other)[0])}
+        arrays |= {
+            f"blurred_{severity}": to_images(other.blurred),
+            f"restored_{severity}": to_images(model(other)[0]),
+        }
     texts, attention = _said(model.semantics, semantics, corpus, config) if caption else (None, {})
     arrays |= attention
     _write_sample_files(folder, rows, batch, semantics, texts, corpus, **arrays)
 
 
 @torch.no_grad()
-def write_captioner_samples(folder: Path, source: nn.Module, corpus: Corpus, config: Config) -> None:
+def write_captioner_samples(
+    folder: Path, source: nn.Module, corpus: Corpus, config: Config
+) -> None:
     """The same photos, blurred, as a captioner reads them before co-training."""
     rows = _sample_rows(corpus, config)
     batch = _sample_batch(rows, config.blur.severity, corpus, config)
@@ -227,7 +268,11 @@ def _write_sample_files(
     folder: Path, rows: np.ndarray, batch: Batch, semantics: Semantics | None, texts: list[str] | None,
     corpus: Corpus, **arrays: np.ndarray,
 ) -> None:  # fmt: skip
-    arrays |= {"ids": np.array(batch.ids), "sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
+    arrays |= {
+        "ids": np.array(batch.ids),
+        "sharp": to_images(batch.sharp),
+        "blurred": to_images(batch.blurred),
+    }
     predicted = None
     if semantics is not None and semantics.tree is not None:
         arrays["attention"] = semantics.tree.attention.cpu().numpy()
@@ -250,7 +295,10 @@ def _write_sample_files(
 def node_names(classes: list[int], corpus: Corpus) -> list[str]:
     """Seven class numbers -> seven labels; "?" where a label is out of vocabulary."""
     lists = [corpus.labels.entities] * LEAVES + [corpus.labels.relations] * 3
-    return ["?" if number == IGNORE else names[number] for number, names in zip(classes, lists, strict=True)]
+    return [
+        "?" if number == IGNORE else names[number]
+        for number, names in zip(classes, lists, strict=True)
+    ]
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

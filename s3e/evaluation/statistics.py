@@ -91,7 +91,9 @@ def compare(
             p = np.fmax(p, 2 * stats.t.sf(np.abs(mean) / error, freedom))
     known = sums.shape[-1] > 1
     p = np.where(known, np.minimum(p, 1), 1.0)
-    return Comparison(*(item[()] for item in (mean, low, high, p, _wilcoxon(sums.mean(-2) / sizes))))
+    return Comparison(
+        *(item[()] for item in (mean, low, high, p, _wilcoxon(sums.mean(-2) / sizes)))
+    )
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -132,7 +134,9 @@ def proportion_interval(shares: Sequence[float], trials: int, level: float = 0.9
 def _table(values: np.ndarray) -> np.ndarray:
     table = np.atleast_2d(np.asarray(values, float))
     if table.size == 0 or not np.isfinite(table).all():
-        raise ValueError("Bootstrap: values must be a finite, non-empty array (..., seeds, images) or (images,).")
+        raise ValueError(
+            "Bootstrap: values must be a finite, non-empty array (..., seeds, images) or (images,)."
+        )
     return table
 
 
@@ -157,7 +161,9 @@ def _by_cluster(table: np.ndarray, clusters: Sequence[str] | None) -> tuple[np.n
 def _draws(units: int, resamples: int, seed: int) -> np.ndarray:
     """How often each unit is drawn: uint8 (resamples, units); of n units n - 1 are drawn, of one itself."""
     generator = np.random.default_rng([seed, units])
-    return generator.multinomial(max(1, units - 1), np.full(units, 1 / units), resamples).astype(np.uint8)
+    return generator.multinomial(max(1, units - 1), np.full(units, 1 / units), resamples).astype(
+        np.uint8
+    )
 
 
 def _resampled_means(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -194,7 +200,9 @@ def _errors(sums: np.ndarray, sizes: np.ndarray) -> list[tuple[np.ndarray, int]]
         found.append((stats.sem(sums.sum(-1) / sizes.sum(), axis=-1), seeds - 1))
     if units > 1:
         residual = sums.mean(-2) - _mean(sums, sizes)[..., None] * sizes
-        without = residual / (sizes.sum() - sizes)  # the mean's move when one is left out (jackknife): lengths differ
+        without = residual / (
+            sizes.sum() - sizes
+        )  # the mean's move when one is left out (jackknife): lengths differ
         found.append((np.sqrt((without**2).sum(-1) * (units - 1) / units), units - 1))
     return found
 

@@ -87,7 +87,11 @@ def switches(examples: Examples, name: str, severity: str, label: str) -> dict[s
     read, names = examples.reading(name, severity).nodes, examples.names
     leaf = next((leaf for leaf in range(LEAVES) if read[leaf] not in (NULL, label)), 0)
     found = {f"{NODE_NAMES[node]} off": Change(off=frozenset({node})) for node in range(NODES)}
-    groups = {"leaves off": range(LEAVES), "relations off": range(LEAVES, NODES), "all nodes off": range(NODES)}
+    groups = {
+        "leaves off": range(LEAVES),
+        "relations off": range(LEAVES, NODES),
+        "all nodes off": range(NODES),
+    }
     found |= {words: Change(off=frozenset(nodes)) for words, nodes in groups.items()}
     found["tree of another"] = Change(tree_of=names[(names.index(name) + 1) % len(names)])
     known = label in examples.restorer.editable
@@ -116,11 +120,21 @@ class Ablation:
         self.tree_of = choice("tree of", [(OWN, ""), *((name, name) for name in examples.names)])
         self.leaf = choice("edit", [(name, leaf) for leaf, name in enumerate(NODE_NAMES[:LEAVES])])
         entities = [name for name in examples.restorer.editable if name != NULL]
-        self.label = choice("into", [(KEPT, ""), *((markup.label(name), name) for name in sorted(entities))])
+        self.label = choice(
+            "into", [(KEPT, ""), *((markup.label(name), name) for name in sorted(entities))]
+        )
         self.pictures = {words: frame(SIDE) for words in SHOWN}
         self.told, self.table, self.message = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.widget = widgets.VBox(self._rows())
-        for control in (self.example, self.severity, *self.nodes, self.whole, self.tree_of, self.leaf, self.label):
+        for control in (
+            self.example,
+            self.severity,
+            *self.nodes,
+            self.whole,
+            self.tree_of,
+            self.leaf,
+            self.label,
+        ):
             control.observe(self._show, "value")
         self._show()
 
@@ -136,7 +150,11 @@ class Ablation:
     @property
     def change(self) -> Change:
         """What the controls ask for."""
-        off = frozenset(node for node, box in enumerate(self.nodes) if not box.value) if self.whole.value else WHOLE
+        off = (
+            frozenset(node for node, box in enumerate(self.nodes) if not box.value)
+            if self.whole.value
+            else WHOLE
+        )
         return Change(self.tree_of.value, self.leaf.value, self.label.value, off)
 
     def _show(self, _: object = None) -> None:
@@ -148,7 +166,9 @@ class Ablation:
                 place.value = pictures.shown(picture, SIDE)
             values = [psnr(picture, found.sharp) for picture in shown[:3]]
             self.told.value = markup.line(
-                "PSNR: blurred {:.2f} dB, whole tree {:.2f} dB, changed tree {:.2f} dB".format(*values)
+                "PSNR: blurred {:.2f} dB, whole tree {:.2f} dB, changed tree {:.2f} dB".format(
+                    *values
+                )
                 + f" ({found.gain:+.2f} dB). The tree now says: “{found.edited.caption}”."
             )
             self.table.value = _labels(found, change.off)
@@ -156,7 +176,10 @@ class Ablation:
 
 def _box(words: str) -> widgets.Checkbox:
     return widgets.Checkbox(
-        True, description=words, indent=False, layout=widgets.Layout(width="auto", margin="2px 14px 2px 2px")
+        True,
+        description=words,
+        indent=False,
+        layout=widgets.Layout(width="auto", margin="2px 14px 2px 2px"),
     )
 
 

@@ -14,8 +14,7 @@ from s3e.camera import exposed, extent, psf, trajectories
 from s3e.evaluation.image import psnr, to_uint8
 from s3e.explore import markup, pictures
 from s3e.explore.controls import fluid
-from s3e.paths import S3EError
-from s3e.seeds import rng
+from s3e.utils import S3EError, rng
 
 RANGES = {  # setting -> smallest, largest, step of its slider
     "length": (0.05, 1.0, 0.002), "exploration": (0.0, 0.02, 0.0005), "exposure": (0.01, 1.0, 0.01),
@@ -43,10 +42,16 @@ class Settings:
     def __post_init__(self) -> None:
         for name, (low, high, _) in RANGES.items():
             if not low <= getattr(self, name) <= high:
-                raise S3EError(f"The blur's {name} is {getattr(self, name)}: choose a value from {low} to {high}.")
+                raise S3EError(
+                    f"The blur's {name} is {getattr(self, name)}: choose a value from {low} to {high}."
+                )
 
     def __str__(self) -> str:
-        parts = [f"length {self.length:.3f}", f"exploration {self.exploration:.4f}", f"exposure {self.exposure:.2f}"]
+        parts = [
+            f"length {self.length:.3f}",
+            f"exploration {self.exploration:.4f}",
+            f"exposure {self.exposure:.2f}",
+        ]
         return ", ".join([*parts, f"noise {self.noise:.3f}", f"seed {self.seed}"])
 
 
@@ -95,9 +100,13 @@ def expose(photo: np.ndarray, settings: Settings) -> Exposure:
     seen = exposed(path, settings.exposure)
     kernel = psf(seen)
     noise = rng("laboratory noise", settings.seed)
-    blurred = to_uint8(blur_image(photo / np.float32(255), kernel, sigma=settings.noise, generator=noise), 0.0)
+    blurred = to_uint8(
+        blur_image(photo / np.float32(255), kernel, sigma=settings.noise, generator=noise), 0.0
+    )
     around = path - seen.mean()
-    return Exposure(settings, around, len(seen), kernel, photo, blurred, extent(seen), psnr(blurred, photo))
+    return Exposure(
+        settings, around, len(seen), kernel, photo, blurred, extent(seen), psnr(blurred, photo)
+    )
 
 
 class BlurLab:
@@ -106,10 +115,18 @@ class BlurLab:
     def __init__(self, photo: np.ndarray):
         first = expose(photo, preset("moderate"))
         self.photo, self._brightest, self._presetting = photo, pictures.top(photo), False
-        self.severity = widgets.Dropdown(options=[*SEVERITIES, OWN], value="moderate", description="severity")
+        self.severity = widgets.Dropdown(
+            options=[*SEVERITIES, OWN], value="moderate", description="severity"
+        )
         self.controls = {name: _slider(name, getattr(first.settings, name)) for name in RANGES}
-        self.views = {name: widgets.Image(format="png", layout=fluid(width="100%")) for name in VIEWS}
-        self.titles, self.text, self.message = {name: widgets.HTML() for name in VIEWS}, widgets.HTML(), widgets.HTML()
+        self.views = {
+            name: widgets.Image(format="png", layout=fluid(width="100%")) for name in VIEWS
+        }
+        self.titles, self.text, self.message = (
+            {name: widgets.HTML() for name in VIEWS},
+            widgets.HTML(),
+            widgets.HTML(),
+        )
         self.severity.observe(self._preset, "value")
         for control in self.controls.values():
             control.observe(self._moved, "value")
@@ -123,9 +140,13 @@ class BlurLab:
     def show(self, result: Exposure) -> None:
         """Put the pictures and figures of a result into the widget."""
         window = result.window
-        self.views["trajectory"].value = pictures.png(pictures.trajectory(result.path, result.seen, window))
+        self.views["trajectory"].value = pictures.png(
+            pictures.trajectory(result.path, result.seen, window)
+        )
         self.views["kernel"].value = pictures.png(pictures.kernel(result.kernel, window))
-        self.views["spectrum"].value = pictures.png(pictures.spectrum(result.blurred, self._brightest))
+        self.views["spectrum"].value = pictures.png(
+            pictures.spectrum(result.blurred, self._brightest)
+        )
         self.views["photo"].value = pictures.shown(result.blurred)
         self.titles["trajectory"].value = markup.heading(f"path, {window} px wide")
         self.titles["kernel"].value = markup.heading(f"kernel, {window} px wide")
@@ -133,7 +154,11 @@ class BlurLab:
 
     def _draw(self) -> None:
         with markup.reported(self.message):
-            self.show(self.compute(Settings(**{name: control.value for name, control in self.controls.items()})))
+            self.show(
+                self.compute(
+                    Settings(**{name: control.value for name, control in self.controls.items()})
+                )
+            )
 
     def _moved(self, _: Any) -> None:
         if not self._presetting:
@@ -142,7 +167,10 @@ class BlurLab:
 
     def _is(self, severity: str) -> bool:
         """Do the sliders stand where `severity` puts them, to half a step? A browser rounds what it is sent."""
-        apart = {name: abs(self.controls[name].value - getattr(preset(severity), name)) for name in PRESET}
+        apart = {
+            name: abs(self.controls[name].value - getattr(preset(severity), name))
+            for name in PRESET
+        }
         return all(apart[name] < RANGES[name][2] / 2 for name in PRESET)
 
     def _preset(self, change: Any) -> None:
@@ -157,7 +185,10 @@ class BlurLab:
     def _laid_out(self) -> widgets.Box:
         self.titles["spectrum"].value = markup.heading("log spectrum")
         self.titles["photo"].value = markup.heading("blurred photo")
-        cells = [widgets.VBox([self.titles[name], self.views[name]], layout=fluid(flex="1 1 150px")) for name in VIEWS]
+        cells = [
+            widgets.VBox([self.titles[name], self.views[name]], layout=fluid(flex="1 1 150px"))
+            for name in VIEWS
+        ]
         for cell in cells:
             cell.layout.max_width, cell.layout.margin = f"{pictures.SIDE}px", "0 8px 8px 0"
         left = widgets.VBox([self.severity, *self.controls.values(), self.text, self.message])
@@ -168,7 +199,13 @@ class BlurLab:
 
 def _slider(name: str, value: float) -> widgets.Widget:
     low, high, step = RANGES[name]
-    shown = {"min": low, "max": high, "step": step, "description": name, "layout": fluid(width="auto")}
+    shown = {
+        "min": low,
+        "max": high,
+        "step": step,
+        "description": name,
+        "layout": fluid(width="auto"),
+    }
     if name == "seed":
         return widgets.IntSlider(value, **shown)
     return widgets.FloatSlider(value, readout_format=f".{len(str(step)) - 2}f", **shown)

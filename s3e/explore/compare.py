@@ -29,14 +29,19 @@ class Compare:
         views = [(words, name) for name, words in examples.views.items()]
         self.example = choice("photo", list(examples.names))
         self.severity = choice("severity", list(SEVERITIES), "severe")
-        self.left, self.right = choice("left", views, "blurred"), choice("right", views, examples.restorer.arms[-1])
+        self.left, self.right = (
+            choice("left", views, "blurred"),
+            choice("right", views, examples.restorer.arms[-1]),
+        )
         self.position = widgets.IntSlider(
             50, 0, 100, description="border (%)", layout={"width": "100%", "max_width": "448px"}
         )
         self.picture, self.told = frame(), widgets.HTML()
         self.table, self.message = widgets.HTML(), widgets.HTML()
         top = controls(self.example, self.severity, self.left, self.right)
-        self.widget = widgets.VBox([top, self.position, self.picture, self.told, self.table, self.message])
+        self.widget = widgets.VBox(
+            [top, self.position, self.picture, self.told, self.table, self.message]
+        )
         self.position.observe(self._draw, "value")
         for control in (self.example, self.severity, self.left, self.right):
             control.observe(self._show, "value")
@@ -46,7 +51,10 @@ class Compare:
         with markup.reported(self.message):
             name, severity = self.example.value, self.severity.value
             views = (self.left.value, self.right.value)
-            self._pair = [pictures.enlarged(self.examples.picture(name, severity, view), SIDE) for view in views]
+            self._pair = [
+                pictures.enlarged(self.examples.picture(name, severity, view), SIDE)
+                for view in views
+            ]
             self._tell()
             self._draw()
 
@@ -55,8 +63,12 @@ class Compare:
 
     def _tell(self) -> None:
         scores = self.examples.scores(self.example.value, self.severity.value)
-        rows = [(label(view), f"{row.psnr:.2f}", f"{row.ssim:.3f}") for view, row in scores.iterrows()]
+        rows = [
+            (label(view), f"{row.psnr:.2f}", f"{row.ssim:.3f}") for view, row in scores.iterrows()
+        ]
         self.table.value = markup.table(("against sharp", "PSNR (dB)", "SSIM"), rows)
         words = self.examples.views
         note = " Black means no error." if ERROR in self.left.value + self.right.value else ""
-        self.told.value = markup.line(f"Left: {words[self.left.value]}. Right: {words[self.right.value]}.{note}")
+        self.told.value = markup.line(
+            f"Left: {words[self.left.value]}. Right: {words[self.right.value]}.{note}"
+        )

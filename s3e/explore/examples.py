@@ -10,8 +10,8 @@ import pandas as pd
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.evaluation.image import psnr, ssim
 from s3e.inference import Reading, Restorer
-from s3e.paths import S3EError
 from s3e.report.style import label
+from s3e.utils import S3EError
 
 GAIN = 4  # errors are shown four times as strong
 ERROR = "error:"  # what the name of an error's picture starts with
@@ -28,7 +28,11 @@ class Examples:
         if not photos:
             raise S3EError("there are no examples: give at least one photo with a name.")
         self.restorer, self.photos = restorer, dict(photos)
-        self.blurred, self.reading, self.restored = cache(self._blurred), cache(self._reading), cache(self._restored)
+        self.blurred, self.reading, self.restored = (
+            cache(self._blurred),
+            cache(self._reading),
+            cache(self._restored),
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,7 +57,9 @@ class Examples:
             raise S3EError(f"unknown severity '{severity}'; choose one of {', '.join(SEVERITIES)}.")
         blur = self.restorer.config.blur
         photos = self.sharp(name)[None]
-        return blur_batch(photos, [name], severity, blur.seed, blur.gamma, blur.noise, blur.motion)[0][0]
+        return blur_batch(photos, [name], severity, blur.seed, blur.gamma, blur.noise, blur.motion)[
+            0
+        ][0]
 
     def _reading(self, name: str, severity: str) -> Reading:
         return self.restorer.read(self.blurred(name, severity))
@@ -69,20 +75,29 @@ class Examples:
             return strengthened(found, self.sharp(name), GAIN)
         if view == "sharp":
             return self.sharp(name)
-        return self.blurred(name, severity) if view == "blurred" else self.restored(name, severity, view)
+        return (
+            self.blurred(name, severity)
+            if view == "blurred"
+            else self.restored(name, severity, view)
+        )
 
     def scores(self, name: str, severity: str) -> pd.DataFrame:
         """PSNR (dB) and SSIM against sharp; rows: blurred and each arm (protocol: specification 4.4)."""
         views, sharp = ("blurred", *self.restorer.arms), self.sharp(name)
         pictures = {view: self.picture(name, severity, view) for view in views}
-        rows = [{"psnr": psnr(picture, sharp), "ssim": ssim(picture, sharp)} for picture in pictures.values()]
+        rows = [
+            {"psnr": psnr(picture, sharp), "ssim": ssim(picture, sharp)}
+            for picture in pictures.values()
+        ]
         return pd.DataFrame(rows, index=pd.Index(views, name="picture"))
 
     def table(self) -> pd.DataFrame:
         """`scores` of every example under every severity: a row each; columns: metric, and blurred or arm."""
         chosen = list(product(self.names, SEVERITIES))
         rows = [self.scores(*names).rename(index=label).unstack() for names in chosen]
-        return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(chosen, names=["photo", "severity"]))
+        return pd.DataFrame(
+            rows, index=pd.MultiIndex.from_tuples(chosen, names=["photo", "severity"])
+        )
 
 
 def strengthened(first: np.ndarray, second: np.ndarray, gain: int) -> np.ndarray:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
-from s3e.paths import S3EError
 from s3e.report.diagram import EDGES, ENTITY, NODE_NAMES, NODES, NULL, OTHER, RELATION, TAG_COLOURS
+from s3e.utils import S3EError
 
 INK, SOFT = "var(--jp-ui-font-color1, #333)", "var(--jp-ui-font-color2, #666)"
 RULE, FAULT = "var(--jp-border-color2, #bbb)", "var(--jp-error-color1, #b71c1c)"
@@ -49,13 +49,18 @@ def tree(labels: Sequence[str], confidence: Sequence[float] | None = None) -> st
     """
     spots = {node: (x * WIDTH, 26 + (1 - y) * (HEIGHT - 26)) for node, (x, y) in NODES.items()}
     notes = [""] * 7 if confidence is None else [percent(share) for share in confidence]
-    edges = "".join(_edge(*spots[child], *spots[parent], labels[child] == NULL) for child, parent in EDGES)
+    edges = "".join(
+        _edge(*spots[child], *spots[parent], labels[child] == NULL) for child, parent in EDGES
+    )
     boxes = "".join(_node(node, *spots[node], labels[node], notes[node]) for node in NODES)
     said = "; ".join(
-        f"{name}: {label(own)} {note}".strip() for name, own, note in zip(NODE_NAMES, labels, notes, strict=True)
+        f"{name}: {label(own)} {note}".strip()
+        for name, own, note in zip(NODE_NAMES, labels, notes, strict=True)
     )
     style = f"display:block;width:100%;max-width:{1.2 * WIDTH:.0f}px;height:auto;{FAMILY}"
-    start = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 0 {WIDTH + 16} {HEIGHT}" role="img"'
+    start = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-8 0 {WIDTH + 16} {HEIGHT}" role="img"'
+    )
     return f'{start} aria-label="{escape(said)}" style="{style}">{edges}{boxes}</svg>'
 
 
@@ -68,7 +73,9 @@ def _node(node: int, x: float, y: float, name: str, note: str) -> str:
     (width, height), empty = BOX, name == NULL
     colour = OTHER if empty else ENTITY if node < 4 else RELATION
     ground = "var(--jp-layout-color1, #fff)"
-    frame = f'x="{x - width / 2:.0f}" y="{y - height / 2:.0f}" width="{width}" height="{height}" rx="7"'
+    frame = (
+        f'x="{x - width / 2:.0f}" y="{y - height / 2:.0f}" width="{width}" height="{height}" rx="7"'
+    )
     tint = f"fill:{colour};fill-opacity:{0 if empty else 0.22};stroke:{colour};stroke-opacity:{0.5 if empty else 1}"
     lift = -2 if note else 5
     return (
@@ -82,7 +89,9 @@ def _node(node: int, x: float, y: float, name: str, note: str) -> str:
 
 
 def _write(x: float, y: float, words: str, size: int, colour: str, faint: bool = False) -> str:
-    style = f"fill:{colour};font-size:{size}px;text-anchor:middle" + (";fill-opacity:0.55" if faint else "")
+    style = f"fill:{colour};font-size:{size}px;text-anchor:middle" + (
+        ";fill-opacity:0.55" if faint else ""
+    )
     return f'<text x="{x:.0f}" y="{y:.0f}" style="{style}">{escape(words)}</text>'
 
 
@@ -92,9 +101,13 @@ def chips(words: Sequence[str], notes: Sequence[str], colours: Sequence[str] = (
     `colours`: one `#rrggbb` a word; grey where none is given. Of many words the first `WORDS` are shown.
     """
     colours = list(colours) or [OTHER] * len(words)
-    found = [_chip(*chip) for chip in zip(words[:WORDS], notes[:WORDS], colours[:WORDS], strict=True)]
+    found = [
+        _chip(*chip) for chip in zip(words[:WORDS], notes[:WORDS], colours[:WORDS], strict=True)
+    ]
     if len(words) > WORDS:
-        found.append(f'<span style="color:{SOFT};align-self:center">and {len(words) - WORDS} more words</span>')
+        found.append(
+            f'<span style="color:{SOFT};align-self:center">and {len(words) - WORDS} more words</span>'
+        )
     return f'<div style="display:flex;flex-wrap:wrap;gap:6px 12px;line-height:1.3;{FONT}">{"".join(found)}</div>'
 
 
@@ -126,14 +139,20 @@ def bars(names: Sequence[str], shares: Sequence[float]) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A small table: first column left, others right; values are written as `str` gives them."""
-    lines = [_row("th", head, f";border-bottom:1px solid {RULE}"), *(_row("td", row) for row in rows)]
+    lines = [
+        _row("th", head, f";border-bottom:1px solid {RULE}"),
+        *(_row("td", row) for row in rows),
+    ]
     grid = f'<table style="{TABLE}">{"".join(lines)}</table>'
     return f'<div style="overflow-x:auto;max-width:100%">{grid}</div>'
 
 
 def _row(tag: str, cells: Sequence[Any], rule: str = "") -> str:
     styles = [_cell("right" if place else "left") + rule for place in range(len(cells))]
-    row = [f'<{tag} style="{style}">{escape(str(cell))}</{tag}>' for style, cell in zip(styles, cells, strict=True)]
+    row = [
+        f'<{tag} style="{style}">{escape(str(cell))}</{tag}>'
+        for style, cell in zip(styles, cells, strict=True)
+    ]
     return f"<tr>{''.join(row)}</tr>"
 
 
@@ -153,9 +172,7 @@ def heading(words: str) -> str:
 
 def fault(words: str) -> str:
     """A line that says what is wrong; screen readers read it out."""
-    return (
-        f'<div role="alert" style="color:{FAULT};line-height:1.4;overflow-wrap:anywhere;{FONT}">{escape(words)}</div>'
-    )
+    return f'<div role="alert" style="color:{FAULT};line-height:1.4;overflow-wrap:anywhere;{FONT}">{escape(words)}</div>'
 
 
 @contextmanager

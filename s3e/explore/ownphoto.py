@@ -14,8 +14,8 @@ from s3e.explore import markup, pictures
 from s3e.explore.controls import choice, controls, frame, titled
 from s3e.inference import Reading, Restorer
 from s3e.inference.photos import SAVED, Photograph, read_photo, write_photo
-from s3e.paths import S3EError
 from s3e.report.style import label
+from s3e.utils import S3EError
 
 SIDE = 272  # pixels of a picture's longer side on the page
 NONE = "no"  # blurred first
@@ -53,7 +53,9 @@ def processed(
     """Blur a photo, uint8 (H, W, 3), by a `severity` (or "no"), read it, restore it with `arm`."""
     given = photo if severity == NONE else blur_batch(photo[None], ["own photo"], severity)[0][0]
     reading = restorer.read(given)
-    restored = restorer.restore(given, arm, reading=reading if arm == "full" else None, progress=progress)
+    restored = restorer.restore(
+        given, arm, reading=reading if arm == "full" else None, progress=progress
+    )
     return Result(photo, given, restored, reading)
 
 
@@ -81,7 +83,9 @@ class OwnPhoto:
     def __init__(self, restorer: Restorer):
         self.restorer, self.photo, self.result = restorer, None, None
         wide = widgets.Layout(width="100%", max_width="460px")
-        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="upload a photo")
+        self.upload = widgets.FileUpload(
+            accept="image/*", multiple=False, description="upload a photo"
+        )
         self.upload.layout.width = "auto"
         self.path = widgets.Text(description="or its path", continuous_update=False, layout=wide)
         self.severity = choice("blur it first", [NONE, *SEVERITIES])
@@ -93,14 +97,23 @@ class OwnPhoto:
         self.told, self.message, self.saved = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.target = widgets.Text(description="save as", layout=wide)
         self.save = widgets.Button(description="save", disabled=True)
-        above = controls(self.upload, self.path), controls(self.severity, self.arm), self.bar, self.message
+        above = (
+            controls(self.upload, self.path),
+            controls(self.severity, self.arm),
+            self.bar,
+            self.message,
+        )
         below = self.told, controls(self.target, self.save), self.saved
         self.widget = widgets.VBox([*above, controls(*self.titled.values()), *below])
         self._listen()
 
     def _listen(self) -> None:
-        self.upload.observe(lambda change: change.new and self._open(lambda: received(change.new[0])), "value")
-        self.path.observe(lambda change: change.new.strip() and self._open(lambda: _named(change.new)), "value")
+        self.upload.observe(
+            lambda change: change.new and self._open(lambda: received(change.new[0])), "value"
+        )
+        self.path.observe(
+            lambda change: change.new.strip() and self._open(lambda: _named(change.new)), "value"
+        )
         for control in (self.severity, self.arm):
             control.observe(lambda _: self._show(), "value")
         self.save.on_click(lambda _: self._save())
@@ -122,7 +135,14 @@ class OwnPhoto:
             self.result = processed(self.restorer, self.photo.pixels, *chosen, self._progress)
             self._display(self.result.pictures)
             reading, notes = self.result.reading, [f"{note}." for note in self.photo.notes]
-            said = " ".join((self.photo.path.name + ":", self.result.told, *notes, f"Caption: “{reading.caption}”."))
+            said = " ".join(
+                (
+                    self.photo.path.name + ":",
+                    self.result.told,
+                    *notes,
+                    f"Caption: “{reading.caption}”.",
+                )
+            )
             self.told.value = markup.line(said) + markup.tree(reading.nodes, reading.confidence)
             self._progress(self.bar.max, self.bar.max)
             self.save.disabled = False

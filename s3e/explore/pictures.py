@@ -11,7 +11,11 @@ from s3e.report.blurring import amplitude
 SIDE = 256  # pixels of a picture's longer side on the page
 DECADES = 4.0  # of a spectrum's amplitude are told apart
 LOWEST = 1e-3  # amplitude, so that a logarithm exists
-PATH, HIDDEN, RIM = (213, 94, 0), (190, 190, 190), (230, 159, 0)  # exposed part, hidden part, outline of attention
+PATH, HIDDEN, RIM = (
+    (213, 94, 0),
+    (190, 190, 190),
+    (230, 159, 0),
+)  # exposed part, hidden part, outline of attention
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -24,7 +28,9 @@ def enlarged(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
     """The picture with `side` pixels at its longer side: small ones show their pixels, large ones are averaged."""
     scale = side / max(picture.shape[:2])
     size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST_EXACT if scale > 1 else cv2.INTER_AREA)
+    return cv2.resize(
+        picture, size, interpolation=cv2.INTER_NEAREST_EXACT if scale > 1 else cv2.INTER_AREA
+    )
 
 
 def shown(picture: np.ndarray, side: int = SIDE) -> bytes:
@@ -44,7 +50,9 @@ def lit(picture: np.ndarray, attention: np.ndarray, side: int = SIDE) -> np.ndar
     light = (attention / max(float(attention.max()), 1e-12)).astype(np.float32)
     zoomed = cv2.resize(light, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     found = (picture * (0.4 + 0.6 * zoomed[..., None])).astype(np.uint8)
-    rims, _ = cv2.findContours((zoomed >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    rims, _ = cv2.findContours(
+        (zoomed >= 0.5).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+    )
     return cv2.drawContours(found, rims, -1, RIM, max(1, side // 128))
 
 

@@ -36,7 +36,11 @@ def parsed(caption: str) -> str:
         return words + markup.line("It names no entity, so that it has no tree.")
     chunks = parse["chunks"]
     said = "; ".join(f"{text} → {markup.label(name)}" for text, name in chunks[:LEAVES])
-    more = f"; {len(chunks) - LEAVES} more, for which the tree has no room" if len(chunks) > LEAVES else ""
+    more = (
+        f"; {len(chunks) - LEAVES} more, for which the tree has no room"
+        if len(chunks) > LEAVES
+        else ""
+    )
     return words + markup.line(f"Entities: {said}{more}") + markup.tree(parse["tree"].nodes)
 
 
@@ -44,14 +48,19 @@ def spoken(reading: Reading, place: int | None = None) -> str:
     """HTML of a caption, below each word the node that it hears most and its share; the word at `place` stands out."""
     if not reading.words:
         return markup.line("It says nothing.")
-    notes = [f"{NODE_NAMES[int(row.argmax())]} {markup.percent(row.max())}" for row in reading.word_attention]
+    notes = [
+        f"{NODE_NAMES[int(row.argmax())]} {markup.percent(row.max())}"
+        for row in reading.word_attention
+    ]
     colours = [ENTITY if here == place else OTHER for here in range(len(notes))]
     return markup.chips(reading.words, notes, colours)
 
 
 def guesses(reading: Reading, node: int) -> str:
     """HTML of a node's likeliest labels with their probabilities, a line each."""
-    ranks = [f"{markup.label(name)} {markup.percent(share)}" for name, share in reading.ranking(node)]
+    ranks = [
+        f"{markup.label(name)} {markup.percent(share)}" for name, share in reading.ranking(node)
+    ]
     return "".join(markup.line(rank) for rank in ranks)
 
 
@@ -61,7 +70,12 @@ class TreeBrowser:
     `photos`: sharp, uint8 (H, W, 3), by name (the name keys the blur); `captions`: examples to pick from, by name.
     """
 
-    def __init__(self, restorer: Restorer, photos: Mapping[str, np.ndarray], captions: Mapping[str, Sequence[str]]):
+    def __init__(
+        self,
+        restorer: Restorer,
+        photos: Mapping[str, np.ndarray],
+        captions: Mapping[str, Sequence[str]],
+    ):
         self.examples, self.restorer = Examples(restorer, photos), restorer
         self._reading = cache(lambda *chosen: restorer.read(self.view(*chosen[:2]), chosen[2]))
         self._captions(captions)
@@ -72,18 +86,28 @@ class TreeBrowser:
 
     def view(self, name: str, severity: str) -> np.ndarray:
         """A photo sharp ("sharp") or blurred by a severity: uint8 (H, W, 3)."""
-        return self.examples.sharp(name) if severity == SHARP else self.examples.blurred(name, severity)
+        return (
+            self.examples.sharp(name)
+            if severity == SHARP
+            else self.examples.blurred(name, severity)
+        )
 
     def reading(self, name: str, severity: str, reader: str = "full") -> Reading:
         """What `reader` reads in that view; computed once."""
         return self._reading(name, severity, reader)
 
     def _captions(self, captions: Mapping[str, Sequence[str]]) -> None:
-        said = [(shorten(f"{name}: {text}", 120), text) for name, group in captions.items() for text in group]
+        said = [
+            (shorten(f"{name}: {text}", 120), text)
+            for name, group in captions.items()
+            for text in group
+        ]
         wide = fluid(width="640px", max_width="calc(100% - 4px)")  # less its margins
         self.picker = choice("pick", said)
         self.picker.layout = wide
-        self.caption = widgets.Textarea(self.picker.value, description="caption", rows=2, layout=wide)
+        self.caption = widgets.Textarea(
+            self.picker.value, description="caption", rows=2, layout=wide
+        )
         self.caption.style.description_width = "initial"
         self.parse, self.parse_message = widgets.HTML(), widgets.HTML()
         self.picker.observe(self._pick, "value")
@@ -96,7 +120,10 @@ class TreeBrowser:
         self.word = widgets.IntSlider(1, 1, 1, description="word", layout=fluid(width="auto"))
         self.tree, self.words, self.heard, self.message = (widgets.HTML() for _ in range(4))
         self.seen, self.listening = frame(pictures.SIDE), frame(pictures.SIDE)
-        self.maps, self.guesses = [frame(THUMBNAIL) for _ in NODE_NAMES], [widgets.HTML() for _ in NODE_NAMES]
+        self.maps, self.guesses = (
+            [frame(THUMBNAIL) for _ in NODE_NAMES],
+            [widgets.HTML() for _ in NODE_NAMES],
+        )
         for control in (self.photo, self.severity, self.reader):
             control.observe(self._read, "value")
         self.word.observe(self._listen, "value")
@@ -140,10 +167,20 @@ class TreeBrowser:
             _cell(name, picture, text, size=THUMBNAIL)
             for name, picture, text in zip(NODE_NAMES, self.maps, self.guesses, strict=True)
         ]
-        shown = widgets.VBox([self.tree, self.words, self.word, self.heard], layout=fluid(flex="2 1 380px"))
+        shown = widgets.VBox(
+            [self.tree, self.words, self.word, self.heard], layout=fluid(flex="2 1 380px")
+        )
         views = [_cell("what is read", self.seen), _cell("where the word looks", self.listening)]
-        rows = [widgets.Box(row, layout=fluid(flex_flow="row wrap")) for row in ([shown, *views], nodes)]
-        above = [_title("From a caption to its tree"), self.picker, self.caption, self.parse, self.parse_message]
+        rows = [
+            widgets.Box(row, layout=fluid(flex_flow="row wrap")) for row in ([shown, *views], nodes)
+        ]
+        above = [
+            _title("From a caption to its tree"),
+            self.picker,
+            self.caption,
+            self.parse,
+            self.parse_message,
+        ]
         choices = controls(self.photo, self.severity, self.reader)
         below = [_title("From a photo to its tree and caption"), choices, *rows, self.message]
         return widgets.VBox([*above, *below], layout=fluid())

@@ -23,8 +23,7 @@ from s3e.inference.commands import (
     plan,
 )
 from s3e.inference.photos import read_photo, write_photo
-from s3e.paths import S3EError, atomic_write
-from s3e.seeds import rng
+from s3e.utils import S3EError, atomic_write, rng
 
 SEVERITY = "moderate"
 MIDDLE = SEVERITIES[SEVERITY]
@@ -39,26 +38,41 @@ def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     add_photos(parser)
     add_results(parser)
-    parser.add_argument("--severity", choices=SEVERITIES, help=f"a named severity; default: {SEVERITY}")
+    parser.add_argument(
+        "--severity", choices=SEVERITIES, help=f"a named severity; default: {SEVERITY}"
+    )
     length, exploration, exposure = PATH.values()
     parser.add_argument(
-        "--length", type=between(0.001, 4), help=f"of the camera's path, in shorter sides; default: {length}"
+        "--length",
+        type=between(0.001, 4),
+        help=f"of the camera's path, in shorter sides; default: {length}",
     )
     text = "how often the camera changes direction: a larger one curls the path up and blurs less; the severities use "
     text += f"0.003 to 0.01; default: {exploration}"
     parser.add_argument("--exploration", type=between(0, 1), help=text)
     parser.add_argument(
-        "--exposure", type=between(0.001, 1), help=f"the share of the path that is seen; default: {exposure}"
+        "--exposure",
+        type=between(0.001, 1),
+        help=f"the share of the path that is seen; default: {exposure}",
     )
-    parser.add_argument("--noise", type=between(0, 0.5), default=0.0, help="of the sensor, its deviation; white is 1")
-    parser.add_argument("--seed", type=int, default=0, help="another shake for the same photo; default: 0")
+    parser.add_argument(
+        "--noise",
+        type=between(0, 0.5),
+        default=0.0,
+        help="of the sensor, its deviation; white is 1",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another shake for the same photo; default: 0"
+    )
 
 
 def execute(arguments: Namespace) -> int:
     """Blur the photos; return 0 or 1. Raises `S3EError` for a wrong request, before anything is computed."""
     own = {name: value for name in PATH if (value := getattr(arguments, name)) is not None}
     if own and arguments.severity:
-        raise S3EError(f"--severity and --{', --'.join(own)} say the same in two ways: leave one out.")
+        raise S3EError(
+            f"--severity and --{', --'.join(own)} say the same in two ways: leave one out."
+        )
     photos, problems = find_photos(arguments.photos, arguments.output)
     jobs = plan(photos, arguments.output, [KERNEL])
 
@@ -69,9 +83,13 @@ def execute(arguments: Namespace) -> int:
         if own:
             kernel, wide = _shaken(PATH | own, size, arguments.seed, name)
         else:
-            kernels, extents = kernels_for([name], arguments.severity or SEVERITY, size, arguments.seed)
+            kernels, extents = kernels_for(
+                [name], arguments.severity or SEVERITY, size, arguments.seed
+            )
             kernel, wide = kernels[0], extents[0]
-        write_photo(_blurred(photo.pixels, kernel, arguments.noise, arguments.seed, name), photo, job.result)
+        write_photo(
+            _blurred(photo.pixels, kernel, arguments.noise, arguments.seed, name), photo, job.result
+        )
         _write_kernel(kernel, job)
         print(f"{job.result}  extent {wide:.1f} px", flush=True)
 
@@ -85,7 +103,9 @@ def _shaken(path: dict[str, float], size: int, seed: int, name: str) -> tuple[np
     return psf(whole, path["exposure"]), extent(exposed(whole, path["exposure"]))
 
 
-def _blurred(pixels: np.ndarray, kernel: np.ndarray, sigma: float, seed: int, name: str) -> np.ndarray:
+def _blurred(
+    pixels: np.ndarray, kernel: np.ndarray, sigma: float, seed: int, name: str
+) -> np.ndarray:
     noise = sensor_noise(pixels.shape, sigma, rng("noise", seed, name)) if sigma else None
     blurred = np.empty_like(pixels)
     expose_all(pixels[None], [Shot(kernel, noise=noise)], 1.0, "cpu", blurred[None])
@@ -95,4 +115,6 @@ def _blurred(pixels: np.ndarray, kernel: np.ndarray, sigma: float, seed: int, na
 def _write_kernel(kernel: np.ndarray, job: Job) -> None:
     """The kernel as 16-bit grey, its largest value white."""
     with atomic_write(job.beside[0]) as temporary:
-        Image.fromarray(np.rint(kernel / kernel.max() * 65535).astype(np.uint16)).save(temporary, "PNG")
+        Image.fromarray(np.rint(kernel / kernel.max() * 65535).astype(np.uint16)).save(
+            temporary, "PNG"
+        )

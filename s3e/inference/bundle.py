@@ -18,8 +18,8 @@ from s3e.data.text import Vocabulary
 from s3e.evaluation.restoring import predicted_nodes
 from s3e.models.semantics import TreeSemantics
 from s3e.models.tree import LEAVES
-from s3e.paths import RUNS, S3EError, read_json
 from s3e.trees import TreeVocabulary
+from s3e.utils import RUNS, S3EError, read_json
 
 DEMONSTRATION = Path(__file__).parents[1] / "weights"
 RECORD, PROTOTYPES = "bundle.json", "prototypes.npz"
@@ -79,9 +79,16 @@ def _exported(folder: Path) -> Bundle:
     path = folder / RECORD
     record = read_json(path)
     try:
-        words, labels = Vocabulary.from_dict(record["words"]), TreeVocabulary.from_dict(record["labels"])
+        words, labels = (
+            Vocabulary.from_dict(record["words"]),
+            TreeVocabulary.from_dict(record["labels"]),
+        )
         config, names = Config.model_validate(record["config"]), set(NEEDED) | set(record["origin"])
-        about = record["longest"], {name: folder / f"{name}.safetensors" for name in sorted(names)}, record["about"]
+        about = (
+            record["longest"],
+            {name: folder / f"{name}.safetensors" for name in sorted(names)},
+            record["about"],
+        )
         source = Bundle(folder, config, words, labels, *about, record["origin"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
@@ -95,31 +102,60 @@ def _exported(folder: Path) -> Bundle:
 
 
 def _store(folder: Path) -> Bundle:
-    runs = {int(done.parent.name.removeprefix("full-s")): done.parent for done in folder.glob(f"{FULL}*/done.json")}
+    runs = {
+        int(done.parent.name.removeprefix("full-s")): done.parent
+        for done in folder.glob(f"{FULL}*/done.json")
+    }
     if not runs:
-        raise S3EError(f"{folder}: the co-training is not finished; go on with `python run_all.py`, then try again.")
+        raise S3EError(
+            f"{folder}: the co-training is not finished; go on with `python run_all.py`, then try again."
+        )
     seed, full = min(runs.items())
     settings = read_json(full / "params.json")
-    config, corpus_folder = Config.model_validate(settings["config"]), _read_by(full, "01_data_blurring/all")
+    config, corpus_folder = (
+        Config.model_validate(settings["config"]),
+        _read_by(full, "01_data_blurring/all"),
+    )
     if not corpus_folder:
-        raise S3EError(f"{full}: the photos and words that it was trained with are gone; run it again.")
+        raise S3EError(
+            f"{full}: the photos and words that it was trained with are gone; run it again."
+        )
     captioner = _read_by(full, f"03_train_captioner/s{seed}")
-    found = {"full": full, "baseline": folder / f"06_ablation/baseline-s{seed}", "captioner": captioner}
+    found = {
+        "full": full,
+        "baseline": folder / f"06_ablation/baseline-s{seed}",
+        "captioner": captioner,
+    }
     files = {name: found[name.partition("-")[0]] for name in SOURCES}
     files = {name: run / f"{SOURCES[name]}.safetensors" for name, run in files.items() if run}
-    files = {name: path for name, path in files.items() if path.is_file() and (path.parent / "done.json").is_file()}
+    files = {
+        name: path
+        for name, path in files.items()
+        if path.is_file() and (path.parent / "done.json").is_file()
+    }
     if lost := [name for name in NEEDED if name not in files]:
-        raise S3EError(f"{full}: its {SOURCES[lost[0]]}.safetensors is missing: run that stage again.")
+        raise S3EError(
+            f"{full}: its {SOURCES[lost[0]]}.safetensors is missing: run that stage again."
+        )
     corpus = load_corpus(corpus_folder)
     about = f"Weights of the run {folder.name}, s{seed}, trained on {trained_on(config)}: see its notebooks and tables."
-    longest, origin = corpus.train.words.shape[-1], {name: _origin(path.parent) for name, path in files.items()}
-    return Bundle(folder, config, corpus.words, corpus.labels, longest, files, about, origin, corpus_folder)
+    longest, origin = (
+        corpus.train.words.shape[-1],
+        {name: _origin(path.parent) for name, path in files.items()},
+    )
+    return Bundle(
+        folder, config, corpus.words, corpus.labels, longest, files, about, origin, corpus_folder
+    )
 
 
 def trained_on(config: Config) -> str:
     """On what the deblurrers were trained, in a few words."""
     source = config.data.source
-    what = "the suite's built-in scenes" if source == "scenes" else f"the photos of {Path(source).name}"
+    what = (
+        "the suite's built-in scenes"
+        if source == "scenes"
+        else f"the photos of {Path(source).name}"
+    )
     return f"{what} ({config.data.size} px, {config.blur.severity} blur)"
 
 
@@ -130,7 +166,11 @@ def _read_by(run: Path, name: str) -> Path | None:
     """
     read = read_json(run / "provenance.json")["upstream"]
     key = read.get(f"captioned:{name}", read.get(name))
-    stores = [run.parents[1], *sorted(run.parents[2].iterdir()), *(sorted(RUNS.iterdir()) if RUNS.is_dir() else [])]
+    stores = [
+        run.parents[1],
+        *sorted(run.parents[2].iterdir()),
+        *(sorted(RUNS.iterdir()) if RUNS.is_dir() else []),
+    ]
     finished = (store / name for store in stores if (store / name / "done.json").is_file())
     return next((there for there in finished if read_json(there / "done.json")["key"] == key), None)
 
@@ -150,11 +190,15 @@ def prototypes(bundle: Bundle, semantics: TreeSemantics) -> np.ndarray:
     try:
         return np.load(path)["means"]
     except (OSError, ValueError, KeyError, BadZipFile):
-        raise S3EError(f"{path} is missing or damaged: restore the folder, or export it again.") from None
+        raise S3EError(
+            f"{path} is missing or damaged: restore the folder, or export it again."
+        ) from None
 
 
 @torch.no_grad()
-def leaf_prototypes(semantics: TreeSemantics, split: Split, entities: int, batch: int) -> np.ndarray:
+def leaf_prototypes(
+    semantics: TreeSemantics, split: Split, entities: int, batch: int
+) -> np.ndarray:
     """Mean node vector of each entity in each leaf, over blurred training photos: float32 4 x E x D.
 
     Only leaves whose label was read rightly count. An entity that is never read rightly in a leaf has the mean over all
@@ -174,4 +218,6 @@ def leaf_prototypes(semantics: TreeSemantics, split: Split, entities: int, batch
             np.add.at(counts[kind], (leaves, true[photos, leaves]), 1)
     with np.errstate(invalid="ignore"):
         own, (right, shown) = sums[0] / counts[0], sums.sum(1) / counts.sum(1)
-    return np.where(counts[0] > 0, own, np.where(counts[0].sum(0) > 0, right, shown)).astype(np.float32)
+    return np.where(counts[0] > 0, own, np.where(counts[0].sum(0) > 0, right, shown)).astype(
+        np.float32
+    )

@@ -7,10 +7,17 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s3e.inference.commands import add_photos, add_weights, check_folder, find_photos, for_each, load_restorer
+from s3e.inference.commands import (
+    add_photos,
+    add_weights,
+    check_folder,
+    find_photos,
+    for_each,
+    load_restorer,
+)
 from s3e.inference.photos import read_photo
-from s3e.paths import S3EError, write_json
 from s3e.report.diagram import NODE_NAMES, NULL
+from s3e.utils import S3EError, write_json
 
 if TYPE_CHECKING:
     from s3e.inference.restorer import Reading
@@ -47,7 +54,9 @@ def execute(arguments: Namespace) -> int:
 
     code = for_each(photos, say, problems)
     if arguments.json:
-        write_json(arguments.json, {"weights": restorer.about, "reader": reader, "photos": everything})
+        write_json(
+            arguments.json, {"weights": restorer.about, "reader": reader, "photos": everything}
+        )
     return code
 
 
@@ -57,6 +66,11 @@ def told(reading: "Reading", caption: bool, tree: bool) -> tuple[dict[str, Any],
     lines = [f"  caption  {reading.caption}"] if caption else []
     if tree:
         rows = list(zip(NODE_NAMES, reading.nodes, map(float, reading.confidence), strict=True))
-        facts["tree"] = [{"node": node, "label": label, "probability": round(p, 4)} for node, label, p in rows]
-        lines += [f"  {node:<8} {'(empty)' if label == NULL else label} {p:.0%}" for node, label, p in rows]
+        facts["tree"] = [
+            {"node": node, "label": label, "probability": round(p, 4)} for node, label, p in rows
+        ]
+        lines += [
+            f"  {node:<8} {'(empty)' if label == NULL else label} {p:.0%}"
+            for node, label, p in rows
+        ]
     return facts, "\n".join(lines)

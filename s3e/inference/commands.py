@@ -16,7 +16,7 @@ from tqdm import tqdm
 from s3e.data.folder import is_photo, walk
 from s3e.data.photos import SHORTEST
 from s3e.inference.photos import SAVED
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 if TYPE_CHECKING:
     from s3e.inference.restorer import Restorer
@@ -39,14 +39,18 @@ class Job(NamedTuple):
 
 def add_photos(parser: ArgumentParser) -> None:
     """PHOTO...: what every command reads."""
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
+    parser.add_argument(
+        "photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos"
+    )
 
 
 def add_results(parser: ArgumentParser) -> None:
     """Where results go."""
     text = "the folder for the results; other results inside a folder that is named as PHOTO are read as photos"
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help=text)
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there already"
+    )
 
 
 def add_weights(parser: ArgumentParser) -> None:
@@ -74,7 +78,9 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
     does not exist and where nothing is left.
     """
     if missing := [path for path in named if not path.exists()]:
-        raise S3EError(f"{missing[0]} does not exist ({len(missing)} of {len(named)}): correct the path.")
+        raise S3EError(
+            f"{missing[0]} does not exist ({len(missing)} of {len(named)}): correct the path."
+        )
     found, problems = {}, []
     for path in named:
         files = [path]
@@ -86,7 +92,9 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
         for file in files:
             found.setdefault(os.path.realpath(file), file)
     if not found:
-        raise S3EError(f"{', '.join(map(str, named))}: no photo there; name photos or a folder that holds some.")
+        raise S3EError(
+            f"{', '.join(map(str, named))}: no photo there; name photos or a folder that holds some."
+        )
     return list(found.values()), problems
 
 
@@ -123,7 +131,9 @@ def plan(photos: Sequence[Path], folder: Path, beside: Sequence[str] = ()) -> li
             if not names & taken:
                 break
         taken |= names
-        job = Job(photo, folder / f"{stem}{end}", tuple(folder / f"{stem}{more}" for more in beside))
+        job = Job(
+            photo, folder / f"{stem}{end}", tuple(folder / f"{stem}{more}" for more in beside)
+        )
         written = [_identity(file) for file in (job.result, *job.beside) if file.exists()]
         if lost := [inputs[identity] for identity in written if identity in inputs]:
             raise S3EError(f"{lost[0]} would be replaced by a result: give another folder with -o.")
@@ -151,7 +161,9 @@ def check_free(job: Job, overwrite: bool) -> None:
     """Raise `AlreadyThere` if a file of the job is there and may not be replaced."""
     there = [file for file in (job.result, *job.beside) if os.path.lexists(file)]
     if there and not overwrite:
-        raise AlreadyThere(f"{there[0]} is there already, so {job.photo} is left out: add --overwrite or another -o.")
+        raise AlreadyThere(
+            f"{there[0]} is there already, so {job.photo} is left out: add --overwrite or another -o."
+        )
 
 
 def for_each(items: Sequence, work: Callable, problems: Sequence[str] = ()) -> int:
@@ -169,7 +181,13 @@ def for_each(items: Sequence, work: Callable, problems: Sequence[str] = ()) -> i
         told = f"interrupted: {counted[DONE]} of {len(items)} photos done; no file is half written"
         raise KeyboardInterrupt(told) from None
     if counted[DONE] < counted.total():
-        _tell(", ".join(f"{counted[word]} {word}" for word in (FAILED, THERE, DONE) if counted[word] or word == DONE))
+        _tell(
+            ", ".join(
+                f"{counted[word]} {word}"
+                for word in (FAILED, THERE, DONE)
+                if counted[word] or word == DONE
+            )
+        )
     return int(counted[DONE] < counted.total())
 
 

@@ -19,7 +19,7 @@ from s3e.data.severity import PHOTOS, photograph
 from s3e.evaluation.image import PROTOCOL, psnr
 from s3e.inference import bundle
 from s3e.inference.restorer import Restorer
-from s3e.paths import S3EError, atomic_write, write_json
+from s3e.utils import S3EError, atomic_write, write_json
 
 SIZE = 256  # of the photographs that the card tells of
 NAMES = {"full": "S3E-Deblur"}
@@ -28,14 +28,20 @@ NAMES = {"full": "S3E-Deblur"}
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments of `python -m s3e weights export`."""
     parser.add_argument("store", type=Path, help="a finished store of runs, e.g. runs/study")
-    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace weights that were exported there before")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="FOLDER", help="a new or empty folder"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace weights that were exported there before"
+    )
 
 
 def execute(arguments: Namespace) -> int:
     """Export the store's first seed and say where to."""
     export(arguments.store, arguments.to, arguments.overwrite)
-    print(f"{arguments.to} is ready: {sum(p.stat().st_size for p in arguments.to.iterdir()) / 1e6:.1f} MB")
+    print(
+        f"{arguments.to} is ready: {sum(p.stat().st_size for p in arguments.to.iterdir()) / 1e6:.1f} MB"
+    )
     return 0
 
 
@@ -49,7 +55,9 @@ def export(store: Path, folder: Path, overwrite: bool = False) -> None:
     if not source.corpus:
         raise S3EError(f"{store} was exported itself: copy the folder as it is.")
     if "baseline-generator" not in source.files:
-        raise S3EError(f"{store}: the baseline is not finished; go on with `python run_all.py`, then export again.")
+        raise S3EError(
+            f"{store}: the baseline is not finished; go on with `python run_all.py`, then export again."
+        )
     _check_target(folder, overwrite)
     if source.config.data.source == "scenes":
         source = replace(source, about=_scenes(source.config, folder))
@@ -58,7 +66,9 @@ def export(store: Path, folder: Path, overwrite: bool = False) -> None:
     text = card(source, record, _scores(source), _nodes(source), _photographs(restorer))
     folder.mkdir(parents=True, exist_ok=True)
     for name in bundle.SOURCES.keys() - source.files.keys():
-        (folder / f"{name}.safetensors").unlink(missing_ok=True)  # of the weights that were there before
+        (folder / f"{name}.safetensors").unlink(
+            missing_ok=True
+        )  # of the weights that were there before
     for name, path in source.files.items():
         with atomic_write(folder / f"{name}.safetensors") as temporary:
             shutil.copyfile(path, temporary)
@@ -76,7 +86,9 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     exported = (folder / bundle.RECORD).is_file()
     if folder.is_dir() and any(folder.iterdir()) and not (exported and overwrite):
         remedy = "add --overwrite to replace them" if exported else "name a new or empty folder"
-        raise S3EError(f"--to {folder} holds {'weights' if exported else 'other files'} already: {remedy}.")
+        raise S3EError(
+            f"--to {folder} holds {'weights' if exported else 'other files'} already: {remedy}."
+        )
 
 
 def _scenes(config: Config, folder: Path) -> str:
@@ -89,19 +101,27 @@ def _scenes(config: Config, folder: Path) -> str:
 
 
 def _record(source: bundle.Bundle) -> dict:
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in source.files.items()}
+    hashes = {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in source.files.items()
+    }
     return {
         "about": source.about,
         "config": source.config.model_dump(mode="json"),
         "words": source.words.to_dict(),
         "labels": source.labels.to_dict(),
         "longest": source.longest,
-        "origin": {name: {**about, "sha256": hashes[name]} for name, about in source.origin.items()},
+        "origin": {
+            name: {**about, "sha256": hashes[name]} for name, about in source.origin.items()
+        },
     }
 
 
 def card(
-    source: bundle.Bundle, record: dict, scores: pd.DataFrame, nodes: pd.DataFrame, photographs: pd.DataFrame
+    source: bundle.Bundle,
+    record: dict,
+    scores: pd.DataFrame,
+    nodes: pd.DataFrame,
+    photographs: pd.DataFrame,
 ) -> str:
     """What the weights are, where they come from, what they can and cannot do, in Markdown.
 
@@ -109,10 +129,19 @@ def card(
     """
     config = source.config
     runs = [
-        {"file": f"{name}.safetensors", "run": o["run"], "commit": o["commit"][:10], "SHA-256": o["sha256"][:16]}
+        {
+            "file": f"{name}.safetensors",
+            "run": o["run"],
+            "commit": o["commit"][:10],
+            "SHA-256": o["sha256"][:16],
+        }
         for name, o in sorted(record["origin"].items())
     ]
-    seen = "Built-in scenes" if config.data.source == "scenes" else f"Photos of {Path(config.data.source).name}"
+    seen = (
+        "Built-in scenes"
+        if config.data.source == "scenes"
+        else f"Photos of {Path(config.data.source).name}"
+    )
     lead = "Nodes of the tree that are named rightly, on the same photos (the share of slots that hold something):"
     parts = [
         f"# Weights of the profile {config.profile}, seed {config.seed}",
@@ -129,7 +158,9 @@ def card(
         f"## On photographs\n\nscikit-image's photographs at {SIZE} px, severely blurred, PSNR in dB; "
         f"{_nearer(photographs)} of {len(photographs)} come out nearer to the sharp photograph than they went in:",
         _table(
-            photographs.rename(columns=NAMES).map(lambda value: f"{value:.2f}" if isinstance(value, float) else value)
+            photographs.rename(columns=NAMES).map(
+                lambda value: f"{value:.2f}" if isinstance(value, float) else value
+            )
         ),
         PROTOCOL,
     ]
@@ -138,13 +169,24 @@ def card(
 
 def _scores(source: bundle.Bundle) -> pd.DataFrame:
     """PSNR and SSIM on test photos by severity: blurred, baseline, S3E-Deblur."""
-    tables = {arm: pd.read_csv(source.files[f"{arm}-generator"].parent / "scores.csv") for arm in ("baseline", "full")}
-    means = {arm: t.query("split == 'test'").groupby("severity", sort=False).mean(True) for arm, t in tables.items()}
+    tables = {
+        arm: pd.read_csv(source.files[f"{arm}-generator"].parent / "scores.csv")
+        for arm in ("baseline", "full")
+    }
+    means = {
+        arm: t.query("split == 'test'").groupby("severity", sort=False).mean(True)
+        for arm, t in tables.items()
+    }
     rows = []
     for severity, blurred in means["full"].iterrows():
         found = {"blurred": (blurred.psnr_blurred, blurred.ssim_blurred)}
-        found |= {name: tuple(means[name].loc[severity, ["psnr", "ssim"]]) for name in ("baseline", "full")}
-        rows.append({"blur": severity} | {name: f"{p:.2f} dB, {s:.3f}" for name, (p, s) in found.items()})
+        found |= {
+            name: tuple(means[name].loc[severity, ["psnr", "ssim"]])
+            for name in ("baseline", "full")
+        }
+        rows.append(
+            {"blur": severity} | {name: f"{p:.2f} dB, {s:.3f}" for name, (p, s) in found.items()}
+        )
     return pd.DataFrame(rows)
 
 
@@ -154,9 +196,13 @@ def _nodes(source: bundle.Bundle) -> pd.DataFrame:
     paths = {name: source.files.get(f"{name}-semantics") for name in ("full", "captioner")}
     tables = {name: path.with_name("nodes.csv") for name, path in paths.items() if path}
     for name, path in tables.items():
-        if path.is_file() and source.folder in path.parents:  # what was lent was tried on other photos
+        if (
+            path.is_file() and source.folder in path.parents
+        ):  # what was lent was tried on other photos
             for row in pd.read_csv(path).query("split == 'test'").itertuples():
-                shares = {k: f"{getattr(row, f'{k}_accuracy'):.1%}" for k in ("leaf", "relation", "root")}
+                shares = {
+                    k: f"{getattr(row, f'{k}_accuracy'):.1%}" for k in ("leaf", "relation", "root")
+                }
                 rows.append({"reader": name, "photo": row.input, **shares})
     return pd.DataFrame(rows)
 
@@ -168,7 +214,9 @@ def _photographs(restorer: Restorer) -> pd.DataFrame:
         sharp = np.rint(255 * photograph(name, SIZE)).astype(np.uint8)
         blurred = blur_batch(sharp[None], [name], "severe")[0][0]
         restored = {arm: restorer.restore(blurred, arm) for arm in restorer.arms}
-        scores = {"blurred": psnr(blurred, sharp)} | {arm: psnr(image, sharp) for arm, image in restored.items()}
+        scores = {"blurred": psnr(blurred, sharp)} | {
+            arm: psnr(image, sharp) for arm, image in restored.items()
+        }
         rows.append({"photograph": name, **scores})
     return pd.DataFrame(rows)
 

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from s3e.inference.tiles import cut
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 FLOAT = 4  # bytes of a number
 IMAGES = 6  # channels of the photo before and after
@@ -19,7 +19,9 @@ def needed(shape: tuple[int, int], width: int, margin: int, tile: int, statistic
 
     `width`: channels of the network at full resolution; `margin`: its halo; `tile`, `statistics`: see `run_tiled`.
     """
-    height, wide = ([last - first for first, last, *_ in cut(side, tile or side, margin)] for side in shape)
+    height, wide = (
+        [last - first for first, last, *_ in cut(side, tile or side, margin)] for side in shape
+    )
     areas = [rows * columns for rows, columns in product(height, wide)]
     waiting = WAITING * sum(areas) if statistics == "whole" else 0
     return FLOAT * (IMAGES * math.prod(shape) + width * max(WORKING * max(areas), waiting))
@@ -28,7 +30,9 @@ def needed(shape: tuple[int, int], width: int, margin: int, tile: int, statistic
 def available() -> float:
     """Bytes that programs can still have; infinite where the system does not tell (no /proc/meminfo)."""
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
+        found = re.search(
+            r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8")
+        )
     except OSError:
         found = None
     return 1024 * int(found[1]) if found else math.inf

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
 from s3e.data.photos import ORIENTATION, TURNS, decode
-from s3e.paths import S3EError, atomic_write
+from s3e.utils import S3EError, atomic_write
 
 SAVED = {  # extension -> Pillow's format and options
     ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
@@ -26,7 +26,30 @@ SAVED = {  # extension -> Pillow's format and options
 }
 BARE = ("BMP", "PPM")  # formats that hold neither EXIF nor a profile
 LAYOUT = (  # TIFF tags about how the pixels of the old file are stored
-    *(254, 255, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 318, 319, 320, 322, 323, 324, 325, 330),
+    *(
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        277,
+        278,
+        279,
+        284,
+        317,
+        318,
+        319,
+        320,
+        322,
+        323,
+        324,
+        325,
+        330,
+    ),
     *(338, 339, 347, 529, 530, 531, 532, 700, 33723, 34377, 34675),
 )
 
@@ -58,7 +81,9 @@ def read_photo(path: Path | str) -> Photograph:
         icc, converted = _profile(image, notes)
         exif = _exif(image, decoded.size, notes)
         name = image.format or ""
-    return Photograph(pixels if converted is None else converted, Path(path), exif, icc, name, tuple(notes))
+    return Photograph(
+        pixels if converted is None else converted, Path(path), exif, icc, name, tuple(notes)
+    )
 
 
 def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
@@ -75,13 +100,17 @@ def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
             Image.fromarray(pixels).save(temporary, kind, **options, **about)
     except (OSError, ValueError) as error:  # the disk; too long a side or EXIF for the format
         reason = getattr(error, "strerror", None) or error
-        raise S3EError(f"{path} cannot be written ({reason}): name another folder, or make the photo a PNG.") from None
+        raise S3EError(
+            f"{path} cannot be written ({reason}): name another folder, or make the photo a PNG."
+        ) from None
 
 
 def format_of(path: Path) -> tuple[str, dict]:
     """Pillow's format and options for an extension; `S3EError` for one that is not written."""
     if path.suffix.lower() not in SAVED:
-        raise S3EError(f"{path}: photos are not written as '{path.suffix}'; choose one of {', '.join(SAVED)}.")
+        raise S3EError(
+            f"{path}: photos are not written as '{path.suffix}'; choose one of {', '.join(SAVED)}."
+        )
     return SAVED[path.suffix.lower()]
 
 
@@ -95,10 +124,14 @@ def _exif(image: Image.Image, size: tuple[int, int], notes: list[str]) -> bytes 
             return None
         exif[ORIENTATION] = 1
         details = exif.get_ifd(ExifTags.IFD.Exif)
-        sides = zip((ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight), size, strict=True)
+        sides = zip(
+            (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight), size, strict=True
+        )
         details.update({tag: side for tag, side in sides if tag in details})
         return exif.tobytes()
-    except Exception:  # Pillow raises nearly anything for damaged EXIF, which does not make the photo worse
+    except (
+        Exception
+    ):  # Pillow raises nearly anything for damaged EXIF, which does not make the photo worse
         notes.append("EXIF cannot be read, left out")
         return None
 
@@ -112,9 +145,13 @@ def _profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, np.nda
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         if profile.profile.xcolor_space == "RGB " and image.mode not in ("CMYK", "LAB"):
             return data, None
-        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = ImageCms.profileToProfile(
+            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
         turn = TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # a profile that is damaged, or of another kind, does not make the photo worse
+    except (
+        Exception
+    ):  # a profile that is damaged, or of another kind, does not make the photo worse
         notes.append("colour profile does not fit, left out")
         return None, None
     notes.append("converted to sRGB by its colour profile")

@@ -25,7 +25,7 @@ from s3e.inference.tiles import halo, run_tiled
 from s3e.models.build import build_generator, build_semantics, load_weights, map_channels
 from s3e.models.encoder import GRID
 from s3e.models.tree import LEAVES, S3Tree, TreeOutput
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 TILE = 768  # pixels of a tile's side: a 12-megapixel photo stays below 4 GiB
 LONGEST = 16  # times the shorter side: a longer photo is squashed to this before it is read
@@ -77,9 +77,18 @@ class Restorer:
 
     def __init__(self, source: bundle.Bundle, device: str = "cpu"):
         self.source, self.device = source, device
-        self.config, self.words, self.labels, self.about = source.config, source.words, source.labels, source.about
-        self.arms = tuple(name for name in ("baseline", "full") if f"{name}-generator" in source.files)
-        self.readers = tuple(name for name in ("full", "captioner") if f"{name}-semantics" in source.files)
+        self.config, self.words, self.labels, self.about = (
+            source.config,
+            source.words,
+            source.labels,
+            source.about,
+        )
+        self.arms = tuple(
+            name for name in ("baseline", "full") if f"{name}-generator" in source.files
+        )
+        self.readers = tuple(
+            name for name in ("full", "captioner") if f"{name}-semantics" in source.files
+        )
         self.generator, self.semantics = cache(self._load_generator), cache(self._load_semantics)
 
     @classmethod
@@ -115,14 +124,22 @@ class Restorer:
         _check(photo)
         _by_full(reading)
         height, width = photo.shape[:2]
-        image = F.pad(_tensor(photo), (0, -width % STRIDE, 0, -height % STRIDE), "reflect").to(self.device)
+        image = F.pad(_tensor(photo), (0, -width % STRIDE, 0, -height % STRIDE), "reflect").to(
+            self.device
+        )
         if arm == "baseline":
             maps = None
         elif maps is None:
             maps = (reading or self.read(photo)).maps
         self._fit(generator, tuple(image.shape[2:]), tile, statistics)
-        embedded = None if maps is None else _widened(maps.to(self.device).flatten(1, 2), photo.shape, image.shape)
-        restored = run_tiled(generator, image, embedded, tile=tile, statistics=statistics, progress=progress)
+        embedded = (
+            None
+            if maps is None
+            else _widened(maps.to(self.device).flatten(1, 2), photo.shape, image.shape)
+        )
+        restored = run_tiled(
+            generator, image, embedded, tile=tile, statistics=statistics, progress=progress
+        )
         return to_images(restored[:, :, :height, :width])[0]
 
     @torch.no_grad()
@@ -135,7 +152,9 @@ class Restorer:
         label that is not in `editable`. (Specification 6.10.)
         """
         if leaf not in range(LEAVES) or label not in self.labels.entities:
-            raise S3EError(f"relabel: leaf {leaf} (0-3) or label '{label}' is unknown; see restorer.labels.entities.")
+            raise S3EError(
+                f"relabel: leaf {leaf} (0-3) or label '{label}' is unknown; see restorer.labels.entities."
+            )
         _by_full(reading)
         source, wanted = self.semantics("full"), self.labels.entities.index(label)
         target = torch.from_numpy(self._prototypes[leaf, wanted]).to(self.device)
@@ -144,7 +163,9 @@ class Restorer:
                 f"relabel: none of the first {bundle.SEEN} training photos shows '{label}', so its look is unknown; "
                 "choose one of restorer.editable."
             )
-        weight = torch.from_numpy(reading.attention[leaf] / reading.attention[leaf].max()).to(self.device)
+        weight = torch.from_numpy(reading.attention[leaf] / reading.attention[leaf].max()).to(
+            self.device
+        )
         move = (target - reading.vectors[0, leaf])[:, None, None] * weight
         for strength in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
             leaves = reading.maps[0, :LEAVES].clone()
@@ -159,9 +180,13 @@ class Restorer:
         source, logits = self.semantics(reader), [*tree.entity_logits[0], *tree.relation_logits[0]]
         probabilities = [row.softmax(-1).cpu().numpy() for row in logits]
         names = (self.labels.entities, self.labels.relations)
-        nodes = tuple(names[node >= LEAVES][int(row.argmax())] for node, row in enumerate(probabilities))
+        nodes = tuple(
+            names[node >= LEAVES][int(row.argmax())] for node, row in enumerate(probabilities)
+        )
         context = torch.cat([tree.vectors[:, -1], features], 1)
-        ids = source.decoder.beam(context, tree.vectors, self.source.longest, self.config.evaluation.beam)
+        ids = source.decoder.beam(
+            context, tree.vectors, self.source.longest, self.config.evaluation.beam
+        )
         said = [i for i in ids[0].tolist() if i >= EOS]
         said = said[: said.index(EOS)] if EOS in said else said
         heard = source.decoder.attend(ids, context, tree.vectors)[0, : len(said)]
@@ -195,7 +220,9 @@ class Restorer:
         known = np.isfinite(self._prototypes).all((0, 2))
         return tuple(label for label, here in zip(self.labels.entities, known, strict=True) if here)
 
-    def _fit(self, generator: nn.Module, shape: tuple[int, int], tile: int, statistics: str) -> None:
+    def _fit(
+        self, generator: nn.Module, shape: tuple[int, int], tile: int, statistics: str
+    ) -> None:
         """Raise `S3EError` if restoring a photo of `shape` (H, W) does not fit into the machine's memory."""
         if self.device == "cpu" and max(shape) > TILE:
             width = self.config.model.generator_width
@@ -208,7 +235,9 @@ class Restorer:
 
     def _load_semantics(self, reader: str) -> nn.Module:
         _known(reader, self.readers, "reader")
-        return self._weighted(build_semantics(self.config, self.source, "tree"), f"{reader}-semantics")
+        return self._weighted(
+            build_semantics(self.config, self.source, "tree"), f"{reader}-semantics"
+        )
 
     def _weighted(self, network: nn.Module, name: str) -> nn.Module:
         load_weights(network, self.source.files[name])
@@ -223,7 +252,9 @@ def _known(name: str, names: tuple[str, ...], what: str) -> str:
 
 def _by_full(reading: Reading | None) -> None:
     if reading is not None and reading.reader != "full":
-        raise S3EError(f"the reading is by '{reading.reader}', which no deblurrer knows: give one by 'full'.")
+        raise S3EError(
+            f"the reading is by '{reading.reader}', which no deblurrer knows: give one by 'full'."
+        )
 
 
 def _check(photo: np.ndarray) -> None:
@@ -231,7 +262,12 @@ def _check(photo: np.ndarray) -> None:
         raise S3EError(
             f"a photo must be an array, not {type(photo).__name__}; s3e.read_photo(path).pixels reads a file."
         )
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or min(photo.shape[:2]) < SHORTEST:
+    if (
+        photo.dtype != np.uint8
+        or photo.ndim != 3
+        or photo.shape[2] != 3
+        or min(photo.shape[:2]) < SHORTEST
+    ):
         raise S3EError(
             f"a photo must be uint8 (height, width, 3) with {SHORTEST} pixels or more at each side, not {photo.dtype} "
             f"{photo.shape}; s3e.read_photo(path).pixels reads any file so."
@@ -256,7 +292,9 @@ def _widened(maps: Tensor, photo: tuple[int, ...], padded: tuple[int, ...]) -> T
 def _grown(tree: S3Tree, leaves: Tensor) -> TreeOutput:
     """The tree over four given leaf maps, 4 x D x h x w."""
     pairs = (leaves[:2], leaves[2:])
-    subs = [conv(pair.flatten(0, 1)[None]) for conv, pair in zip(tree.sub_relations, pairs, strict=True)]
+    subs = [
+        conv(pair.flatten(0, 1)[None]) for conv, pair in zip(tree.sub_relations, pairs, strict=True)
+    ]
     root = tree.root(torch.cat(subs, 1))
     maps = torch.stack([*leaves[:, None], *subs, root], 1)
     vectors, attention = tree.pool(maps)

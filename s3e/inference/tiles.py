@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from s3e.evaluation.restoring import STRIDE
 from s3e.models.generator import Embed
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
 STATISTICS = ("whole", "tile")
 PROBE = 128  # side of the picture whose way through a network tells the strides of its convolutions
@@ -58,7 +58,9 @@ def run_tiled(
     `progress` is told (steps done, all steps). Raises `S3EError` for settings it does not know.
     """
     if tile < 0 or statistics not in STATISTICS:
-        raise S3EError(f"tile = {tile}, statistics = {statistics!r}: give 0 or more pixels, and whole or tile.")
+        raise S3EError(
+            f"tile = {tile}, statistics = {statistics!r}: give 0 or more pixels, and whole or tile."
+        )
     if not tile or max(image.shape[2:]) <= tile:
         return network(image, maps)
     margin = halo(network)
@@ -77,7 +79,10 @@ def cut(side: int, tile: int, margin: int) -> list[Span]:
     count = -(-cells // max(1, -(-tile // STRIDE)))
     edges = [STRIDE * (cells * i // count) for i in range(count + 1)]
     pairs = zip(edges[:-1], edges[1:], strict=True)
-    return [Span(max(0, first - margin), min(side, last + margin), first, last, side) for first, last in pairs]
+    return [
+        Span(max(0, first - margin), min(side, last + margin), first, last, side)
+        for first, last in pairs
+    ]
 
 
 def halo(network: nn.Module) -> int:
@@ -93,7 +98,9 @@ def halo(network: nn.Module) -> int:
         stride = round(PROBE / inputs[0].shape[3])
         reach += (max(conv.kernel_size) - 1) // 2 * max(conv.dilation) * stride
 
-    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    convolutions = [
+        layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    ]
     handles = [layer.register_forward_pre_hook(note) for layer in convolutions]
     try:
         network(torch.zeros(1, 3, PROBE, PROBE, device=next(network.parameters()).device))
@@ -113,7 +120,9 @@ class _Tracer(fx.Tracer):
 class _Tile(fx.Interpreter):
     """One tile on its way through a network."""
 
-    def __init__(self, network: nn.Module, graph: fx.Graph, rows: Span, columns: Span, shared: bool):
+    def __init__(
+        self, network: nn.Module, graph: fx.Graph, rows: Span, columns: Span, shared: bool
+    ):
         super().__init__(network, graph=graph)
         self.rows, self.columns = rows, columns
         self.pauses = [node for node in graph.nodes if shared and self._is_mean(node)]
@@ -140,7 +149,9 @@ class _Tile(fx.Interpreter):
     def _moments(self, node: fx.Node) -> tuple[Tensor, ...]:
         """Pixels of the core, mean and variance of its channels, float64 (C,)."""
         features = self.env[node.args[0]]
-        core = self._core(features if node.op == "call_module" else features.movedim(-1, 1))[0].flatten(1)
+        core = self._core(features if node.op == "call_module" else features.movedim(-1, 1))[
+            0
+        ].flatten(1)
         variance, mean = torch.var_mean(core, 1, correction=0)
         return mean.new_tensor(core.shape[1], dtype=torch.float64), mean.double(), variance.double()
 
@@ -151,7 +162,9 @@ class _Tile(fx.Interpreter):
         if node.op == "call_method":
             return mean.view(1, 1, 1, -1)
         norm = self.submodules[node.target]
-        return F.batch_norm(features, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps)
+        return F.batch_norm(
+            features, mean, variance, norm.weight, norm.bias, training=False, eps=norm.eps
+        )
 
     def _core(self, features: Tensor) -> Tensor:
         rows, columns = self._spans(features)
@@ -164,7 +177,10 @@ class _Tile(fx.Interpreter):
         """A layer of the network; `Embed` gets the tile's part of the maps, sampled as for the whole photo."""
         if isinstance(self.submodules[target], Embed):
             features, maps = args
-            weights = (_bilinear(maps, axis, span) for axis, span in zip((2, 3), self._spans(features), strict=True))
+            weights = (
+                _bilinear(maps, axis, span)
+                for axis, span in zip((2, 3), self._spans(features), strict=True)
+            )
             args = features, torch.einsum("bchw,yh,xw->bcyx", maps, *weights)
         return super().call_module(target, args, kwargs)
 
@@ -172,7 +188,9 @@ class _Tile(fx.Interpreter):
 def _bilinear(maps: Tensor, axis: int, span: Span) -> Tensor:
     """Weights, tile x map, by which `F.interpolate` (bilinear) fills the tile's part of an axis."""
     unit = torch.eye(maps.shape[axis], dtype=maps.dtype, device=maps.device)
-    return F.interpolate(unit[None], span.side, mode="linear", align_corners=False)[0].T[span.start : span.stop]
+    return F.interpolate(unit[None], span.side, mode="linear", align_corners=False)[0].T[
+        span.start : span.stop
+    ]
 
 
 def _together(

@@ -15,10 +15,16 @@ from s3e.models.generator import Generator
 from s3e.models.nafnet import NAFNet
 from s3e.models.resnet import ResNet
 from s3e.models.s3e import S3EDeblur
-from s3e.models.semantics import VIEWS, FlatSemantics, GlobalSemantics, LabelMaps, NoiseMaps, TreeSemantics
+from s3e.models.semantics import (
+    VIEWS,
+    FlatSemantics,
+    GlobalSemantics,
+    LabelMaps,
+    NoiseMaps,
+    TreeSemantics,
+)
 from s3e.models.tree import NODES, S3Tree, VectorTree
-from s3e.paths import S3EError, atomic_write
-from s3e.seeds import seed_everything
+from s3e.utils import S3EError, atomic_write, seed_everything
 
 
 def arm_of(variant: str, captioned: bool) -> Variant:
@@ -26,7 +32,9 @@ def arm_of(variant: str, captioned: bool) -> Variant:
     arm = VARIANTS[variant]
     if captioned:
         return arm
-    return arm.model_copy(update={"caption_loss": False, "tree_loss": False, "trained": arm.start == "scratch"})
+    return arm.model_copy(
+        update={"caption_loss": False, "tree_loss": False, "trained": arm.start == "scratch"}
+    )
 
 
 def map_channels(config: Config, corpus: Corpus, kind: str | None) -> int:
@@ -51,7 +59,9 @@ def _semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     channels = map_channels(config, corpus, kind)
     if kind in TRUTH:
         if not corpus.categories:
-            raise S3EError("these data have no label maps: true label maps exist for the built-in scenes only.")
+            raise S3EError(
+                "these data have no label maps: true label maps exist for the built-in scenes only."
+            )
         return LabelMaps(classes=channels)
     if kind == "noise":
         return NoiseMaps(map_channels=channels)
@@ -61,13 +71,19 @@ def _semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
             encoder=encoder,
             tree=build_tree(config, corpus, kind),
             decoder=_decoder(
-                config, corpus, config.model.node_width + encoder.channels, config.model.node_width, NODES
+                config,
+                corpus,
+                config.model.node_width + encoder.channels,
+                config.model.node_width,
+                NODES,
             ),
         )
     source = {"global": GlobalSemantics, "flat": FlatSemantics}[kind]
     context, items = (channels, 0) if kind == "global" else (encoder.channels, encoder.channels)
     decoder = _decoder(config, corpus, context, items, GRID**2)
-    return source(encoder=encoder, channels=encoder.channels, map_channels=channels, decoder=decoder)
+    return source(
+        encoder=encoder, channels=encoder.channels, map_channels=channels, decoder=decoder
+    )
 
 
 def build_encoder(config: Config) -> ConvEncoder | ResNet:
@@ -92,7 +108,9 @@ def build_tree(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
     )
 
 
-def _decoder(config: Config, corpus: Corpus, context: int, item_width: int, items: int) -> CaptionDecoder:
+def _decoder(
+    config: Config, corpus: Corpus, context: int, item_width: int, items: int
+) -> CaptionDecoder:
     model = config.model
     return CaptionDecoder(
         words=len(corpus.words), context_width=context, item_width=item_width, items=items,
@@ -125,14 +143,23 @@ def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
     generator = build_generator(config, map_channels(config, corpus, arm.semantics))
     view = arm.semantics if arm.semantics in VIEWS else arm.view
     detach = arm.detached or config.loss.detach_semantics
-    return S3EDeblur(generator=generator, semantics=semantics, view=view, shuffled=arm.shuffled, detach=detach)
+    return S3EDeblur(
+        generator=generator, semantics=semantics, view=view, shuffled=arm.shuffled, detach=detach
+    )
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write a module's weights as safetensors, whole or not at all."""
-    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict(keep_vars=True).items()}
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in module.state_dict(keep_vars=True).items()
+    }
     seen: dict[int, str] = {}
-    unique = {name: value for name, value in state.items() if seen.setdefault(value.data_ptr(), name) == name}
+    unique = {
+        name: value
+        for name, value in state.items()
+        if seen.setdefault(value.data_ptr(), name) == name
+    }
     with atomic_write(path) as temporary:
         save_file(unique, str(temporary))
 
@@ -145,7 +172,9 @@ def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) ->
     try:
         state = load_file(str(path))
     except (OSError, safetensors.SafetensorError) as error:
-        raise S3EError(f"{path}: weights cannot be read ({error}); run the stage that makes them again.") from None
+        raise S3EError(
+            f"{path}: weights cannot be read ({error}); run the stage that makes them again."
+        ) from None
     shared = _shared_names(module)
     state.update({name: state[first] for name, first in shared.items() if first in state})
     missing, unexpected = _load(module, state, path)
@@ -172,7 +201,9 @@ def _load(module: nn.Module, state: dict, path: Path) -> tuple[list[str], list[s
     try:
         result = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise S3EError(f"{path}: made with other sizes ({str(error).splitlines()[-1].strip()}).") from None
+        raise S3EError(
+            f"{path}: made with other sizes ({str(error).splitlines()[-1].strip()})."
+        ) from None
     return result.missing_keys, result.unexpected_keys
 
 

@@ -25,7 +25,9 @@ class CaptionDecoder(nn.Module):
         super().__init__()
         self.item_width = item_width
         self.embedding = nn.Embedding(words, word_width, padding_idx=PAD)
-        nn.init.normal_(self.embedding.weight, std=0.3)  # of the size of the attended items, so that both are heard
+        nn.init.normal_(
+            self.embedding.weight, std=0.3
+        )  # of the size of the attended items, so that both are heard
         self.start = nn.Linear(context_width, 2 * lstm_width)
         self.lstm = nn.LSTMCell(word_width + item_width, lstm_width)
         self.output = nn.Linear(lstm_width + item_width, words)
@@ -39,7 +41,9 @@ class CaptionDecoder(nn.Module):
     def begin(self, context: Tensor, items: Tensor | None) -> tuple[State, Tensor | None]:
         """The first LSTM state and the items' attention keys, doubled (computed once a photo, not once a word)."""
         hidden, cell = self.start(context).tanh().chunk(2, -1)
-        return (hidden, cell), 2 * (self.item_key(items) + self.place_key) if self.item_width else None
+        return (hidden, cell), 2 * (
+            self.item_key(items) + self.place_key
+        ) if self.item_width else None
 
     def step(
         self, word: Tensor, state: State, items: Tensor | None, keys: Tensor | None
@@ -48,10 +52,14 @@ class CaptionDecoder(nn.Module):
 
         R rows for B photos: R / B beams of the first photo, then those of the second; they share its items and keys.
         """
-        state, seen, attention = self._advance(self.dropout(self.embedding(word)), state, items, keys)
+        state, seen, attention = self._advance(
+            self.dropout(self.embedding(word)), state, items, keys
+        )
         return _product(self.dropout(seen), self.output.weight, self.output.bias), state, attention
 
-    def forward(self, words: Tensor, context: Tensor, items: Tensor | None, *, length: int | None = None) -> Tensor:
+    def forward(
+        self, words: Tensor, context: Tensor, items: Tensor | None, *, length: int | None = None
+    ) -> Tensor:
         """Teacher forcing: words B x T (BOS ... EOS, padded) -> logits B x (length - 1) x words.
 
         `length` counts BOS and EOS, at most T; without it, the longest caption of the batch sets it.
@@ -71,9 +79,13 @@ class CaptionDecoder(nn.Module):
         if not self.item_width:
             state = self._remember(word, state)
             return state, state[0], None
-        query = 2 * self.query(state[0]).unflatten(0, (len(items), -1))  # B x R/B x A: no copy of the keys per beam
+        query = 2 * self.query(state[0]).unflatten(
+            0, (len(items), -1)
+        )  # B x R/B x A: no copy of the keys per beam
         # softmax(v tanh(x)) = softmax(2 v sigmoid(2 x)), and on a CPU the sigmoid is up to ten times as fast
-        attention = (2 * self.score((keys[:, None] + query[:, :, None]).sigmoid_())).squeeze(-1).softmax(-1)
+        attention = (
+            (2 * self.score((keys[:, None] + query[:, :, None]).sigmoid_())).squeeze(-1).softmax(-1)
+        )
         glimpse = (attention @ items).flatten(0, 1)
         state = self._remember(torch.cat([word, glimpse], -1), state)
         return state, torch.cat([state[0], glimpse], -1), attention.flatten(0, 1)
@@ -89,7 +101,9 @@ class CaptionDecoder(nn.Module):
         return leave.sigmoid() * cell.tanh(), cell
 
     @torch.no_grad()
-    def greedy(self, context: Tensor, items: Tensor | None, max_words: int) -> tuple[Tensor, Tensor | None]:
+    def greedy(
+        self, context: Tensor, items: Tensor | None, max_words: int
+    ) -> tuple[Tensor, Tensor | None]:
         """Most likely word at each step: ids B x max_words (EOS, then PAD) and attention B x max_words x K."""
         state, keys = self.begin(context, items)
         word = torch.full((len(context),), BOS, device=context.device)
@@ -138,7 +152,9 @@ class Beams:
     def __init__(self, context: Tensor, size: int, max_words: int):
         shape, device = (len(context), size), context.device
         precision = torch.promote_types(context.dtype, torch.float32)
-        self.scores = torch.full(shape, -torch.inf, dtype=precision, device=device)  # sums of log-probabilities
+        self.scores = torch.full(
+            shape, -torch.inf, dtype=precision, device=device
+        )  # sums of log-probabilities
         self.scores[:, 0] = 0.0  # all beams of a photo start alike: one speaks
         self.lengths = torch.ones_like(self.scores)
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -189,7 +205,11 @@ def _forbid(logits: Tensor) -> Tensor:
 
 def _by_onednn(inputs: Tensor) -> bool:
     """May `_product` take oneDNN? For float32 on a CPU, without gradients."""
-    plain = inputs.device.type == "cpu" and inputs.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    plain = (
+        inputs.device.type == "cpu"
+        and inputs.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+    )
     return plain and not torch.is_grad_enabled() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

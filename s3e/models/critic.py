@@ -13,7 +13,11 @@ class Critic(nn.Module):
         channels = [width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 2), nn.LeakyReLU(0.2)]
         for inputs, outputs, stride in zip(channels[:-1], channels[1:], (2, 2, 1), strict=True):
-            layers += [nn.Conv2d(inputs, outputs, 4, stride, 2), nn.InstanceNorm2d(outputs), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 4, stride, 2),
+                nn.InstanceNorm2d(outputs),
+                nn.LeakyReLU(0.2),
+            ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, 2))
         initialise(self)
 

@@ -19,7 +19,9 @@ class Dropout(nn.Dropout):
         if not self.training or not self.p or features.device.type != "cpu":
             return super().forward(features)
         count, border = features.numel(), round(self.p * 2**16)
-        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        bits = (
+            torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        )
         kept = (bits[:count] >= border - 2**15).view(features.shape).to(features.dtype)
         return features * kept.div_(1 - border / 2**16)
 
@@ -52,7 +54,9 @@ class Embed(nn.Module):
         super().__init__()
         self.fuse = fuse
         self.project = nn.Conv2d(map_channels, width, 1)
-        self.mix = nn.Conv2d(2 * width if fuse == "concat" else width, width if fuse == "concat" else 2 * width, 1)
+        self.mix = nn.Conv2d(
+            2 * width if fuse == "concat" else width, width if fuse == "concat" else 2 * width, 1
+        )
         self.zero()
 
     def zero(self) -> None:
@@ -61,18 +65,26 @@ class Embed(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, features: Tensor, maps: Tensor) -> Tensor:
-        maps = F.interpolate(self.project(maps), features.shape[2:], mode="bilinear", align_corners=False)
+        maps = F.interpolate(
+            self.project(maps), features.shape[2:], mode="bilinear", align_corners=False
+        )
         if self.fuse == "concat":
             return features + self.mix(torch.cat([features, maps], 1))
         gamma, beta = self.mix(maps).chunk(2, 1)
         return features * (1 + gamma) + beta
 
 
-def embeddings(map_channels: int, width: int, fuse: str, places: list[int], blocks: int) -> nn.ModuleDict:
+def embeddings(
+    map_channels: int, width: int, fuse: str, places: list[int], blocks: int
+) -> nn.ModuleDict:
     """One `Embed` for each of `places` among `blocks` blocks (none without maps); a place outside raises ValueError."""
     if any(not 0 <= place < blocks for place in places):
-        raise ValueError(f"model.embed_at = {list(places)}: the generator has blocks 0 to {blocks - 1}")
-    return nn.ModuleDict({str(place): Embed(map_channels, width, fuse) for place in (places if map_channels else [])})
+        raise ValueError(
+            f"model.embed_at = {list(places)}: the generator has blocks 0 to {blocks - 1}"
+        )
+    return nn.ModuleDict(
+        {str(place): Embed(map_channels, width, fuse) for place in (places if map_channels else [])}
+    )
 
 
 class Generator(nn.Module):

@@ -26,7 +26,9 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = nn.Identity()
         if stride > 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm2d(outputs)
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         inner = self.relu(self.bn1(self.conv1(features)))
@@ -74,4 +76,6 @@ def _layer(
     """Blocks of which the first has `stride` in place of `wanted`, and the dilation of what follows it."""
     after = dilation * wanted // stride
     first = Bottleneck(inputs, width, stride, dilation)
-    return nn.Sequential(first, *(Bottleneck(4 * width, width, 1, after) for _ in range(blocks - 1))), after
+    return nn.Sequential(
+        first, *(Bottleneck(4 * width, width, 1, after) for _ in range(blocks - 1))
+    ), after

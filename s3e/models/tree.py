@@ -57,11 +57,21 @@ class NodeClassifiers(nn.Module):
 class S3Tree(nn.Module):
     """V (B x C x h x w) -> `TreeOutput`: a leaf has its own 3x3 convolution of V, a parent convolves its children."""
 
-    def __init__(self, *, channels: int, width: int, entities: int, relations: int, share_sub_relations: bool = True):
+    def __init__(
+        self,
+        *,
+        channels: int,
+        width: int,
+        entities: int,
+        relations: int,
+        share_sub_relations: bool = True,
+    ):
         super().__init__()
         self.leaves = nn.ModuleList(conv_block(channels, width) for _ in range(LEAVES))
         left = conv_block(2 * width, width)
-        self.sub_relations = nn.ModuleList([left, left if share_sub_relations else conv_block(2 * width, width)])
+        self.sub_relations = nn.ModuleList(
+            [left, left if share_sub_relations else conv_block(2 * width, width)]
+        )
         self.root = conv_block(2 * width, width)
         self.pool = AttentionPool(width)
         self.classify = NodeClassifiers(width, entities, relations)
@@ -69,7 +79,10 @@ class S3Tree(nn.Module):
 
     def forward(self, features: Tensor) -> TreeOutput:
         leaf = [conv(features) for conv in self.leaves]
-        subs = [conv(torch.cat(pair, 1)) for conv, pair in zip(self.sub_relations, (leaf[:2], leaf[2:]), strict=True)]
+        subs = [
+            conv(torch.cat(pair, 1))
+            for conv, pair in zip(self.sub_relations, (leaf[:2], leaf[2:]), strict=True)
+        ]
         maps = torch.stack([*leaf, *subs, self.root(torch.cat(subs, 1))], dim=1)
         vectors, attention = self.pool(maps)
         return TreeOutput(maps, vectors, attention, *self.classify(vectors))
@@ -81,7 +94,15 @@ class VectorTree(nn.Module):
     Its `maps` are the node vectors broadcast over the grid, its attention is uniform (ablation `vector_nodes`).
     """
 
-    def __init__(self, *, channels: int, width: int, entities: int, relations: int, share_sub_relations: bool = True):
+    def __init__(
+        self,
+        *,
+        channels: int,
+        width: int,
+        entities: int,
+        relations: int,
+        share_sub_relations: bool = True,
+    ):
         super().__init__()
 
         def node(inputs: int) -> nn.Sequential:
@@ -97,7 +118,10 @@ class VectorTree(nn.Module):
     def forward(self, features: Tensor) -> TreeOutput:
         pooled = features.mean((2, 3))
         leaf = [layer(pooled) for layer in self.leaves]
-        subs = [layer(torch.cat(pair, 1)) for layer, pair in zip(self.sub_relations, (leaf[:2], leaf[2:]), strict=True)]
+        subs = [
+            layer(torch.cat(pair, 1))
+            for layer, pair in zip(self.sub_relations, (leaf[:2], leaf[2:]), strict=True)
+        ]
         vectors = torch.stack([*leaf, *subs, self.root(torch.cat(subs, 1))], dim=1)
         size = features.shape[2:]
         attention = vectors.new_full((len(features), NODES, *size), 1 / size.numel())

@@ -44,7 +44,9 @@ class PerceptualLoss(nn.Module):
     def __init__(self, weights: str, normalise: bool = True):
         super().__init__()
         self.features = vgg_features()
-        load_public(self.features, weights, "features.", foreign="features.17.")  # of VGG16, the same up to here
+        load_public(
+            self.features, weights, "features.", foreign="features.17."
+        )  # of VGG16, the same up to here
         self.requires_grad_(False)
         self.normalise = Normalise() if normalise else nn.Identity()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from s3e.data.transfer import digest, fetch
-from s3e.paths import RUNS, S3EError
+from s3e.utils import RUNS, S3EError
 
 ADDRESS = "https://download.pytorch.org/models"
 FOLDER = RUNS / "weights"
@@ -30,8 +30,12 @@ PUBLIC = {  # file: the setting that takes it
 
 def configure(parser: ArgumentParser) -> None:
     """Add the arguments of `python -m s3e weights download`."""
-    parser.add_argument("name", choices=PUBLIC, metavar="NAME", help=f"what to fetch: {', '.join(PUBLIC)}")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: runs/weights)")
+    parser.add_argument(
+        "name", choices=PUBLIC, metavar="NAME", help=f"what to fetch: {', '.join(PUBLIC)}"
+    )
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="where to (default: runs/weights)"
+    )
 
 
 def execute(arguments: Namespace) -> int:
@@ -53,8 +57,14 @@ def locate(weights: str) -> Path:
         path = FOLDER / weights
     if not path.is_file():
         name = weights if weights in PUBLIC else "NAME"
-        known = "" if weights in PUBLIC else f" (one of {', '.join(PUBLIC)}), or give the path of a file of weights"
-        raise S3EError(f"{path} does not exist: fetch it by `python -m s3e weights download {name}`{known}.")
+        known = (
+            ""
+            if weights in PUBLIC
+            else f" (one of {', '.join(PUBLIC)}), or give the path of a file of weights"
+        )
+        raise S3EError(
+            f"{path} does not exist: fetch it by `python -m s3e weights download {name}`{known}."
+        )
     if path.name in PUBLIC:
         status = path.stat()
         found = _digest(path, status.st_size, status.st_mtime_ns)
@@ -86,11 +96,15 @@ def read_state(path: Path, names: Iterable[str], foreign: str = "") -> dict[str,
         state = _load(path)
     except Exception as error:  # damaged bytes make the readers fail in every possible way
         reason = type(error).__name__
-        raise S3EError(f"{path} is damaged, or holds more than plain weights ({reason}): give another file.") from None
+        raise S3EError(
+            f"{path} is damaged, or holds more than plain weights ({reason}): give another file."
+        ) from None
     missing = [name for name in names if not isinstance(state.get(name), Tensor)]
     if missing or (foreign and any(str(name).startswith(foreign) for name in state)):
         reason = f"it has no weights '{missing[0]}'" if missing else f"it has weights '{foreign}*'"
-        raise S3EError(f"{path} belongs to another network ({reason}): give the file of the network that is set.")
+        raise S3EError(
+            f"{path} belongs to another network ({reason}): give the file of the network that is set."
+        )
     return {name: state[name] for name in names}
 
 
@@ -116,7 +130,8 @@ def load_public(
     wanted = {
         name: value
         for name, value in module.state_dict().items()
-        if not name.startswith(own) and not name.endswith("num_batches_tracked")  # older files do not have them
+        if not name.startswith(own)
+        and not name.endswith("num_batches_tracked")  # older files do not have them
     }
     state = read_state(path, [prefix + name for name in wanted], foreign)
     for name, value in wanted.items():

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 from distributed import Client, Future, LocalCluster, Status, Worker, get_worker
 
 from s3e.config import Runtime
-from s3e.paths import S3EError
 from s3e.pipeline import keys, machine
 from s3e.pipeline.folders import is_locked, take_lock
 from s3e.pipeline.graph import Instance
 from s3e.pipeline.pools import Ended, Job, ended, launch
 from s3e.pipeline.study import Study
+from s3e.utils import S3EError
 
 PATIENCE = 10  # seconds until an address counts as unreachable
 LOOK = 1.0  # seconds between looks at who is there
@@ -39,7 +39,11 @@ def nurse(job: Job) -> tuple[int, str]:
         process = launch(job, job["slot"], printed)
         while process.poll() is None:
             task = worker.state.tasks.get(job["task"])
-            if task is None or task.state == "cancelled" or worker.status in (Status.closing, Status.closed):
+            if (
+                task is None
+                or task.state == "cancelled"
+                or worker.status in (Status.closing, Status.closed)
+            ):
                 process.kill()
             time.sleep(POLL)
         printed.seek(0)
@@ -88,14 +92,20 @@ def connect(address: str, runtime: Runtime) -> tuple[Client, LocalCluster | None
     kind, _, count = address.partition(":")
     if kind == "local":
         if not count.isdecimal() or not int(count) or runtime.device != "cpu":
-            raise S3EError(f"--scheduler {address}: write local:N, N from 1 on; for GPUs of this machine give --jobs.")
+            raise S3EError(
+                f"--scheduler {address}: write local:N, N from 1 on; for GPUs of this machine give --jobs."
+            )
         threads = runtime.threads * runtime.devices
-        cluster = LocalCluster(n_workers=int(count), threads_per_worker=threads, dashboard_address=None, memory_limit=0)
+        cluster = LocalCluster(
+            n_workers=int(count), threads_per_worker=threads, dashboard_address=None, memory_limit=0
+        )
         return Client(cluster), cluster
     try:
         return Client(address, timeout=PATIENCE), None
     except (OSError, ValueError) as error:
-        raise S3EError(f"--scheduler {address}: {error}; give the address that `dask scheduler` prints.") from None
+        raise S3EError(
+            f"--scheduler {address}: {error}; give the address that `dask scheduler` prints."
+        ) from None
 
 
 class _Task(NamedTuple):
@@ -112,7 +122,11 @@ class DaskPool:
     """
 
     def __init__(self, study: Study, folders: list[Path], jobs: int):
-        self.address, self.runtime, self.jobs = study.arguments.scheduler, study.config.runtime, jobs
+        self.address, self.runtime, self.jobs = (
+            study.arguments.scheduler,
+            study.config.runtime,
+            jobs,
+        )
         self._free: dict[str, set[int]] = {}  # by worker
         self._known: set[str] = set()
         self._running: dict[Instance, _Task] = {}
@@ -151,15 +165,27 @@ class DaskPool:
         try:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
             new = [name for name in workers if name not in self._known]
-            told = self._client.run(examine, self._request, workers=new, on_error="return") if new else {}
+            told = (
+                self._client.run(examine, self._request, workers=new, on_error="return")
+                if new
+                else {}
+            )
         except (OSError, KeyError):  # without a connection no workers are listed
             raise gone from None
         if self._client.status != "running":
             raise gone
         self._known = {*workers}
         self._free = {name: self._free[name] for name in self._free if name in workers}
-        self._free |= {name: set(range(slots(workers[name], self.runtime))) for name, why in told.items() if why == ""}
-        return {name: why if isinstance(why, str) else f"{why!r}" for name, why in told.items() if why != ""}
+        self._free |= {
+            name: set(range(slots(workers[name], self.runtime)))
+            for name, why in told.items()
+            if why == ""
+        }
+        return {
+            name: why if isinstance(why, str) else f"{why!r}"
+            for name, why in told.items()
+            if why != ""
+        }
 
     def room(self) -> bool:
         """True if a worker has a free place."""
@@ -171,7 +197,9 @@ class DaskPool:
         slot, task = min(self._free[worker]), f"{run}-{uuid.uuid4().hex}"
         self._free[worker].remove(slot)
         future = self._client.submit(
-            lambda job: importlib.import_module("s3e.pipeline.cluster").nurse(job),  # the scheduler need not know s3e
+            lambda job: importlib.import_module("s3e.pipeline.cluster").nurse(
+                job
+            ),  # the scheduler need not know s3e
             job | {"slot": slot, "task": task},
             key=task,
             workers=[worker],
@@ -187,7 +215,9 @@ class DaskPool:
             for worker, why in self._look().items():
                 print(f"worker {worker} is left out: {why}.", flush=True)
             if before and not self._free:
-                print(f"no worker is left at {self.address}: waiting for one to join ...", flush=True)
+                print(
+                    f"no worker is left at {self.address}: waiting for one to join ...", flush=True
+                )
         results = []
         for run, (future, worker, slot) in list(self._running.items()):
             if future.done() or worker not in self._free:

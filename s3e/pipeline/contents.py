@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from s3e import paths
+from s3e import utils
 from s3e.data.transfer import digest
-from s3e.paths import S3EError, read_json, write_json
+from s3e.utils import S3EError, read_json, write_json
 
 TOLD = 2**30  # bytes to read from which the user is told
 SETTLED = 2 * 10**9  # ns: a file younger than this may yet change within one tick of a coarse clock
@@ -22,19 +22,24 @@ SETTLED = 2 * 10**9  # ns: a file younger than this may yet change within one ti
 
 def digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
     """SHA-256 of each file, by its path below `root`; links to nothing are left out, unreadable files are ""."""
-    record = paths.RUNS / "cache" / f"files-{root.resolve().name}-{_name(root)}.json"
+    record = utils.RUNS / "cache" / f"files-{root.resolve().name}-{_name(root)}.json"
     known = _read(record)
     stamps = {os.path.relpath(path, root): stamp for path in files if (stamp := _stamp(path))}
     new = [name for name, stamp in stamps.items() if known.get(name, [])[:2] != stamp]
     total = sum(stamps[name][0] for name in new)
     if total >= TOLD:
-        print(f"reading {len(new):,} files of {root} once, {total / 2**30:.1f} GiB, to tell these data from others")
+        print(
+            f"reading {len(new):,} files of {root} once, {total / 2**30:.1f} GiB, to tell these data from others"
+        )
     begun = time.time_ns()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = zip(new, pool.map(_digest, (root / name for name in new)), strict=True)
         known |= {name: [*stamps[name], content] for name, content in found}
     if new:
-        _write(record, {name: row for name, row in known.items() if row[2] and row[1] < begun - SETTLED})
+        _write(
+            record,
+            {name: row for name, row in known.items() if row[2] and row[1] < begun - SETTLED},
+        )
     return {name: known[name][2] for name in stamps}
 
 

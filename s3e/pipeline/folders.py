@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from s3e.config import Config
-from s3e.paths import RUNS, S3EError, atomic_write, lock_file, read_json, write_json
 from s3e.pipeline import keys
 from s3e.pipeline.graph import Instance
+from s3e.utils import RUNS, S3EError, atomic_write, lock_file, read_json, write_json
 
 FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 
@@ -30,13 +30,21 @@ class Store:
         self.others: dict[str, Store] = {}  # where the runs of other studies lie, by `Instance.of`
 
     @classmethod
-    def of(cls, config: Config, overrides: dict[str, Any] | None = None, run_dir: str = "") -> "Store":
+    def of(
+        cls, config: Config, overrides: dict[str, Any] | None = None, run_dir: str = ""
+    ) -> "Store":
         """The store of a config; `run_dir` names another root folder for it."""
         if run_dir:
             return cls(Path(run_dir).expanduser().resolve())
         source = config.data.source
-        base = RUNS.resolve() / (config.profile + ("" if source == "scenes" else "@" + Path(source).name))
-        return cls(base.with_name(f"{base.name}+{keys.digest(overrides)[:8]}"), base) if overrides else cls(base)
+        base = RUNS.resolve() / (
+            config.profile + ("" if source == "scenes" else "@" + Path(source).name)
+        )
+        return (
+            cls(base.with_name(f"{base.name}+{keys.digest(overrides)[:8]}"), base)
+            if overrides
+            else cls(base)
+        )
 
     def claim(self, source: str) -> None:
         """Note whose store this is; raises `S3EError` if it is that of another data folder of the same name."""
@@ -78,13 +86,19 @@ class Store:
         if found:
             folder, record = found
             elsewhere = "" if folder == self.folder(run) else f"from {folder.parents[1].name}"
-            return ("skipped" if record["skipped"] else "fresh"), record["skipped"] or elsewhere, record["seconds"]
+            return (
+                ("skipped" if record["skipped"] else "fresh"),
+                record["skipped"] or elsewhere,
+                record["seconds"],
+            )
         if is_locked(self.folder(run) / ".lock"):
             return "running", "", None
         record = self.record(run)
         if record:
             lost = lost_files(self.folder(run), record)
-            why = keys.explain(record["parts"], key_parts) + [f"{name} is lost or changed" for name in lost]
+            why = keys.explain(record["parts"], key_parts) + [
+                f"{name} is lost or changed" for name in lost
+            ]
             return "stale", "; ".join(why), record["seconds"]
         failure = self.folder(run) / FAILURE
         if failure.is_file() and read_json(failure)["key"] == keys.digest(key_parts):
@@ -99,14 +113,22 @@ class Store:
         if not begun.is_file():
             return ""
         same = read_json(begun)["key"] == keys.digest(key_parts)
-        return "interrupted; goes on where it stopped" if same else "interrupted; its code or settings changed since"
+        return (
+            "interrupted; goes on where it stopped"
+            if same
+            else "interrupted; its code or settings changed since"
+        )
 
 
 def lost_files(folder: Path, record: dict[str, Any]) -> list[str]:
     """Names of a finished run's files that are gone or have another size."""
     sizes = {name: about["bytes"] for name, about in record["outputs"].items()}
     files = {name: folder / name for name in sizes}
-    return [name for name, path in files.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+    return [
+        name
+        for name, path in files.items()
+        if not path.is_file() or path.stat().st_size != sizes[name]
+    ]
 
 
 def note_failure(folder: Path, key: str, why: str) -> None:

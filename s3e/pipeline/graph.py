@@ -7,8 +7,8 @@ from typing import Any
 from s3e.blur import SEVERITIES
 from s3e.config import TRUTH, VARIANTS, Config
 from s3e.data.plan import PAIRED
-from s3e.paths import S3EError
 from s3e.pipeline import minutes
+from s3e.utils import S3EError
 
 Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
 
@@ -16,12 +16,26 @@ TRAINED = ("-runtime.save_every", "-runtime.explosion")  # a leading minus takes
 SCORED = ("evaluation", "-evaluation.resamples")
 SAMPLES = ("samples.npz", "samples.json")
 CORPUS = (
-    *("corpus.json", "vocabulary.json", "references.json", "severity.csv", "train.json", "val.json", "test.json"),
+    *(
+        "corpus.json",
+        "vocabulary.json",
+        "references.json",
+        "severity.csv",
+        "train.json",
+        "val.json",
+        "test.json",
+    ),
     *(f"{split}_sharp.npy" for split in ("train", "val", "test")),
 )
 TABLES = ("image_scores", "differences", "bins", "cost")
 SPOKEN = ("caption_scores", "node_accuracy")  # tables of 07 that need captions
-WORDED = {"vocabulary.json", "captions.json", "nodes.csv", "restored_test.npy", *(f"{name}.csv" for name in SPOKEN)}
+WORDED = {
+    "vocabulary.json",
+    "captions.json",
+    "nodes.csv",
+    "restored_test.npy",
+    *(f"{name}.csv" for name in SPOKEN),
+}
 CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
 
 
@@ -57,7 +71,13 @@ class Instance:
     @property
     def folder(self) -> str:
         """Folder name inside the stage's folder: `all`, `s0` or `baseline-s0`."""
-        return "all" if self.seed < 0 else f"{self.variant}-s{self.seed}" if self.variant else f"s{self.seed}"
+        return (
+            "all"
+            if self.seed < 0
+            else f"{self.variant}-s{self.seed}"
+            if self.variant
+            else f"s{self.seed}"
+        )
 
     def __str__(self) -> str:
         return f"{self.of + ':' if self.of else ''}{self.stage}/{self.folder}"
@@ -120,7 +140,11 @@ STAGES: dict[str, Stage] = {
 
 def stage_named(text: str) -> Stage:
     """Find a stage by its name or number ("06"); raises `S3EError` that lists the stages."""
-    matches = [stage for name, stage in STAGES.items() if name == text or name.split("_")[0] == text.zfill(2)]
+    matches = [
+        stage
+        for name, stage in STAGES.items()
+        if name == text or name.split("_")[0] == text.zfill(2)
+    ]
     if len(matches) != 1:
         raise S3EError(f"unknown stage '{text}'; stages: {', '.join(STAGES)}.")
     return matches[0]
@@ -128,17 +152,28 @@ def stage_named(text: str) -> Stage:
 
 def select(config: Config, variants: Iterable[str] = (), seeds: Iterable[int] = ()) -> Selection:
     """The pairs to study: the given variants and seeds, or the profile's where a list is empty."""
-    if isinstance(variants, str) or not isinstance(variants, Iterable) or not isinstance(seeds, Iterable):
-        raise S3EError("variants and seeds must be lists, e.g. variants = ['baseline'] and seeds = [0, 1].")
+    if (
+        isinstance(variants, str)
+        or not isinstance(variants, Iterable)
+        or not isinstance(seeds, Iterable)
+    ):
+        raise S3EError(
+            "variants and seeds must be lists, e.g. variants = ['baseline'] and seeds = [0, 1]."
+        )
     for name in variants:
         if name not in VARIANTS:
             raise S3EError(f"unknown variant '{name}'; variants: {', '.join(VARIANTS)}.")
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise S3EError(f"seeds: {seed!r} is not a seed; give whole numbers from 0 on.")
-    names, numbers = list(dict.fromkeys(variants or config.variants)), list(dict.fromkeys(seeds or config.seeds))
+    names, numbers = (
+        list(dict.fromkeys(variants or config.variants)),
+        list(dict.fromkeys(seeds or config.seeds)),
+    )
     once = set() if seeds else set(config.one_seed)
-    return tuple((name, seed) for name in names for seed in (numbers[:1] if name in once else numbers))
+    return tuple(
+        (name, seed) for name in names for seed in (numbers[:1] if name in once else numbers)
+    )
 
 
 def instance(stage: str, variant: str = "", seed: int = 0) -> Instance:
@@ -149,7 +184,9 @@ def instance(stage: str, variant: str = "", seed: int = 0) -> Instance:
     if per == "seed":
         return Instance(stage, "full" if stage == "05_co_training" else "", seed)
     if variant == "full":
-        raise S3EError("the variant 'full' is trained by 05_co_training; choose another for 06_ablation.")
+        raise S3EError(
+            "the variant 'full' is trained by 05_co_training; choose another for 06_ablation."
+        )
     if variant not in VARIANTS:
         raise S3EError(f"unknown variant '{variant}'; variants: {', '.join(VARIANTS)}.")
     return Instance(stage, variant, seed)
@@ -183,10 +220,16 @@ def falsifier(config: Config, selection: Selection) -> Selection:
     A choice of variants or seeds that is not the profile's goes without.
     """
     scenes = config.data.source == "scenes" and config.data.texture == "category"
-    return tuple((name, config.seeds[0]) for name in config.falsifier if scenes and selection == select(config))
+    return tuple(
+        (name, config.seeds[0])
+        for name in config.falsifier
+        if scenes and selection == select(config)
+    )
 
 
-def upstream(run: Instance, selection: Selection, captioned: bool = True, falsifier: Selection = ()) -> list[Instance]:
+def upstream(
+    run: Instance, selection: Selection, captioned: bool = True, falsifier: Selection = ()
+) -> list[Instance]:
     """The finished runs that `run` reads.
 
     Without captions of its own (`captioned`), a study has its vocabulary and its tree lent by a captioned one.
@@ -202,8 +245,14 @@ def upstream(run: Instance, selection: Selection, captioned: bool = True, falsif
         return [data, instance("02_train_s3_tree", seed=seed)]
     if run.variant:
         shared = VARIANTS[run.variant].start == "shared"
-        tree = [instance(name, seed=seed) for name in ("02_train_s3_tree", "03_train_captioner")] if shared else []
-        before = tree if captioned else [replace(other, of="captioned") for other in (data, *tree[1:])]
+        tree = (
+            [instance(name, seed=seed) for name in ("02_train_s3_tree", "03_train_captioner")]
+            if shared
+            else []
+        )
+        before = (
+            tree if captioned else [replace(other, of="captioned") for other in (data, *tree[1:])]
+        )
         return [data, *before, instance("04_train_deblurrer", seed=seed)]
     arms = [arm(*pair) for pair in selection]
     if run.stage == "06b_semantic_fidelity":
@@ -214,9 +263,23 @@ def upstream(run: Instance, selection: Selection, captioned: bool = True, falsif
     judged = [instance("06b_semantic_fidelity")]
     lots = [replace(arm(*pair), of="random") for pair in falsifier]
     if run.stage == "07_evaluation":
-        return [data, *(instance("03_train_captioner", seed=seed) for seed in seeds), *arms, *judged, *lots]
+        return [
+            data,
+            *(instance("03_train_captioner", seed=seed) for seed in seeds),
+            *arms,
+            *judged,
+            *lots,
+        ]
     shared = [instance(name, seed=seed) for name in tuple(STAGES)[2:5] for seed in seeds]
-    return [data, *shared, *arms, *judged, instance("07_evaluation"), instance("07b_metric_definitions"), *lots]
+    return [
+        data,
+        *shared,
+        *arms,
+        *judged,
+        instance("07_evaluation"),
+        instance("07b_metric_definitions"),
+        *lots,
+    ]
 
 
 def why_skipped(run: Instance, kind: str) -> str:
@@ -225,8 +288,14 @@ def why_skipped(run: Instance, kind: str) -> str:
     if variant and variant.semantics in TRUTH and kind != "scenes":
         return "these data have no true label maps"
     schooled = variant and (variant.start == "own" or run.variant == "frozen")
-    schooled = schooled or run.stage in ("02_train_s3_tree", "03_train_captioner", "06b_semantic_fidelity")
-    return "these data have no captions" if schooled and kind not in CAPTIONED and not run.of else ""
+    schooled = schooled or run.stage in (
+        "02_train_s3_tree",
+        "03_train_captioner",
+        "06b_semantic_fidelity",
+    )
+    return (
+        "these data have no captions" if schooled and kind not in CAPTIONED and not run.of else ""
+    )
 
 
 def plan(selection: Selection, captioned: bool = True, falsifier: Selection = ()) -> list[Instance]:
@@ -240,7 +309,14 @@ def plan(selection: Selection, captioned: bool = True, falsifier: Selection = ()
 
     visit(instance("08_figures_and_tables"))
     visit(instance("09_explore"))
-    return sorted(seen, key=lambda run: (run.stage, ("captioned", "", "random").index(run.of), list(seen).index(run)))
+    return sorted(
+        seen,
+        key=lambda run: (
+            run.stage,
+            ("captioned", "", "random").index(run.of),
+            list(seen).index(run),
+        ),
+    )
 
 
 MEASURED = minutes.PROFILES  # profiles whose runs were measured
@@ -267,8 +343,17 @@ def fields(run: Instance, config: Config) -> dict[str, Any]:
         wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
         wanted += ["-loss.caption"] * (not variant.caption_loss)
         wanted += ["-loss.tree", "-loss.null_weight"] * (not variant.tree_loss)
-        wanted += ["-loss.distillation", "-loss.detach_semantics"] * (variant.semantics in (None, "noise", *TRUTH))
+        wanted += ["-loss.distillation", "-loss.detach_semantics"] * (
+            variant.semantics in (None, "noise", *TRUTH)
+        )
         rules = variant.model_dump(mode="json", exclude={"description"})
-    names = {"+": {name for name in wanted if name[0] != "-"}, "-": {name[1:] for name in wanted if name[0] == "-"}}
-    read = {key: v for key, v in flat.items() if {key, key.split(".")[0]} & names["+"] and key not in names["-"]}
+    names = {
+        "+": {name for name in wanted if name[0] != "-"},
+        "-": {name[1:] for name in wanted if name[0] == "-"},
+    }
+    read = {
+        key: v
+        for key, v in flat.items()
+        if {key, key.split(".")[0]} & names["+"] and key not in names["-"]
+    }
     return {**read, **{f"variant.{key}": value for key, value in rules.items()}}

@@ -16,14 +16,23 @@ from s3e import spacy_backend
 from s3e.config import Config
 from s3e.convolution import IPP
 from s3e.data import coco, folder, gopro
-from s3e.paths import NOTEBOOKS, S3EError
 from s3e.pipeline import graph
 from s3e.pipeline.contents import digests
 from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
+from s3e.utils import NOTEBOOKS, S3EError
 
 PACKAGE = Path(s3e.__file__).parent
-LEFT_OUT = ("s3e", "s3e.config", "s3e.paths", "s3e.pipeline", "s3e.report")  # their values count, or they only draw
-WEIGHTS = ("loss.vgg19_weights", "model.encoder_weights")  # settings that name a file: what it holds counts
+LEFT_OUT = (
+    "s3e",
+    "s3e.config",
+    "s3e.utils",
+    "s3e.pipeline",
+    "s3e.report",
+)  # their values count, or they only draw
+WEIGHTS = (
+    "loss.vgg19_weights",
+    "model.encoder_weights",
+)  # settings that name a file: what it holds counts
 DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
 
 
@@ -65,7 +74,10 @@ def _source(cell: dict[str, Any]) -> str:
 
 
 def _tagged(cell: dict[str, Any]) -> bool:
-    return bool({"parameters", "injected-parameters", "lesson"} & set(cell.get("metadata", {}).get("tags", [])))
+    return bool(
+        {"parameters", "injected-parameters", "lesson"}
+        & set(cell.get("metadata", {}).get("tags", []))
+    )
 
 
 @cache
@@ -77,7 +89,11 @@ def notebook_code(path: Path) -> str:
 @cache
 def notebook_parameters(path: Path) -> tuple[str, ...]:
     """The names that a notebook's parameters cell assigns."""
-    sources = [_source(cell) for cell in _cells(path) if "parameters" in cell.get("metadata", {}).get("tags", [])]
+    sources = [
+        _source(cell)
+        for cell in _cells(path)
+        if "parameters" in cell.get("metadata", {}).get("tags", [])
+    ]
     names = []
     for node in ast.parse("\n".join(sources)).body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])
@@ -87,7 +103,9 @@ def notebook_parameters(path: Path) -> tuple[str, ...]:
 
 def _module_file(module: str) -> Path | None:
     base = PACKAGE.parent.joinpath(*module.split("."))
-    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+    return next(
+        (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None
+    )
 
 
 def _imports(source: str, module: str, package: bool) -> set[str]:
@@ -109,12 +127,16 @@ def _imports(source: str, module: str, package: bool) -> set[str]:
 def _module(name: str) -> tuple[str, frozenset[str]]:
     path = _module_file(name)
     source = path.read_text(encoding="utf-8")
-    return code_digest(source, str(path)), frozenset(_imports(source, name, path.name == "__init__.py"))
+    return code_digest(source, str(path)), frozenset(
+        _imports(source, name, path.name == "__init__.py")
+    )
 
 
 def _left_out(name: str, drawing: bool) -> bool:
     skip = [item for item in LEFT_OUT if not (drawing and item == "s3e.report")]
-    return name == "s3e" or any(name == item or name.startswith(item + ".") for item in skip if item != "s3e")
+    return name == "s3e" or any(
+        name == item or name.startswith(item + ".") for item in skip if item != "s3e"
+    )
 
 
 @cache
@@ -130,8 +152,15 @@ def code_parts(stage: str, notebooks: Path = NOTEBOOKS) -> dict[str, str]:
             parts[name], more = _module(name)
             waiting |= more
     if drawing:
-        styles = sorted(path for kind in ("mplstyle", "jinja") for path in (PACKAGE / "report").glob(f"*.{kind}"))
-        parts |= {f"s3e/report/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in styles}
+        styles = sorted(
+            path
+            for kind in ("mplstyle", "jinja")
+            for path in (PACKAGE / "report").glob(f"*.{kind}")
+        )
+        parts |= {
+            f"s3e/report/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in styles
+        }
     return parts
 
 
@@ -153,20 +182,32 @@ def data_fingerprint(source: str) -> str | None:
     if source == "scenes":
         return None
     tree = folder.walk(Path(source))
-    return digest(digests(Path(source), (place / name for place, names in tree.files.items() for name in names)))
+    return digest(
+        digests(
+            Path(source), (place / name for place, names in tree.files.items() for name in names)
+        )
+    )
 
 
 def source_digest() -> str:
     """Hash of all files of the package and of the notebooks, byte by byte: machines that differ there must not mix."""
-    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    ]
     found = {str(path.relative_to(PACKAGE)): path for path in files}
     found |= {f"notebooks/{path.name}": path for path in NOTEBOOKS.glob("*.ipynb")}
-    return digest({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()})
+    return digest(
+        {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
+    )
 
 
 def weights_digest() -> str:
     """Hash of the files of the demonstration weights, byte by byte."""
-    files = [path for path in sorted((PACKAGE / "weights").glob("[!.]*")) if path.is_file() and path.suffix != ".md"]
+    files = [
+        path
+        for path in sorted((PACKAGE / "weights").glob("[!.]*"))
+        if path.is_file() and path.suffix != ".md"
+    ]
     return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
@@ -176,7 +217,9 @@ def tools(stage: str, parser: str) -> dict[str, str]:
         return {"tools": f"weights {weights_digest()[:12]}"}
     if stage == "01_data_blurring":
         transforms = "OpenCV's transforms" if IPP else "SciPy's transforms"
-        return {"tools": f"{transforms}, {spacy_backend.version()}" if parser == "spacy" else transforms}
+        return {
+            "tools": f"{transforms}, {spacy_backend.version()}" if parser == "spacy" else transforms
+        }
     if stage != "07_evaluation":
         return {}
     from s3e.evaluation.java import find_java
@@ -230,7 +273,9 @@ class Keys:
             self._parts[run] = {
                 "stage": str(run),
                 "code": code_parts(run.stage, self.notebooks),
-                "settings": {name: _held(name, value) for name, value in fields(run, self.config).items()},
+                "settings": {
+                    name: _held(name, value) for name, value in fields(run, self.config).items()
+                },
                 "data": self._fingerprint if run.stage == "01_data_blurring" else None,
                 "upstream": {str(other): self.key(other) for other in before},
             } | tools(run.stage, self.config.text.parser)
@@ -251,7 +296,9 @@ class Keys:
         prints = [data_fingerprint(name) for name in folders if name != "scenes"]
         return digest(prints) if len(prints) > 1 else data_fingerprint(source)
 
-    def minutes_ahead(self, runs: list[Instance], minutes: dict[Instance, float]) -> dict[Instance, float]:
+    def minutes_ahead(
+        self, runs: list[Instance], minutes: dict[Instance, float]
+    ) -> dict[Instance, float]:
         """Expected minutes from the start of each of `runs` (in order) to the end of the longest chain that waits."""
         after = {run: 0.0 for run in runs}
         for run in reversed(runs):
@@ -276,4 +323,6 @@ def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     missing = object()
-    return [name for name in sorted({*old, *new}) if old.get(name, missing) != new.get(name, missing)]
+    return [
+        name for name in sorted({*old, *new}) if old.get(name, missing) != new.get(name, missing)
+    ]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from s3e.config import Config, load_config
-from s3e.paths import NOTEBOOKS, ROOT, S3EError
 from s3e.pipeline.folders import Store
 from s3e.pipeline.graph import Selection, falsifier
 from s3e.pipeline.keys import WEIGHTS, Keys
+from s3e.utils import NOTEBOOKS, ROOT, S3EError
 
 OWN = {"data.captioned", "data.subset", "data.whole_frames", "data.train", "data.val", "data.test"}
 OWN |= {"blur.frames", "blur.average"}  # overrides that stay with the borrower
@@ -35,7 +35,9 @@ def settled(overrides: dict[str, Any] | None) -> dict[str, Any] | None:
         return overrides
     given = {name: value for name, value in overrides.items() if isinstance(value, str)}
     folder = {name: data_folder(value) for name, value in given.items() if name == "data.captioned"}
-    files = {name: _in_full(value, Path.is_file) for name, value in given.items() if name in WEIGHTS}
+    files = {
+        name: _in_full(value, Path.is_file) for name, value in given.items() if name in WEIGHTS
+    }
     return {**overrides, **folder, **files}
 
 
@@ -69,14 +71,20 @@ def lender_config(config: Config, overrides: dict[str, Any]) -> Config:
 
 
 def open_study(
-    config: Config, overrides: dict[str, Any], selection: Selection, notebooks: Path = NOTEBOOKS, run_dir: str = ""
+    config: Config,
+    overrides: dict[str, Any],
+    selection: Selection,
+    notebooks: Path = NOTEBOOKS,
+    run_dir: str = "",
 ) -> tuple[Keys, Store]:
     """Keys and store of a study, with those of the other studies that it reads inside."""
     keys, store = Keys(config, selection, notebooks), Store.of(config, overrides, run_dir)
     keys.falsifier = falsifier(config, selection)
     configs = {} if keys.captioned else {"captioned": lender_config(config, overrides)}
     if keys.falsifier:
-        configs["random"] = load_config(config.profile, config.data.source, 0, random_overrides(overrides))
+        configs["random"] = load_config(
+            config.profile, config.data.source, 0, random_overrides(overrides)
+        )
     for name, other in configs.items():
         keys.others[name] = Keys(other, selection, notebooks)
         store.others[name] = Store.of(other, OVERRIDES[name](overrides))

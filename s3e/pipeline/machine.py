@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from s3e.config import Config, Runtime
-from s3e.paths import ROOT
+from s3e.utils import ROOT
 
 PACKAGES = (
     "torch", "lightning-fabric", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic",
@@ -52,10 +52,15 @@ def gpus() -> list[str]:
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
+    return [
+        str(number)
+        for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))
+    ]
 
 
 def gpus_of(runtime: Runtime, slot: int) -> dict[str, str]:
@@ -109,6 +114,11 @@ def provenance(config: Config, parts: dict[str, Any], key: str, started: float) 
         "precision": config.runtime.precision,
         "threads": config.runtime.threads,
         "seed": config.seed,
-        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1),
-        **{name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)) for name, moment in moments.items()},
+        "peak_memory_mib": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1
+        ),
+        **{
+            name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+            for name, moment in moments.items()
+        },
     }

@@ -16,12 +16,15 @@ from typing import Any
 
 from s3e import config as settings
 from s3e.config import VARIANTS
-from s3e.paths import NOTEBOOKS, ROOT, RUNS, atomic_write, read_json, write_json
 from s3e.pipeline import machine
+from s3e.utils import NOTEBOOKS, ROOT, RUNS, atomic_write, read_json, write_json
 
 FILE = Path(__file__).with_suffix(".json")
 PROFILES = ("smoke", "laptop", "study", "photos-cpu")
-ARMS, OWN = "06_ablation", "06_ablation, own semantics"  # arms that pretrain their own semantics take longer
+ARMS, OWN = (
+    "06_ablation",
+    "06_ablation, own semantics",
+)  # arms that pretrain their own semantics take longer
 UNKNOWN = 60.0  # seconds, of a notebook that nobody has measured
 TAKES = r"^- \*\*Takes\*\* .*$"  # in the first cell of a notebook
 NOT_MEASURED = "not measured"
@@ -65,7 +68,9 @@ def read_store(store: Path) -> dict[str, float]:
     for path in sorted(store.glob("*/*/done.json")):
         stage, record = path.parents[1].name, read_json(path)
         if not record["skipped"]:
-            found.setdefault(OWN if stage == ARMS and _own(path.parent.name) else stage, []).append(record["seconds"])
+            found.setdefault(OWN if stage == ARMS and _own(path.parent.name) else stage, []).append(
+                record["seconds"]
+            )
     return {name: round(median(times), 1) for name, times in found.items()}
 
 
@@ -77,7 +82,10 @@ def at_a_time(store: Path) -> int:
     """The largest number of a store's runs that went on at the same moment; 0 for an empty store."""
     found = [read_json(path) for path in store.glob("*/*/provenance.json")]
     origins = [origin for origin in found if "ended" in origin]
-    return max((sum(a["started"] <= b["started"] < a["ended"] for a in origins) for b in origins), default=0)
+    return max(
+        (sum(a["started"] <= b["started"] < a["ended"] for a in origins) for b in origins),
+        default=0,
+    )
 
 
 def takes(stage: str) -> str:
@@ -100,7 +108,9 @@ def _count(number: int, word: str) -> str:
 
 def _of(times: dict[str, float], stage: str) -> str:
     own = times.get(OWN) if stage == ARMS else None
-    return spoken(times[stage]) + (f" ({spoken(own)} if the arm pretrains its own semantics)" if own else "")
+    return spoken(times[stage]) + (
+        f" ({spoken(own)} if the arm pretrains its own semantics)" if own else ""
+    )
 
 
 def spoken(time: float) -> str:
@@ -143,7 +153,11 @@ def measure() -> None:
         store = store_of(name)
         if found := read_store(store):
             times = seconds(name) | found
-            known[name] = {"cores": machine.cores(), "jobs": max(1, at_a_time(store)), "seconds": times}
+            known[name] = {
+                "cores": machine.cores(),
+                "jobs": max(1, at_a_time(store)),
+                "seconds": times,
+            }
     write_json(FILE, known)
     measured.cache_clear()
 

@@ -10,9 +10,9 @@ import sys
 from typing import IO, Any, NamedTuple, Protocol
 
 from s3e.config import Runtime
-from s3e.paths import NOTEBOOKS, ROOT, S3EError
 from s3e.pipeline import machine
 from s3e.pipeline.graph import Instance
+from s3e.utils import NOTEBOOKS, ROOT, S3EError
 
 Job = dict[str, Any]  # see `Scheduler.job`
 
@@ -84,13 +84,17 @@ def local_jobs(runtime: Runtime, wanted: int) -> int:
         return wanted or max(1, machine.cores() // (runtime.threads * runtime.devices))
     have, each = len(machine.gpus()), runtime.devices
     if not have:
-        raise S3EError(f"runtime.device is '{runtime.device}', but there is no GPU: --set runtime.device=cpu.")
+        raise S3EError(
+            f"runtime.device is '{runtime.device}', but there is no GPU: --set runtime.device=cpu."
+        )
     if runtime.device != "cuda":  # one GPU, which the settings name
         return wanted or 1
     jobs = wanted or max(1, have // each)
     if jobs * each > have:
         remedy = f"--jobs {have // each}" if have >= each else f"--set runtime.devices={have}"
-        raise S3EError(f"{jobs} notebooks at a time, with runtime.devices = {each}, exceed the {have} GPUs: {remedy}.")
+        raise S3EError(
+            f"{jobs} notebooks at a time, with runtime.devices = {each}, exceed the {have} GPUs: {remedy}."
+        )
     return jobs
 
 

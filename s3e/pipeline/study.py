@@ -8,14 +8,21 @@ from typing import Any
 from s3e.config import Config
 from s3e.data.plan import plan
 from s3e.data.sources import open_source
-from s3e.paths import FIGURES, NOTEBOOKS, S3EError, atomic_write
 from s3e.pipeline import graph, keys
 from s3e.pipeline.folders import Store
 from s3e.pipeline.graph import Instance
 from s3e.pipeline.keys import Keys
 from s3e.pipeline.lending import OVERRIDES
+from s3e.utils import FIGURES, NOTEBOOKS, S3EError, atomic_write
 
-COMMON = ("profile", "data", "seed", "run_dir", "overrides", "resume")  # parameters of every notebook
+COMMON = (
+    "profile",
+    "data",
+    "seed",
+    "run_dir",
+    "overrides",
+    "resume",
+)  # parameters of every notebook
 
 
 @dataclasses.dataclass
@@ -47,11 +54,16 @@ class Study:
 
     def minutes(self, run: Instance) -> float:
         """Expected minutes of a run; see `graph.expected_minutes`."""
-        return graph.expected_minutes(Instance("00_start_here") if self.skipped(run) else run, self.config.profile)
+        return graph.expected_minutes(
+            Instance("00_start_here") if self.skipped(run) else run, self.config.profile
+        )
 
     def folders(self, waiting: list[Instance]) -> list[Path]:
         """The folders that these runs write into."""
-        others = [self.store.others[name].root for name in dict.fromkeys(run.of for run in waiting if run.of)]
+        others = [
+            self.store.others[name].root
+            for name in dict.fromkeys(run.of for run in waiting if run.of)
+        ]
         draws = any(run.stage == keys.DRAWS for run in waiting)
         return [self.store.root, *others, *([FIGURES] if draws else [])]
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from s3e.paths import atomic_write, read_json
 from s3e.pipeline import machine
 from s3e.pipeline.folders import complete, is_locked, note_failure, take_lock, wait_for
+from s3e.utils import atomic_write, read_json
 
 LAST_LINES = 12
 
@@ -30,9 +30,16 @@ def failing_cell(path: Path) -> str:
     for cell in cells:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error" and output["ename"] != "SystemExit":
-                lines = [line for block in output["traceback"] for line in _plain(block).splitlines() if line.strip()]
+                lines = [
+                    line
+                    for block in output["traceback"]
+                    for line in _plain(block).splitlines()
+                    if line.strip()
+                ]
                 last = lines[-LAST_LINES:] or [f"{output['ename']}: {output['evalue']}"]
-                return "\n".join([f"  cell In[{cell['execution_count']}]:", *(f"    {line}" for line in last)])
+                return "\n".join(
+                    [f"  cell In[{cell['execution_count']}]:", *(f"    {line}" for line in last)]
+                )
     return ""
 
 
@@ -42,10 +49,14 @@ def _plain(text: str) -> str:
 
 def execute(spec: dict[str, Any]) -> None:
     """Execute the notebook into the run's folder; raises what papermill raises."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # optional URL checks of jsonschema that take 1-2 s to import
+    sys.modules.setdefault(
+        "rfc3987_syntax", None
+    )  # optional URL checks of jsonschema that take 1-2 s to import
     import papermill
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
+    )
     papermill.execute_notebook(
         literal_path(spec["notebook"]),
         literal_path(spec["output"]),
@@ -61,7 +72,11 @@ def execute(spec: dict[str, Any]) -> None:
 def mend_links(output: Path, notebooks: Path) -> None:
     """Let the links of an executed copy lead to the notebooks beside its source, not beside itself."""
     base = Path(os.path.relpath(notebooks, output.parent)).as_posix()
-    text = re.sub(r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|md))\)", rf"]({base}/\1)", output.read_text(encoding="utf-8"))
+    text = re.sub(
+        r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|md))\)",
+        rf"]({base}/\1)",
+        output.read_text(encoding="utf-8"),
+    )
     with atomic_write(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -89,7 +104,9 @@ def main(spec: dict[str, Any]) -> int:
     for folder, key in spec["needs"].items():
         wait_for(Path(folder), key)
     if is_locked(output.with_name(".lock")):
-        print(f"{spec['name']} is open in another notebook: waiting until that ends ...", flush=True)
+        print(
+            f"{spec['name']} is open in another notebook: waiting until that ends ...", flush=True
+        )
     with open(output.with_name("papermill.log"), "a") as log:
         os.dup2(log.fileno(), 2)  # the kernel's crash messages too
     output.unlink(missing_ok=True)

@@ -42,7 +42,9 @@ def path_and_kernels(path: np.ndarray, kernels: Mapping[float, np.ndarray]) -> F
 
 
 @styled
-def kernel_gallery(kernels: Mapping[str, Sequence[np.ndarray]], extents: Mapping[str, Sequence[float]]) -> Figure:
+def kernel_gallery(
+    kernels: Mapping[str, Sequence[np.ndarray]], extents: Mapping[str, Sequence[float]]
+) -> Figure:
     """Kernels of several photos (columns) under each severity (rows), all at one scale, extent in pixels below."""
     columns = len(next(iter(kernels.values())))
     side = max(max(kernel.shape) for row in kernels.values() for kernel in row) + 2
@@ -67,7 +69,9 @@ def radial(spectrum: np.ndarray, bins: int = 32) -> tuple[np.ndarray, np.ndarray
     """Root mean square of a centred spectrum over rings: frequencies in cycles per pixel (0 to 0.5), and values."""
     axes = [np.fft.fftshift(np.fft.fftfreq(length)) for length in spectrum.shape]
     radius = np.hypot(*np.meshgrid(*axes, indexing="ij"))
-    ring = np.minimum((radius * 2 * bins).astype(int), bins)  # the corners beyond 0.5 fall into a last, unused ring
+    ring = np.minimum(
+        (radius * 2 * bins).astype(int), bins
+    )  # the corners beyond 0.5 fall into a last, unused ring
     power = np.bincount(ring.ravel(), spectrum.ravel() ** 2, bins + 1)[:bins]
     counts = np.bincount(ring.ravel(), minlength=bins + 1)[:bins]
     return (np.arange(bins) + 0.5) / (2 * bins), np.sqrt(power / counts)
@@ -91,7 +95,11 @@ def spectra(views: Mapping[str, np.ndarray]) -> Figure:
             axes.plot(frequency, ratio, color=SEVERITY_COLOUR.get(name, INK), label=name)
     grid[1, 0].set_ylabel("log amplitude", size=7)
     axes.axhline(1, color=GREY, linewidth=0.8)
-    axes.set(yscale="log", xlabel="spatial frequency (cycles per pixel)", ylabel="amplitude left (1 = all)")
+    axes.set(
+        yscale="log",
+        xlabel="spatial frequency (cycles per pixel)",
+        ylabel="amplitude left (1 = all)",
+    )
     axes.legend()
     return figure
 
@@ -111,8 +119,12 @@ def severity_spread(table: pd.DataFrame) -> Figure:
         panels[0].hist(own.psnr_blurred, edges, histtype="stepfilled", color=colour, alpha=0.3)
         panels[0].hist(own.psnr_blurred, edges, histtype="step", color=colour, label=name)
         if len(known):
-            panels[1].scatter(own.extent, own.psnr_blurred, s=6, color=colour, alpha=0.6, linewidths=0)
-    panels[0].set(title="a  how much is left", xlabel="PSNR of the blurred photo (dB)", ylabel="photos")
+            panels[1].scatter(
+                own.extent, own.psnr_blurred, s=6, color=colour, alpha=0.6, linewidths=0
+            )
+    panels[0].set(
+        title="a  how much is left", xlabel="PSNR of the blurred photo (dB)", ylabel="photos"
+    )
     panels[0].legend()
     if len(known):
         panels[1].set(

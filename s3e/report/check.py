@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from s3e.config import PROFILES, load_config
-from s3e.paths import FIGURES, ROOT, S3EError
 from s3e.report import html, readme
 from s3e.report.manifest import KINDS, NAME, code_of, file_digest, python, read_manifest, settings
+from s3e.utils import FIGURES, ROOT, S3EError
 
 SHOWN = 3  # changed modules or settings that one line names
 
@@ -20,9 +20,15 @@ SHOWN = 3  # changed modules or settings that one line names
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "folders", type=Path, nargs="*", metavar="FOLDER", help="folders of figures; default: those that are published"
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="FOLDER",
+        help="folders of figures; default: those that are published",
     )
-    parser.add_argument("--strict", action="store_true", help="fail on what older code or settings made, too")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail on what older code or settings made, too"
+    )
 
 
 def execute(arguments: Namespace) -> int:
@@ -34,7 +40,10 @@ def execute(arguments: Namespace) -> int:
     for line in wrong + old:
         print(line)
     checked = ", ".join(map(str, folders))
-    print(f"{checked}: {len(wrong)} edited or missing, {len(old)} made by older code" + OLD * bool(old))
+    print(
+        f"{checked}: {len(wrong)} edited or missing, {len(old)} made by older code"
+        + OLD * bool(old)
+    )
     return 1 if wrong or (arguments.strict and old) else 0
 
 
@@ -45,7 +54,9 @@ def published() -> list[Path]:
     """The committed folders of figures; raises `S3EError` if there is none."""
     found = [FIGURES / name for name in readme.PUBLISHED if (FIGURES / name / NAME).is_file()]
     if not found:
-        raise S3EError(f"{FIGURES} holds no published figures: name a folder, or run python run_all.py first.")
+        raise S3EError(
+            f"{FIGURES} holds no published figures: name a folder, or run python run_all.py first."
+        )
     return found
 
 
@@ -84,7 +95,9 @@ def older(folder: Path) -> Iterator[str]:
         yield f"{folder / NAME}: settings of the profile changed since: {_listed(changed)}"
     for name, facts in manifest["files"].items():
         now = code_of(facts["stages"])
-        if changed := [module for module, digest in now.items() if manifest["code"].get(module) != digest]:
+        if changed := [
+            module for module, digest in now.items() if manifest["code"].get(module) != digest
+        ]:
             yield f"{folder / name}: made by older code ({_listed(changed)} changed since)"
 
 
@@ -94,18 +107,30 @@ def changed_settings(folder: Path, manifest: dict[str, Any]) -> list[str]:
     if profile is None or folder.resolve().name != (profile.get("figures") or manifest["profile"]):
         return []
     then = _flat(manifest["settings"])
-    photos = profile.get("data", {}).get("source") == ""  # any folder: of the data only the name is known
+    photos = (
+        profile.get("data", {}).get("source") == ""
+    )  # any folder: of the data only the name is known
     now = _flat(settings(load_config(manifest["profile"], str(ROOT) if photos else "scenes")))
     now |= {"data.source": then.get("data.source")} if photos else {}
     return [
-        f"{name} {then.get(name)} -> {now.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name)
+        f"{name} {then.get(name)} -> {now.get(name)}"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
     ]
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted name, without those of the machine."""
-    parts = {key: value if isinstance(value, dict) else {"": value} for key, value in tree.items() if key != "runtime"}
-    return {f"{key}.{field}".strip("."): value for key, section in parts.items() for field, value in section.items()}
+    parts = {
+        key: value if isinstance(value, dict) else {"": value}
+        for key, value in tree.items()
+        if key != "runtime"
+    }
+    return {
+        f"{key}.{field}".strip("."): value
+        for key, section in parts.items()
+        for field, value in section.items()
+    }
 
 
 def _listed(names: list[str]) -> str:

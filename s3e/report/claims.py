@@ -40,15 +40,26 @@ def row_name(variant: str, frame: pd.DataFrame) -> str:
 
 def verdict(row: pd.Series) -> str:
     """Words for one paired difference in PSNR: only what `gains.told` tells is a difference."""
-    ends = f"95 % interval {row.low:+.2f} to {row.high:+.2f}" if row.low <= row.high else "no interval of one video"
+    ends = (
+        f"95 % interval {row.low:+.2f} to {row.high:+.2f}"
+        if row.low <= row.high
+        else "no interval of one video"
+    )
     amount = f"{row['mean']:+.2f} dB, {ends}"
     if row.seeds > 1:
         amount += f", p {probability(row.p_holm)} after Holm"
     amount = amount.replace("-", "−")
     other = RIVALS.get(row.reference, label(row.reference))
-    words = {1: f"beats {other}", -1: f"loses to {other}", 0: f"does not beat {other}: no difference can be told"}
+    words = {
+        1: f"beats {other}",
+        -1: f"loses to {other}",
+        0: f"does not beat {other}: no difference can be told",
+    }
     if row.seeds == 1:
-        words |= {1: f"is above {other} in this one training", -1: f"is below {other} in this one training"}
+        words |= {
+            1: f"is above {other} in this one training",
+            -1: f"is below {other} in this one training",
+        }
     return f"{words[told(row)]} ({amount})"
 
 
@@ -59,18 +70,16 @@ def probability(value: float) -> str:
 
 def finding(differences: pd.DataFrame, split: str = "test", severity: str = "severe") -> str:
     """One plain sentence: does `full` beat the baseline and the control without semantic losses?"""
-    rows = pick(differences, split=split, severity=severity, variant="full", metric="psnr").set_index(
-        "reference", drop=False
-    )
+    rows = pick(
+        differences, split=split, severity=severity, variant="full", metric="psnr"
+    ).set_index("reference", drop=False)
     parts = [verdict(rows.loc[name]) for name in RIVALS if name in rows.index]
     if not parts:
         return "Whether S3E-Deblur (full) beats the baseline cannot be said: one of the two was not run."
     absent = [RIVALS[name] for name in RIVALS if name not in rows.index]
     missing = f"; {absent[0]} was not run" if absent else ""
     seeds = ONE_SEED if rows.seeds.max() == 1 else f"{int(rows.seeds.max())} seeds"
-    return (
-        f"On {SPLITS[split]} images under {severity} blur ({seeds}), S3E-Deblur (full) {'; it '.join(parts)}{missing}."
-    )
+    return f"On {SPLITS[split]} images under {severity} blur ({seeds}), S3E-Deblur (full) {'; it '.join(parts)}{missing}."
 
 
 def tests_note(differences: pd.DataFrame, split: str, severity: str) -> str:
@@ -81,10 +90,16 @@ def tests_note(differences: pd.DataFrame, split: str, severity: str) -> str:
         corrected = f", Holm {probability(row['p_holm'])}" if row["seeds"] > 1 else ""
         tests = f"interval {probability(row['p_interval'])}, Wilcoxon {probability(row['p_wilcoxon'])}{corrected}"
         parts.append(f"over {label(row['reference'])}: {tests}")
-    return f"p-values of S3E-Deblur (full), PSNR, {'; '.join(parts)}. The CSV holds those of all arms." if parts else ""
+    return (
+        f"p-values of S3E-Deblur (full), PSNR, {'; '.join(parts)}. The CSV holds those of all arms."
+        if parts
+        else ""
+    )
 
 
-def falsifier(frame: pd.DataFrame, split: str = "test", severity: str = "severe", context: str = "") -> Table:
+def falsifier(
+    frame: pd.DataFrame, split: str = "test", severity: str = "severe", context: str = ""
+) -> Table:
     """Table 7: the decisive differences where a category tells its texture, and where textures are drawn by lot."""
     data = pick(frame, split=split, severity=severity)
     rows = []
@@ -93,7 +108,10 @@ def falsifier(frame: pd.DataFrame, split: str = "test", severity: str = "severe"
             gains = {row["metric"]: row for row in own.to_dict("records")}
             seeds = int(own.seeds.max())
             facts = {"textures": words, "difference": f"{label(names[0])} − {label(names[1])}"}
-            facts |= {"PSNR (dB)": cell(gains["psnr"], 2, sign=True), "SSIM": cell(gains["ssim"], 3, sign=True)}
+            facts |= {
+                "PSNR (dB)": cell(gains["psnr"], 2, sign=True),
+                "SSIM": cell(gains["ssim"], 3, sign=True),
+            }
             rows.append({**facts, "seeds": ONE_SEED if seeds == 1 else str(seeds)})
     caption = (
         f"The falsifier: paired differences under {severity} blur on {int(data.images.max())} {split} images whose "
@@ -107,14 +125,21 @@ def falsifier(frame: pd.DataFrame, split: str = "test", severity: str = "severe"
 
 
 def closing(
-    frame: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe", context: str = ""
+    frame: pd.DataFrame,
+    differences: pd.DataFrame,
+    split: str = "test",
+    severity: str = "severe",
+    context: str = "",
 ) -> Table:
     """Table 8: which share of the PSNR gap between baseline and true label maps each arm closes, by severity."""
     data = pick(frame, split=split)
     rows = {}
     for variant in sorted(in_order(data.variant), key=lambda name: name in ORACLES):
         own = {row["severity"]: row for row in pick(data, variant=variant).to_dict("records")}
-        shown = {f"{name} (%)": cell(own[name], 0, 100) if name in own else DASH for name in severities(data)}
+        shown = {
+            f"{name} (%)": cell(own[name], 0, 100) if name in own else DASH
+            for name in severities(data)
+        }
         rows[row_name(variant, data) + (" (told, no arm)" if variant in ORACLES else "")] = shown
     caption = (
         f"Share of the PSNR gap between the baseline (0 %) and true label maps (100 %) that an arm closes on "

@@ -15,7 +15,9 @@ COLUMNS = 7  # panels side by side in the figure of changed trees
 
 
 @styled
-def comparison(rows: Mapping[str, Mapping[str, np.ndarray]], sharp: np.ndarray, gain: int = 4) -> Figure:
+def comparison(
+    rows: Mapping[str, Mapping[str, np.ndarray]], sharp: np.ndarray, gain: int = 4
+) -> Figure:
     """A photo under each severity, restored by each arm; on the right the absolute errors, `gain` times as strong.
 
     `rows`: severity -> {"blurred" or arm: uint8 (H, W, 3)}, the same names in each; `sharp`: uint8 (H, W, 3). Below
@@ -24,21 +26,28 @@ def comparison(rows: Mapping[str, Mapping[str, np.ndarray]], sharp: np.ndarray, 
     names = list(next(iter(rows.values())))
     figure, cells = grid(len(rows), 2 * len(names) + 1, top=0.36, left=0.18)
     for row, (severity, images) in zip(cells, rows.items(), strict=True):
-        row[0].text(-0.04, 0.5, severity, transform=row[0].transAxes, ha="right", va="center", rotation=90)
+        row[0].text(
+            -0.04, 0.5, severity, transform=row[0].transAxes, ha="right", va="center", rotation=90
+        )
         row[len(names)].imshow(sharp)
         for name, plain, error in zip(names, row, row[len(names) + 1 :], strict=False):
             plain.imshow(images[name])
             error.imshow(strengthened(images[name], sharp, gain))
             below(plain, f"{psnr(images[name], sharp):.2f} dB, {ssim(images[name], sharp):.3f}")
     words = [label(name).split(" (")[0] for name in names]
-    for axes, text in zip(cells[0], [*words, "sharp", *(f"error of {text}" for text in words)], strict=True):
+    for axes, text in zip(
+        cells[0], [*words, "sharp", *(f"error of {text}" for text in words)], strict=True
+    ):
         title(axes, wrap(text, 16))
     return figure
 
 
 @styled
 def changed_trees(
-    blurred: np.ndarray, intact: np.ndarray, panels: Mapping[str, tuple[np.ndarray, np.ndarray, float]], gain: int = 8
+    blurred: np.ndarray,
+    intact: np.ndarray,
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray, float]],
+    gain: int = 8,
 ) -> Figure:
     """A photo restored with its tree whole and with each change; below each what the change made of it.
 
@@ -56,8 +65,20 @@ def changed_trees(
         if difference is not None:
             lower.imshow(difference)
             below(lower, f"{change:+.2f} dB", VERMILLION if change < -0.5 else INK)
-    note = wrap(f"upper rows: restored; lower rows: {gain} times the difference from “whole tree”, change of PSNR", 19)
-    cells[1, 0].text(0, 0.98, note, transform=cells[1, 0].transAxes, va="top", size=7, color=GREY, linespacing=1.5)
+    note = wrap(
+        f"upper rows: restored; lower rows: {gain} times the difference from “whole tree”, change of PSNR",
+        19,
+    )
+    cells[1, 0].text(
+        0,
+        0.98,
+        note,
+        transform=cells[1, 0].transAxes,
+        va="top",
+        size=7,
+        color=GREY,
+        linespacing=1.5,
+    )
     return figure
 
 
@@ -75,6 +96,14 @@ def own_photo(columns: Mapping[str, np.ndarray], labels: Sequence[str], caption:
         axes = bare(figure.add_axes(np.divide(place, (PAGE_WIDTH, tall, PAGE_WIDTH, tall))))
         axes.imshow(picture)
         title(axes, words)
-    figure.text(0.5, (room - 0.12) / tall, f"“{wrap(caption, 90)}”", ha="center", va="top", style="italic", color=INK)
+    figure.text(
+        0.5,
+        (room - 0.12) / tall,
+        f"“{wrap(caption, 90)}”",
+        ha="center",
+        va="top",
+        style="italic",
+        color=INK,
+    )
     draw_tree(figure.add_axes((0.2, 0.02, 0.6, 1.15 / tall)), labels)
     return figure

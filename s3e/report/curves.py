@@ -14,18 +14,28 @@ NODE_AXIS = ("leaf 1", "leaf 2", "leaf 3", "leaf 4", "node 5", "node 6", "root")
 
 @styled
 def losses(log: pd.DataFrame, title: str = "") -> Figure:
-    """One panel a loss term over the updates.
+    """One panel a loss term over the steps.
 
     `log`: columns step and one per term, as in `log_<training>.csv`; perhaps "validation score", with gaps, which is
     PSNR where a pixel or perceptual term shows that photos are restored, else minus the sum of the weighted losses.
     """
     terms = [name for name in log.columns if name != "step"]
     axis = {terms[0]: "weighted loss"}
-    axis["validation score"] = "PSNR (dB)" if {"pixel", "perceptual"} & set(terms) else "− sum of losses"
-    figure = Figure(figsize=(PAGE_WIDTH * max(0.5, min(1.0, len(terms) / 4)), 1.9), layout="constrained")
+    axis["validation score"] = (
+        "PSNR (dB)" if {"pixel", "perceptual"} & set(terms) else "− sum of losses"
+    )
+    figure = Figure(
+        figsize=(PAGE_WIDTH * max(0.5, min(1.0, len(terms) / 4)), 1.9), layout="constrained"
+    )
     for axes, term in zip(np.atleast_1d(figure.subplots(1, len(terms))), terms, strict=True):
         known = log[["step", term]].dropna()
-        axes.plot(known["step"], known[term], color=OKABE_ITO[5], marker="o" if len(known) < 3 else "", markersize=3)
+        axes.plot(
+            known["step"],
+            known[term],
+            color=OKABE_ITO[5],
+            marker="o" if len(known) < 3 else "",
+            markersize=3,
+        )
         axes.set(title=term.removesuffix(" score"), xlabel="update", ylabel=axis.get(term, ""))
         axes.locator_params(axis="x", nbins=3)
     if title:
@@ -34,7 +44,7 @@ def losses(log: pd.DataFrame, title: str = "") -> Figure:
 
 
 def restorations(moments: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
-    """The same photos restored after more and more updates, between blurred and sharp; PSNR in dB below.
+    """The same photos restored after more and more steps, between blurred and sharp; PSNR in dB below.
 
     `moments`: update -> arrays restored, blurred and sharp, as `s3e.report.live.snapshots` reads them.
     """
@@ -45,7 +55,10 @@ def restorations(moments: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
 
 @styled
 def readings(
-    picture: np.ndarray, moments: Mapping[int, np.ndarray], predicted: Sequence[Sequence[str]], target: Sequence[str]
+    picture: np.ndarray,
+    moments: Mapping[int, np.ndarray],
+    predicted: Sequence[Sequence[str]],
+    target: Sequence[str],
 ) -> Figure:
     """Where each node looks in one photo and what it says, a row for each update.
 
@@ -53,10 +66,14 @@ def readings(
     """
     count = len(moments)
     shown = np.broadcast_to(picture, (count, *picture.shape))
-    figure = pictures.node_attention(shown, np.stack([*moments.values()]), predicted, [target] * count, count)
+    figure = pictures.node_attention(
+        shown, np.stack([*moments.values()]), predicted, [target] * count, count
+    )
     for axes, step in zip(figure.axes[:: len(figure.axes) // count], moments, strict=True):
         text = f"update {step}"
-        axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=7, color=INK)
+        axes.text(
+            0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=7, color=INK
+        )
     return figure
 
 
@@ -97,7 +114,9 @@ def compare(logs: Mapping[str, pd.DataFrame], term: str, title: str = "") -> Fig
 def word_attention(text: str, attention: np.ndarray) -> Figure:
     """How much each word (row) drew on each tree node (column). `attention`: (T, 7), T at least the number of words."""
     words = text.split()
-    figure = Figure(figsize=(PAGE_WIDTH * 0.6, 0.35 + 0.2 * max(len(words), 3)), layout="constrained")
+    figure = Figure(
+        figsize=(PAGE_WIDTH * 0.6, 0.35 + 0.2 * max(len(words), 3)), layout="constrained"
+    )
     axes = figure.subplots()
     shown = axes.imshow(attention[: len(words)], aspect="auto", cmap="cividis", vmin=0, vmax=1)
     axes.set_xticks(range(attention.shape[1]), NODE_AXIS)

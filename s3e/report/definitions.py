@@ -24,10 +24,16 @@ def table(frame: pd.DataFrame, context: str = "") -> Table:
     for item in DEFINITIONS:
         row = {"metric": item.metric.upper(), "definition": item.name, "as in": item.habit}
         for variant in [name for name in SHOWN if name in set(frame.variant)]:
-            row[label(variant).split(" (")[0]] = f"{values[item.metric, item.name, variant]:.{DIGITS[item.metric]}f}"
+            row[label(variant).split(" (")[0]] = (
+                f"{values[item.metric, item.name, variant]:.{DIGITS[item.metric]}f}"
+            )
         count = len(list(filter(None, pairs[item.metric, item.name].split(", "))))
         rows.append({**row, "pairs swapped": str(count) if count else DASH})
-    notes = (verdict(frame), f"The first {PHOTOS} test photos at most, arms of the first seed.", PROTOCOL)
+    notes = (
+        verdict(frame),
+        f"The first {PHOTOS} test photos at most, arms of the first seed.",
+        PROTOCOL,
+    )
     caption = f"The same pictures, many scores: PSNR (dB) and SSIM by the definitions in use. {context}".strip()
     return Table("tableA1_definitions", caption, pd.DataFrame(rows), frame, notes, text_columns=3)
 
@@ -43,7 +49,11 @@ def verdict(frame: pd.DataFrame) -> str:
     if found.empty:
         return said + (f" All definitions rank the {outputs} outputs alike." if outputs > 1 else "")
     worst = found.groupby("metric").apart.max()
-    sizes = [f"{worst[metric]:.{DIGITS[metric] + 1}f} {unit}" for metric, unit in UNITS.items() if metric in worst]
+    sizes = [
+        f"{worst[metric]:.{DIGITS[metric] + 1}f} {unit}"
+        for metric, unit in UNITS.items()
+        if metric in worst
+    ]
     names = ", ".join(f"{row.metric.upper()} {row.definition}" for row in found.itertuples())
     said += f" Of the {outputs} outputs some change places under another definition ({names}), "
     return said + f"none of them further apart than {' and '.join(sizes)} by this suite's."

@@ -10,7 +10,20 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.textpath import TextPath
 
-from s3e.report.style import BLUE, GREEN, GREY, INK, ORANGE, PAGE_WIDTH, PALE, PURPLE, VERMILLION, bare, styled, wrap
+from s3e.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PAGE_WIDTH,
+    PALE,
+    PURPLE,
+    VERMILLION,
+    bare,
+    styled,
+    wrap,
+)
 
 NULL = "null"
 NODES = {  # node -> (x, y) in the unit square: leaves 1-4, sub-relations 5-6, root 7
@@ -27,7 +40,16 @@ def _tint(colour: str, amount: float = 0.14) -> tuple[float, float, float]:
     return tuple(1 - amount * (1 - rgb))
 
 
-def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, colour: str, note: str = "") -> None:
+def _box(
+    axes: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    text: str,
+    colour: str,
+    note: str = "",
+) -> None:
     """A rounded box centred on (x, y) with bold `text` and, below it, a lighter `note`."""
     style = FancyBboxPatch(
         (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.09",
@@ -35,13 +57,27 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str,
     )  # fmt: skip
     axes.add_patch(style)
     lift = 0.13 * (note.count("\n") + 1) if note else 0
-    axes.text(x, y + lift, text, ha="center", va="center", weight="bold", size=8, color=INK, zorder=3)
+    axes.text(
+        x, y + lift, text, ha="center", va="center", weight="bold", size=8, color=INK, zorder=3
+    )
     if note:
         low = y - 0.15 - 0.02 * text.count("\n")
-        axes.text(x, low, note, ha="center", va="center", size=6.8, color="#555555", zorder=3, linespacing=1.25)
+        axes.text(
+            x,
+            low,
+            note,
+            ha="center",
+            va="center",
+            size=6.8,
+            color="#555555",
+            zorder=3,
+            linespacing=1.25,
+        )
 
 
-def _arrow(axes: Axes, points: Sequence[tuple[float, float]], colour: str = INK, text: str = "") -> None:
+def _arrow(
+    axes: Axes, points: Sequence[tuple[float, float]], colour: str = INK, text: str = ""
+) -> None:
     """A right-angled arrow through `points`; `text` stands on its first leg."""
     xs, ys = zip(*points, strict=True)
     axes.plot(xs[:-1], ys[:-1], color=colour, linewidth=1.1, solid_joinstyle="round", zorder=1)
@@ -52,21 +88,35 @@ def _arrow(axes: Axes, points: Sequence[tuple[float, float]], colour: str = INK,
     axes.add_patch(head)
     if text:
         axes.text(
-            (xs[0] + xs[1]) / 2, (ys[0] + ys[1]) / 2 + 0.1, text, ha="center", va="bottom", size=6.8, color=colour
+            (xs[0] + xs[1]) / 2,
+            (ys[0] + ys[1]) / 2 + 0.1,
+            text,
+            ha="center",
+            va="bottom",
+            size=6.8,
+            color=colour,
         )
 
 
-def _picture(axes: Axes, image: np.ndarray | None, x: float, y: float, side: float, title: str) -> None:
+def _picture(
+    axes: Axes, image: np.ndarray | None, x: float, y: float, side: float, title: str
+) -> None:
     if image is not None:
-        axes.imshow(image, extent=(x - side / 2, x + side / 2, y - side / 2, y + side / 2), zorder=2)
+        axes.imshow(
+            image, extent=(x - side / 2, x + side / 2, y - side / 2, y + side / 2), zorder=2
+        )
     frame = FancyBboxPatch((x - side / 2, y - side / 2), side, side, boxstyle="square,pad=0", facecolor="none" if
                            image is not None else PALE, edgecolor=INK, linewidth=0.8, zorder=3)  # fmt: skip
     axes.add_patch(frame)
-    axes.text(x, y - side / 2 - 0.1, title, ha="center", va="top", size=7, color=INK, linespacing=1.25)
+    axes.text(
+        x, y - side / 2 - 0.1, title, ha="center", va="top", size=7, color=INK, linespacing=1.25
+    )
 
 
 @styled
-def framework(blurred: np.ndarray | None = None, restored: np.ndarray | None = None, caption: str = "") -> Figure:
+def framework(
+    blurred: np.ndarray | None = None, restored: np.ndarray | None = None, caption: str = ""
+) -> Figure:
     """Figure 2: the parts of S3E-Deblur, what flows between them and which loss trains what (specification 6.0).
 
     `blurred`, `restored`: optional uint8 (S, S, 3) pictures for the two ends; `caption`: what the decoder said.
@@ -78,7 +128,9 @@ def framework(blurred: np.ndarray | None = None, restored: np.ndarray | None = N
     back = FancyBboxPatch((1.62, low - 0.62), 7.34, 1.5, boxstyle="round,pad=0,rounding_size=0.1", facecolor="#F6F8F6",
                           edgecolor="#D5DDD8", linewidth=0.8, zorder=0)  # fmt: skip
     axes.add_patch(back)
-    axes.text(1.75, low + 0.72, "Generator (DeblurGAN)", size=7, color=GREEN, va="center", weight="bold")
+    axes.text(
+        1.75, low + 0.72, "Generator (DeblurGAN)", size=7, color=GREEN, va="center", weight="bold"
+    )
     _picture(axes, blurred, 0.72, low, 1.1, "blurred $I_b$")
     _picture(axes, restored, 9.78, low, 1.1, "restored $I_r$")
     _box(axes, 2.5, top, 2.05, 0.9, "Semantic encoder", BLUE, "reads the blurred image")
@@ -116,20 +168,51 @@ def _losses(axes: Axes, top: float, low: float, caption: str) -> None:
         (9.2, 2.85, "$L_{adv}$", PURPLE),
         (9.08, low - 0.4, "$L_{pix}$", GREEN),
     ):
-        axes.text(x, y, text, size=8, color=INK, ha="center", va="center", bbox={**pill, "edgecolor": colour}, zorder=5)
+        axes.text(
+            x,
+            y,
+            text,
+            size=8,
+            color=INK,
+            ha="center",
+            va="center",
+            bbox={**pill, "edgecolor": colour},
+            zorder=5,
+        )
     total = "co-training:  $L = L_{adv} + L_{pix} + \\lambda_c L_{cap} + \\lambda_t L_{tree}$"
     axes.text(5.1, 0.36, total, size=8, color=INK, ha="center", va="center")
     if caption:
         text = wrap(f"“{caption}”", 36)
-        axes.text(8.2, top - 0.13, text, ha="center", va="top", size=7, style="italic", color=INK, linespacing=1.15)
+        axes.text(
+            8.2,
+            top - 0.13,
+            text,
+            ha="center",
+            va="top",
+            size=7,
+            style="italic",
+            color=INK,
+            linespacing=1.15,
+        )
 
 
 def _tree_glyph(axes: Axes, x: float, y: float, width: float, height: float) -> None:
     """The seven nodes as small squares (they are maps), leaves below and root on top."""
     _box(axes, x, y, width, height + 0.5, "", BLUE)
-    axes.text(x, y + height / 2 + 0.05, "S3-tree", ha="center", va="center", weight="bold", size=8, color=INK, zorder=3)
+    axes.text(
+        x,
+        y + height / 2 + 0.05,
+        "S3-tree",
+        ha="center",
+        va="center",
+        weight="bold",
+        size=8,
+        color=INK,
+        zorder=3,
+    )
     spot = {
-        node: (x + (u - 0.5) * width * 0.82, y - 0.12 + (v - 0.5) * height * 0.85) for node, (u, v) in NODES.items()
+        node: (x + (u - 0.5) * width * 0.82, y - 0.12 + (v - 0.5) * height * 0.85)
+        for node, (u, v) in NODES.items()
     }
     for child, parent in EDGES:
         (x0, y0), (x1, y1) = spot[child], spot[parent]
@@ -155,7 +238,17 @@ def draw_tree(axes: Axes, labels: Sequence[str]) -> None:
         box = {"boxstyle": "round,pad=0.35", "facecolor": "white" if empty else _tint(colour, 0.18), "linewidth": 1.0,
                "edgecolor": "#CCCCCC" if empty else colour}  # fmt: skip
         text = "∅" if empty else labels[node].replace("_", " ")
-        axes.text(x, y, text, ha="center", va="center", size=7.5, color="#AAAAAA" if empty else INK, bbox=box, zorder=2)
+        axes.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            size=7.5,
+            color="#AAAAAA" if empty else INK,
+            bbox=box,
+            zorder=2,
+        )
 
 
 TAG_COLOURS = {"NOUN": ENTITY, "VERB": RELATION, "PREP": PURPLE, "CONJ": PURPLE}
@@ -174,23 +267,43 @@ def _chips(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None:
             x, y = 0.0, y - 0.215
         face = _tint(colour, 0.2 if colour != OTHER else 0.08)
         chip = FancyBboxPatch(
-            (x, y - 0.085), long, 0.17, boxstyle="round,pad=0,rounding_size=0.03", facecolor=face, linewidth=0
+            (x, y - 0.085),
+            long,
+            0.17,
+            boxstyle="round,pad=0,rounding_size=0.03",
+            facecolor=face,
+            linewidth=0,
         )
         axes.add_patch(chip)
-        axes.text(x + long / 2, y - 0.045, token, ha="center", va="baseline", color=INK, fontproperties=font)
+        axes.text(
+            x + long / 2,
+            y - 0.045,
+            token,
+            ha="center",
+            va="baseline",
+            color=INK,
+            fontproperties=font,
+        )
         x += long + 0.05
 
 
-def two_wordings(captions: Sequence[str], explain: Callable[[str], Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def two_wordings(
+    captions: Sequence[str], explain: Callable[[str], Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
     """Parses of two captions of one picture: the first, and the one of equal tree whose words differ most from it."""
     parses = [explain(text) for text in captions]
     parses = [parse for parse in parses if parse["tree"]] or parses
     first, *others = sorted(parses, key=lambda parse: parse["tree"].nodes.count(NULL))
     same = [parse for parse in others if parse["tree"] == first["tree"]] or others
-    return [first, *sorted(same, key=lambda parse: -len(set(parse["tokens"]) ^ set(first["tokens"])))[:1]]
+    return [
+        first,
+        *sorted(same, key=lambda parse: -len(set(parse["tokens"]) ^ set(first["tokens"])))[:1],
+    ]
 
 
-def best_example(groups: Sequence[Sequence[str]], explain: Callable[[str], Mapping[str, Any]]) -> int:
+def best_example(
+    groups: Sequence[Sequence[str]], explain: Callable[[str], Mapping[str, Any]]
+) -> int:
     """Number of the picture whose two wordings agree on the fullest tree (figure 3 shows that one)."""
 
     def worth(number: int) -> tuple[bool, int, int]:
@@ -213,7 +326,9 @@ def caption_to_tree(image: np.ndarray, parses: Sequence[Mapping[str, Any]]) -> F
     figure = Figure(figsize=(PAGE_WIDTH, tall))
 
     def place(left: float, bottom: float, width: float, height: float) -> Axes:  # inches
-        return figure.add_axes((left / PAGE_WIDTH, bottom / tall, width / PAGE_WIDTH, height / tall))
+        return figure.add_axes(
+            (left / PAGE_WIDTH, bottom / tall, width / PAGE_WIDTH, height / tall)
+        )
 
     side = min(1.7, tall - 0.6)
     picture = bare(place(0.08, tall - 0.26 - side, side, side))
@@ -246,7 +361,12 @@ def forest(parses: Sequence[Mapping[str, Any]], columns: int = 2) -> Figure:
         x, y = (number % columns) * width, row * (rows - 1 - number // columns)
         words, tree = (
             figure.add_axes(
-                ((x + 0.1) / PAGE_WIDTH, (y + low) / (row * rows), (width - 0.2) / PAGE_WIDTH, high / row / rows)
+                (
+                    (x + 0.1) / PAGE_WIDTH,
+                    (y + low) / (row * rows),
+                    (width - 0.2) / PAGE_WIDTH,
+                    high / row / rows,
+                )
             )
             for low, high in ((1.32, 0.55), (0.06, 1.2))
         )

@@ -39,14 +39,23 @@ TRAININGS = {  # `log_<name>.csv` -> panel title, in the order of the panels
 }  # fmt: skip
 LOPSIDED = 4  # times as much as its neighbour may a panel span before each gets a scale of its own
 LINES = ("-", "--", ":", "-.")
-TERMS = {"pixel": "pixel loss", "perceptual": "perceptual loss", "tree": "tree loss", "caption": "caption loss"}
+TERMS = {
+    "pixel": "pixel loss",
+    "perceptual": "perceptual loss",
+    "tree": "tree loss",
+    "caption": "caption loss",
+}
 
 
-def _points(axes: Axes, frame: pd.DataFrame, variant: str, places: np.ndarray, shift: float) -> None:
+def _points(
+    axes: Axes, frame: pd.DataFrame, variant: str, places: np.ndarray, shift: float
+) -> None:
     _interval(axes, places + shift, frame, variant, linewidth=1.2)
 
 
-def _interval(axes: Axes, places: np.ndarray, frame: pd.DataFrame, variant: str, flat: bool = False, **look) -> None:
+def _interval(
+    axes: Axes, places: np.ndarray, frame: pd.DataFrame, variant: str, flat: bool = False, **look
+) -> None:
     """Means with their intervals at `places`; `flat`: values run along the horizontal axis."""
     ends = np.array([frame["mean"] - frame.low, frame.high - frame["mean"]], float)
     where = {"x": frame["mean"], "y": places} if flat else {"x": places, "y": frame["mean"]}
@@ -57,11 +66,15 @@ def _interval(axes: Axes, places: np.ndarray, frame: pd.DataFrame, variant: str,
     )  # fmt: skip
 
 
-def _gain_axes(axes: Axes, frame: pd.DataFrame, by: str, order: list, names: list[str], variants: list[str]) -> None:
+def _gain_axes(
+    axes: Axes, frame: pd.DataFrame, by: str, order: list, names: list[str], variants: list[str]
+) -> None:
     axes.axhline(0, color=INK, linewidth=0.9)
     for number, variant in enumerate(variants):
         own = frame[frame.variant == variant].set_index(by).reindex(order)
-        _points(axes, own, variant, np.arange(len(order)), 0.09 * (number - (len(variants) - 1) / 2))
+        _points(
+            axes, own, variant, np.arange(len(order)), 0.09 * (number - (len(variants) - 1) / 2)
+        )
     axes.set_xticks(range(len(order)), names)
     axes.set_xlim(-0.5, len(order) - 0.5)
     axes.grid(axis="x", visible=False)
@@ -82,12 +95,18 @@ def gain_by_severity(
     `differences`, `bins`: frames of `s3e.evaluation.collect`. Panels share a scale, unless that would flatten one.
     """
     wanted = {"split": split, "reference": reference, "metric": "psnr"}
-    chosen, thirds = (frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)] for frame in (differences, bins))
+    chosen, thirds = (
+        frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+        for frame in (differences, bins)
+    )
     variants = in_order(set(chosen.variant) & set(SHOWN)) or in_order(set(chosen.variant))
     severity = severities(chosen)
     thirds = thirds[thirds.severity == severity[-1]]
     ends = thirds.drop_duplicates("bin").sort_values("bin")
-    names = [f"{low:.1f}–{high:.1f} dB" for low, high in zip(ends.input_low, ends.input_high, strict=True)]
+    names = [
+        f"{low:.1f}–{high:.1f} dB"
+        for low, high in zip(ends.input_low, ends.input_high, strict=True)
+    ]
     figure = Figure(figsize=(PAGE_WIDTH, 2.75), layout="constrained")
     spans = [_span(frame, variants) for frame in (chosen, thirds)]
     left, right = figure.subplots(1, 2, sharey=max(spans) < LOPSIDED * min(spans))
@@ -95,14 +114,19 @@ def gain_by_severity(
     _gain_axes(right, thirds, "bin", list(ends.bin), names, variants)
     gained = f"PSNR gain over {label(reference).split(' (')[0]} (dB)"
     left.set(title="a  by named severity", xlabel="blur", ylabel=gained)
-    right.set(title=f"b  thirds of the {severity[-1]} images", xlabel="PSNR of the blurred input, worst third first")
+    right.set(
+        title=f"b  thirds of the {severity[-1]} images",
+        xlabel="PSNR of the blurred input, worst third first",
+    )
     _marker_legend(figure, variants)
     return figure
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     """Centred running mean that shrinks at the ends; same length."""
-    sums, counts = (np.convolve(item, np.ones(width), mode="same") for item in (values, np.ones(len(values))))
+    sums, counts = (
+        np.convolve(item, np.ones(width), mode="same") for item in (values, np.ones(len(values)))
+    )
     return sums / counts
 
 
@@ -118,18 +142,25 @@ def _curve(axes: Axes, frame: pd.DataFrame, variant: str) -> None:
     width = max(1, len(mean) // 15)
     axes.plot(mean.index, mean, color=ink, linewidth=0.5, alpha=0.25)
     axes.plot(
-        mean.index, _smooth(mean.to_numpy(), width), color=ink, linestyle=_line(variant), linewidth=1.4, label=variant
+        mean.index,
+        _smooth(mean.to_numpy(), width),
+        color=ink,
+        linestyle=_line(variant),
+        linewidth=1.4,
+        label=variant,
     )
 
 
 def _panels(logs: pd.DataFrame) -> list[tuple[str, str]]:
     found = set(zip(logs.training, logs.term, strict=True))
-    return [(training, term) for training in TRAININGS for term in TERMS if (training, term) in found]
+    return [
+        (training, term) for training in TRAININGS for term in TERMS if (training, term) in found
+    ]
 
 
 @styled
 def training_curves(logs: pd.DataFrame) -> Figure:
-    """Figure 9: each training's losses over its updates (thin: as logged; thick: running mean; mean over seeds).
+    """Figure 9: each training's losses over its steps (thin: as logged; thick: running mean; mean over seeds).
 
     Losses are shown as they enter the sum, with their weights. Arms of one colour differ in the style of their lines.
     `logs`: training, variant, seed, step, term, value (`s3e.evaluation.collect.read_logs`).
@@ -160,10 +191,10 @@ def _most_seeds(seeds: pd.Series) -> list[str]:
 
 @styled
 def closing(progress: pd.DataFrame) -> Figure:
-    """Figure 10: PSNR gained over the baseline on validation photos, and share of the oracle's gap, against updates.
+    """Figure 10: PSNR gained over the baseline on validation photos, and share of the oracle's gap, against steps.
 
     Thick: mean over seeds; thin: each seed; arms of one seed are left out where others have several. `progress`:
-    `s3e.evaluation.gains.closing_by_update`.
+    `s3e.evaluation.gains.closing_by_step`.
     """
     panels = [("gain", 1, "a  validation photos", "PSNR gain over baseline (dB)")]
     if progress.share.notna().any():  # only data with true label maps have a gap to close
@@ -177,39 +208,61 @@ def closing(progress: pd.DataFrame) -> Figure:
         for variant in variants:
             known = progress[progress.variant == variant].dropna(subset=[column])
             for _, own in known.groupby("seed"):
-                axes.plot(own.step, own[column] * scale, color=colour(variant), linewidth=0.5, alpha=0.4)
+                axes.plot(
+                    own.step, own[column] * scale, color=colour(variant), linewidth=0.5, alpha=0.4
+                )
             mean = known.groupby("step")[column].mean() * scale
             style = {"linewidth": 1.4, "markersize": 3.5, "markevery": max(1, len(mean) // 8)}
             axes.plot(mean.index, mean, color=colour(variant), marker=marker(variant), **style)
         axes.axhline(0, color=INK, linewidth=0.9)
-        axes.set(title=words if len(panels) > 1 else words[3:], xlabel="update of co-training", ylabel=unit)
+        axes.set(
+            title=words if len(panels) > 1 else words[3:],
+            xlabel="update of co-training",
+            ylabel=unit,
+        )
     _marker_legend(figure, variants)
     return figure
 
 
 @styled
-def seeds(by_seed: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe") -> Figure:
+def seeds(
+    by_seed: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe"
+) -> Figure:
     """Figure 14: each training seed's PSNR gain (small dots) beside the mean and its interval over images and seeds.
 
     `by_seed`, `differences`: frames of `s3e.evaluation.gains`.
     """
     wanted = {"split": split, "severity": severity, "metric": "psnr"}
     dots, ends = (
-        frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1) & (frame.reference != "blurred")]
+        frame[
+            (frame[list(wanted)] == pd.Series(wanted)).all(axis=1) & (frame.reference != "blurred")
+        ]
         for frame in (by_seed, differences)
     )
     panels = (("a  arms over the baseline", "variant", "reference", "baseline"),
               ("b  full over others", "reference", "variant", "full"))  # fmt: skip
-    counts = [max(1, ends[ends[fixed] == value][rows].nunique()) for _, rows, fixed, value in panels]
+    counts = [
+        max(1, ends[ends[fixed] == value][rows].nunique()) for _, rows, fixed, value in panels
+    ]
     figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 0.23 * max(counts)), layout="constrained")
     for axes, (title, rows, fixed, value) in zip(figure.subplots(1, 2), panels, strict=True):
         names = in_order(ends[ends[fixed] == value][rows])
         for place, name in enumerate(names):
-            own, each = (item[(item[fixed] == value) & (item[rows] == name)] for item in (ends, dots))
+            own, each = (
+                item[(item[fixed] == value) & (item[rows] == name)] for item in (ends, dots)
+            )
             _interval(axes, np.array([place]), own, name, flat=True)
-            axes.plot(each["mean"], np.full(len(each), place + 0.28), ".", color=colour(name), markersize=3.5)
+            axes.plot(
+                each["mean"],
+                np.full(len(each), place + 0.28),
+                ".",
+                color=colour(name),
+                markersize=3.5,
+            )
         axes.axvline(0, color=INK, linewidth=0.9)
-        axes.set_yticks(range(len(names)), [_with_seeds(name, dots, rows, fixed, value) for name in names])
+        axes.set_yticks(
+            range(len(names)), [_with_seeds(name, dots, rows, fixed, value) for name in names]
+        )
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set(title=title, xlabel="PSNR gain (dB)")
@@ -222,7 +275,9 @@ def _with_seeds(name: str, dots: pd.DataFrame, rows: str, fixed: str, value: str
 
 
 @styled
-def cost(costs: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe") -> Figure:
+def cost(
+    costs: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe"
+) -> Figure:
     """Figure 15: PSNR gained over the baseline against what semantics cost: parameters, and time of an update.
 
     Arms of one seed are left out where others have several. `costs`: `s3e.evaluation.collect.costs`; `differences`:
@@ -239,23 +294,43 @@ def cost(costs: pd.DataFrame, differences: pd.DataFrame, split: str = "test", se
     for axes, values in ((left, mean.parameters_semantics / 1000), (right, extra)):
         axes.axhline(0, color=INK, linewidth=0.9)
         values = values[variants]
-        places = values + 0.012 * np.ptp(values) * values.groupby(values).cumcount()  # equal cost: beside each other
+        places = (
+            values + 0.012 * np.ptp(values) * values.groupby(values).cumcount()
+        )  # equal cost: beside each other
         for variant in variants:
-            _interval(axes, places[[variant]], chosen[chosen.variant == variant], variant, linestyle="none")
-    left.set(title="a  parameters", xlabel="semantic parameters (thousands)", ylabel="PSNR gain over baseline (dB)")
+            _interval(
+                axes,
+                places[[variant]],
+                chosen[chosen.variant == variant],
+                variant,
+                linestyle="none",
+            )
+    left.set(
+        title="a  parameters",
+        xlabel="semantic parameters (thousands)",
+        ylabel="PSNR gain over baseline (dB)",
+    )
     right.set(title="b  time of training", xlabel="milliseconds an update more than the baseline")
     _marker_legend(figure, variants)
     return figure
 
 
 def _marker_legend(figure: Figure, variants: list[str]) -> None:
-    handles = [Line2D([], [], color=colour(name), marker=marker(name), label=label(name)) for name in variants]
+    handles = [
+        Line2D([], [], color=colour(name), marker=marker(name), label=label(name))
+        for name in variants
+    ]
     columns = 4 if figure.get_figwidth() > PAGE_WIDTH / 2 else 2
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)) or 1)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(columns, len(handles)) or 1
+    )
 
 
 def _variant_legend(figure: Figure, variants: list[str], shared: bool) -> None:
-    handles = [Line2D([], [], color=colour(name), linestyle=_line(name), label=label(name)) for name in variants]
+    handles = [
+        Line2D([], [], color=colour(name), linestyle=_line(name), label=label(name))
+        for name in variants
+    ]
     if shared:
         handles.insert(0, Line2D([], [], color=GREY, label="shared by all arms"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))

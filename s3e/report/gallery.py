@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from s3e.evaluation.gains import ORACLES
 from s3e.evaluation.image import psnr
 from s3e.models.tree import LEAVES
-from s3e.paths import S3EError, read_json
 from s3e.report.pictures import below, grid, results, spotlight, title
 from s3e.report.style import GREY, PAGE_WIDTH, bare, in_order, label, styled, wrap
+from s3e.utils import S3EError, read_json
 
 KEPT = "restored_test.npy"
 LINE = 8  # word maps on a line of figure 13
@@ -52,11 +52,15 @@ def read_gallery(corpus: Path, arms: Mapping[str, Path], severity: str) -> Galle
         return None
     ids = read_json(corpus / "test.json")["ids"]
     scores = {name: _scores(path, severity).reindex(ids) for name, path in kept.items()}
-    sharp, blurred = (np.load(corpus / f"test_{view}.npy", mmap_mode="r") for view in ("sharp", severity))
+    sharp, blurred = (
+        np.load(corpus / f"test_{view}.npy", mmap_mode="r") for view in ("sharp", severity)
+    )
     restored = {name: np.load(path / KEPT, mmap_mode="r") for name, path in kept.items()}
     for name, images in restored.items():
         if images.shape != sharp.shape or scores[name].isna().any():
-            raise S3EError(f"{kept[name]} did not restore the test photos of {corpus}: run its notebook again.")
+            raise S3EError(
+                f"{kept[name]} did not restore the test photos of {corpus}: run its notebook again."
+            )
     return Gallery(sharp, blurred, restored, pd.DataFrame(scores))
 
 
@@ -77,7 +81,10 @@ def failures(gallery: Gallery, count: int = 3) -> Figure:
     words = [f"gain {_signed(gallery.gain[row])} dB" for row in worst]
     words += [f"{gallery.spread[row]:.1f} dB apart" for row in disputed]
     rows = worst + disputed
-    columns = {"blurred": gallery.blurred[rows], **{name: images[rows] for name, images in gallery.restored.items()}}
+    columns = {
+        "blurred": gallery.blurred[rows],
+        **{name: images[rows] for name, images in gallery.restored.items()},
+    }
     return results(columns, gallery.sharp[rows], count=len(rows), rows=words)
 
 
@@ -88,7 +95,9 @@ def _signed(value: float) -> str:
 def ladder(values: np.ndarray, count: int) -> list[int]:
     """`count` rows at equal steps from the largest value to the smallest: best, ..., median, ..., worst."""
     order = np.argsort(-values, kind="stable")
-    return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)].tolist()
+    return order[
+        np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    ].tolist()
 
 
 @styled
@@ -107,7 +116,9 @@ def error_maps(gallery: Gallery, count: int = 3) -> Figure:
     for row, line in zip(rows, cells, strict=True):
         line[0].imshow(gallery.sharp[row])
         gained = f"gain {_signed(gallery.gain[row])} dB"
-        line[0].text(-0.04, 0.5, gained, transform=line[0].transAxes, ha="right", va="center", rotation=90)
+        line[0].text(
+            -0.04, 0.5, gained, transform=line[0].transAxes, ha="right", va="center", rotation=90
+        )
     for axes, (name, maps) in zip(cells[:, 1:].T, errors.items(), strict=True):
         for cell, row, error in zip(axes, rows, maps, strict=True):
             shown = cell.imshow(error, cmap="inferno", vmin=0, vmax=top)
@@ -125,7 +136,10 @@ def _colour_bar(figure: Figure, shown: object) -> None:
     """The common scale, in the upper right corner; brighter than its end is drawn as its end."""
     tall = figure.get_figheight()
     bar = figure.colorbar(
-        shown, cax=figure.add_axes((0.68, 1 - 0.13 / tall, 0.3, 0.08 / tall)), orientation="horizontal", extend="max"
+        shown,
+        cax=figure.add_axes((0.68, 1 - 0.13 / tall, 0.3, 0.08 / tall)),
+        orientation="horizontal",
+        extend="max",
     )
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=6.5, pad=1)
@@ -148,7 +162,11 @@ def word_maps(words: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
 
 @styled
 def word_attention(
-    pictures: np.ndarray, maps: np.ndarray, captions: Sequence[str], words: np.ndarray | None = None, count: int = 3
+    pictures: np.ndarray,
+    maps: np.ndarray,
+    captions: Sequence[str],
+    words: np.ndarray | None = None,
+    count: int = 3,
 ) -> Figure:
     """Figure 13: a caption's words, each over the photo lit where it looks.
 
@@ -156,7 +174,9 @@ def word_attention(
     attention over nodes, adds the node that each word hears most and its share.
     """
     said = [_cut(caption.split()) for caption in captions[:count]]
-    figure, photos, cells = _word_grid([len(text) for text in said], 0.16 if words is None else 0.27)
+    figure, photos, cells = _word_grid(
+        [len(text) for text in said], 0.16 if words is None else 0.27
+    )
     for row, (photo, text) in enumerate(zip(photos, said, strict=True)):
         photo.imshow(pictures[row])
         for place, (word, axes) in enumerate(zip(text, cells[row], strict=True)):
@@ -176,13 +196,28 @@ def _cut(text: list[str]) -> list[str]:
 def _heard(axes: Axes, nodes: np.ndarray) -> None:
     """The node that a word hears most, with its share, in small print below the word."""
     node = int(nodes.argmax())
-    name = f"leaf {node + 1}" if node < LEAVES else "root" if node == len(nodes) - 1 else f"node {node + 1}"
+    name = (
+        f"leaf {node + 1}"
+        if node < LEAVES
+        else "root"
+        if node == len(nodes) - 1
+        else f"node {node + 1}"
+    )
     axes.text(
-        0.5, -0.25, f"{name}, {nodes[node]:.0%}", transform=axes.transAxes, ha="center", va="top", size=5.6, color=GREY
+        0.5,
+        -0.25,
+        f"{name}, {nodes[node]:.0%}",
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        size=5.6,
+        color=GREY,
     )
 
 
-def _word_grid(lengths: Sequence[int], below: float, gap: float = 0.05) -> tuple[Figure, list[Axes], list[list[Axes]]]:
+def _word_grid(
+    lengths: Sequence[int], below: float, gap: float = 0.05
+) -> tuple[Figure, list[Axes], list[list[Axes]]]:
     """For every caption a square for its photo and, right of it, one for each of its words, `LINE` a line; inches."""
     side = (PAGE_WIDTH - gap * (LINE + 2)) / (LINE + 1)
     lines = [max(1, -(-length // LINE)) for length in lengths]  # a caption may be empty

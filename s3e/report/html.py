@@ -19,22 +19,28 @@ import mistune
 from markupsafe import Markup
 from PIL import Image
 
-from s3e.paths import NOTEBOOKS, ROOT, RUNS, S3EError, atomic_write
 from s3e.pipeline.graph import STAGES
 from s3e.report import readme
 from s3e.report.manifest import NAME, file_digest, read_manifest, without_origin
 from s3e.report.summary import findings
+from s3e.utils import NOTEBOOKS, ROOT, RUNS, S3EError, atomic_write
 
 REPORT = "report.html"
 LIMIT = 10_000_000  # bytes of the whole file
-PICTURES = 7_000_000  # bytes of all pictures before they are written as text, which takes a third more
+PICTURES = (
+    7_000_000  # bytes of all pictures before they are written as text, which takes a third more
+)
 SEAL = "<!-- sha256 {} -->\n"  # last line: hash of all above it
 
 
 def configure(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "folder", type=Path, nargs="?", metavar="FOLDER", help="folder of figures; default: the one the README shows"
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="FOLDER",
+        help="folder of figures; default: the one the README shows",
     )
 
 
@@ -51,7 +57,9 @@ def build(folder: Path | str) -> Path:
     text = render(folder)
     sealed = text + SEAL.format(hashlib.sha256(text.encode()).hexdigest())
     if len(sealed.encode()) > LIMIT:
-        raise S3EError(f"{folder / REPORT} would be larger than {LIMIT / 1e6:.0f} MB: draw fewer or smaller figures.")
+        raise S3EError(
+            f"{folder / REPORT} would be larger than {LIMIT / 1e6:.0f} MB: draw fewer or smaller figures."
+        )
     with atomic_write(folder / REPORT) as temporary:
         temporary.write_text(sealed, encoding="utf-8")
     return folder / REPORT
@@ -72,7 +80,10 @@ def problems(folder: Path) -> Iterator[str]:
 def render(folder: Path) -> str:
     """The report's HTML, without its seal."""
     manifest = read_manifest(folder)
-    files = {name: {"file": name, "name": Path(name).stem, **facts} for name, facts in manifest["files"].items()}
+    files = {
+        name: {"file": name, "name": Path(name).stem, **facts}
+        for name, facts in manifest["files"].items()
+    }
     notes: dict[str, int] = {}
     parts = {
         "manifest": manifest,
@@ -91,14 +102,18 @@ def render(folder: Path) -> str:
 def _named(files: dict[str, Any], pattern: str) -> list[str]:
     """The file names that match, by their numbers: figure 2 before figure 10, the appendix last."""
     found = [name for name in files if re.fullmatch(pattern, name)]
-    return sorted(found, key=lambda name: (int(re.findall(r"\d+", name)[0]) if name[5:6] != "A" else 99, name))
+    return sorted(
+        found, key=lambda name: (int(re.findall(r"\d+", name)[0]) if name[5:6] != "A" else 99, name)
+    )
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise S3EError(f"{path} is missing: restore it, or draw the folder again with notebook 08.") from None
+        raise S3EError(
+            f"{path} is missing: restore it, or draw the folder again with notebook 08."
+        ) from None
 
 
 def _table(folder: Path, facts: dict[str, Any], notes: dict[str, int]) -> dict[str, Any]:
@@ -109,7 +124,13 @@ def _table(folder: Path, facts: dict[str, Any], notes: dict[str, int]) -> dict[s
     plain = [re.sub(r"^<p>|</p>$", "", note) for note in below]
     found = sorted({notes.setdefault(note, len(notes) + 1) for note in plain})
     about = re.sub(r"</?(?:p|strong)>", "", caption)
-    return {**facts, "title": _title(facts["name"]), "caption": Markup(about), "body": Markup(body), "notes": found}
+    return {
+        **facts,
+        "title": _title(facts["name"]),
+        "caption": Markup(about),
+        "body": Markup(body),
+        "notes": found,
+    }
 
 
 def _title(name: str) -> str:
@@ -123,7 +144,9 @@ def _figures(folder: Path, files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     figures = []
     for facts in files:
         about = facts.get("about", _title(facts["name"])).replace("`", "")
-        figures.append({**facts, "about": about, "source": picture(_read(folder / facts["file"]), limit)})
+        figures.append(
+            {**facts, "about": about, "source": picture(_read(folder / facts["file"]), limit)}
+        )
     return figures
 
 
@@ -142,8 +165,13 @@ def _notebooks(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Every notebook with what it does, and links to its source and to its executed copies as far as they are there."""
     runs = sorted({run for facts in manifest["files"].values() for run in facts["runs"]})
     store = manifest.get("store", manifest["profile"])
-    own = {run: run if run.count("/") == 1 else run.partition("/")[2] for run in runs}  # without another store's name
-    copies = {run: RUNS / (f"{store}/{run}" if own[run] == run else run) / "notebook.ipynb" for run in runs}
+    own = {
+        run: run if run.count("/") == 1 else run.partition("/")[2] for run in runs
+    }  # without another store's name
+    copies = {
+        run: RUNS / (f"{store}/{run}" if own[run] == run else run) / "notebook.ipynb"
+        for run in runs
+    }
     links = {run: _link(path, folder) for run, path in copies.items()}
     return [
         {

@@ -60,7 +60,9 @@ def tree_reading(photo: np.ndarray, reading: Reading) -> Figure:
     figure = Figure(figsize=(PAGE_WIDTH, tall))
 
     def place(left: float, bottom: float, width: float, height: float) -> Axes:  # inches
-        return bare(figure.add_axes((left / PAGE_WIDTH, bottom / tall, width / PAGE_WIDTH, height / tall)))
+        return bare(
+            figure.add_axes((left / PAGE_WIDTH, bottom / tall, width / PAGE_WIDTH, height / tall))
+        )
 
     seen = place(0.03, tall - high + 0.12, 1.5, 1.5)
     seen.imshow(photo)
@@ -70,7 +72,10 @@ def tree_reading(photo: np.ndarray, reading: Reading) -> Figure:
         axes = place(0.03 + node * (side + gap), 0.42, side, side)
         axes.imshow(pictures.lit(photo, reading.attention[node], SIDE))
         title(axes, name)
-        guesses = [f"{markup.short(label)} {markup.percent(share)}" for label, share in reading.ranking(node)]
+        guesses = [
+            f"{markup.short(label)} {markup.percent(share)}"
+            for label, share in reading.ranking(node)
+        ]
         below(axes, "\n".join(guesses), linespacing=1.15)
     return figure
 
@@ -91,18 +96,28 @@ def word_reading(photo: np.ndarray, reading: Reading) -> Figure:
     if not words:
         return _silent()
     count = len(words)
-    side = min(0.8, (PAGE_WIDTH - left - 0.4) / count - gap)  # room for the last word, which is slanted
+    side = min(
+        0.8, (PAGE_WIDTH - left - 0.4) / count - gap
+    )  # room for the last word, which is slanted
     row, top = 0.19, 0.62
     tall = top + side + 0.08 + row * len(NODE_NAMES)
     figure = Figure(figsize=(PAGE_WIDTH, tall))
     maps = word_maps(reading.word_attention[None], reading.attention[None])[0]
     for column, (word, looked) in enumerate(zip(words, maps, strict=True)):
         x = left + column * (side + gap)
-        axes = bare(figure.add_axes((x / PAGE_WIDTH, 1 - (top + side) / tall, side / PAGE_WIDTH, side / tall)))
+        axes = bare(
+            figure.add_axes(
+                (x / PAGE_WIDTH, 1 - (top + side) / tall, side / PAGE_WIDTH, side / tall)
+            )
+        )
         axes.imshow(pictures.lit(photo, looked, SIDE))
-        axes.text(0.5, 1.05, word, transform=axes.transAxes, ha="left", va="bottom", size=7.5, rotation=35)
+        axes.text(
+            0.5, 1.05, word, transform=axes.transAxes, ha="left", va="bottom", size=7.5, rotation=35
+        )
     wide = count * (side + gap) - gap
-    shares = figure.add_axes((left / PAGE_WIDTH, 0, wide / PAGE_WIDTH, row * len(NODE_NAMES) / tall))
+    shares = figure.add_axes(
+        (left / PAGE_WIDTH, 0, wide / PAGE_WIDTH, row * len(NODE_NAMES) / tall)
+    )
     _shares(shares, reading.word_attention)
     return figure
 
@@ -119,4 +134,12 @@ def _shares(axes: Axes, attention: np.ndarray) -> None:
     axes.set_yticks(range(len(NODE_NAMES)), NODE_NAMES, size=7)
     axes.tick_params(length=0)
     for word, node in np.argwhere(attention >= PALEST):
-        axes.text(word, node, f"{100 * attention[word, node]:.0f}", ha="center", va="center", size=6.5, color=INK)
+        axes.text(
+            word,
+            node,
+            f"{100 * attention[word, node]:.0f}",
+            ha="center",
+            va="center",
+            size=6.5,
+            color=INK,
+        )

@@ -25,9 +25,9 @@ from pygments.style import Style
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
 from s3e.config import Config, load_config
-from s3e.paths import NOTEBOOKS, ROOT, RUNS, S3EError
 from s3e.pipeline import graph, machine, minutes
 from s3e.pipeline.lending import data_folder, open_study, settled
+from s3e.utils import NOTEBOOKS, ROOT, RUNS, S3EError
 
 PACKAGE = Path(__file__).parents[1]
 BOX = (
@@ -93,12 +93,17 @@ def _piece(name: str, start: str, stop: str) -> tuple[str, str]:
     node: ast.AST = ast.parse(source)
     for word in words:
         node = _child(node, word, name, path)
-    first, last = min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", []))]), node.end_lineno
+    first, last = (
+        min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", []))]),
+        node.end_lineno,
+    )
     lines = source.splitlines()
     first = _line(lines, start, first, last, name)
     last = _line(lines, stop, first, last, name) if stop else last
     numbers = f"line {first}" if first == last else f"lines {first}-{last}"
-    return f"{path.relative_to(PACKAGE.parent)}, {numbers}", dedent("\n".join(lines[first - 1 : last]))
+    return f"{path.relative_to(PACKAGE.parent)}, {numbers}", dedent(
+        "\n".join(lines[first - 1 : last])
+    )
 
 
 def _module(name: str) -> tuple[Path, list[str]]:
@@ -108,13 +113,17 @@ def _module(name: str) -> tuple[Path, list[str]]:
         path = PACKAGE.parent.joinpath(*words[:length]).with_suffix(".py")
         if words[0] == PACKAGE.name and path.is_file():
             return path, words[length:]
-    raise S3EError(f"'{name}' names nothing in a module of s3e: write it like 's3e.models.tree.S3Tree.forward'.")
+    raise S3EError(
+        f"'{name}' names nothing in a module of s3e: write it like 's3e.models.tree.S3Tree.forward'."
+    )
 
 
 def _child(node: ast.AST, word: str, name: str, path: Path) -> ast.AST:
     found = {label: child for child in getattr(node, "body", []) for label in _labels(child)}
     if word not in found:
-        raise S3EError(f"'{name}': {path.name} has no '{word}' there; it has {', '.join(found) or 'no names'}.")
+        raise S3EError(
+            f"'{name}': {path.name} has no '{word}' there; it has {', '.join(found) or 'no names'}."
+        )
     return found[word]
 
 
@@ -128,13 +137,20 @@ def _labels(node: ast.AST) -> list[str]:
 def _line(lines: list[str], text: str, first: int, last: int, name: str) -> int:
     found = next((number for number in range(first, last + 1) if text in lines[number - 1]), None)
     if found is None:
-        raise S3EError(f"'{name}' has no line with '{text}' between lines {first} and {last}: mend the lesson.")
+        raise S3EError(
+            f"'{name}' has no line with '{text}' between lines {first} and {last}: mend the lesson."
+        )
     return found
 
 
 def table(frame: pd.DataFrame) -> Styler:
     """A frame of words as a notebook should show it: nothing is cut, all is aligned to the left."""
-    left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top; white-space: normal"}]
+    left = [
+        {
+            "selector": "th, td",
+            "props": "text-align: left; vertical-align: top; white-space: normal",
+        }
+    ]
     return frame.style.set_table_styles(left)
 
 
@@ -158,7 +174,9 @@ def _time(stage: str, profile: str) -> str:
     return minutes.spoken(times[stage]) if stage in times else minutes.NOT_MEASURED
 
 
-def state(profile: str, data: str = "scenes", overrides: dict[str, Any] | None = None) -> pd.DataFrame:
+def state(
+    profile: str, data: str = "scenes", overrides: dict[str, Any] | None = None
+) -> pd.DataFrame:
     """What is finished of a study: a row a notebook with how many `runs` it has, their `state`, and `why`.
 
     Nothing is run and no result is read but the runs' records. Raises `S3EError` for settings that cannot be used.
@@ -176,7 +194,11 @@ def state(profile: str, data: str = "scenes", overrides: dict[str, Any] | None =
 def _summary(states: pd.Series, reasons: pd.Series) -> tuple[int, str, str]:
     """Number of runs, their state in words, and the first reason (with how many more there are)."""
     counts = states.value_counts()
-    told = counts.index[0] if len(counts) == 1 else ", ".join(f"{count} {word}" for word, count in counts.items())
+    told = (
+        counts.index[0]
+        if len(counts) == 1
+        else ", ".join(f"{count} {word}" for word, count in counts.items())
+    )
     first, *more = next((reason for reason in reasons if reason), "").split("; ")
     return len(states), told, first + f" (and {len(more)} more)" * bool(more)
 
@@ -203,12 +225,24 @@ def environment(config: Config) -> pd.DataFrame:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     rows = {
         "Python": (platform.python_version(), "3.11 or newer is needed"),
-        "PyTorch": (version("torch"), f"a notebook computes on {runtime.device} with {runtime.threads} thread(s)"),
-        "cores": (f"{machine.cores()}", f"without a GPU, run_all.py runs {jobs} notebook(s) at a time"),
+        "PyTorch": (
+            version("torch"),
+            f"a notebook computes on {runtime.device} with {runtime.threads} thread(s)",
+        ),
+        "cores": (
+            f"{machine.cores()}",
+            f"without a GPU, run_all.py runs {jobs} notebook(s) at a time",
+        ),
         "memory": (f"{memory / 2**30:.1f} GiB", "4 GiB are enough for smoke, laptop and study"),
-        "free disk": (f"{shutil.disk_usage(store).free / 1e9:.0f} GB", "laptop takes 0.3 GB of it, study 2 GB"),
+        "free disk": (
+            f"{shutil.disk_usage(store).free / 1e9:.0f} GB",
+            "laptop takes 0.3 GB of it, study 2 GB",
+        ),
         "GPUs": (f"{len(machine.gpus())}", "none is needed"),
         "Java": ("found" if find_java() else "none", "for METEOR alone, which else says 'not run'"),
-        "ipywidgets": ("found" if find_spec("ipywidgets") else "none", "for the moving parts of notebook 09"),
+        "ipywidgets": (
+            "found" if find_spec("ipywidgets") else "none",
+            "for the moving parts of notebook 09",
+        ),
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "what it means"])

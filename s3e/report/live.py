@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from s3e.paths import S3EError
 from s3e.report import curves
 from s3e.report.style import show
+from s3e.utils import S3EError
 
 EVERY = 5.0  # seconds between two pictures at least
 SHARE = 0.02  # of the time may be spent on drawing
@@ -19,7 +19,9 @@ Moments = dict[int, dict[str, np.ndarray]]
 
 
 @contextmanager
-def follow(folder: Path | str, name: str, title: str = "", every: float = EVERY) -> Iterator[Callable[[int], None]]:
+def follow(
+    folder: Path | str, name: str, title: str = "", every: float = EVERY
+) -> Iterator[Callable[[int], None]]:
     """Yield a `watch(step)` for the training `name` in `folder` that redraws its losses in place, from the log on disk.
 
     The last state stays: it is drawn once more at the end of the block, which is the only time for a training that is
@@ -72,11 +74,13 @@ def read_log(folder: Path | str, name: str) -> pd.DataFrame:
     log, scores = pd.read_csv(log_path(folder, name)), Path(folder) / f"validation_{name}.csv"
     if not scores.is_file():
         return log
-    return log.merge(pd.read_csv(scores).rename(columns={"score": "validation score"}), how="outer", on="step")
+    return log.merge(
+        pd.read_csv(scores).rename(columns={"score": "validation score"}), how="outer", on="step"
+    )
 
 
 def snapshots(folder: Path | str, name: str) -> Moments:
-    """What a training showed of itself after 0, 10, 30 and 100 % of its updates: {update: arrays}.
+    """What a training showed of itself after 0, 10, 30 and 100 % of its steps: {update: arrays}.
 
     Deblurring: ids and uint8 photos restored, blurred, sharp (n, S, S, 3). Semantics: ids and captions, and for a tree
     attention (n, 7, h, w) and nodes (n, 7). Raises `S3EError` where there is none.
@@ -86,5 +90,7 @@ def snapshots(folder: Path | str, name: str) -> Moments:
         with np.load(path) as arrays:
             found[int(path.stem[-7:])] = dict(arrays)
     if not found:
-        raise S3EError(f"{folder} has no samples of the training '{name}': run its notebook with resume = False.")
+        raise S3EError(
+            f"{folder} has no samples of the training '{name}': run its notebook with resume = False."
+        )
     return found

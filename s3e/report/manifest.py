@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 
 from s3e.config import Config
 from s3e.evaluation.runs import describe
-from s3e.paths import S3EError, atomic_write, read_json, write_json
 from s3e.pipeline import graph, keys, minutes
 from s3e.report.style import save
+from s3e.utils import S3EError, atomic_write, read_json, write_json
 
 NAME = "manifest.json"
 KINDS = (".png", ".pdf", ".csv", ".md", ".tex")  # what a folder of figures holds
-COMMENTS = {".md": "<!-- origin: {} -->", ".tex": "% origin: {}"}  # CSV has no comments: there the manifest must do
+COMMENTS = {
+    ".md": "<!-- origin: {} -->",
+    ".tex": "% origin: {}",
+}  # CSV has no comments: there the manifest must do
 PUBLIC = (
     "The data must not be published, so pictures are of scikit-image's public-domain photographs (astronaut, chelsea, "
     "coffee, rocket), which are in no split; what people or a captioner say of the data's photos is left out."
@@ -50,13 +53,17 @@ def context(config: Config) -> str:
     source = "built-in scenes" if config.data.source == "scenes" else Path(config.data.source).name
     texture = ", textures drawn by lot" if config.data.texture == "random" else ""
     loss = config.loss.effective
-    terms = [f"{name} ({getattr(loss, name):g})" for name in ("perceptual", "pixel") if getattr(loss, name)]
+    terms = [
+        f"{name} ({getattr(loss, name):g})"
+        for name in ("perceptual", "pixel")
+        if getattr(loss, name)
+    ]
     missing = "" if loss.perceptual else " (no perceptual loss: it needs VGG19 weights)"
     missing += "".join(f"; {told}" for told in config.fallbacks() if "VGG19" not in told)
-    taught = sum(part.updates for part in (config.train_tree, config.train_a1, config.train_a2))
+    taught = sum(part.steps for part in (config.train_tree, config.train_a1, config.train_a2))
     return (
         f"Profile {config.profile}: {source} at {config.data.size} px{texture}, {config.blur.severity} training blur, "
-        f"{config.train_b.updates} + {config.train_c.updates} updates of the deblurrer (tree and captioner, where they "
+        f"{config.train_b.steps} + {config.train_c.steps} steps of the deblurrer (tree and captioner, where they "
         f"are taught, {taught:,} before), {loss.gan.upper()} ({loss.adversarial:g}) with {' and '.join(terms)} "
         f"loss{missing}; weights in brackets; dropout {config.model.dropout:g}."
     )
@@ -75,7 +82,9 @@ def python() -> str:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of figures; raises `S3EError` where there is none."""
     if not (folder / NAME).is_file():
-        raise S3EError(f"{folder} has no {NAME}: name a folder that notebook 08 wrote, or run python run_all.py first.")
+        raise S3EError(
+            f"{folder} has no {NAME}: name a folder that notebook 08 wrote, or run python run_all.py first."
+        )
     return read_json(folder / NAME)
 
 
@@ -113,7 +122,9 @@ class Manifest:
     A notebook can only open runs that are fresh, so the code as it is now is the code that made them.
     """
 
-    def __init__(self, folder: Path | str, config: Config, evaluation: Path, corpus: Path | None = None):
+    def __init__(
+        self, folder: Path | str, config: Config, evaluation: Path, corpus: Path | None = None
+    ):
         origin = read_json(evaluation / "provenance.json")
         data = read_json((corpus or evaluation) / "provenance.json")["data"]
         self.folder, self.files = Path(folder), {}
@@ -125,15 +136,28 @@ class Manifest:
             "source_dirty": origin["dirty"],
             "data": {**data, "source": Path(data["source"]).name},
         }
-        self.told = {"context": context(config), "settings": settings(config), "store": evaluation.parents[1].name}
+        self.told = {
+            "context": context(config),
+            "settings": settings(config),
+            "store": evaluation.parents[1].name,
+        }
         self.told |= {"pictures": PUBLIC} if config.pictures == "public" else {}
 
-    def draw(self, name: str, maker: Callable[..., Figure], runs: Iterable[Path], *inputs: Any, **settings: Any) -> Any:
+    def draw(
+        self,
+        name: str,
+        maker: Callable[..., Figure],
+        runs: Iterable[Path],
+        *inputs: Any,
+        **settings: Any,
+    ) -> Any:
         """Draw a figure, save it as `<name>.png` and `.pdf`, note it, and return it for display."""
         from IPython.display import Image
 
         runs = list(runs)
-        paths = save(maker(*inputs, **settings), self.folder, name, self._origin(self._facts(maker, runs)))
+        paths = save(
+            maker(*inputs, **settings), self.folder, name, self._origin(self._facts(maker, runs))
+        )
         self.add(paths, maker, runs)
         return Image(filename=str(paths[0]), width=770)
 
@@ -148,7 +172,11 @@ class Manifest:
         for path in paths:
             if path.suffix in COMMENTS:
                 _stamp(path, COMMENTS[path.suffix].format(self._origin(facts)))
-            self.files[path.name] = {**facts, "sha256": file_digest(path), "bytes": path.stat().st_size}
+            self.files[path.name] = {
+                **facts,
+                "sha256": file_digest(path),
+                "bytes": path.stat().st_size,
+            }
 
     def _facts(self, maker: Any, runs: list[Path]) -> dict[str, Any]:
         return {
@@ -156,7 +184,9 @@ class Manifest:
             "about": (inspect.getdoc(maker) or maker.__name__).splitlines()[0],
             "notebook": f"notebooks/{keys.DRAWS}.ipynb",
             "runs": [self._named(run) for run in runs],
-            "seeds": sorted({int(run.name.rpartition("s")[2]) for run in runs if run.name != "all"}),
+            "seeds": sorted(
+                {int(run.name.rpartition("s")[2]) for run in runs if run.name != "all"}
+            ),
             "stages": stages_behind(runs),
         }
 
@@ -168,7 +198,10 @@ class Manifest:
     def _origin(self, facts: dict[str, Any]) -> str:
         """What a file tells about itself: one line of JSON; `code` is one hash of all that its stages rest on."""
         own = {name: facts[name] for name in ("maker", "notebook", "runs", "seeds")}
-        return json.dumps({**self.about, **own, "code": keys.digest(code_of(facts["stages"]))[:16]}, sort_keys=True)
+        return json.dumps(
+            {**self.about, **own, "code": keys.digest(code_of(facts["stages"]))[:16]},
+            sort_keys=True,
+        )
 
     def write(self) -> Path:
         """Write `manifest.json`; files of an older manifest that were not made this time are removed."""
@@ -176,7 +209,9 @@ class Manifest:
         before = read_json(path)["files"] if path.exists() else {}
         for name in set(before) - set(self.files):
             (self.folder / name).unlink(missing_ok=True)
-        code = code_of(sorted({stage for facts in self.files.values() for stage in facts["stages"]}))
+        code = code_of(
+            sorted({stage for facts in self.files.values() for stage in facts["stages"]})
+        )
         told = {**self.about, **self.told, "spent": spent(self.runs, minutes.at_a_time(self.store))}
         write_json(path, {**told, "python": python(), "code": code, "files": self.files})
         return path
@@ -190,7 +225,13 @@ def spent(runs: Iterable[Path], at_a_time: int) -> dict[str, Any]:
     devices = sorted({origin["device_name"] or origin["device"] for origin in origins})
     threads = max((origin["threads"] for origin in origins), default=0)
     hours = round(sum(seconds) / 3600, 1)
-    return {"notebooks": len(done), "hours": hours, "devices": devices, "threads": threads, "at_a_time": at_a_time}
+    return {
+        "notebooks": len(done),
+        "hours": hours,
+        "devices": devices,
+        "threads": threads,
+        "at_a_time": at_a_time,
+    }
 
 
 def _stamp(path: Path, line: str) -> None:

@@ -15,23 +15,63 @@ import pandas as pd
 
 from s3e.evaluation import gains
 from s3e.evaluation.caption import METRICS as CAPTION_METRICS
-from s3e.paths import S3EError, atomic_write
 from s3e.report.style import label
+from s3e.utils import S3EError, atomic_write
 
-DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")  # LaTeX names have none
-COLUMNS = ["name", "about", "mean", "low", "high", "unit", "scale", "digits", "sign", "told", "seeds", "images"]
-UNITS = {"psnr": ("dB", 1, 2), "ssim": ("", 1, 3), "share": ("%", 100, 0)}  # metric -> unit, scale, digits
-SHAPES: dict[str, tuple[str, ...]] = {  # frame of 07 -> what its numbers are called: words, and columns in {}
+DIGITS = (
+    "Zero",
+    "One",
+    "Two",
+    "Three",
+    "Four",
+    "Five",
+    "Six",
+    "Seven",
+    "Eight",
+    "Nine",
+)  # LaTeX names have none
+COLUMNS = [
+    "name",
+    "about",
+    "mean",
+    "low",
+    "high",
+    "unit",
+    "scale",
+    "digits",
+    "sign",
+    "told",
+    "seeds",
+    "images",
+]
+UNITS = {
+    "psnr": ("dB", 1, 2),
+    "ssim": ("", 1, 3),
+    "share": ("%", 100, 0),
+}  # metric -> unit, scale, digits
+SHAPES: dict[
+    str, tuple[str, ...]
+] = {  # frame of 07 -> what its numbers are called: words, and columns in {}
     "image_scores": ("{variant}", "{severity}", "{metric}"),
     "differences": ("{variant}", "over", "{reference}", "{severity}", "{metric}"),
-    "falsifier": ("{texture}", "texture", "{variant}", "over", "{reference}", "{severity}", "{metric}"),
+    "falsifier": (
+        "{texture}",
+        "texture",
+        "{variant}",
+        "over",
+        "{reference}",
+        "{severity}",
+        "{metric}",
+    ),
     "closing": ("{variant}", "closes", "{severity}"),
     "caption_scores": ("captions", "{system}", "{input}", "{metric}"),
     "node_accuracy": ("nodes", "{variant}", "{input}", "{measure}"),
     "fidelity": ("judge", "{system}", "{metric}"),
     "fidelity_differences": ("judge", "{system}", "over", "{reference}", "{metric}"),
 }
-CAPTION = "Numbers for prose, of the test images. With one seed an interval speaks of new images only."
+CAPTION = (
+    "Numbers for prose, of the test images. With one seed an interval speaks of new images only."
+)
 SIGNED = ("differences", "falsifier", "fidelity_differences")
 
 
@@ -47,11 +87,18 @@ def collect(frames: Mapping[str, pd.DataFrame], split: str = "test") -> pd.DataF
     Columns: `COLUMNS`; mean, low and high as in the frame, shown times `scale` with `digits`. `told`: 1 or -1 where a
     difference is one, 0 where none can be told, missing for what is no difference.
     """
-    rows = [row for frame in SHAPES if frame in frames for row in _rows(frame, _tall(frames[frame], split))]
+    rows = [
+        row
+        for frame in SHAPES
+        if frame in frames
+        for row in _rows(frame, _tall(frames[frame], split))
+    ]
     result = pd.DataFrame(rows, columns=COLUMNS)
     twice = result.name[result.name.duplicated()]
     if len(twice):
-        raise S3EError(f"two numbers are called {twice.iloc[0]}: give arms and systems names that differ in letters.")
+        raise S3EError(
+            f"two numbers are called {twice.iloc[0]}: give arms and systems names that differ in letters."
+        )
     return result
 
 
@@ -65,7 +112,9 @@ def _tall(frame: pd.DataFrame, split: str) -> pd.DataFrame:
     parts = []
     for metric in CAPTION_METRICS:
         names = {metric: "mean", f"{metric}_low": "low", f"{metric}_high": "high"}
-        part = frame[["system", "input", "seeds", "images", *(set(names) & set(frame))]].rename(columns=names)
+        part = frame[["system", "input", "seeds", "images", *(set(names) & set(frame))]].rename(
+            columns=names
+        )
         parts.append(part.assign(metric=metric))
     return pd.concat(parts, ignore_index=True)
 
@@ -73,11 +122,19 @@ def _tall(frame: pd.DataFrame, split: str) -> pd.DataFrame:
 def _rows(frame: str, tall: pd.DataFrame) -> Iterable[dict[str, Any]]:
     for row in tall[np.isfinite(tall["mean"])].to_dict("records"):
         metric = "share" if frame == "closing" else row.get("metric", row.get("measure"))
-        unit, scale, digits = UNITS.get(metric, ("%" if "accuracy" in metric or "recall" in metric else "", 100, 1))
+        unit, scale, digits = UNITS.get(
+            metric, ("%" if "accuracy" in metric or "recall" in metric else "", 100, 1)
+        )
         parts = [part.format_map(row) for part in SHAPES[frame]]
         ends = {end: row.get(end, np.nan) for end in ("low", "high")}
         told = _told(row) if frame in SIGNED else np.nan
-        facts = {"unit": unit, "scale": scale, "digits": digits, "sign": frame in SIGNED, "told": told}
+        facts = {
+            "unit": unit,
+            "scale": scale,
+            "digits": digits,
+            "sign": frame in SIGNED,
+            "told": told,
+        }
         counts = {"seeds": row["seeds"], "images": row.get("images", row.get("n"))}
         words = {"name": name(*parts), "about": _about(frame, parts)}
         yield {**words, "mean": row["mean"], **ends, **facts, **counts}
@@ -85,7 +142,11 @@ def _rows(frame: str, tall: pd.DataFrame) -> Iterable[dict[str, Any]]:
 
 def _told(row: Mapping[str, Any]) -> int:
     """As tables tell it (`gains.told`); frames without p-values are told by their interval."""
-    return gains.told(pd.Series(row)) if "p_holm" in row else int(row["low"] > 0) - int(row["high"] < 0)
+    return (
+        gains.told(pd.Series(row))
+        if "p_holm" in row
+        else int(row["low"] > 0) - int(row["high"] < 0)
+    )
 
 
 def _about(frame: str, parts: list[str]) -> str:
@@ -107,7 +168,13 @@ def interval(row: Mapping[str, Any]) -> str:
 def markdown(numbers: pd.DataFrame) -> str:
     """A table: LaTeX name, number, interval, trainings, what it is."""
     cells = [
-        [f"`\\SE{row['name']}`", f"{shown(row)} {row['unit']}".strip(), interval(row), row["seeds"], row["about"]]
+        [
+            f"`\\SE{row['name']}`",
+            f"{shown(row)} {row['unit']}".strip(),
+            interval(row),
+            row["seeds"],
+            row["about"],
+        ]
         for row in numbers.to_dict("records")
     ]
     titles = ["name", "number", "95 % interval", "seeds", "what it is"]
@@ -120,7 +187,10 @@ def latex(numbers: pd.DataFrame) -> str:
     lines = []
     for row in numbers.to_dict("records"):
         ends = {"": "mean"} | ({"Low": "low", "High": "high"} if interval(row) else {})
-        lines += [rf"\newcommand{{\SE{row['name']}{end}}}{{{_tex(shown(row, ends[end], '-'))}}}" for end in ends]
+        lines += [
+            rf"\newcommand{{\SE{row['name']}{end}}}{{{_tex(shown(row, ends[end], '-'))}}}"
+            for end in ends
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -130,7 +200,11 @@ def _tex(number: str) -> str:
 
 def write(numbers: pd.DataFrame, folder: Path | str) -> list[Path]:
     """Every number of the study under a name of its own, for prose: `numbers.csv`, `.md` and `.tex`."""
-    texts = {"csv": numbers.to_csv(index=False, float_format="%.6g"), "md": markdown(numbers), "tex": latex(numbers)}
+    texts = {
+        "csv": numbers.to_csv(index=False, float_format="%.6g"),
+        "md": markdown(numbers),
+        "tex": latex(numbers),
+    }
     paths = []
     for kind, text in texts.items():
         path = Path(folder) / f"numbers.{kind}"
@@ -147,5 +221,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     frame = pd.read_csv(path)
     if list(frame.columns) != COLUMNS:
-        raise S3EError(f"{path} has other columns than {', '.join(COLUMNS)}: draw the folder again with notebook 08.")
+        raise S3EError(
+            f"{path} has other columns than {', '.join(COLUMNS)}: draw the folder again with notebook 08."
+        )
     return {row["name"]: row for row in frame.fillna({"unit": ""}).to_dict("records")}

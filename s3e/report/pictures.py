@@ -12,10 +12,28 @@ from matplotlib.figure import Figure
 from s3e.evaluation.gains import ORACLES
 from s3e.evaluation.image import psnr
 from s3e.report.diagram import NODE_NAMES, NULL
-from s3e.report.style import BLUE, GREY, INK, ORANGE, PAGE_WIDTH, VERMILLION, bare, label, styled, wrap
+from s3e.report.style import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PAGE_WIDTH,
+    VERMILLION,
+    bare,
+    label,
+    styled,
+    wrap,
+)
 
 
-def grid(rows: int, columns: int, gap: float = 0.05, top: float = 0.24, below: float = 0.17, left: float = 0.03):
+def grid(
+    rows: int,
+    columns: int,
+    gap: float = 0.05,
+    top: float = 0.24,
+    below: float = 0.17,
+    left: float = 0.03,
+):
     """A figure of `rows` x `columns` square pictures with room for a title row and a line below each; inches."""
     side = (PAGE_WIDTH - 2 * left - gap * (columns - 1)) / columns
     tall = top + rows * (side + below)
@@ -24,12 +42,24 @@ def grid(rows: int, columns: int, gap: float = 0.05, top: float = 0.24, below: f
     for row in range(rows):
         for column in range(columns):
             x, y = left + column * (side + gap), tall - top - row * (side + below) - side
-            cells[row, column] = bare(figure.add_axes((x / PAGE_WIDTH, y / tall, side / PAGE_WIDTH, side / tall)))
+            cells[row, column] = bare(
+                figure.add_axes((x / PAGE_WIDTH, y / tall, side / PAGE_WIDTH, side / tall))
+            )
     return figure, cells
 
 
 def below(axes: Axes, text: str, colour: str = INK, **style: Any) -> None:
-    axes.text(0.5, -0.03, text, transform=axes.transAxes, ha="center", va="top", size=7, color=colour, **style)
+    axes.text(
+        0.5,
+        -0.03,
+        text,
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        size=7,
+        color=colour,
+        **style,
+    )
 
 
 def title(axes: Axes, text: str) -> None:
@@ -47,7 +77,9 @@ def _kernel_inset(axes: Axes, kernel: np.ndarray, size: int) -> None:
 
 
 @styled
-def severities(images: Mapping[str, np.ndarray], kernels: Mapping[str, np.ndarray], count: int = 3) -> Figure:
+def severities(
+    images: Mapping[str, np.ndarray], kernels: Mapping[str, np.ndarray], count: int = 3
+) -> Figure:
     """Figure 1: sharp pictures and the same under each severity, with the kernel at the picture's scale and the PSNR.
 
     `images`: "sharp" and severities -> uint8 (n, S, S, 3); `kernels`: severity -> (n, K, K), zero padded, where known.
@@ -68,7 +100,9 @@ def severities(images: Mapping[str, np.ndarray], kernels: Mapping[str, np.ndarra
 
 
 @styled
-def results(columns: Mapping[str, np.ndarray], sharp: np.ndarray, count: int = 4, rows: Sequence[str] = ()) -> Figure:
+def results(
+    columns: Mapping[str, np.ndarray], sharp: np.ndarray, count: int = 4, rows: Sequence[str] = ()
+) -> Figure:
     """Figures 4 and 5: photos blurred, restored by each variant, sharp; PSNR (dB) below, the best but oracles in bold.
 
     `columns`: "blurred" and variants -> uint8 (n, S, S, 3); `sharp`: uint8 (n, S, S, 3); `rows`: a word for each row.
@@ -96,7 +130,10 @@ def spotlight(axes: Axes, picture: np.ndarray, attention: np.ndarray) -> None:
     size = len(picture)
     scale = size / len(attention)
     light = attention / max(float(attention.max()), 1e-12)
-    zoomed = light[np.arange(size)[:, None] * len(light) // size, np.arange(size)[None] * light.shape[1] // size]
+    zoomed = light[
+        np.arange(size)[:, None] * len(light) // size,
+        np.arange(size)[None] * light.shape[1] // size,
+    ]
     axes.imshow((picture * (0.4 + 0.6 * zoomed[..., None])).astype(np.uint8))
     centres = (np.arange(len(attention)) + 0.5) * scale - 0.5
     if light.min() < 0.5:
@@ -128,8 +165,15 @@ def node_attention(
             spotlight(axes, pictures[row], attention[row, node])
             right = said == truth
             words = said if right else f"{said}\n({truth})"
-            colour = GREY if right and (said == NULL or not known) else BLUE if right else VERMILLION
-            below(axes, ("" if right else "✗ ") + words.replace("_", " ").replace(NULL, "∅"), colour, linespacing=1.1)
+            colour = (
+                GREY if right and (said == NULL or not known) else BLUE if right else VERMILLION
+            )
+            below(
+                axes,
+                ("" if right else "✗ ") + words.replace("_", " ").replace(NULL, "∅"),
+                colour,
+                linespacing=1.1,
+            )
     return figure
 
 
@@ -139,12 +183,18 @@ SPEAKERS = {  # system in `captions.json` -> its name in figure 7
 }  # fmt: skip
 
 
-def caption_lines(said: pd.DataFrame, records: Sequence[Mapping[str, Any]], view: str) -> list[list[tuple[str, str]]]:
+def caption_lines(
+    said: pd.DataFrame, records: Sequence[Mapping[str, Any]], view: str
+) -> list[list[tuple[str, str]]]:
     """Lines for figure 7: per picture, the first reference caption and what each known system said of the input `view`.
 
     `said`: frame of `s3e.evaluation.collect.read_captions`; `records`: the sample records (id, references).
     """
-    chosen = said[(said.input == view) & (said.split == "val")].drop_duplicates("system").set_index("system")
+    chosen = (
+        said[(said.input == view) & (said.split == "val")]
+        .drop_duplicates("system")
+        .set_index("system")
+    )
     speakers = [name for name in SPEAKERS if name in chosen.index]
     return [
         [
@@ -157,7 +207,9 @@ def caption_lines(said: pd.DataFrame, records: Sequence[Mapping[str, Any]], view
 
 @styled
 def captions(
-    pictures: Sequence[tuple[str, np.ndarray]], rows: Sequence[Sequence[tuple[str, str]]], count: int = 4
+    pictures: Sequence[tuple[str, np.ndarray]],
+    rows: Sequence[Sequence[tuple[str, str]]],
+    count: int = 4,
 ) -> Figure:
     """Figure 7: pictures on the left, and on the right what people and captioners said of them.
 
@@ -181,7 +233,12 @@ def captions(
 
 
 def _said(
-    figure: Figure, left: float, bottom: float, side: float, tall: float, lines: Sequence[tuple[str, str]]
+    figure: Figure,
+    left: float,
+    bottom: float,
+    side: float,
+    tall: float,
+    lines: Sequence[tuple[str, str]],
 ) -> None:
     """Lines of (who, caption), spread evenly over the height of the picture beside them; inches."""
     step = side / len(lines)

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from s3e.paths import ROOT, S3EError, atomic_write
 from s3e.report.manifest import NAME, read_manifest, without_origin
 from s3e.report.summary import findings
+from s3e.utils import ROOT, S3EError, atomic_write
 
 START, END = "<!-- results: filled by python -m s3e.report.readme -->", "<!-- end of results -->"
 STUDIES = ("study", "laptop")  # the README shows the first that is there
@@ -15,7 +15,11 @@ PUBLISHED = (*STUDIES, PHOTOS)  # figures that are committed (see .gitignore)
 TABLE = "table4_ablation.md"
 PHOTO_START = "<!-- results on photographs: filled by python -m s3e.report.readme -->"
 PHOTO_END = "<!-- end of results on photographs -->"
-PHOTO_TABLES = {"table9_gains.md": "Table 9", "table1_deblurring.md": "Table 1", "table5_nodes.md": "Table 5"}
+PHOTO_TABLES = {
+    "table9_gains.md": "Table 9",
+    "table1_deblurring.md": "Table 1",
+    "table5_nodes.md": "Table 5",
+}
 PHOTO_LINKS = {
     "table3_captioning.md": "captions of sharp, blurred and restored photos, and after co-training",
     "table4_ablation.md": "all arms",
@@ -30,7 +34,7 @@ PHOTO_PICTURES = {
 PICTURES = {
     "fig4_results.png": "Validation scenes: blurred, restored by each arm, sharp; PSNR below each",
     "fig14_seeds.png": "PSNR gained over the baseline by each training seed, with 95 % intervals",
-    "fig10_closing.png": "PSNR gained over the baseline, and share of the gap to true label maps, against updates",
+    "fig10_closing.png": "PSNR gained over the baseline, and share of the gap to true label maps, against steps",
 }
 
 
@@ -46,7 +50,9 @@ def results() -> str:
     try:
         table = without_origin((ROOT / folder / TABLE).read_text(encoding="utf-8")).strip()
     except FileNotFoundError:
-        raise S3EError(f"{folder / TABLE} is missing: restore it from the repository, or run the study.") from None
+        raise S3EError(
+            f"{folder / TABLE} is missing: restore it from the repository, or run the study."
+        ) from None
     found = "\n".join(f"- {sentence}" for sentence in findings(ROOT / folder))
     pictures = "\n\n".join(f"![{text}]({folder / name})" for name, text in PICTURES.items())
     return f"{START}\n\n{found}\n\n{table}\n\n{pictures}\n\n{END}"
@@ -62,7 +68,12 @@ def photographs() -> str:
     tables = [_without_notes(folder / name, title) for name, title in PHOTO_TABLES.items()]
     pictures = [f"![{text}]({folder / name})" for name, text in PHOTO_PICTURES.items()]
     links = ", ".join(f"[{text}]({folder / name})" for name, text in PHOTO_LINKS.items())
-    parts = ["\n".join(f"- {sentence}" for sentence in found), *tables, f"The rest: {links}.", *pictures]
+    parts = [
+        "\n".join(f"- {sentence}" for sentence in found),
+        *tables,
+        f"The rest: {links}.",
+        *pictures,
+    ]
     return "\n\n".join([PHOTO_START, *parts, PHOTO_END])
 
 
@@ -80,9 +91,13 @@ def _cost(spent: dict[str, Any]) -> str:
 def _without_notes(path: Path, title: str) -> str:
     """A table as committed: a link with its caption, and the cells; the notes below stay in the file."""
     try:
-        caption, body, *_ = without_origin((ROOT / path).read_text(encoding="utf-8")).strip().split("\n\n")
+        caption, body, *_ = (
+            without_origin((ROOT / path).read_text(encoding="utf-8")).strip().split("\n\n")
+        )
     except FileNotFoundError:
-        raise S3EError(f"{path} is missing: restore it from the repository, or run the study.") from None
+        raise S3EError(
+            f"{path} is missing: restore it from the repository, or run the study."
+        ) from None
     return f"[{title}]({path}): {caption.strip('*').partition(' Profile ')[0]}\n\n{body}"
 
 
@@ -92,7 +107,9 @@ def filled(readme: str) -> str:
 
 
 def _renewed(readme: str, start: str, end: str, block: str) -> str:
-    text, count = re.subn(f"{re.escape(start)}.*{re.escape(end)}", lambda _: block, readme, flags=re.S)
+    text, count = re.subn(
+        f"{re.escape(start)}.*{re.escape(end)}", lambda _: block, readme, flags=re.S
+    )
     if count != 1:
         raise S3EError(f"README.md must hold one block from '{start}' to '{end}'.")
     return text

@@ -29,10 +29,19 @@ from s3e.report.gallery import Gallery
 
 Samples = tuple[dict[str, np.ndarray], list[dict[str, Any]]]
 WORDINGS = {  # ours, two a photograph
-    "astronaut": ("A woman in an orange suit smiles in front of a flag", "There is a flag behind a smiling woman"),
+    "astronaut": (
+        "A woman in an orange suit smiles in front of a flag",
+        "There is a flag behind a smiling woman",
+    ),
     "chelsea": ("A striped cat is lying on a soft blanket", "On a blanket lies a cat"),
-    "coffee": ("A cup of coffee and a spoon are on a wooden table", "On a table there is a cup of coffee"),
-    "rocket": ("A rocket leaves its tower in a cloud of smoke", "Smoke is below a rocket near a tower"),
+    "coffee": (
+        "A cup of coffee and a spoon are on a wooden table",
+        "On a table there is a cup of coffee",
+    ),
+    "rocket": (
+        "A rocket leaves its tower in a cloud of smoke",
+        "Smoke is below a rocket near a tower",
+    ),
 }
 
 
@@ -46,7 +55,9 @@ def views(config: Config) -> dict[str, np.ndarray]:
     size, blur = config.data.size, config.blur
     found, sharp = {}, photographs(size)
     for name in SEVERITIES:
-        found[name] = blur_batch(sharp, PHOTOS, name, blur.seed, blur.gamma, blur.noise, blur.motion)[0]
+        found[name] = blur_batch(
+            sharp, PHOTOS, name, blur.seed, blur.gamma, blur.noise, blur.motion
+        )[0]
         if blur.motion == "camera":
             kernels = [kernel_for(photo, name, size, blur.seed) for photo in PHOTOS]
             found[f"kernel_{name}"] = np.stack(pad_kernels(kernels))
@@ -58,7 +69,11 @@ def reader(corpus: Path, config: Config) -> Callable[[Path], Samples]:
 
     `corpus`: folder of the prepared data, whose vocabulary says how large the networks are.
     """
-    return cache(partial(_read, load_corpus(corpus), config)) if config.pictures == "public" else collect.read_samples
+    return (
+        cache(partial(_read, load_corpus(corpus), config))
+        if config.pictures == "public"
+        else collect.read_samples
+    )
 
 
 def _read(corpus: Corpus, config: Config, path: Path) -> Samples:
@@ -69,7 +84,11 @@ def _read(corpus: Corpus, config: Config, path: Path) -> Samples:
     if path == corpus.folder:
         return views(config), []
     shown, variant = views(config), describe(path).variant
-    arrays = {"ids": np.array(PHOTOS), "sharp": shown["sharp"], "blurred": shown[config.blur.severity]}
+    arrays = {
+        "ids": np.array(PHOTOS),
+        "sharp": shown["sharp"],
+        "blurred": shown[config.blur.severity],
+    }
     batch = _batch(arrays)
     if variant:
         model = build_model(config, corpus, variant).eval()
@@ -80,7 +99,9 @@ def _read(corpus: Corpus, config: Config, path: Path) -> Samples:
             restored, semantics = model(batch)
         arrays["restored"] = to_images(restored)
     else:
-        source = load_weights(build_semantics(config, corpus, "tree"), path / "tree_captioner.safetensors").eval()
+        source = load_weights(
+            build_semantics(config, corpus, "tree"), path / "tree_captioner.safetensors"
+        ).eval()
         with torch.no_grad():
             semantics = source(batch.blurred)
     nodes: list[list[str] | None] = [None] * len(PHOTOS)
@@ -89,7 +110,13 @@ def _read(corpus: Corpus, config: Config, path: Path) -> Samples:
         arrays["attention"] = semantics.tree.attention.numpy()
         nodes = [node_names(row, corpus) for row in predicted_nodes(semantics.tree).tolist()]
     return arrays, [
-        {"id": name, "references": WORDINGS[name], "caption": None, "predicted": said, "target": None}
+        {
+            "id": name,
+            "references": WORDINGS[name],
+            "caption": None,
+            "predicted": said,
+            "target": None,
+        }
         for name, said in zip(PHOTOS, nodes, strict=True)
     ]
 
@@ -107,5 +134,7 @@ def gallery(arms: Mapping[str, dict[str, np.ndarray]]) -> Gallery | None:
         return None
     first = arms["full"]
     restored = {name: arrays["restored"] for name, arrays in arms.items()}
-    scores = {name: score_batch(images, first["sharp"])["psnr"] for name, images in restored.items()}
+    scores = {
+        name: score_batch(images, first["sharp"])["psnr"] for name, images in restored.items()
+    }
     return Gallery(first["sharp"], first["blurred"], restored, pd.DataFrame(scores, index=PHOTOS))

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from s3e.paths import atomic_write
+from s3e.utils import atomic_write
 
 PAGE_WIDTH = 7.0  # inches
 STYLE = str(files("s3e.report") / "s3e.mplstyle")
@@ -23,7 +23,9 @@ YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY, INK, PALE = "#8A8A8A", "#333333", "#F3F3F1"
 OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
 
-VARIANT_STYLE: dict[str, tuple[str, str]] = {  # variant -> (colour, marker): the same in every figure
+VARIANT_STYLE: dict[
+    str, tuple[str, str]
+] = {  # variant -> (colour, marker): the same in every figure
     "blurred": (GREY, "x"),
     "wiener": (GREY, "1"),
     "richardson_lucy": (GREY, "2"),
@@ -105,7 +107,10 @@ def save(figure: Figure, folder: Path | str, name: str, origin: str = "") -> lis
 
     `origin`: where the figure comes from (`s3e.report.manifest`), kept in the file's own metadata.
     """
-    about = {"png": {"Software": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    about = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
     if origin:
         about["png"]["Description"] = about["pdf"]["Subject"] = origin
     paths = [Path(folder) / f"{name}.{kind}" for kind in about]

@@ -23,7 +23,7 @@ QUESTIONS = {  # reference -> what `full` against it asks, if it wins, if it los
     "no_semantics_loss": (
         "Is it the meaning, or only the larger network? Against the same larger network taught without captions and "
         "trees, S3E-Deblur",
-        "restores better: what it was taught counts, or the updates that this took.",
+        "restores better: what it was taught counts, or the steps that this took.",
         "restores worse: the teaching of captions and trees did not pay.",
         "makes no difference that can be told: the gain may be owed to size alone.",
     ),
@@ -63,7 +63,11 @@ def sentences(numbers: Numbers, severity: str) -> list[str]:
 
 def _study(numbers: Numbers, severity: str) -> Iterator[str]:
     if row := numbers.get(name("full", severity, "psnr")):
-        seeds = "one training of each arm" if row["seeds"] == 1 else f"{row['seeds']:.0f} trainings of S3E-Deblur"
+        seeds = (
+            "one training of each arm"
+            if row["seeds"] == 1
+            else f"{row['seeds']:.0f} trainings of S3E-Deblur"
+        )
         claim = ": a demonstration, not a claim about new trainings" if row["seeds"] == 1 else ""
         yield f"The numbers are of {row['images']:.0f} test photos under {severity} blur and of {seeds}{claim}."
 
@@ -136,7 +140,10 @@ def _falsifier(numbers: Numbers, severity: str) -> Iterator[str]:
 
 
 def _tree(numbers: Numbers, severity: str) -> Iterator[str]:
-    read = [numbers.get(name("nodes", "S3-tree alone", view, "leaf_accuracy")) for view in ("sharp", severity)]
+    read = [
+        numbers.get(name("nodes", "S3-tree alone", view, "leaf_accuracy"))
+        for view in ("sharp", severity)
+    ]
     guess = numbers.get(name("nodes", "most frequent label", "none", "leaf_accuracy"))
     if all(read) and guess:
         yield (
@@ -165,7 +172,12 @@ def _captions(numbers: Numbers, severity: str) -> Iterator[str]:
 
 
 def _judge(numbers: Numbers, severity: str) -> Iterator[str]:
-    views = {"sharp": "sharp photos", "blurred": "blurred ones", "baseline": "the baseline's", "full": "S3E-Deblur's"}
+    views = {
+        "sharp": "sharp photos",
+        "blurred": "blurred ones",
+        "baseline": "the baseline's",
+        "full": "S3E-Deblur's",
+    }
     found = {told: numbers.get(name("judge", view, "CIDEr")) for view, told in views.items()}
     if all(found.values()):
         told = ", ".join(f"{shown(row)} for {view}" for view, row in found.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from s3e.paths import atomic_write
+from s3e.utils import atomic_write
 
 NOT_RUN = "not run"
 DASH = "–"
@@ -73,7 +73,10 @@ def _csv(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """GitHub Markdown: caption in bold, the table, the notes."""
-    align = ["left" if index < table.text_columns else "right" for index in range(len(table.cells.columns))]
+    align = [
+        "left" if index < table.text_columns else "right"
+        for index in range(len(table.cells.columns))
+    ]
     body = table.cells.to_markdown(index=False, colalign=align, disable_numparse=True)
     return "\n\n".join([f"**{table.caption}**", body, *table.notes]) + "\n"
 

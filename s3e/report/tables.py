@@ -14,9 +14,28 @@ from s3e.evaluation.gains import UNTRAINED
 from s3e.evaluation.guessing import GUESS, PERSON
 from s3e.evaluation.image import PROTOCOL
 from s3e.evaluation.leakage import PAIRS, SUSPECTS
-from s3e.report.claims import INTERVAL, finding, marked, row_name, seeds_sentence, tests_note, verdict
+from s3e.report.claims import (
+    INTERVAL,
+    finding,
+    marked,
+    row_name,
+    seeds_sentence,
+    tests_note,
+    verdict,
+)
 from s3e.report.style import in_order, label
-from s3e.report.table import DASH, NOT_RUN, Table, cell, latex, markdown, number, pick, rows_named, write
+from s3e.report.table import (
+    DASH,
+    NOT_RUN,
+    Table,
+    cell,
+    latex,
+    markdown,
+    number,
+    pick,
+    rows_named,
+    write,
+)
 
 __all__ = [
     "DASH", "NOT_RUN", "Table", "ablation", "captioning", "cell", "deblurring", "fidelity", "finding", "gains", "gopro",
@@ -28,7 +47,12 @@ SYSTEMS = {
     HUMAN: "one reference against the others", RANDOM: "random training caption", "global": "global feature (NIC)",
     "soft_attention": "soft attention", "tree": "S3-tree captioner", "full": "S3E-Deblur (co-trained)",
 }  # fmt: skip
-READ = {"sharp": "sharp photo", "blurred": "blurred photo", HUMAN: SYSTEMS[HUMAN], RANDOM: SYSTEMS[RANDOM]}
+READ = {
+    "sharp": "sharp photo",
+    "blurred": "blurred photo",
+    HUMAN: SYSTEMS[HUMAN],
+    RANDOM: SYSTEMS[RANDOM],
+}
 SPEED = (
     "Milliseconds an update are as measured in the run, other jobs on the machine included. Semantic parameters "
     "include the caption decoder, which the photo never passes, and leave out the embedding in the generator."
@@ -39,7 +63,9 @@ KNOWN = {
     "richardson_lucy": "Richardson-Lucy iterations that are told the true kernel",
 }  # fmt: skip
 FRAMES = {GUESS: "none (guess)", PERSON: "none (one reference)"}
-MEASURES = dict(zip(NODE_MEASURES, ("leaves", "empty leaves found", "relations", "root"), strict=True))
+MEASURES = dict(
+    zip(NODE_MEASURES, ("leaves", "empty leaves found", "relations", "root"), strict=True)
+)
 FIDELITY = {"leaf_accuracy": "leaves", "relation_accuracy": "relations", "root_accuracy": "root"}
 SPOKEN = (
     "Intervals: 95 %, a bootstrap over photos and seeds of the metric of the whole set; of several seeds the wider of "
@@ -59,12 +85,20 @@ def deblurring(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
 def gopro(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
     """Table 2: the same for GoPro's pairs, as released and severe (specification 4.3 and 6.9)."""
     videos = int(pick(scores, split=split).clusters.max())
-    told = f"Intervals are over {videos} videos" if videos > 1 else "There is one video, which gives no interval"
+    told = (
+        f"Intervals are over {videos} videos"
+        if videos > 1
+        else "There is one video, which gives no interval"
+    )
     context = f"{context} {told}: its frames are not independent.".strip()
-    return _by_severity("table2_gopro", "Deblurring of video frames", "frames", scores, split, context)
+    return _by_severity(
+        "table2_gopro", "Deblurring of video frames", "frames", scores, split, context
+    )
 
 
-def _by_severity(name: str, what: str, unit: str, scores: pd.DataFrame, split: str, context: str) -> Table:
+def _by_severity(
+    name: str, what: str, unit: str, scores: pd.DataFrame, split: str, context: str
+) -> Table:
     data = pick(scores, split=split)
     trained = _trained(data)
     rows = {}
@@ -78,7 +112,13 @@ def _by_severity(name: str, what: str, unit: str, scores: pd.DataFrame, split: s
         rows[label(variant) if variant in UNTRAINED else row_name(variant, trained)] = row
     caption = f"{what} on {_counts(data)} {split} {unit} by blur severity (PSNR in dB). {seeds_sentence(trained)}"
     caption = f"{caption} {context}"
-    return Table(name, caption.strip(), rows_named(rows, "method"), data, (*_reading(data), INTERVAL, PROTOCOL))
+    return Table(
+        name,
+        caption.strip(),
+        rows_named(rows, "method"),
+        data,
+        (*_reading(data), INTERVAL, PROTOCOL),
+    )
 
 
 def _trained(data: pd.DataFrame) -> pd.DataFrame:
@@ -119,12 +159,14 @@ def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
     data = data.assign(seeds=data.seeds.where(~data.system.isin([HUMAN, RANDOM]), 0))
     rows = [_caption_row(row, data) for row in pick(data, references="all").to_dict("records")]
     fair = data[(data.references == "other") & data.input.isin(["sharp", "none"])]
-    rows += [{**_caption_row(row, data), "references": "all but one"} for row in fair.to_dict("records")]
+    rows += [
+        {**_caption_row(row, data), "references": "all but one"} for row in fair.to_dict("records")
+    ]
     reasons = tuple(sorted(set(data.reason.dropna()) - {""}))
     notes = (
         "All values ×100. Rows marked “all but one” are scored against all captions but the first, so that the first "
         "caption can compete with the other references. CIDEr is CIDEr-D with document frequencies of the scored "
-        "images: it does not compare with values on other images. Co-trained systems have had the updates of stage C "
+        "images: it does not compare with values on other images. Co-trained systems have had the steps of stage C "
         "on top of those of the others; the captioner that reads restored photos has never seen one in training. No "
         "best is marked: rows differ in what they read.",
         *reasons,
@@ -140,7 +182,10 @@ def _caption_row(row: dict, data: pd.DataFrame) -> dict[str, str]:
     name = SYSTEMS.get(row["system"]) or " → ".join(
         SYSTEMS.get(part, label(part)) for part in row["system"].split(" -> ")
     )
-    ends = {m: {"mean": row[m], "low": row[f"{m}_low"], "high": row[f"{m}_high"]} for m in CAPTION_METRICS}
+    ends = {
+        m: {"mean": row[m], "low": row[f"{m}_low"], "high": row[f"{m}_high"]}
+        for m in CAPTION_METRICS
+    }
     values = {metric: cell(ends[metric], 1, 100) for metric in CAPTION_METRICS}
     view = DASH if row["input"] == "none" else row["input"]
     return {
@@ -169,7 +214,11 @@ def ablation(
     gains = pick(differences, split=split, severity=severity, reference="baseline", metric="psnr")
     rows = {}
     for variant in in_order(data.variant):
-        own, gain, cost = pick(data, variant=variant), pick(gains, variant=variant), pick(costs, variant=variant)
+        own, gain, cost = (
+            pick(data, variant=variant),
+            pick(gains, variant=variant),
+            pick(costs, variant=variant),
+        )
         what = KNOWN[variant] if variant in KNOWN else VARIANTS[variant].description
         rows[label(variant) if variant in UNTRAINED else row_name(variant, trained)] = {
             "what it is": FROZEN if frozen and variant == "full" else what,
@@ -183,7 +232,9 @@ def ablation(
         f"Ablation under {severity} blur, {int(data.images.max())} {split} images; gain is paired, over the baseline. "
         f"{seeds_sentence(trained)} {context}"
     )
-    facts = pd.concat([data, gains.assign(metric="psnr gain")]).drop(columns=["reference"], errors="ignore")
+    facts = pd.concat([data, gains.assign(metric="psnr gain")]).drop(
+        columns=["reference"], errors="ignore"
+    )
     said = (finding(differences, split, severity), tests_note(differences, split, severity))
     notes = (*filter(None, said), *_reading(data), INTERVAL, SPEED, PROTOCOL)
     return Table("table4_ablation", caption.strip(), rows_named(rows, "arm"), facts, notes, 2)
@@ -200,7 +251,10 @@ def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Tab
     data = data[keep] if keep.any() else data
     rows = []
     for variant, words in FRAMES.items():
-        if found := {row["measure"]: cell(row, 1, 100) for row in pick(data, variant=variant).to_dict("records")}:
+        if found := {
+            row["measure"]: cell(row, 1, 100)
+            for row in pick(data, variant=variant).to_dict("records")
+        }:
             measures = {title: found.get(name, DASH) for name, title in MEASURES.items()}
             rows.append({"co-training": DASH, "input": words, **measures})
     for when in ("before", "after"):
@@ -209,7 +263,9 @@ def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Tab
             for _, own in seen.groupby("system", sort=True):
                 values = {row["measure"]: cell(row, 1, 100) for row in own.to_dict("records")}
                 facts = {"co-training": when, "input": view}
-                rows.append({**facts, **{title: values.get(name, DASH) for name, title in MEASURES.items()}})
+                rows.append(
+                    {**facts, **{title: values.get(name, DASH) for name, title in MEASURES.items()}}
+                )
     notes = (
         "Percent right. Leaves, relations and root: nodes that the target fills. Empty leaves found: recall of null. "
         "A guess names the label that training captions have most often in that node, whatever the photo; one "
@@ -248,14 +304,19 @@ def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "")
         f"restored photos. {seeds_sentence(scores)} {context}"
     )
     data = pd.concat([scores, differences], ignore_index=True)
-    return Table("table6_fidelity", caption.strip(), rows_named(rows, "the judge reads"), data, notes)
+    return Table(
+        "table6_fidelity", caption.strip(), rows_named(rows, "the judge reads"), data, notes
+    )
 
 
 def leakage(frame: pd.DataFrame, severity: str = "severe", context: str = "") -> Table:
     """Table 10: what remains of the gains without test photos that training may have known (`evaluation.leakage`)."""
     rows = []
     for name, own in frame.groupby("left_out", sort=False):
-        gains = {f"{row.variant} − {row.reference}": cell(row._asdict(), 2, sign=True) for row in own.itertuples()}
+        gains = {
+            f"{row.variant} − {row.reference}": cell(row._asdict(), 2, sign=True)
+            for row in own.itertuples()
+        }
         facts = {"left out": SUSPECTS.get(name, name), "left out (photos)": str(own.photos.iloc[0])}
         facts["photos"] = str(int(own.images.max()))
         named = {f"{label(a)} − {label(b)} (dB)": gains.get(f"{a} − {b}", DASH) for a, b in PAIRS}
@@ -279,7 +340,11 @@ def _judged(own: pd.DataFrame, sign: bool) -> dict[str, str]:
 
 
 def gains(
-    differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test", severity: str = "severe", context: str = ""
+    differences: pd.DataFrame,
+    bins: pd.DataFrame,
+    split: str = "test",
+    severity: str = "severe",
+    context: str = "",
 ) -> Table:
     """Table 9: PSNR gained over the baseline (dB) at each severity, and in each third of the images under one of them.
 
@@ -287,7 +352,10 @@ def gains(
     """
     overall = pick(differences, split=split, reference="baseline", metric="psnr")
     thirds = pick(bins, split=split, severity=severity, reference="baseline")
-    names = {row.bin: f"{severity}, {row.input_low:.1f}–{row.input_high:.1f} dB" for row in thirds.itertuples()}
+    names = {
+        row.bin: f"{severity}, {row.input_low:.1f}–{row.input_high:.1f} dB"
+        for row in thirds.itertuples()
+    }
     rows = {}
     for variant in in_order(overall.variant):
         whole = {row["severity"]: row for row in pick(overall, variant=variant).to_dict("records")}

@@ -14,8 +14,8 @@ from typing import IO, Any
 
 import torch
 
-from s3e.paths import S3EError, atomic_write, lock_file
 from s3e.training.guard import unwritable
+from s3e.utils import S3EError, atomic_write, lock_file
 
 FORMAT = b"S3E checkpoint 1\n"
 HEAD = len(FORMAT) + 32
@@ -115,6 +115,8 @@ def hold(path: Path) -> IO[str]:
     """
 
     def refuse(owner: str) -> None:
-        raise S3EError(f"{path.parent} is being trained in by process {owner}: wait until it ends, or stop it.")
+        raise S3EError(
+            f"{path.parent} is being trained in by process {owner}: wait until it ends, or stop it."
+        )
 
     return lock_file(path, refuse)

@@ -21,7 +21,13 @@ from s3e.training.stages import Terms, distillation_terms, semantic_terms
 
 
 def of_semantics(
-    source: nn.Module, batch: Batch, config: Config, *, tree: bool, caption: bool, distillation: bool = False
+    source: nn.Module,
+    batch: Batch,
+    config: Config,
+    *,
+    tree: bool,
+    caption: bool,
+    distillation: bool = False,
 ) -> pd.DataFrame:
     """Norm of the gradient of each weighted term (rows) in each part of a semantic source that reads `batch.blurred`.
 
@@ -34,14 +40,18 @@ def of_semantics(
     return _norms(terms, _parts(source))
 
 
-def of_deblurring(model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config, arm: Variant) -> pd.DataFrame:
+def of_deblurring(
+    model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config, arm: Variant
+) -> pd.DataFrame:
     """The same for every term of L_total that the arm has: parts of the semantics, the embedding and the generator.
 
     The critic's own loss is not among the terms; it reaches nothing but the critic.
     """
     (model, critic), batch = _at_rest(batch, model, critic)
     restored, semantics = model(batch)
-    terms = image_terms(config.loss.effective, critic, _perceptual(config, restored), restored, batch.sharp)
+    terms = image_terms(
+        config.loss.effective, critic, _perceptual(config, restored), restored, batch.sharp
+    )
     if semantics is not None and (arm.tree_loss or arm.caption_loss):
         wanted = {"tree": arm.tree_loss, "caption": arm.caption_loss}
         terms |= semantic_terms(semantics, model.semantics, batch, config, **wanted)
@@ -50,10 +60,16 @@ def of_deblurring(model: S3EDeblur, critic: nn.Module, batch: Batch, config: Con
     embedding = list(model.generator.embed.parameters())
     parts |= {"embedding": embedding} if embedding else {}
     own = {id(parameter) for parameter in embedding}
-    return _norms(terms, parts | {"generator": [item for item in model.generator.parameters() if id(item) not in own]})
+    return _norms(
+        terms,
+        parts
+        | {"generator": [item for item in model.generator.parameters() if id(item) not in own]},
+    )
 
 
-def on_photos(model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config) -> dict[str, np.ndarray]:
+def on_photos(
+    model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config
+) -> dict[str, np.ndarray]:
     """The direction in which each term would change the restored photos to fall: {term: signed n x H x W x 3}.
 
     It is the negative gradient of the weighted term with respect to the restored photos.
@@ -62,14 +78,18 @@ def on_photos(model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config)
     with torch.no_grad():
         restored = model(batch)[0]
     restored.requires_grad_()
-    terms = image_terms(config.loss.effective, critic, _perceptual(config, restored), restored, batch.sharp)
+    terms = image_terms(
+        config.loss.effective, critic, _perceptual(config, restored), restored, batch.sharp
+    )
     wishes = {name: -torch.autograd.grad(value, restored)[0] for name, value in terms.items()}
     return {name: wish.permute(0, 2, 3, 1).float().cpu().numpy() for name, wish in wishes.items()}
 
 
 def _perceptual(config: Config, like: Tensor) -> PerceptualLoss | None:
     loss = config.loss.effective
-    return PerceptualLoss(loss.vgg19_weights, loss.vgg_normalise).to(like) if loss.perceptual else None
+    return (
+        PerceptualLoss(loss.vgg19_weights, loss.vgg_normalise).to(like) if loss.perceptual else None
+    )
 
 
 def _at_rest(batch: Batch, *modules: nn.Module) -> tuple[list[nn.Module], Batch]:
@@ -85,12 +105,18 @@ def _parts(source: nn.Module) -> dict[str, list[nn.Parameter]]:
 
 def _norms(terms: Terms, parts: Mapping[str, Iterable[nn.Parameter]]) -> pd.DataFrame:
     """Euclidean norm of the gradient of each term over the trained parameters of each part."""
-    trained = [(name, item) for name, items in parts.items() for item in items if item.requires_grad]
+    trained = [
+        (name, item) for name, items in parts.items() for item in items if item.requires_grad
+    ]
     rows = {}
     for term, value in terms.items():
         squares = dict.fromkeys(parts, 0.0)
         weights = [item for _, item in trained] if value.requires_grad else []
-        found = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True) if weights else []
+        found = (
+            torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            if weights
+            else []
+        )
         for (part, _), gradient in zip(trained, found, strict=False):
             squares[part] += 0.0 if gradient is None else float(gradient.double().square().sum())
         rows[term] = {part: square**0.5 for part, square in squares.items()}

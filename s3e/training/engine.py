@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from s3e import ranks
 from s3e.config import Runtime, Training
 from s3e.data.corpus import Batch
-from s3e.paths import S3EError
 from s3e.training.guard import check
+from s3e.utils import S3EError
 
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
 
@@ -29,12 +29,18 @@ class Engine:
 
         kind, _, number = runtime.device.partition(":")
         if kind == "cuda" and not torch.cuda.is_available():
-            raise S3EError(f"runtime.device is '{runtime.device}', but PyTorch sees no GPU: --set runtime.device=cpu.")
+            raise S3EError(
+                f"runtime.device is '{runtime.device}', but PyTorch sees no GPU: --set runtime.device=cpu."
+            )
         launched = "LOCAL_RANK" in os.environ
         self.runtime, self.ids = runtime, []
         self.fabric = Fabric(
             accelerator=kind,
-            devices=[int(number)] if number else int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if launched else 1,
+            devices=[int(number)]
+            if number
+            else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            if launched
+            else 1,
             num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
             strategy="ddp" if launched else "auto",
             precision=PRECISION[runtime.precision],
@@ -89,7 +95,9 @@ class Engine:
             (sum(terms.values()) / settings.accumulate).backward()
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach() / settings.accumulate
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
         ranks.average_gradients(parameters)
         if settings.clip:
             nn.utils.clip_grad_value_(parameters, settings.clip)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from s3e.config import Training
-from s3e.paths import S3EError
+from s3e.utils import S3EError
 
-SETTLED = 50  # updates before a loss term counts as having a usual size
+SETTLED = 50  # steps before a loss term counts as having a usual size
 SMALLEST = 1e-2  # a usual size below it counts as this
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -26,11 +26,11 @@ def check(values: dict[str, float]) -> None:
 
 
 class Guard:
-    """Knows the usual size of each loss term: a mean of its absolute value over about the last hundred updates."""
+    """Knows the usual size of each loss term: a mean of its absolute value over about the last hundred steps."""
 
     def __init__(self, explosion: float):
         self.explosion = explosion
-        self.usual: dict[str, list[float]] = {}  # mean size, number of updates seen
+        self.usual: dict[str, list[float]] = {}  # mean size, number of steps seen
 
     def __call__(self, values: dict[str, float]) -> None:
         """Take an update's terms into account; raises `Diverged` for one that is not finite or has exploded."""
@@ -44,8 +44,13 @@ class Guard:
 
 def out_of_memory(error: Exception) -> bool:
     """True for the errors that PyTorch and Python raise when memory runs out."""
-    told = ("can't allocate memory", "not enough memory")  # PyTorch's allocator on the CPU: Linux, Windows
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in told)
+    told = (
+        "can't allocate memory",
+        "not enough memory",
+    )  # PyTorch's allocator on the CPU: Linux, Windows
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in told
+    )
 
 
 def too_large(name: str, settings: Training, error: Exception) -> S3EError:

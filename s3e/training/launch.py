@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from s3e.config import Config, Runtime
 from s3e.data.corpus import Corpus, load_corpus
-from s3e.paths import ROOT, S3EError, read_json, write_json
 from s3e.training import checkpoint
+from s3e.utils import ROOT, S3EError, read_json, write_json
 
 if TYPE_CHECKING:
     from s3e.training.loop import Trainer
@@ -36,10 +36,17 @@ def wanted(runtime: Runtime) -> bool:
 def job_of(corpus: Corpus, config: Config, **how: Any) -> dict[str, Any]:
     """A training in plain values: data, settings and the arguments of its function."""
     vocabulary = str(corpus.vocabulary) if corpus.vocabulary else None
-    return {"corpus": str(corpus.folder), "vocabulary": vocabulary, "config": config.model_dump(mode="json"), **how}
+    return {
+        "corpus": str(corpus.folder),
+        "vocabulary": vocabulary,
+        "config": config.model_dump(mode="json"),
+        **how,
+    }
 
 
-def spread(trainer: "Trainer", job: dict[str, Any], watch: Callable[[int], None] | None = None) -> None:
+def spread(
+    trainer: "Trainer", job: dict[str, Any], watch: Callable[[int], None] | None = None
+) -> None:
     """Run a training in `runtime.devices` processes and show its progress until it is on disk.
 
     `watch` is told each step whose log was written. Raises `S3EError` with the reason where a process fails.
@@ -47,13 +54,21 @@ def spread(trainer: "Trainer", job: dict[str, Any], watch: Callable[[int], None]
     folder, name, settings = trainer.folder, trainer.name, trainer.settings
     start = folder / f"{name}.start"
     if not trainer.checkpoint.exists():
-        checkpoint.save(start, {key: module.state_dict() for key, module in trainer.modules.items()})
+        checkpoint.save(
+            start, {key: module.state_dict() for key, module in trainer.modules.items()}
+        )
     write_json(folder / f"{name}.job.json", {**job, "folder": str(folder), "name": name})
-    count, file, output = trainer.runtime.devices, folder / f"{name}.job.json", folder / f"{name}.launch.log"
+    count, file, output = (
+        trainer.runtime.devices,
+        folder / f"{name}.job.json",
+        folder / f"{name}.launch.log",
+    )
     command = [sys.executable, "-m", "s3e.training.launch", "--processes", str(count), str(file)]
-    bar = tqdm(total=settings.updates, desc=f"{name}, {count} processes", leave=False)
+    bar = tqdm(total=settings.steps, desc=f"{name}, {count} processes", leave=False)
     with open(output, "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(trainer.runtime))
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(trainer.runtime)
+        )
     try:
         while process.poll() is None:
             time.sleep(POLL)
@@ -83,7 +98,10 @@ def _follow(log: Path, bar: tqdm, watch: Callable[[int], None] | None) -> None:
 def _why(output: Path, name: str) -> str:
     lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
     told = next((line.split("s3e: ", 1)[1] for line in lines if "s3e: " in line), "")
-    return told or f"training '{name}' ended in one of its processes: the last lines of {output} say why."
+    return (
+        told
+        or f"training '{name}' ended in one of its processes: the last lines of {output} say why."
+    )
 
 
 def train(job: dict[str, Any]) -> None:
@@ -97,14 +115,19 @@ def train(job: dict[str, Any]) -> None:
     if "phase" in job:
         modules = {"source": stages.new_source(config, corpus, job["kind"])}
     else:
-        modules = {"model": build_model(config, corpus, job["variant"]), "critic": build_critic(config)}
+        modules = {
+            "model": build_model(config, corpus, job["variant"]),
+            "critic": build_critic(config),
+        }
     if not (folder / f"{name}.ckpt").exists():
         for key, state in checkpoint.read(folder / f"{name}.start").items():
             modules[key].load_state_dict(state)
     if "phase" in job:
         prefix = name if name == job["phase"] else name.removesuffix(f"_{job['phase']}")
         losses = {"tree": job["tree"], "caption": job["caption"]}
-        stages.train_semantics(folder, prefix, job["phase"], modules["source"], corpus, config, **losses)
+        stages.train_semantics(
+            folder, prefix, job["phase"], modules["source"], corpus, config, **losses
+        )
     else:
         stages.train_deblurrer(folder, name, **modules, corpus=corpus, config=config, stage=job["stage"],
                                variant=job["variant"])  # fmt: skip
@@ -119,7 +142,16 @@ def main(command: list[str]) -> int:
 
         die_with(os.environ.get("S3E_LAUNCHER"), strict=True)
         os.environ["S3E_LAUNCHER"] = str(os.getpid())
-        torchrun(["--standalone", "--nproc-per-node", command[1], "-m", "s3e.training.launch", command[2]])
+        torchrun(
+            [
+                "--standalone",
+                "--nproc-per-node",
+                command[1],
+                "-m",
+                "s3e.training.launch",
+                command[2],
+            ]
+        )
         return 0
     die_with(os.environ.get("S3E_LAUNCHER"))
     job = read_json(command[0])

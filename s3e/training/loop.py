@@ -20,11 +20,10 @@ from tqdm.auto import tqdm
 
 from s3e import ranks
 from s3e.config import Runtime, Training
-from s3e.paths import S3EError, atomic_write
-from s3e.seeds import seed_everything
 from s3e.training import checkpoint
 from s3e.training.engine import Engine
 from s3e.training.guard import Diverged, Guard, out_of_memory, too_large, unwritable
+from s3e.utils import S3EError, atomic_write, seed_everything
 
 SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)  # parts of a training after which its samples are kept
 Values = dict[str, Tensor]
@@ -36,7 +35,7 @@ def rate(settings: Training, step: int) -> float:
     Constant; linear to 0; constant for one half, then linear to 0; half a cosine to 0; or falling in steps. A warm-up
     lets it rise linearly first.
     """
-    done = step / settings.updates
+    done = step / settings.steps
     factor = {
         "constant": 1.0,
         "linear": 1 - done,
@@ -48,14 +47,14 @@ def rate(settings: Training, step: int) -> float:
 
 
 class Trainer:
-    """Run `updates` of a training, resumable, with its log on disk.
+    """Run `steps` of a training, resumable, with its log on disk.
 
     Files in `folder`: `log_<name>.csv` (step and losses, never times), `<name>.ckpt` (and the one before it),
     `validation_<name>.csv` and `<name>.best` where there is a validation, `progress/<name>_<step>.npz` with what
     `sampler` shows of the training at `SNAPSHOTS`, `<name>.postmortem` after a divergence. `modules` and `optimizers`
     are saved by name; averaging and the choice of the best concern the module named first. `validate` gives a score
     (higher is better), the same in all processes; `watch` is told each step whose log was written. `seconds` is the
-    time spent in `timed` updates.
+    time spent in `timed` steps.
     """
 
     def __init__(
@@ -69,7 +68,9 @@ class Trainer:
         self.settings, self.runtime = settings, runtime
         self.engine = engine or Engine(runtime)
         self.validate, self.sampler, self.watch = validate, sampler, watch
-        self.bases = {name: [group["lr"] for group in item.param_groups] for name, item in optimizers.items()}
+        self.bases = {
+            name: [group["lr"] for group in item.param_groups] for name, item in optimizers.items()
+        }
         self.result = next(iter(modules.values()))
         average = get_ema_multi_avg_fn(settings.ema)
         self.averaged = AveragedModel(self.result, multi_avg_fn=average) if settings.ema else None
@@ -92,10 +93,10 @@ class Trainer:
         state = checkpoint.load(self.checkpoint)
         if state is None or state.get("key") != self._names():
             return False
-        return state["stopped"] or state["step"] == self.settings.updates
+        return state["stopped"] or state["step"] == self.settings.steps
 
     def fit(self, step_fn: Callable[[int], Values]) -> pd.DataFrame:
-        """Call `step_fn(step)` (which updates and returns its losses) from the last checkpoint to the end; the log.
+        """Call `step_fn(step)` (which steps and returns its losses) from the last checkpoint to the end; the log.
 
         Raises `S3EError` for a divergence, too little memory or a full disk; the last good checkpoint stays.
         """
@@ -115,23 +116,35 @@ class Trainer:
         return pd.DataFrame(self.rows)
 
     def _run(self, step_fn: Callable[[int], Values], start: int) -> None:
-        marks = {round(share * self.settings.updates) for share in SNAPSHOTS}
+        marks = {round(share * self.settings.steps) for share in SNAPSHOTS}
         self._began = time.perf_counter()
         for step in self._bar(start):
             if step in marks:
                 self._snapshot(step)
             self._update(step_fn, step)
             done = step + 1
-            if (done % self.runtime.log_every == 0 or done == self.settings.updates) and self._report(done):
+            if (done % self.runtime.log_every == 0 or done == self.settings.steps) and self._report(
+                done
+            ):
                 break
         last = int(self.rows[-1]["step"])
-        if last > start or not self._progress(last).exists():  # killed between the last checkpoint and this
+        if (
+            last > start or not self._progress(last).exists()
+        ):  # killed between the last checkpoint and this
             self._snapshot(last)
 
     def _bar(self, start: int) -> tqdm:
-        updates, quiet = self.settings.updates, not self.engine.first
-        steps = range(start, updates)
-        return tqdm(steps, desc=self.name, initial=start, total=updates, leave=False, mininterval=5, disable=quiet)
+        total, quiet = self.settings.steps, not self.engine.first
+        steps = range(start, total)
+        return tqdm(
+            steps,
+            desc=self.name,
+            initial=start,
+            total=total,
+            leave=False,
+            mininterval=5,
+            disable=quiet,
+        )
 
     def _update(self, step_fn: Callable[[int], Values], step: int) -> None:
         """One update; its losses are checked at once where the engine does so."""
@@ -149,7 +162,7 @@ class Trainer:
             self.averaged.update_parameters(self.result)
 
     def _report(self, done: int) -> bool:
-        """Log the updates since the last report, validate and save where due; True if training ends early."""
+        """Log the steps since the last report, validate and save where due; True if training ends early."""
         for place, (values, ids) in enumerate(() if self.engine.whole else self._window):
             with self._stops_at(done - len(self._window) + place, lambda ids=ids: ids):
                 self.guard(_numbers(values))
@@ -160,7 +173,7 @@ class Trainer:
         self._write_table(self.log, self.rows)
         self._window = []
         self.stopped = self._validate(done)
-        if done % self.runtime.save_every == 0 or done == self.settings.updates or self.stopped:
+        if done % self.runtime.save_every == 0 or done == self.settings.steps or self.stopped:
             self._save(done)
         if self.watch and self.engine.first:
             self.watch(done)
@@ -169,7 +182,10 @@ class Trainer:
 
     def _means(self) -> dict[str, float]:
         names = list(self._window[0][0])
-        rows = [torch.stack([torch.as_tensor(values[name]) for name in names]) for values, _ in self._window]
+        rows = [
+            torch.stack([torch.as_tensor(values[name]) for name in names])
+            for values, _ in self._window
+        ]
         means = ranks.total(torch.stack(rows).double().mean(0)) / ranks.world()
         return dict(zip(names, means.tolist(), strict=True))
 
@@ -181,7 +197,11 @@ class Trainer:
         except Diverged as error:
             ids, path = images(), self.folder / f"{self.name}.postmortem"
             checkpoint.save(path, {**self._state(step), "why": str(error), "ids": ids})
-            last = f"the last good state is {self.checkpoint}" if self.checkpoint.exists() else "none was saved before"
+            last = (
+                f"the last good state is {self.checkpoint}"
+                if self.checkpoint.exists()
+                else "none was saved before"
+            )
             photos = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
             raise S3EError(
                 f"training '{self.name}' diverged at update {step}: {error} (images: {photos or 'none'}; its state "
@@ -205,8 +225,14 @@ class Trainer:
     @contextmanager
     def judged(self) -> Iterator[None]:
         """Within it, the module named first holds the averaged weights, if there are any, and none is in training."""
-        modes = {module: module.training for item in self.modules.values() for module in item.modules()}
-        own = {name: value.clone() for name, value in self.result.state_dict().items()} if self.averaged else None
+        modes = {
+            module: module.training for item in self.modules.values() for module in item.modules()
+        }
+        own = (
+            {name: value.clone() for name, value in self.result.state_dict().items()}
+            if self.averaged
+            else None
+        )
         if self.averaged:
             self.result.load_state_dict(self.averaged.module.state_dict())
         for module in self.modules.values():
@@ -236,11 +262,15 @@ class Trainer:
     def _validate(self, step: int) -> bool:
         """Score the training where it is due; True if it has not got better for too long."""
         every, patience = self.settings.validate_every, self.settings.patience
-        if self.validate is None or not every or (step % every and step != self.settings.updates):
+        if self.validate is None or not every or (step % every and step != self.settings.steps):
             return False
         with self.judged():
             score = self.validate()
-            weights = {name: value.cpu() for name, value in self.result.state_dict().items()} if patience else {}
+            weights = (
+                {name: value.cpu() for name, value in self.result.state_dict().items()}
+                if patience
+                else {}
+            )
         if patience and self.engine.first and all(score > row["score"] for row in self.scores):
             best = {"key": self._names(), "step": step, "state": weights}
             checkpoint.save(self.folder / f"{self.name}.best", best)
@@ -304,10 +334,15 @@ class Trainer:
             self._restore(state)
         except (KeyError, RuntimeError, ValueError) as error:
             why = str(error).splitlines()[0]
-            raise S3EError(f"{self.checkpoint} was made by other networks ({why}); delete it and run again.") from None
-        if state["step"] < self.settings.updates and not self.stopped and self.engine.first:
-            print(f"{self.name}: going on from update {state['step']} of {self.settings.updates}", flush=True)
-        return self.settings.updates if self.stopped else state["step"]
+            raise S3EError(
+                f"{self.checkpoint} was made by other networks ({why}); delete it and run again."
+            ) from None
+        if state["step"] < self.settings.steps and not self.stopped and self.engine.first:
+            print(
+                f"{self.name}: going on from update {state['step']} of {self.settings.steps}",
+                flush=True,
+            )
+        return self.settings.steps if self.stopped else state["step"]
 
     def _restore(self, state: dict) -> None:
         for name, module in self.modules.items():

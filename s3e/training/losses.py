@@ -14,19 +14,30 @@ from s3e.models.vgg import PerceptualLoss
 from s3e.parsing import IGNORE
 
 
-def tree_loss(tree: TreeOutput, target: Tensor, null_weight: float, whole: Tensor | None = None) -> Tensor:
+def tree_loss(
+    tree: TreeOutput, target: Tensor, null_weight: float, whole: Tensor | None = None
+) -> Tensor:
     """Weighted mean over nodes of cross-entropy; NULL (class 0) counts `null_weight`, out-of-vocabulary nothing.
 
     target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the update, where B are a
     part of them: the mean over equal parts is then the loss of the whole.
     """
     losses = []
-    for logits, labels in ((tree.entity_logits, target[:, :LEAVES]), (tree.relation_logits, target[:, LEAVES:])):
-        flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+    for logits, labels in (
+        (tree.entity_logits, target[:, :LEAVES]),
+        (tree.relation_logits, target[:, LEAVES:]),
+    ):
+        flat = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
+        )
         losses.append(flat.view_as(labels))
     loss, whole = torch.cat(losses, 1), target if whole is None else whole
     total = _node_weights(whole, null_weight, loss.dtype).sum().clamp_min(1e-8)
-    return (_node_weights(target, null_weight, loss.dtype) * loss).sum() / total * (len(whole) / len(target))
+    return (
+        (_node_weights(target, null_weight, loss.dtype) * loss).sum()
+        / total
+        * (len(whole) / len(target))
+    )
 
 
 def _node_weights(target: Tensor, null_weight: float, dtype: torch.dtype) -> Tensor:
@@ -39,7 +50,9 @@ def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> 
     `whole`: the words of all images of the update, as for `tree_loss`.
     """
     target, whole = words[:, 1 : logits.shape[1] + 1], words if whole is None else whole
-    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction="sum")
+    loss = F.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction="sum"
+    )
     return loss / (whole[:, 1:] != PAD).sum() * (len(whole) / len(words))
 
 
@@ -59,7 +72,11 @@ def lsgan_critic(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor, norm: str = "sample"
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    share: Tensor,
+    norm: str = "sample",
 ) -> Tensor:
     """E[(|grad D(x)|_2 - 1)^2] at points x = share real + (1 - share) fake, share in [0, 1] with one value a sample.
 
@@ -69,7 +86,11 @@ def gradient_penalty(
     share = (share if norm == "sample" else share[:1].expand(len(real))).view(-1, 1, 1, 1)
     mixed = (share * real + (1 - share) * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-    length = gradient.flatten(1).norm(2, 1) if norm == "sample" else (gradient.square().sum(1) + 1e-16).sqrt()
+    length = (
+        gradient.flatten(1).norm(2, 1)
+        if norm == "sample"
+        else (gradient.square().sum(1) + 1e-16).sqrt()
+    )
     return (length - 1).square().mean()
 
 
@@ -80,7 +101,11 @@ def generator_adversarial(kind: str, critic: nn.Module, restored: Tensor) -> Ten
 
 
 def image_terms(
-    loss: Loss, critic: nn.Module, perceptual: PerceptualLoss | None, restored: Tensor, sharp: Tensor
+    loss: Loss,
+    critic: nn.Module,
+    perceptual: PerceptualLoss | None,
+    restored: Tensor,
+    sharp: Tensor,
 ) -> dict[str, Tensor]:
     """Weighted L_ImD of the generator: the pixel, adversarial and perceptual terms that are switched on."""
     terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
@@ -103,5 +128,7 @@ def critic_loss(
     if loss.gan == "lsgan":
         return {"critic": lsgan_critic(real, fake)}
     with torch.autocast(sharp.device.type, enabled=False):
-        penalty = gradient_penalty(critic.forward, sharp, restored.to(sharp.dtype), share, loss.penalty_norm)
+        penalty = gradient_penalty(
+            critic.forward, sharp, restored.to(sharp.dtype), share, loss.penalty_norm
+        )
     return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}

@@ -20,11 +20,17 @@ from s3e import ranks
 from s3e.config import TRUTH, VARIANTS, Config, Training
 from s3e.data.corpus import Batch, Corpus, Split
 from s3e.evaluation.restoring import predicted_nodes, to_images
-from s3e.models.build import arm_of, build_critic, build_model, build_semantics, load_weights, save_weights
+from s3e.models.build import (
+    arm_of,
+    build_critic,
+    build_model,
+    build_semantics,
+    load_weights,
+    save_weights,
+)
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
 from s3e.models.vgg import PerceptualLoss
-from s3e.seeds import seed_everything
 from s3e.training import launch
 from s3e.training.engine import Engine
 from s3e.training.loop import Trainer
@@ -35,11 +41,16 @@ from s3e.training.losses import (
     image_terms,
     tree_loss,
 )
+from s3e.utils import seed_everything
 
-PHASES = ("tree", "a1", "a2")  # notebooks 02, 03 and 03: tree alone, with the decoder, on blurred photos
+PHASES = (
+    "tree",
+    "a1",
+    "a2",
+)  # notebooks 02, 03 and 03: tree alone, with the decoder, on blurred photos
 SHOWN = 3  # validation photos whose progress is kept
 VALIDATED = 256  # validation photos at most that early stopping looks at
-Watch = Callable[[int], None] | None  # told the updates whose losses are on disk
+Watch = Callable[[int], None] | None  # told the steps whose losses are on disk
 Terms = dict[str, Tensor]
 
 
@@ -54,8 +65,21 @@ class Trained:
 class Feed:
     """The batches of a training by step, cut for gradient accumulation and processes; on a GPU loaded one ahead."""
 
-    def __init__(self, split: Split, settings: Training, severity: str, key: tuple[object, ...], engine: Engine):
-        self.split, self.settings, self.severity, self.key, self.engine = split, settings, severity, key, engine
+    def __init__(
+        self,
+        split: Split,
+        settings: Training,
+        severity: str,
+        key: tuple[object, ...],
+        engine: Engine,
+    ):
+        self.split, self.settings, self.severity, self.key, self.engine = (
+            split,
+            settings,
+            severity,
+            key,
+            engine,
+        )
         self.parts = settings.accumulate * ranks.world()
         self.ahead: dict[tuple[int, int], Future[Batch]] = {}
         self.loader = None if engine.whole else ThreadPoolExecutor(1)
@@ -76,7 +100,9 @@ class Feed:
 
     def _draw(self, step: int, part: int) -> Batch:
         place = ranks.rank() * self.settings.accumulate + part
-        return self.split.draw(self.settings.batch, self.severity, step, *self.key, part=place, parts=self.parts)
+        return self.split.draw(
+            self.settings.batch, self.severity, step, *self.key, part=place, parts=self.parts
+        )
 
 
 def _train(trainer: Trainer, step_fn, job: dict, watch: Watch) -> Trained:
@@ -88,7 +114,13 @@ def _train(trainer: Trainer, step_fn, job: dict, watch: Watch) -> Trained:
 
 
 def semantic_terms(
-    semantics: Semantics, source: nn.Module, batch: Batch, config: Config, *, tree: bool, caption: bool
+    semantics: Semantics,
+    source: nn.Module,
+    batch: Batch,
+    config: Config,
+    *,
+    tree: bool,
+    caption: bool,
 ) -> Terms:
     """Weighted L_tree and L_cap of a batch, as far as they are switched on."""
     terms = {}
@@ -101,7 +133,9 @@ def semantic_terms(
     return terms
 
 
-def distillation_terms(semantics: Semantics, source: nn.Module, batch: Batch, config: Config) -> Terms:
+def distillation_terms(
+    semantics: Semantics, source: nn.Module, batch: Batch, config: Config
+) -> Terms:
     """The weighted distance to what the source says of the sharp photos, if it is switched on.
 
     That teacher is at rest: the source's normalisation statistics stay as they are.
@@ -141,7 +175,10 @@ def train_semantics(
     engine.prepare(source.train())
     engine.compile(source.encoder, getattr(source, "tree", None))
     optimizer = torch.optim.Adam(source.parameters(), settings.learning_rate, fused=True)
-    severity, key = config.blur.severity if phase == "a2" else "sharp", (config.seed, "semantics", phase)
+    severity, key = (
+        config.blur.severity if phase == "a2" else "sharp",
+        (config.seed, "semantics", phase),
+    )
     feed = Feed(corpus.train, settings, severity, key, engine)
     judged = _judged(corpus.val, severity, config)
 
@@ -154,7 +191,7 @@ def train_semantics(
         return found
 
     def step_fn(step: int) -> Terms:
-        share = settings.sharp_share * max(0.0, 1 - 2 * step / settings.updates)
+        share = settings.sharp_share * max(0.0, 1 - 2 * step / settings.steps)
         return engine.descend(optimizer, settings, map(terms, feed(step), repeat(share)))
 
     def validate() -> float:
@@ -172,19 +209,28 @@ def train_semantics(
     return _train(trainer, step_fn, launch.job_of(corpus, config, **job), watch)
 
 
-def _sample_semantics(source: nn.Module, corpus: Corpus, severity: str, engine: Engine) -> dict[str, np.ndarray]:
+def _sample_semantics(
+    source: nn.Module, corpus: Corpus, severity: str, engine: Engine
+) -> dict[str, np.ndarray]:
     """What a source says of the first validation photos: captions, and node attention and classes of a tree."""
     batch = engine.place(corpus.val.batch(corpus.val.rows(severity)[:SHOWN], severity))
     semantics = source(batch.blurred)
-    words, _ = source.decoder.greedy(semantics.context, semantics.items, corpus.train.words.shape[-1])
-    found = {"ids": np.array(batch.ids), "captions": np.array([corpus.words.decode(row) for row in words.tolist()])}
+    words, _ = source.decoder.greedy(
+        semantics.context, semantics.items, corpus.train.words.shape[-1]
+    )
+    found = {
+        "ids": np.array(batch.ids),
+        "captions": np.array([corpus.words.decode(row) for row in words.tolist()]),
+    }
     if semantics.tree is not None:
         found["attention"] = semantics.tree.attention.float().cpu().numpy()
         found["nodes"] = predicted_nodes(semantics.tree).cpu().numpy()
     return found
 
 
-def pretrain_own(folder: Path, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool, caption: bool) -> None:
+def pretrain_own(
+    folder: Path, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool, caption: bool
+) -> None:
     """All three phases for a variant that may not share the weights of notebooks 02 and 03."""
     for phase in PHASES:
         train_semantics(folder, "own", phase, source, corpus, config, tree=tree, caption=caption)
@@ -209,7 +255,13 @@ def why_skipped(variant: str, corpus: Corpus) -> str:
 
 
 def start_model(
-    variant: str, config: Config, corpus: Corpus, *, deblurrer: Path, captioner: Path | None, folder: Path
+    variant: str,
+    config: Config,
+    corpus: Corpus,
+    *,
+    deblurrer: Path,
+    captioner: Path | None,
+    folder: Path,
 ) -> tuple[S3EDeblur, nn.Module]:
     """Model and critic of an ablation arm at the start of stage C.
 
@@ -223,7 +275,9 @@ def start_model(
     if arm.start == "shared":
         load_weights(model.semantics, captioner / "tree_captioner.safetensors")
     elif arm.start == "own":
-        pretrain_own(folder, model.semantics, corpus, config, tree=arm.tree_loss, caption=arm.caption_loss)
+        pretrain_own(
+            folder, model.semantics, corpus, config, tree=arm.tree_loss, caption=arm.caption_loss
+        )
     if model.semantics is not None and not arm.trained:
         model.semantics.requires_grad_(False)
     return model.to(config.runtime.device), critic.to(config.runtime.device)
@@ -240,26 +294,42 @@ def train_deblurrer(
     `semantics_learning_rate`.
     """
     settings: Training = getattr(config, f"train_{stage}")
-    arm, loss, severity = arm_of(variant, corpus.captioned), config.loss.effective, config.blur.severity
+    arm, loss, severity = (
+        arm_of(variant, corpus.captioned),
+        config.loss.effective,
+        config.blur.severity,
+    )
     speaks = arm.tree_loss or arm.caption_loss
-    learns = model.semantics is not None and arm.trained and any(True for _ in model.semantics.parameters())
+    learns = (
+        model.semantics is not None
+        and arm.trained
+        and any(True for _ in model.semantics.parameters())
+    )
     engine = Engine(config.runtime)
     engine.prepare(model.train(), critic.train())
     if model.semantics is not None and not arm.trained:
         model.semantics.eval().requires_grad_(False)
-    engine.compile(model.generator, critic, *(getattr(model.semantics, part, None) for part in ("encoder", "tree")))
-    own_rate = settings.learning_rate if arm.start == "scratch" else settings.semantics_learning_rate
+    engine.compile(
+        model.generator,
+        critic,
+        *(getattr(model.semantics, part, None) for part in ("encoder", "tree")),
+    )
+    own_rate = (
+        settings.learning_rate if arm.start == "scratch" else settings.semantics_learning_rate
+    )
     groups = [{"params": list(model.generator.parameters()), "lr": settings.learning_rate}]
     groups += [{"params": list(model.semantics.parameters()), "lr": own_rate}] if learns else []
     optimizer = torch.optim.Adam(groups, settings.learning_rate, betas=(0.5, 0.999), fused=True)
-    critic_optimizer = torch.optim.Adam(critic.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True)
+    critic_optimizer = torch.optim.Adam(
+        critic.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True
+    )
     perceptual = PerceptualLoss(loss.vgg19_weights, loss.vgg_normalise) if loss.perceptual else None
     if perceptual is not None:
         engine.prepare(perceptual)
     key = (config.seed, "deblurring", name)
     feed = Feed(corpus.train, settings, severity, key, engine)
     extra_feed = Feed(corpus.train, settings, severity, (*key, "critic"), engine)
-    extra = loss.critic_updates - 1 if loss.adversarial else 0
+    extra = loss.critic_steps - 1 if loss.adversarial else 0
     judged = _judged(corpus.val, severity, config)
 
     def restore(batch: Batch) -> tuple[Tensor, Semantics | None]:
@@ -304,7 +374,9 @@ def train_deblurrer(
         for number in range((extra if loss.critic_reuse else 0) + 1) if loss.adversarial else ():
             values = criticise(pairs or unseen(feed(step)), number)
         critic.requires_grad_(False)
-        return engine.descend(optimizer, settings, (generator_terms(*part) for part in parts)) | values
+        return (
+            engine.descend(optimizer, settings, (generator_terms(*part) for part in parts)) | values
+        )
 
     def validate() -> float:
         batches = (engine.place(corpus.val.batch(rows, severity)) for rows in judged)
@@ -315,7 +387,10 @@ def train_deblurrer(
     def sampler() -> dict[str, np.ndarray]:
         batch = engine.place(corpus.val.batch(corpus.val.rows(severity)[:SHOWN], severity))
         images = {"restored": restore(batch)[0], "blurred": batch.blurred, "sharp": batch.sharp}
-        return {"ids": np.array(batch.ids), **{name: to_images(image) for name, image in images.items()}}
+        return {
+            "ids": np.array(batch.ids),
+            **{name: to_images(image) for name, image in images.items()},
+        }
 
     modules = {"model": model, "critic": critic}
     optimizers = {"generator": optimizer, "critic": critic_optimizer}
@@ -323,7 +398,9 @@ def train_deblurrer(
         folder, name, modules, optimizers, settings, config.runtime, (config.seed, variant), engine, validate, sampler,
         watch,
     )  # fmt: skip
-    return _train(trainer, step_fn, launch.job_of(corpus, config, stage=stage, variant=variant), watch)
+    return _train(
+        trainer, step_fn, launch.job_of(corpus, config, stage=stage, variant=variant), watch
+    )
 
 
 def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:

@@ -17,14 +17,24 @@ from typing import NamedTuple
 import nbformat
 import numpy as np
 
-from s3e.paths import NOTEBOOKS, ROOT
+from s3e.utils import NOTEBOOKS, ROOT
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 SWITCHES += ["--disable-component-update", "--disable-sync"]
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "apputils-extension/themes": {"adaptive-theme": True},  # the theme follows the browser's colour scheme
+    "apputils-extension/themes": {
+        "adaptive-theme": True
+    },  # the theme follows the browser's colour scheme
 }
 ENDED = """() => {
     const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(prompt => prompt.textContent);
@@ -51,8 +61,17 @@ def serve(root: Path) -> Iterator[Server]:
     """Run JupyterLab on copies of all notebooks (profile `smoke`); every file that it or a run writes is in `root`."""
     folder = copy_notebooks(root / "notebooks")
     port, token = free_port(), secrets.token_hex(16)
-    options = ["--no-browser", "--allow-root", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1"]
-    options += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
+    options = [
+        "--no-browser",
+        "--allow-root",
+        f"--ServerApp.root_dir={folder}",
+        "--ServerApp.ip=127.0.0.1",
+    ]
+    options += [
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+    ]
     with open(root / "jupyterlab.log", "w") as log:
         command = [sys.executable, "-m", "jupyterlab", *options]
         process = subprocess.Popen(command, env=environment(root), cwd=root, stdout=log, stderr=log)
@@ -72,7 +91,9 @@ def copy_notebooks(folder: Path) -> Path:
         book = nbformat.read(path, as_version=4)
         for cell in book.cells:
             if "parameters" in cell.metadata.get("tags", []):
-                cell.source = cell.source.replace('profile: str = "laptop"', 'profile: str = "smoke"')
+                cell.source = cell.source.replace(
+                    'profile: str = "laptop"', 'profile: str = "smoke"'
+                )
         nbformat.write(book, folder / path.name)
     return folder
 
@@ -83,14 +104,22 @@ def environment(root: Path) -> dict[str, str]:
         path = root / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
+    folders = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+    }
     folders |= {
         "JUPYTERLAB_SETTINGS_DIR": "settings",
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
         "IPYTHONDIR": "ipython",
     }
     folders |= {"S3E_RUNS": "runs", "S3E_FIGURES": "figures"}
-    return {**os.environ, "S3E_ROOT": str(ROOT), **{name: str(root / folder) for name, folder in folders.items()}}
+    return {
+        **os.environ,
+        "S3E_ROOT": str(ROOT),
+        **{name: str(root / folder) for name, folder in folders.items()},
+    }
 
 
 def free_port() -> int:
@@ -125,7 +154,9 @@ class Notebook:
         page.on("websocket", lambda socket: socket.on("framereceived", self._frame))
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
-        page.goto(f"{server.address}/lab/workspaces/{secrets.token_hex(4)}/tree/{name}?token={server.token}")
+        page.goto(
+            f"{server.address}/lab/workspaces/{secrets.token_hex(4)}/tree/{name}?token={server.token}"
+        )
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
 
@@ -137,7 +168,11 @@ class Notebook:
         if isinstance(payload, bytes):
             header, content = kernel_message(payload)
             text = content.get("evalue") or content.get("text", "")
-            if header["msg_type"] == "error" or content.get("name") == "stderr" and not text.startswith(ASKED):
+            if (
+                header["msg_type"] == "error"
+                or content.get("name") == "stderr"
+                and not text.startswith(ASKED)
+            ):
                 self.problems.append(f"kernel: {text}")
 
     def run_all(self, seconds: float) -> None:
@@ -155,7 +190,9 @@ class Notebook:
 
     def cell(self, code: str):
         """The code cell that contains `code`, with its outputs: a playwright locator."""
-        return self.page.locator(".jp-CodeCell").filter(has=self.page.locator(".cm-content", has_text=code))
+        return self.page.locator(".jp-CodeCell").filter(
+            has=self.page.locator(".cm-content", has_text=code)
+        )
 
     def pictures(self, code: str) -> list[str]:
         """The bytes of every picture that the widget of a cell shows, as data URLs; "" for a hidden one."""
@@ -163,7 +200,9 @@ class Notebook:
 
     def steer(self, code: str, name: str, key: str) -> None:
         """Focus the slider `name` in a cell's widget and press `key`."""
-        slider = self.cell(code).locator(".widget-slider", has=self.page.get_by_text(name, exact=True))
+        slider = self.cell(code).locator(
+            ".widget-slider", has=self.page.get_by_text(name, exact=True)
+        )
         slider.locator(".noUi-handle").press(key)
 
     def shown(self, kind: str) -> int:

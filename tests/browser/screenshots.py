@@ -11,7 +11,12 @@ from playwright.sync_api import Page, sync_playwright
 
 from tests.browser.lab import BROWSER, SWITCHES, Notebook, serve
 
-LOOKS = {"light": ("light", 1280), "dark": ("dark", 1280), "narrow": ("light", 480), "narrow-dark": ("dark", 480)}
+LOOKS = {
+    "light": ("light", 1280),
+    "dark": ("dark", 1280),
+    "narrow": ("light", 480),
+    "narrow-dark": ("dark", 480),
+}
 HEIGHT = 1600  # pixels of a picture
 NAMES = ("00_start_here", "01_data_blurring", "09_explore")
 SCROLLED = "panel => { panel.scrollTop += 0.9 * panel.clientHeight; return panel.scrollTop }"
@@ -34,7 +39,11 @@ def photograph(page: Page, stem: Path) -> int:
 def main(folder: str, *names: str) -> None:
     """Run each notebook once and take its pictures in every look; prints what went wrong in it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as root, serve(Path(root)) as server, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        serve(Path(root)) as server,
+        sync_playwright() as playwright,
+    ):
         chromium = playwright.chromium.launch(executable_path=BROWSER, args=SWITCHES)
         for name in names or NAMES:
             page = chromium.new_page(viewport={"width": 1280, "height": HEIGHT})

@@ -1,6 +1,8 @@
-"""Every folder of the suite, its one error type, and files that appear whole or not at all."""
+"""Folders, the one error type, files that appear whole or not at all, and randomness keyed by names and numbers."""
 
+import ast
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -9,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
@@ -58,7 +61,9 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise S3EError(f"{path} does not exist: run the stage that writes it first.") from None
     except ValueError as error:
-        raise S3EError(f"{path} is not valid JSON ({error}): delete it and run its stage again.") from None
+        raise S3EError(
+            f"{path} is not valid JSON ({error}): delete it and run its stage again."
+        ) from None
 
 
 def lock_file(path: Path, busy: Callable[[str], None]) -> IO[str]:
@@ -88,3 +93,30 @@ def reader_gone() -> int:
     """The exit code where nobody reads on (`| head -1`), after which Python does not complain either when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+
+
+def stable_hash(*parts: object) -> int:
+    """A 63-bit number from JSON-able `parts`: the same on every machine and in every Python process."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """Hash of the syntax trees of modules: what they computed may be used again as long as it is the same."""
+    trees = [
+        ast.dump(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")))
+        for module in modules
+    ]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+
+
+def rng(*parts: object) -> np.random.Generator:
+    """A NumPy generator keyed by `parts`, e.g. `rng("blur", image_id, severity)`."""
+    return np.random.default_rng(stable_hash(*parts))
+
+
+def seed_everything(*parts: object) -> None:
+    """Seed torch (CPU and CUDA) from `parts`; called before each update, so that draws depend on the step alone."""
+    import torch
+
+    torch.manual_seed(stable_hash(*parts))
