@@ -28,7 +28,7 @@ from s3e.data.sources import open_source
 from s3e.models.build import build_generator
 from s3e.pipeline.lending import lender_config
 from s3e.pipeline.machine import set_threads
-from s3e.training.engine import Engine
+from s3e.training.loop import Engine
 from s3e.utils import seed_everything
 
 COCO_WORDS = (

@@ -19,8 +19,7 @@ from torch import nn
 from s3e.config import Runtime, Training, load_config
 from s3e.models.build import build_critic, build_model
 from s3e.training import checkpoint
-from s3e.training.guard import SETTLED
-from s3e.training.loop import Trainer
+from s3e.training.loop import SETTLED, Trainer
 from s3e.training.stages import train_deblurrer
 from s3e.utils import ROOT, S3EError, rng
 from tests.conftest import TINY

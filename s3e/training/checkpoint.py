@@ -4,6 +4,7 @@ A file is a line that names the format, the SHA-256 of the rest, and what `torch
 `torch.load(weights_only=True)` and only after its hash was checked.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -14,11 +15,11 @@ from typing import IO, Any
 
 import torch
 
-from s3e.training.guard import unwritable
 from s3e.utils import S3EError, atomic_write, lock_file
 
 FORMAT = b"S3E checkpoint 1\n"
 HEAD = len(FORMAT) + 32
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Damaged(S3EError):
@@ -120,3 +121,12 @@ def hold(path: Path) -> IO[str]:
         )
 
     return lock_file(path, refuse)
+
+
+def unwritable(path: Path, error: OSError, kept: Path) -> S3EError:
+    """What to do when a file of a training cannot be written."""
+    why = "the disk is full" if error.errno in FULL else error.strerror
+    return S3EError(
+        f"{path} cannot be written ({why}): make room and run the same command again; it goes on from the last good "
+        f"checkpoint, {kept}."
+    )

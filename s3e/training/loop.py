@@ -5,9 +5,10 @@ that was cut and goes on from its last checkpoint makes the same bits as an unbr
 """
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,16 @@ from tqdm.auto import tqdm
 
 from s3e import ranks
 from s3e.config import Runtime, Training
+from s3e.data.corpus import Batch
 from s3e.training import checkpoint
-from s3e.training.engine import Engine
-from s3e.training.guard import Diverged, Guard, out_of_memory, too_large, unwritable
+from s3e.training.checkpoint import unwritable
 from s3e.utils import S3EError, atomic_write, seed_everything
 
 SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)  # parts of a training after which its samples are kept
 Values = dict[str, Tensor]
+PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "64": "64-true"}
+SETTLED = 50  # steps before a loss term counts as having a usual size
+SMALLEST = 1e-2  # a usual size below it counts as this
 
 
 def rate(settings: Training, step: int) -> float:
@@ -44,6 +48,145 @@ def rate(settings: Training, step: int) -> float:
         "steps": settings.decay ** (step // settings.decay_every),
     }[settings.schedule]
     return factor * min(1.0, (step + 1) / settings.warmup) if settings.warmup else factor
+
+
+class Diverged(Exception):
+    """A loss term that is not finite or has exploded."""
+
+
+def check(values: dict[str, float]) -> None:
+    """Raise `Diverged` for the first term that is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise Diverged(f"loss '{name}' is {value}")
+
+
+class Guard:
+    """Knows the usual size of each loss term: a mean of its absolute value over about the last hundred steps."""
+
+    def __init__(self, explosion: float):
+        self.explosion = explosion
+        self.usual: dict[str, list[float]] = {}  # mean size, number of steps seen
+
+    def __call__(self, values: dict[str, float]) -> None:
+        """Take an update's terms into account; raises `Diverged` for one that is not finite or has exploded."""
+        check(values)
+        for name, value in values.items():
+            mean, count = self.usual.setdefault(name, [0.0, 0.0])
+            if count >= SETTLED and abs(value) > self.explosion * max(mean, SMALLEST):
+                raise Diverged(f"loss '{name}' is {value:.3g} after {mean:.3g} in the mean")
+            self.usual[name] = [mean + (abs(value) - mean) / min(count + 1, 100), count + 1]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True for the errors that PyTorch and Python raise when memory runs out."""
+    told = (
+        "can't allocate memory",
+        "not enough memory",
+    )  # PyTorch's allocator on the CPU: Linux, Windows
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error) for words in told
+    )
+
+
+def too_large(name: str, settings: Training, error: Exception) -> S3EError:
+    """What to lower when a training does not fit into memory."""
+    at_once = settings.batch // settings.accumulate
+    why = (str(error) or type(error).__name__).splitlines()[0][:120]
+    return S3EError(
+        f"training '{name}' does not fit into memory with {at_once} images at a time ({why}): raise its section's "
+        f"accumulate (now {settings.accumulate}), or lower its batch (now {settings.batch}) or data.size."
+    )
+
+
+class Engine:
+    """Put networks and batches where they belong and take optimizer steps.
+
+    `ids` are the images of the last batch that was placed, `whole` says that losses are checked before each step (on
+    the CPU; on a GPU that would wait for the device every time, so the loop checks them when it writes its log).
+    """
+
+    def __init__(self, runtime: Runtime):
+        from lightning_fabric import Fabric
+
+        kind, _, number = runtime.device.partition(":")
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise S3EError(
+                f"runtime.device is '{runtime.device}', but PyTorch sees no GPU: --set runtime.device=cpu."
+            )
+        launched = "LOCAL_RANK" in os.environ
+        self.runtime, self.ids = runtime, []
+        self.fabric = Fabric(
+            accelerator=kind,
+            devices=[int(number)]
+            if number
+            else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            if launched
+            else 1,
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
+            strategy="ddp" if launched else "auto",
+            precision=PRECISION[runtime.precision],
+        )
+        self.fabric.launch()
+        self.device = self.fabric.device
+        self.whole = self.device.type == "cpu"
+        self.dtype = torch.float64 if runtime.precision == "64" else torch.float32
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
+
+    @property
+    def first(self) -> bool:
+        """True in the process that writes files."""
+        return ranks.rank() == 0
+
+    def prepare(self, *modules: nn.Module) -> None:
+        """Move networks to the device, in the precision and memory layout of the settings."""
+        for module in modules:
+            module.to(self.device, self.dtype)
+            if self.runtime.channels_last:
+                module.to(memory_format=torch.channels_last)
+
+    def compile(self, *modules: nn.Module | None) -> None:
+        """Let calls of the networks run compiled, if the settings say so; their `forward` stays eager."""
+        for module in modules if self.runtime.compile else ():
+            if module is not None:
+                module.compile()
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch on the device."""
+        self.ids = batch.ids
+        return batch.to(self.device, self.dtype, channels_last=self.runtime.channels_last)
+
+    def autocast(self) -> AbstractContextManager:
+        """Within it, networks compute in the precision of the settings."""
+        return self.fabric.autocast()
+
+    def descend(
+        self, optimizer: Optimizer, settings: Training, parts: Iterable[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """One optimizer step on the mean over `parts` (`settings.accumulate` of them), each the terms of a loss.
+
+        Parts are taken one after the other, so that only one is in memory; returns the terms' means. Raises `Diverged`
+        before anything is changed, where terms are checked at once.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        means: dict[str, Tensor] = {}
+        for terms in parts:
+            if self.whole:
+                check({name: float(value.detach()) for name, value in terms.items()})
+            (sum(terms.values()) / settings.accumulate).backward()
+            for name, value in terms.items():
+                means[name] = means.get(name, 0.0) + value.detach() / settings.accumulate
+        parameters = [
+            parameter for group in optimizer.param_groups for parameter in group["params"]
+        ]
+        ranks.average_gradients(parameters)
+        if settings.clip:
+            nn.utils.clip_grad_value_(parameters, settings.clip)
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        optimizer.step()
+        return means
 
 
 class Trainer:

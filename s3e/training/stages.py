@@ -31,9 +31,8 @@ from s3e.models.build import (
 from s3e.models.s3e import S3EDeblur
 from s3e.models.semantics import Semantics
 from s3e.models.vgg import PerceptualLoss
-from s3e.training import launch
-from s3e.training.engine import Engine
-from s3e.training.loop import Trainer
+from s3e.training import parallel
+from s3e.training.loop import Engine, Trainer
 from s3e.training.losses import (
     caption_loss,
     critic_loss,
@@ -107,8 +106,8 @@ class Feed:
 
 def _train(trainer: Trainer, step_fn, job: dict, watch: Watch) -> Trained:
     """Run a training here, or in processes of its own where the settings ask for several."""
-    if launch.wanted(trainer.runtime) and not trainer.finished():
-        launch.spread(trainer, job, watch)
+    if parallel.wanted(trainer.runtime) and not trainer.finished():
+        parallel.spread(trainer, job, watch)
     log = trainer.fit(step_fn)
     return Trained(log, 1000 * trainer.seconds / trainer.timed)
 
@@ -206,7 +205,7 @@ def train_semantics(
         folder, name, {"source": source}, {"adam": optimizer}, settings, config.runtime, (config.seed,), engine,
         validate, sampler, watch,
     )  # fmt: skip
-    return _train(trainer, step_fn, launch.job_of(corpus, config, **job), watch)
+    return _train(trainer, step_fn, parallel.job_of(corpus, config, **job), watch)
 
 
 def _sample_semantics(
@@ -399,7 +398,7 @@ def train_deblurrer(
         watch,
     )  # fmt: skip
     return _train(
-        trainer, step_fn, launch.job_of(corpus, config, stage=stage, variant=variant), watch
+        trainer, step_fn, parallel.job_of(corpus, config, stage=stage, variant=variant), watch
     )
 
 

@@ -1,6 +1,6 @@
 """Several processes for one training: a notebook asks for them (`runtime.devices`), `torchrun` starts them.
 
-    torchrun --nproc-per-node 2 -m s3e.training.launch runs/.../cotrain.job.json      (also by hand, on many machines)
+    torchrun --nproc-per-node 2 -m s3e.training.parallel runs/.../cotrain.job.json      (also by hand, on many machines)
 
 A job file says which networks are trained how; the weights to start from lie beside it. The processes leave the log and
 a finished checkpoint, from which the notebook's own process takes the result.
@@ -63,7 +63,7 @@ def spread(
         folder / f"{name}.job.json",
         folder / f"{name}.launch.log",
     )
-    command = [sys.executable, "-m", "s3e.training.launch", "--processes", str(count), str(file)]
+    command = [sys.executable, "-m", "s3e.training.parallel", "--processes", str(count), str(file)]
     bar = tqdm(total=settings.steps, desc=f"{name}, {count} processes", leave=False)
     with open(output, "w", encoding="utf-8") as log:
         process = subprocess.Popen(
@@ -148,7 +148,7 @@ def main(command: list[str]) -> int:
                 "--nproc-per-node",
                 command[1],
                 "-m",
-                "s3e.training.launch",
+                "s3e.training.parallel",
                 command[2],
             ]
         )
