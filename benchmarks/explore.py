@@ -18,7 +18,7 @@ from s3e.data.severity import photograph
 from s3e.explore.blurlab import RANGES, BlurLab
 from s3e.explore.treebrowser import TreeBrowser
 from s3e.inference import Restorer
-from s3e.pipeline.machine import set_threads
+from s3e.utils import set_threads
 
 SIZE, EVENTS = 256, 25
 LIMITS = {"blur laboratory": 100, "tree browser": 200}  # milliseconds

@@ -27,9 +27,8 @@ from s3e.data.scenes import CATEGORIES, make_split
 from s3e.data.sources import open_source
 from s3e.models.build import build_generator
 from s3e.pipeline.lending import lender_config
-from s3e.pipeline.machine import set_threads
 from s3e.training.loop import Engine
-from s3e.utils import seed_everything
+from s3e.utils import seed_everything, set_threads
 
 COCO_WORDS = (
     9_490  # MSCOCO, Karpathy's training captions, words that occur at most five times left out

@@ -1,25 +1,30 @@
 """Folders, the one error type, files that appear whole or not at all, and randomness keyed by names and numbers."""
 
 import ast
-import fcntl
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, SoftFileLock, Timeout
 
 ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures")).resolve()
 RUNS = Path(os.environ.get("S3E_RUNS", ROOT / "runs")).resolve()
+THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
+PSNR_CAP = 100.0  # dB; two identical images would otherwise give infinity and ruin every mean
 
 
 class S3EError(Exception):
@@ -66,27 +71,57 @@ def read_json(path: Path | str) -> Any:
         ) from None
 
 
-def lock_file(path: Path, busy: Callable[[str], None]) -> IO[str]:
-    """Hold an exclusive lock on `path` until the file is closed or the process ends.
+def lock_file(path: Path, busy: Callable[[str], None]) -> ExitStack:
+    """Hold an exclusive lock on `path` until the result is closed (also by `with`) or the process ends.
 
-    Where another process holds it, `busy` is told which ("PID on MACHINE"); unless it raises, the lock is waited for.
+    Where another process holds it, `busy` is called with "PID on MACHINE"; unless it raises, the lock is waited for.
+    Raises `S3EError` where the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open(path, "a+")
+    lock = FileLock(path, thread_local=False)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.seek(0)
         try:
-            busy(handle.read().strip() or "?")
-        except BaseException:
-            handle.close()
-            raise
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    handle.truncate(0)
-    handle.write(f"{os.getpid()} on {platform.node()}")
-    handle.flush()
-    return handle
+            lock.acquire(blocking=False)
+        except Timeout:
+            busy(_holder(path))
+            lock.acquire()
+    except OSError as error:
+        raise _unlockable(path, error.strerror) from None
+    held = ExitStack()
+    held.callback(lock.release)
+    if isinstance(lock, SoftFileLock):  # a mere file, which a killed process would leave behind
+        held.close()
+        raise _unlockable(path, "Function not implemented")
+    with contextlib.suppress(OSError):  # Windows lets nobody write into a locked file
+        path.write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
+    return held
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip() or "?"
+    except OSError:
+        return "?"
+
+
+def _unlockable(path: Path, why: str | None) -> S3EError:
+    return S3EError(
+        f"{path} cannot be locked ({why}): choose a folder that can be written, on a file system with file locks "
+        "(variable S3E_RUNS)."
+    )
+
+
+def is_locked(path: Path) -> bool:
+    """True while a process holds the lock file `path`."""
+    if not path.is_file():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def reader_gone() -> int:
@@ -99,6 +134,12 @@ def stable_hash(*parts: object) -> int:
     """A 63-bit number from JSON-able `parts`: the same on every machine and in every Python process."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def code_digest(*modules: ModuleType) -> str:
@@ -120,3 +161,67 @@ def seed_everything(*parts: object) -> None:
     import torch
 
     torch.manual_seed(stable_hash(*parts))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(count: int, torch: bool) -> None:
+    """Fix the thread count: the same count gives the same bits (PyTorch is imported only if asked or there already)."""
+    os.environ.update(dict.fromkeys(THREADS, str(count)))
+    if torch or "torch" in sys.modules:
+        import torch as library
+
+        library.set_num_threads(count)
+
+
+def die_with(parent: str | int | None, strict: bool = False) -> None:
+    """On Linux: be killed when the process `parent`, which started this one, ends in whatever way.
+
+    If another process started this one nothing is done, or, with `strict`, this process ends: its parent is gone.
+    """
+    if parent and os.getppid() == int(parent) and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent and strict and os.getppid() != int(parent):
+        os._exit(1)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True for the errors that PyTorch and Python raise when memory runs out."""
+    import torch
+
+    words = ("can't allocate memory", "not enough memory")  # PyTorch on the CPU: Linux, Windows
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(part in str(error) for part in words)
+
+
+def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of two images (H, W, 3), at most 100 dB.
+
+    Both uint8, or both float with their `data_range` (1 for [0, 1], 2 for [-1, 1]): it is never guessed.
+    """
+    peak = peak_value(restored, sharp, 3, data_range)
+    error = np.mean(np.square(restored.astype(float) - sharp))
+    if not np.isfinite(error):
+        raise ValueError(
+            "psnr: an image contains NaN or infinity; the network that made it has diverged."
+        )
+    return float(min(PSNR_CAP, 10 * np.log10(peak**2 / error))) if error else PSNR_CAP
+
+
+def peak_value(
+    restored: np.ndarray, sharp: np.ndarray, dimensions: int, data_range: float | None = None
+) -> float:
+    """The range of values by which images are scored; ValueError for images that cannot be compared."""
+    if restored.dtype != sharp.dtype or (restored.dtype != np.uint8 and data_range is None):
+        kinds = f"{restored.dtype} and {sharp.dtype}"
+        raise ValueError(
+            f"Images must be uint8, not {kinds}: use to_uint8 first, or give floats a data_range."
+        )
+    if restored.shape != sharp.shape or sharp.ndim != dimensions or sharp.shape[-1] != 3:
+        raise ValueError(
+            f"Images must have one RGB shape in common, not {restored.shape} and {sharp.shape}."
+        )
+    return 255 if data_range is None else data_range

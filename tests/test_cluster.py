@@ -157,7 +157,13 @@ def test_what_must_be_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.Mo
     mine = cluster.facts("rules")
     assert {"Python", "torch", "numpy", "the source of the suite"} < set(mine)
     lock = folders.take_lock(tmp_path / ".cluster-1.lock", "")
-    fits = {"parser": "rules", "facts": mine, "locks": [lock.name], "inputs": [tmp_path], "gpus": 0}
+    fits = {
+        "parser": "rules",
+        "facts": mine,
+        "locks": [str(tmp_path / ".cluster-1.lock")],
+        "inputs": [tmp_path],
+        "gpus": 0,
+    }
     worker = SimpleNamespace(state=SimpleNamespace(total_resources={"GPU": 2}))
     assert cluster.examine(fits, worker) == ""
     for name in mine:

@@ -111,11 +111,11 @@ def test_the_protocol_is_what_is_computed(pair, monkeypatch):
         "no border",
     ):
         assert part in words
-    other = replace(image.DEFINITION, window=7, sigma=1.0, cap=60.0)
+    other = replace(image.DEFINITION, window=7, sigma=1.0)
     before = ssim(*pair)
     monkeypatch.setattr(image, "DEFINITION", other)
-    assert ssim(*pair) != pytest.approx(before, abs=1e-4) and psnr(pair[0], pair[0]) == 60
-    assert "7 x 7 Gaussian window (sigma 1)" in other.sentence and "60 dB" in other.sentence
+    assert ssim(*pair) != pytest.approx(before, abs=1e-4)
+    assert "7 x 7 Gaussian window (sigma 1)" in other.sentence
 
 
 def test_identical_images_and_one_grey_level(pair):

@@ -9,7 +9,6 @@ folder gets its name when all is there.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -32,7 +31,6 @@ from s3e.data.plan import Part, plan
 from s3e.data.sources import Source
 from s3e.data.views import make_views
 from s3e.data.workers import in_processes
-from s3e.evaluation import image
 from s3e.utils import S3EError, read_json, write_json
 
 CHUNK = {False: 64, True: 8}  # photos that are made at once; pairs are large and slow to decode
@@ -40,7 +38,6 @@ MAKERS = (
     blur,
     camera,
     convolution,
-    image,
     photos,
     utils,
     views,
@@ -152,9 +149,7 @@ def _writing(folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Wait until no other process makes this cache; the lock ends with the process that holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with utils.lock_file(path, lambda owner: None):
         yield
 
 

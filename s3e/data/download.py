@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from s3e.data.transfer import check_space, digest, fetch, readable, writing
-from s3e.utils import RUNS, S3EError, read_json, write_json
+from s3e.data.transfer import check_space, fetch, readable, writing
+from s3e.utils import RUNS, S3EError, file_digest, read_json, write_json
 
 RECORD = "download.json"  # in the folder: what was fetched and unpacked there
 
@@ -200,7 +200,7 @@ def _take(item: Item, folder: Path, archive: Path) -> None:
     if not archive.is_file():
         raise S3EError(f"{archive} is not a file: give the archive that you fetched.")
     print(f"{item.name}: {archive}")
-    unpack(archive, item, folder, archive.name, digest(archive))
+    unpack(archive, item, folder, archive.name, file_digest(archive))
 
 
 def unpack(archive: Path, item: Item, folder: Path, source: str, sha256: str) -> None:

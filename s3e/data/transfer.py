@@ -1,7 +1,6 @@
 """Fetch one large file over HTTP: resumed after a cut, checked, and under its final name only when it is whole."""
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from s3e.utils import S3EError, read_json, write_json
+from s3e.utils import S3EError, file_digest, read_json, write_json
 
 CHUNK = 1 << 20  # bytes
 PATIENCE = 30  # seconds without a byte, then the connection counts as cut
@@ -66,12 +65,6 @@ def fetch(
         os.replace(part, path)
         _forget(part)
     return found
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def readable(size: int) -> str:
@@ -215,7 +208,7 @@ def _verified(
     path: Path, name: str | Path, size: int, sha256: str, remedy: str, archive: bool
 ) -> str:
     """The digest of the file at `path`; `S3EError` if size or digest is not the known one, or it is no archive."""
-    found = digest(path)
+    found = file_digest(path)
     other = (size and _length(path) != size) or not found.startswith(sha256)
     if other or (archive and not zipfile.is_zipfile(path)):
         kind = "archive" if archive else "file"

@@ -16,8 +16,7 @@ from s3e.blur import blur_batch
 from s3e.config import Blur, Config
 from s3e.data.photos import central_crop, load_photo, load_whole
 from s3e.data.plan import Part, side
-from s3e.evaluation.image import psnr
-from s3e.utils import S3EError
+from s3e.utils import S3EError, psnr
 
 GAMMA = 2.2  # raw frames are averaged in linear light, x^2.2
 LINEAR = ((np.arange(256) / 255) ** GAMMA).astype(np.float32)

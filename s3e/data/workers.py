@@ -10,14 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
 
-from s3e.utils import S3EError
+from s3e.utils import S3EError, cores
 
 WORTH = 4  # tasks a process must have before starting it pays, where the number of processes is left open
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(

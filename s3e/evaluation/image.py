@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from s3e.utils import PSNR_CAP, peak_value, psnr
+
 STRIP = 64  # rows that are filtered at a time, so that what one strip needs stays in the processor's cache
 
 
@@ -16,7 +18,7 @@ class Protocol:
     """What "PSNR" and "SSIM" mean here: the functions below compute with these numbers, tables print `sentence`."""
 
     range: int = 255  # of 8-bit values; floats come with a range of their own
-    cap: float = 100.0  # dB; two identical images would otherwise give infinity and ruin every mean
+    cap: float = PSNR_CAP  # dB, of two identical images
     window: int = 11  # taps of the Gaussian
     sigma: float = 1.5  # its standard deviation in pixels
     colour: str = "RGB, all three channels alike (no luma)"
@@ -54,26 +56,12 @@ def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:
     return np.rint((np.clip(image, low, high) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of two images (H, W, 3), at most 100 dB.
-
-    Both uint8, or both float with their `data_range` (1 for [0, 1], 2 for [-1, 1]): it is never guessed.
-    """
-    peak = _peak(restored, sharp, 3, data_range)
-    error = np.mean(np.square(restored.astype(float) - sharp))
-    if not np.isfinite(error):
-        raise ValueError(
-            "psnr: an image contains NaN or infinity; the network that made it has diverged."
-        )
-    return float(min(DEFINITION.cap, 10 * np.log10(peak**2 / error))) if error else DEFINITION.cap
-
-
 def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
     """Structural similarity of two images (H, W, 3), at least 11 pixels a side; mean of the three channels.
 
     Both uint8, or both float with their `data_range`, as in `psnr`. Computed in float64.
     """
-    peak, reach = _peak(restored, sharp, 3, data_range), DEFINITION.window - 1
+    peak, reach = peak_value(restored, sharp, 3, data_range), DEFINITION.window - 1
     if min(sharp.shape[:2]) <= reach:
         raise ValueError(
             f"ssim: images of shape {sharp.shape} are smaller than the {reach + 1}-pixel window."
@@ -116,25 +104,9 @@ def _windows(plane: np.ndarray) -> np.ndarray:
 
 def score_batch(restored: np.ndarray, sharp: np.ndarray) -> dict[str, np.ndarray]:
     """Score uint8 images (N, H, W, 3) one by one: {"psnr": (N,) in dB, "ssim": (N,)}."""
-    _peak(restored, sharp, 4)
+    peak_value(restored, sharp, 4)
     pairs = list(zip(restored, sharp, strict=True))
     return {
         "psnr": np.array([psnr(*pair) for pair in pairs]),
         "ssim": np.array([ssim(*pair) for pair in pairs]),
     }
-
-
-def _peak(
-    restored: np.ndarray, sharp: np.ndarray, dimensions: int, data_range: float | None = None
-) -> float:
-    """The range of values by which the images are judged; ValueError for images that cannot be compared."""
-    if restored.dtype != sharp.dtype or (restored.dtype != np.uint8 and data_range is None):
-        kinds = f"{restored.dtype} and {sharp.dtype}"
-        raise ValueError(
-            f"Images must be uint8, not {kinds}: use to_uint8 first, or give floats a data_range."
-        )
-    if restored.shape != sharp.shape or sharp.ndim != dimensions or sharp.shape[-1] != 3:
-        raise ValueError(
-            f"Images must have one RGB shape in common, not {restored.shape} and {sharp.shape}."
-        )
-    return DEFINITION.range if data_range is None else data_range

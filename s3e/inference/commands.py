@@ -211,7 +211,7 @@ def _explained(photo: Path, error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return f"{photo}: {error.strerror or error}; free space on the disk or name another folder for the results."
-    from s3e.training.loop import out_of_memory
+    from s3e.utils import out_of_memory
 
     if not out_of_memory(error):
         raise error

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from s3e.data.transfer import digest, fetch
-from s3e.utils import RUNS, S3EError
+from s3e.data.transfer import fetch
+from s3e.utils import RUNS, S3EError, file_digest
 
 ADDRESS = "https://download.pytorch.org/models"
 FOLDER = RUNS / "weights"
@@ -79,7 +79,7 @@ def locate(weights: str) -> Path:
 @lru_cache
 def _digest(path: Path, size: int, changed: int) -> str:
     """SHA-256 of a file, computed once as long as it has the same size and date."""
-    return digest(path)
+    return file_digest(path)
 
 
 def _published(name: str) -> str:

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from s3e import utils
-from s3e.data.transfer import digest
-from s3e.utils import S3EError, read_json, write_json
+from s3e.utils import S3EError, file_digest, read_json, write_json
 
 TOLD = 2**30  # bytes to read from which the user is told
 SETTLED = 2 * 10**9  # ns: a file younger than this may yet change within one tick of a coarse clock
@@ -57,7 +56,7 @@ def _stamp(path: Path) -> list[int] | None:
 
 def _digest(path: Path) -> str:
     try:
-        return digest(path)
+        return file_digest(path)
     except OSError:  # the readers name it if they need it
         return ""
 

@@ -8,16 +8,16 @@ without overrides, so that only what depends on the override is computed.
 """
 
 import contextlib
-import fcntl
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from s3e.config import Config
 from s3e.pipeline import keys
 from s3e.pipeline.graph import Instance
-from s3e.utils import RUNS, S3EError, atomic_write, lock_file, read_json, write_json
+from s3e.utils import RUNS, S3EError, atomic_write, is_locked, lock_file, read_json, write_json
 
 FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 
@@ -153,19 +153,7 @@ def wait_for(folder: Path, key: str, seconds: float = 60.0) -> dict[str, Any] | 
     return record
 
 
-def is_locked(path: Path) -> bool:
-    """True while a process holds the lock file `path`."""
-    if not path.is_file():
-        return False
-    with open(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def take_lock(path: Path, what: str) -> IO[str]:
+def take_lock(path: Path, what: str) -> ExitStack:
     """Hold an exclusive lock on `path` until the file is closed or the process ends; says so while it waits."""
     told = "{} is in use by process {}: waiting until that ends ..."
     return lock_file(path, lambda owner: print(told.format(what, owner), flush=True))

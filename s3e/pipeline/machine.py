@@ -1,10 +1,7 @@
 """What a run needs from and knows about its machine: threads, GPUs, life and death of processes, provenance."""
 
-import ctypes
 import os
 import platform
-import resource
-import signal
 import subprocess
 import sys
 import time
@@ -18,32 +15,6 @@ PACKAGES = (
     "torch", "lightning-fabric", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic",
     "papermill", "pycocoevalcap",
 )  # fmt: skip
-THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
-
-
-def die_with(parent: str | int | None, strict: bool = False) -> None:
-    """On Linux: be killed when the process `parent`, which started this one, ends in whatever way.
-
-    If another process started this one nothing is done, or, with `strict`, this process ends: its parent is gone.
-    """
-    if parent and os.getppid() == int(parent) and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if parent and strict and os.getppid() != int(parent):
-        os._exit(1)
-
-
-def set_threads(count: int, torch: bool) -> None:
-    """Fix the thread count: the same count gives the same bits (PyTorch is imported only if asked or there already)."""
-    os.environ.update(dict.fromkeys(THREADS, str(count)))
-    if torch or "torch" in sys.modules:
-        import torch as library
-
-        library.set_num_threads(count)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
@@ -93,9 +64,17 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _peak_memory() -> float | None:
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
 def provenance(config: Config, parts: dict[str, Any], key: str, started: float) -> dict[str, Any]:
     """Everything one wants to know about a result later: source, packages, machine, times, memory, what it read."""
-    unit = 1 if sys.platform == "darwin" else 1024
     moments = {"started": started, "ended": time.time()}
     return {
         "key": key,
@@ -114,9 +93,7 @@ def provenance(config: Config, parts: dict[str, Any], key: str, started: float) 
         "precision": config.runtime.precision,
         "threads": config.runtime.threads,
         "seed": config.seed,
-        "peak_memory_mib": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1
-        ),
+        "peak_memory_mib": _peak_memory(),
         **{
             name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
             for name, moment in moments.items()

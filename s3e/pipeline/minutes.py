@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from s3e import config as settings
+from s3e import utils
 from s3e.config import VARIANTS
-from s3e.pipeline import machine
 from s3e.utils import NOTEBOOKS, ROOT, RUNS, atomic_write, read_json, write_json
 
 FILE = Path(__file__).with_suffix(".json")
@@ -154,7 +154,7 @@ def measure() -> None:
         if found := read_store(store):
             times = seconds(name) | found
             known[name] = {
-                "cores": machine.cores(),
+                "cores": utils.cores(),
                 "jobs": max(1, at_a_time(store)),
                 "seconds": times,
             }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import IO, Any, NamedTuple, Protocol
 
+from s3e import utils
 from s3e.config import Runtime
 from s3e.pipeline import machine
 from s3e.pipeline.graph import Instance
@@ -71,7 +72,7 @@ def _environment(job: Job, slot: int) -> dict[str, str]:
         "TQDM_DISABLE": "1",  # a saved bar would stand at 0 % in the executed notebook for ever; losses go to disk
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    threads = dict.fromkeys(machine.THREADS, str(runtime.threads))
+    threads = dict.fromkeys(utils.THREADS, str(runtime.threads))
     return {**os.environ, **threads, **fixed, **machine.gpus_of(runtime, slot)}
 
 
@@ -81,7 +82,7 @@ def local_jobs(runtime: Runtime, wanted: int) -> int:
     Raises `S3EError` if a notebook could not have GPUs of its own.
     """
     if runtime.device == "cpu":
-        return wanted or max(1, machine.cores() // (runtime.threads * runtime.devices))
+        return wanted or max(1, utils.cores() // (runtime.threads * runtime.devices))
     have, each = len(machine.gpus()), runtime.devices
     if not have:
         raise S3EError(

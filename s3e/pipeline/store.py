@@ -1,6 +1,5 @@
 """What a notebook sees of the pipeline: `run = open_run(...)` in its first code cell, `run.finish(...)` in its last."""
 
-import hashlib
 import json
 import math
 import os
@@ -8,9 +7,11 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from s3e import utils
 from s3e.config import Runtime, load_config
 from s3e.pipeline import graph, keys, machine
 from s3e.pipeline.folders import FAILURE, Store, take_lock
@@ -22,7 +23,7 @@ from s3e.utils import FIGURES, NOTEBOOKS, ROOT, S3EError, read_json, write_json
 
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 CARD = ("precision", "devices")  # rows of the run card where they are not the default
-_HELD: dict[Path, IO[str]] = {}  # locks of this process: a notebook may open its run twice
+_HELD: dict[Path, ExitStack] = {}  # locks of this process: a notebook may open its run twice
 
 
 class Card(dict[str, str]):
@@ -262,11 +263,7 @@ def _described(path: Path) -> dict[str, Any]:
     if not path.is_file() or not path.stat().st_size:
         wrong = "empty" if path.is_file() else "missing"
         raise S3EError(f"the declared output {path} is {wrong}: run the notebook from the top.")
-    with open(path, "rb") as handle:
-        return {
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
-        }
+    return {"bytes": path.stat().st_size, "sha256": utils.file_digest(path)}
 
 
 def _portable(path: Path, folder: Path) -> str:
@@ -308,7 +305,7 @@ def open_run(
     the files of an interrupted run only if nothing that it depends on has changed, and fixes the thread count.
     `run_dir`: root of the store, default `runs/<profile>...`. Raises `S3EError` with the remedy.
     """
-    machine.die_with(os.environ.get("S3E_WORKER"))
+    utils.die_with(os.environ.get("S3E_WORKER"))
     (
         keys.notebook_code.cache_clear(),
         keys.code_parts.cache_clear(),
@@ -321,7 +318,7 @@ def open_run(
     )
     run = Run(instance, books, study, seed, dict(overrides or {}))
     run._begin(resume)
-    machine.set_threads(
+    utils.set_threads(
         config.runtime.threads, torch="runtime" in graph.STAGES[instance.stage].fields
     )
     return run

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from s3e.pipeline import machine
+from s3e import utils
 from s3e.pipeline.folders import complete, is_locked, note_failure, take_lock, wait_for
 from s3e.utils import atomic_write, read_json
 
@@ -96,7 +96,7 @@ def attempt(spec: dict[str, Any]) -> str:
 
 def main(spec: dict[str, Any]) -> int:
     """Wait for the run's turn, execute, tell why it failed; 0 if the run is finished."""
-    machine.die_with(spec["runner"], strict=True)
+    utils.die_with(spec["runner"], strict=True)
     output = Path(spec["output"])
     lock = take_lock(output.with_name(".worker.lock"), spec["name"])
     if not spec["force"] and complete(output.parent, spec["key"]):

@@ -24,6 +24,7 @@ from pygments.lexers import PythonLexer
 from pygments.style import Style
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
+from s3e import utils
 from s3e.config import Config, load_config
 from s3e.pipeline import graph, machine, minutes
 from s3e.pipeline.lending import data_folder, open_study, settled
@@ -221,7 +222,7 @@ def environment(config: Config) -> pd.DataFrame:
     from s3e.evaluation.java import find_java
 
     runtime, store = config.runtime, next(path for path in (RUNS, *RUNS.parents) if path.is_dir())
-    jobs = max(1, machine.cores() // (runtime.threads * runtime.devices))
+    jobs = max(1, utils.cores() // (runtime.threads * runtime.devices))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     rows = {
         "Python": (platform.python_version(), "3.11 or newer is needed"),
@@ -230,7 +231,7 @@ def environment(config: Config) -> pd.DataFrame:
             f"a notebook computes on {runtime.device} with {runtime.threads} thread(s)",
         ),
         "cores": (
-            f"{machine.cores()}",
+            f"{utils.cores()}",
             f"without a GPU, run_all.py runs {jobs} notebook(s) at a time",
         ),
         "memory": (f"{memory / 2**30:.1f} GiB", "4 GiB are enough for smoke, laptop and study"),

@@ -10,8 +10,9 @@ import io
 import os
 import pickle
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -109,7 +110,7 @@ def sweep(folder: Path, name: str) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def hold(path: Path) -> IO[str]:
+def hold(path: Path) -> ExitStack:
     """Take the lock file `path` for as long as the handle is open.
 
     Raises `S3EError` that names process and machine if another training holds it.

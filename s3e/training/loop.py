@@ -24,7 +24,7 @@ from s3e.config import Runtime, Training
 from s3e.data.corpus import Batch
 from s3e.training import checkpoint
 from s3e.training.checkpoint import unwritable
-from s3e.utils import S3EError, atomic_write, seed_everything
+from s3e.utils import S3EError, atomic_write, out_of_memory, seed_everything
 
 SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)  # parts of a training after which its samples are kept
 Values = dict[str, Tensor]
@@ -76,17 +76,6 @@ class Guard:
             if count >= SETTLED and abs(value) > self.explosion * max(mean, SMALLEST):
                 raise Diverged(f"loss '{name}' is {value:.3g} after {mean:.3g} in the mean")
             self.usual[name] = [mean + (abs(value) - mean) / min(count + 1, 100), count + 1]
-
-
-def out_of_memory(error: Exception) -> bool:
-    """True for the errors that PyTorch and Python raise when memory runs out."""
-    told = (
-        "can't allocate memory",
-        "not enough memory",
-    )  # PyTorch's allocator on the CPU: Linux, Windows
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in str(error) for words in told
-    )
 
 
 def too_large(name: str, settings: Training, error: Exception) -> S3EError:

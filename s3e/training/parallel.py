@@ -135,7 +135,7 @@ def train(job: dict[str, Any]) -> None:
 
 def main(command: list[str]) -> int:
     """Start the processes (`--processes N JOB`), or be one of those that `torchrun` started (`JOB`)."""
-    from s3e.pipeline.machine import die_with, set_threads
+    from s3e.utils import die_with, set_threads
 
     if command[0] == "--processes":
         from torch.distributed.run import main as torchrun
