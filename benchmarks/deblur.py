@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from s3e.data.severity import photograph  # noqa: E402
+from s3e.data.photos import photograph  # noqa: E402
 from s3e.inference import Restorer  # noqa: E402
 from s3e.inference.restorer import TILE  # noqa: E402
 from s3e.inference.tiles import STATISTICS, run_tiled  # noqa: E402

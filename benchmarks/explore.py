@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from s3e.config import load_config
+from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
-from s3e.data.severity import photograph
 from s3e.explore.blurlab import RANGES, BlurLab
 from s3e.explore.treebrowser import TreeBrowser
 from s3e.inference import Restorer

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from s3e.config import Config, load_config
-from s3e.data.corpus import Corpus, prepare_corpus
+from s3e.data.corpus import Corpus
+from s3e.data.prepare import prepare_corpus
 from s3e.models.build import build_critic, build_model, count_parameters
 from s3e.models.s3e import S3EDeblur
 from s3e.training.stages import train_deblurrer

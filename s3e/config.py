@@ -19,7 +19,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What is read. `source`: "scenes" or a data folder (see `s3e.data.sources`); 0 photos mean all that it has.
+    """What is read. `source`: "scenes" or a data folder (see `s3e.data.readers`); 0 photos mean all that it has.
 
     `captioned`: where photos without captions borrow tree and captioner from, "scenes" or a captioned folder.
     `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in full or as central crops.

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from s3e.config import PROFILES, Config, load_config, parse_setting
 from s3e.costs import Meter, NetworkCost, TrainingCost, network_costs, training_costs
-from s3e.data.encode import parse_all, read_vocabulary, write_vocabulary
-from s3e.data.plan import plan
+from s3e.data.corpus import read_vocabulary
+from s3e.data.prepare import parse_all, plan, write_vocabulary
+from s3e.data.readers import open_source
 from s3e.data.scenes import CATEGORIES, make_split
-from s3e.data.sources import open_source
 from s3e.models.build import build_generator
 from s3e.pipeline.lending import lender_config
 from s3e.training.loop import Engine

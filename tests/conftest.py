@@ -25,7 +25,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def corpus(tiny, tmp_path_factory):
     """The prepared corpus of the tiny configuration."""
-    from s3e.data.corpus import prepare_corpus
+    from s3e.data.prepare import prepare_corpus
 
     return prepare_corpus(tiny, tmp_path_factory.mktemp("corpus"))
 

@@ -11,6 +11,7 @@ from scipy import fft, ndimage, signal
 
 from s3e import convolution
 from s3e.blur import (
+    MIX,
     SEVERITIES,
     blur_batch,
     blur_image,
@@ -22,7 +23,8 @@ from s3e.blur import (
 )
 from s3e.camera import FRACTIONS, cumulative_psfs
 from s3e.convolution import blob, convolve, convolve_batch, stack_kernels
-from s3e.data.severity import MIX, PHOTOS, extent_table, input_psnr_table
+from s3e.data.photos import PHOTOS
+from s3e.data.prepare import extent_table, input_psnr_table
 from s3e.utils import rng
 
 OPENCV = pytest.param(

@@ -17,10 +17,9 @@ import pytest
 
 from s3e import __main__ as command_line
 from s3e.config import load_config
-from s3e.data import cache
-from s3e.data.plan import plan
-from s3e.data.sources import open_source
-from s3e.data.workers import in_processes
+from s3e.data import prepare as cache
+from s3e.data.prepare import in_processes, plan
+from s3e.data.readers import open_source
 from s3e.utils import S3EError, read_json
 from tests.fixtures_data import save, write_gopro, write_photos
 
@@ -28,9 +27,9 @@ SMALL = {"data.size": 32, "data.train": 0, "data.val": 0, "data.test": 0}
 KILLED = """
 import sys, time
 from pathlib import Path
-import s3e.data.cache as cache
+import s3e.data.prepare as cache
 from s3e.config import load_config
-from s3e.data.sources import open_source
+from s3e.data.readers import open_source
 
 cache.CHUNK = {False: 2, True: 2}
 write = cache._write_rows
@@ -53,7 +52,7 @@ if __name__ == "__main__":
 def runs(tmp_path, monkeypatch):
     """Caches of the tests lie in their own folder."""
     monkeypatch.setattr("s3e.utils.RUNS", tmp_path / "runs")
-    monkeypatch.setattr("s3e.data.survey.RUNS", tmp_path / "runs", raising=False)
+    monkeypatch.setattr("s3e.data.prepare.RUNS", tmp_path / "runs", raising=False)
     return tmp_path / "runs"
 
 
@@ -164,7 +163,7 @@ def test_full_disk_is_told_before_the_work(photos, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache.part").glob("*.npy"))
 
 
-@pytest.mark.parametrize("place", ["os.posix_fallocate", "s3e.data.cache._write_rows"])
+@pytest.mark.parametrize("place", ["os.posix_fallocate", "s3e.data.prepare._write_rows"])
 def test_full_disk_in_the_middle(photos, whole, tmp_path, monkeypatch, place):
     calls, real = [], os.posix_fallocate if "os." in place else cache._write_rows
 
@@ -277,7 +276,7 @@ def key_of(root, **settings):
 
 def test_all_code_that_makes_pixels_is_in_the_key():
     makers = {module.__name__ for module in cache.MAKERS}
-    harmless = {"s3e.config", "s3e.utils", "s3e.data.folder", "s3e.data.plan", "s3e.data.sources"}
+    harmless = {"s3e.config", "s3e.utils", "s3e.data.readers"}
     for module in cache.MAKERS:
         tree = ast.parse(Path(module.__file__).read_text())
         found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -337,7 +336,7 @@ def test_the_command_prepares_what_the_pipeline_reads(photos, runs, tmp_path, mo
         command_line.main(["data", "prepare", str(photos), "--profile", "smoke", "--jobs", "1"])
         == 0
     )
-    from s3e.data.corpus import prepare_corpus
+    from s3e.data.prepare import prepare_corpus
 
     monkeypatch.setattr(cache, "_make", None)
     corpus = prepare_corpus(load_config("smoke", data=str(photos)), tmp_path / "corpus")

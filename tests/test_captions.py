@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3e.data.captions import clean_caption
+from s3e.data.readers import clean_caption
 from s3e.data.scenes import make_split
 from s3e.evaluation import caption
 from s3e.utils import S3EError

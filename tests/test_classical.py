@@ -8,7 +8,7 @@ from skimage.restoration import richardson_lucy as skimage_richardson_lucy
 
 from s3e.config import load_config
 from s3e.convolution import Shot, blur_image, expose_all
-from s3e.data.corpus import prepare_corpus
+from s3e.data.prepare import prepare_corpus
 from s3e.evaluation import classical
 from s3e.evaluation.classical import (
     choose_balance,
@@ -39,7 +39,7 @@ def photos(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("s3e.utils.RUNS", root / "runs")
-        patch.setattr("s3e.data.survey.RUNS", root / "runs", raising=False)
+        patch.setattr("s3e.data.prepare.RUNS", root / "runs", raising=False)
         return prepare_corpus(config, root / "corpus"), config
 
 

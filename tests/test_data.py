@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from s3e.config import load_config
-from s3e.data.corpus import load_corpus, prepare_corpus
-from s3e.data.encode import consensus
+from s3e.data.corpus import consensus, load_corpus
 from s3e.data.photos import load_photo, load_whole
-from s3e.data.summary import write_summary
+from s3e.data.prepare import prepare_corpus, write_summary
 from s3e.evaluation.image import psnr
 from s3e.parsing import IGNORE, parse_caption
 from s3e.utils import S3EError, read_json
@@ -27,7 +26,7 @@ SMALL = {"data.size": 32, "data.train": 0, "data.val": 0, "data.test": 0, "evalu
 def runs(tmp_path, monkeypatch):
     """Caches of the tests lie in their own folder."""
     monkeypatch.setattr("s3e.utils.RUNS", tmp_path / "runs")
-    monkeypatch.setattr("s3e.data.survey.RUNS", tmp_path / "runs", raising=False)
+    monkeypatch.setattr("s3e.data.prepare.RUNS", tmp_path / "runs", raising=False)
     return tmp_path / "runs"
 
 
@@ -153,7 +152,7 @@ def test_photos_in_the_corpus_are_those_of_the_cache(coco, tmp_path, runs, monke
         assert (tmp_path / "corpus" / f"{view}.npy").samefile(cache / f"{view}.npy")
     expected = load_photo(coco / "images" / "000003.jpg", 32)
     assert (corpus.train.sharp[corpus.train.ids.index("3")] == expected).all()
-    monkeypatch.setattr("s3e.data.cache.make_views", None)  # a second study decodes nothing
+    monkeypatch.setattr("s3e.data.prepare.make_views", None)  # a second study decodes nothing
     again = prepare_corpus(small(coco, text_min_count=2), tmp_path / "again")
     assert (again.train.sharp == corpus.train.sharp).all() and len(again.words) <= len(corpus.words)
 
@@ -412,7 +411,7 @@ def test_real_photos_and_captions(tmp_path):
 def test_the_configured_parser_reads_the_captions(coco, tmp_path, monkeypatch):
     used = set()
     monkeypatch.setattr(
-        "s3e.data.encode.parse_caption",
+        "s3e.data.prepare.parse_caption",
         lambda text, backend: used.add(backend) or parse_caption(text),
     )
     prepare_corpus(small(coco), tmp_path / "rules")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from s3e.data import download, transfer
+from s3e.data import download
+from s3e.data import download as transfer
 from s3e.utils import S3EError, rng
 
 NOISE = rng("download", "noise").bytes(

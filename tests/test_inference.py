@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 import s3e
 from s3e.blur import blur_batch
 from s3e.data.corpus import load_corpus, to_tensor
+from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
-from s3e.data.severity import photograph
 from s3e.evaluation.image import psnr, ssim
 from s3e.evaluation.restoring import predicted_nodes
 from s3e.inference import Restorer, bundle, export, memory

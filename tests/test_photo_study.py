@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from s3e.config import PROFILES, load_config
-from s3e.data.corpus import load_corpus, prepare_corpus
-from s3e.data.severity import PHOTOS as PUBLIC
+from s3e.data.corpus import load_corpus
+from s3e.data.photos import PHOTOS as PUBLIC
+from s3e.data.prepare import prepare_corpus
 from s3e.evaluation import collect, guessing, leakage
 from s3e.evaluation.scoring import score_deblurrer
 from s3e.models.build import build_critic, build_model, save_weights

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from s3e import ranks
 from s3e.config import load_config
-from s3e.data.corpus import prepare_corpus
+from s3e.data.prepare import prepare_corpus
 from s3e.models.build import build_critic, build_model
 from s3e.training import checkpoint
 from s3e.training.stages import new_source, train_deblurrer, train_semantics

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from s3e.config import Config, Runtime, Training, load_config
-from s3e.data.corpus import load_corpus, prepare_corpus
+from s3e.data.corpus import load_corpus
+from s3e.data.prepare import prepare_corpus
 from s3e.models.build import build_critic, build_model
 from s3e.training import checkpoint
 from s3e.training.loop import Trainer

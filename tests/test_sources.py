@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from s3e.data import gopro
-from s3e.data.sources import SPLITS, open_source, read_source
+from s3e.data import readers as gopro
+from s3e.data.readers import SPLITS, open_source, read_source
 from s3e.utils import S3EError, stable_hash
 from tests.conftest import PHOTOS
 from tests.fixtures_data import (

@@ -9,11 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from s3e.data import check, duplicates
-from s3e.data import survey as module
-from s3e.data.duplicates import Signatures, alike, fingerprint, separate, signatures
-from s3e.data.sources import SPLITS, Photo, Source, read_source
-from s3e.data.survey import Look, Survey, survey, survey_folder, usable
+from s3e.data import check
+from s3e.data import prepare as module
+from s3e.data import readers as duplicates
+from s3e.data.prepare import survey, survey_folder, usable
+from s3e.data.readers import (
+    SPLITS,
+    Look,
+    Photo,
+    Signatures,
+    Source,
+    Survey,
+    alike,
+    fingerprint,
+    read_source,
+    separate,
+    signatures,
+)
 from s3e.utils import ROOT, S3EError
 from tests.conftest import PHOTOS
 from tests.fixtures_data import picture, save, write_coco, write_gopro, write_photos

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from s3e.config import load_config
-from s3e.data import transfer
+from s3e.data import download as transfer
 from s3e.models import weights
 from s3e.models.build import build_encoder
 from s3e.models.resnet import ResNet

@@ -11,8 +11,8 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from s3e.data.sources import Source, Subset, read_source
-from s3e.data.survey import Survey, survey, survey_folder, usable
+from s3e.data.prepare import survey, survey_folder, usable
+from s3e.data.readers import Source, Subset, Survey, read_source
 
 HOLDS = {
     "coco": "photos with captions, in MSCOCO's layout",

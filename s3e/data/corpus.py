@@ -1,34 +1,83 @@
-"""The prepared corpus: photos decoded and blurred once, captions and trees encoded, all on disk as plain arrays.
-
-Notebook 01 writes it (`prepare_corpus`), every other notebook reads it (`load_corpus`). Layout of the folder:
-`<split>_sharp.npy`, `<split>_<severity>.npy` (uint8 N x H x W x 3; links to the cache of `s3e.data.cache` for photos),
-`<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids, captions, their parses, true trees, kernel extents,
-input PSNR), `corpus.json` (severities, protocol, what was left out) and, for captioned data, `vocabulary.json`.
-"""
+"""The prepared corpus: arrays on disk, batches as tensors."""
 
 import math
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from s3e.blur import SEVERITIES
-from s3e.config import Config
-from s3e.data.cache import prepare_arrays
-from s3e.data.encode import encode, parse_all, read_vocabulary, tree_of, write_vocabulary
-from s3e.data.plan import protocol, read_data
-from s3e.data.scenes import CATEGORIES, make_split
-from s3e.data.sources import SPLITS
-from s3e.data.text import Vocabulary
-from s3e.data.views import blurred_views
+from s3e.data.readers import SPLITS
+from s3e.data.text import SPECIAL, Vocabulary
+from s3e.parsing import IGNORE, NULL
 from s3e.trees import CaptionTree, TreeVocabulary
-from s3e.utils import atomic_write, read_json, rng, write_array, write_json
+from s3e.utils import read_json, rng
+
+Nodes = list[str] | None  # seven labels in node order; None where a caption names nothing
+
+
+def tree_of(nodes: Nodes) -> CaptionTree | None:
+    """The tree of seven labels."""
+    return None if nodes is None else CaptionTree(tuple(nodes[:4]), tuple(nodes[4:]))
+
+
+def read_vocabulary(folder: Path | str | None) -> tuple[Vocabulary, TreeVocabulary, int]:
+    """Words, tree labels and the number of words kept of a caption; empty ones for None."""
+    if folder is None:
+        return Vocabulary(SPECIAL), TreeVocabulary([NULL], [NULL]), 1
+    content = read_json(Path(folder) / "vocabulary.json")
+    words, labels = (
+        Vocabulary.from_dict(content["words"]),
+        TreeVocabulary.from_dict(content["labels"]),
+    )
+    return words, labels, content["max_words"]
+
+
+def encode(
+    record: dict, words: Vocabulary, labels: TreeVocabulary, max_words: int
+) -> dict[str, Tensor]:
+    """Captions as word ids and trees as node classes: {"words": N x C x T, "trees": N x C x 7, "targets": N x 7}.
+
+    `record`: `ids`, `captions`, their `parses`, true `trees` or None. Without captions: zeros, `IGNORE`, C = T = 1.
+    """
+    most = max(len(texts) for texts in record["captions"])
+    if most == 0:
+        trees = torch.full((len(record["ids"]), 1, 7), IGNORE)
+        return {"words": torch.zeros_like(trees[..., :1]), "trees": trees, "targets": trees[:, 0]}
+    captions, parses = (_repeat(record[name], most) for name in ("captions", "parses"))
+    encoded = [[words.encode(text, max_words) for text in texts] for texts in captions]
+    longest = max(len(ids) for row in encoded for ids in row)
+    padded = [[ids + [0] * (longest - len(ids)) for ids in row] for row in encoded]
+    parsed = [[tree_of(nodes) for nodes in row] for row in parses]
+    trees = [[labels.encode(tree) for tree in row] for row in parsed]
+    true = record["trees"]
+    targets = [
+        labels.encode(tree_of(true[i]) if true else consensus(row)) for i, row in enumerate(parsed)
+    ]
+    return {
+        "words": torch.tensor(padded),
+        "trees": torch.tensor(trees),
+        "targets": torch.tensor(targets),
+    }
+
+
+def _repeat(rows: list[list], count: int) -> list[list]:
+    """Rows of `count` items each: photos with fewer captions repeat them."""
+    return [[row[i % len(row)] for i in range(count)] for row in rows]
+
+
+def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
+    """The most frequent label of each node over the trees of one photo's captions (ties: the earlier caption)."""
+    known = [tree.nodes for tree in trees if tree is not None]
+    if not known:
+        return None
+    nodes = [Counter(column).most_common(1)[0][0] for column in zip(*known, strict=True)]
+    return tree_of(nodes)
 
 
 @dataclass(frozen=True)
@@ -229,106 +278,6 @@ def to_tensor(images: np.ndarray) -> Tensor:
     )
 
 
-def prepare_corpus(
-    config: Config, folder: Path, progress: Callable = lambda items, **_: items
-) -> Corpus:
-    """Draw or decode every photo, blur it, encode captions and trees, and write all of it to `folder`.
-
-    Photos come from the cache of their folder, which is made first where it is not there. `progress` wraps an iterable
-    (tqdm). Training photos have the configured severity, validation and test photos all of them. Raises `S3EError` for
-    a data folder that cannot be used, and for broken photos unless `data.skip_broken` leaves them out.
-    """
-    prepare = _prepare_scenes if config.data.source == "scenes" else _prepare_photos
-    about, records = prepare(config, folder, progress)
-    for split, record in records.items():
-        record["parses"] = parse_all(record["captions"], config.text.parser)
-        write_json(folder / f"{split}.json", record)
-    if about["captioned"]:
-        write_vocabulary(config, records["train"], folder)
-    write_json(folder / "corpus.json", about)
-    return load_corpus(folder)
-
-
-def _prepare_scenes(
-    config: Config, folder: Path, progress: Callable
-) -> tuple[dict, dict[str, dict]]:
-    data, blur, records = config.data, config.blur, {}
-    for split in progress(SPLITS, desc="splits"):
-        scenes = make_split(
-            split, getattr(data, split), size=data.size, texture=data.texture, seed=data.seed
-        )
-        sharp, ids = np.stack([scene.image for scene in scenes]), [scene.id for scene in scenes]
-        views = {}
-        for severity in (blur.severity,) if split == "train" else tuple(SEVERITIES):
-            views[severity] = blurred_views(sharp, ids, severity, blur)
-            write_array(folder / f"{split}_{severity}.npy", views[severity].images)
-        write_array(folder / f"{split}_sharp.npy", sharp)
-        write_array(folder / f"{split}_labels.npy", np.stack([scene.label_map for scene in scenes]))
-        records[split] = {
-            "ids": ids,
-            "captions": [list(scene.captions) for scene in scenes],
-            "trees": [list(scene.tree.nodes) for scene in scenes],
-            "extents": {name: view.extents for name, view in views.items()},
-            "psnr": {name: view.psnr for name, view in views.items()},
-            "missing": {},
-        }
-    about = {
-        "severities": list(SEVERITIES),
-        "protocol": "generated scenes",
-        "categories": list(CATEGORIES),
-    }
-    return {**about, "captioned": True, "left_out": [], "notes": []}, records
-
-
-def _prepare_photos(
-    config: Config, folder: Path, progress: Callable
-) -> tuple[dict, dict[str, dict]]:
-    source = read_data(config, progress=progress)
-    cache = prepare_arrays(source, config, progress=progress)
-    captions = {
-        photo.id: list(photo.captions) for photos in source.splits.values() for photo in photos
-    }
-    records = {}
-    for split in SPLITS:
-        record = read_json(cache / f"{split}.json")
-        for view in ("sharp", *record["psnr"]):
-            _link(cache / f"{split}_{view}.npy", folder / f"{split}_{view}.npy")
-        records[split] = {
-            **record,
-            "captions": [captions[photo] for photo in record["ids"]],
-            "trees": None,
-        }
-    severities = list(records["test"]["psnr"])  # by name, which is mildest first
-    about = {
-        "severities": severities,
-        "protocol": protocol(source, config, severities),
-        "categories": [],
-    }
-    notes = [
-        *source.notes,
-        *(_told_missing(split, record) for split, record in records.items() if record["missing"]),
-    ]
-    told = {"left_out": [str(problem) for problem in source.problems], "notes": notes}
-    return {**about, **told, "captioned": source.captioned}, records
-
-
-def _told_missing(split: str, record: dict) -> str:
-    counts = ", ".join(
-        f"{len(rows)} have no {name} view" for name, rows in record["missing"].items()
-    )
-    return f"of {len(record['ids'])} {split} pairs {counts} (too few neighbours in their video)"
-
-
-def _link(source: Path, target: Path) -> None:
-    """Put a hard link to `source` at `target`: no second copy on the disk (a copy where links are not possible)."""
-    with atomic_write(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-
-
 def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Corpus:
     """Open a prepared corpus; photos stay on disk (memory-mapped) until a batch needs them.
 
@@ -375,3 +324,42 @@ def _numbers(columns: dict[str, list[float | None]]) -> dict[str, list[float]]:
         name: [math.nan if value is None else value for value in column]
         for name, column in columns.items()
     }
+
+
+def severity_table(corpus: Corpus) -> pd.DataFrame:
+    """One row a photo of val and test and a severity: kernel extent in pixels (pairs: none), input PSNR in dB."""
+    parts = []
+    for split in (corpus.val, corpus.test):
+        for severity in corpus.severities:
+            columns = {
+                "id": split.ids,
+                "extent": split.extents[severity],
+                "psnr_blurred": split.psnr[severity],
+            }
+            rows = split.rows(severity)
+            parts.append(
+                pd.DataFrame({"split": split.name, "severity": severity, **columns}).iloc[rows]
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def label_coverage(corpus: Corpus) -> pd.DataFrame:
+    """Per split: captions, share with a tree, share of entity and relation nodes in the vocabulary (captioned data)."""
+    rows = []
+    for split in corpus.splits.values():
+        parses = [tree for row in split.parses for tree in row]
+        trees = [tree for tree in parses if tree]
+        share = len(trees) / max(len(parses), 1)
+        rows.append(
+            {"captions": len(parses), "with a tree": share, **corpus.labels.coverage(trees)}
+        )
+    return pd.DataFrame(rows, index=pd.Index(list(corpus.splits), name="split"))
+
+
+def synthetic(corpus: Corpus) -> tuple[str, ...]:
+    """The severities of a corpus that were made with kernels; none of pairs."""
+    return (
+        ()
+        if "released" in corpus.severities
+        else tuple(name for name in corpus.severities if name in SEVERITIES)
+    )

@@ -3,14 +3,30 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import skimage.data
 from PIL import Image, UnidentifiedImageError
+from skimage.transform import resize
 
-from s3e.data.sources import Problem
 from s3e.utils import S3EError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a file or record: where, what, and what the user can do."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}; {self.remedy}."
+
 
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to restore
 LARGEST = 80_000_000  # pixels above which decoding would take too much memory
@@ -172,3 +188,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+PHOTOS = (
+    "astronaut",
+    "chelsea",
+    "coffee",
+    "rocket",
+)  # of scikit-image; they give the PSNR of 3.8 within 1 dB
+
+
+@cache
+def photograph(name: str, size: int) -> np.ndarray:
+    """The central square of a photograph of scikit-image, resized with its anti-aliasing: float32 (size, size, 3)."""
+    image = getattr(skimage.data, name)()[..., :3]
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return resize(
+        image[top : top + side, left : left + side], (size, size), anti_aliasing=True
+    ).astype(np.float32)

@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from s3e.data.corpus import Corpus, Split
-from s3e.data.encode import consensus
+from s3e.data.corpus import Corpus, Split, consensus
 from s3e.evaluation.collect import NODE_MEASURES
 from s3e.evaluation.scoring import node_counts, node_row
 from s3e.evaluation.statistics import proportion_interval

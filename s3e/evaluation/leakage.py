@@ -1,6 +1,6 @@
 """Did the networks see in training what they are tested on? Test photos beside training photos, and what is left.
 
-Near-duplicates are kept apart before training (`s3e.data.duplicates`). This looks afterwards, in other ways, for what
+Near-duplicates are kept apart before training (`s3e.data.readers`). This looks afterwards, in other ways, for what
 that may have missed, and scores the arms again without the photos it suspects.
 """
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from s3e.data.folder import is_photo, walk
 from s3e.data.photos import SHORTEST
+from s3e.data.readers import is_photo, walk
 from s3e.inference.photos import SAVED
 from s3e.utils import S3EError
 

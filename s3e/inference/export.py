@@ -15,7 +15,7 @@ import pandas as pd
 
 from s3e.blur import blur_batch
 from s3e.config import Config
-from s3e.data.severity import PHOTOS, photograph
+from s3e.data.photos import PHOTOS, photograph
 from s3e.evaluation.image import PROTOCOL, psnr
 from s3e.inference import bundle
 from s3e.inference.restorer import Restorer

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from s3e.data.transfer import fetch
+from s3e.data.download import fetch
 from s3e.utils import RUNS, S3EError, file_digest
 
 ADDRESS = "https://download.pytorch.org/models"

@@ -6,7 +6,7 @@ from typing import Any
 
 from s3e.blur import SEVERITIES
 from s3e.config import TRUTH, VARIANTS, Config
-from s3e.data.plan import PAIRED
+from s3e.data.readers import PAIRED
 from s3e.pipeline import minutes
 from s3e.utils import S3EError
 

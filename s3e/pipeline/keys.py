@@ -15,7 +15,7 @@ import s3e
 from s3e import spacy_backend
 from s3e.config import Config
 from s3e.convolution import IPP
-from s3e.data import coco, folder, gopro
+from s3e.data.readers import coco_kind, find_raw, gopro_found, walk
 from s3e.pipeline import graph
 from s3e.pipeline.contents import digests
 from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
@@ -165,13 +165,13 @@ def code_parts(stage: str, notebooks: Path = NOTEBOOKS) -> dict[str, str]:
 
 
 def data_kind(source: str) -> str:
-    """What a data source is, told by its file names alone: `s3e.data.sources.Kind`, or "scenes"."""
+    """What a data source is, told by its file names alone: `s3e.data.readers.Kind`, or "scenes"."""
     if source == "scenes":
         return source
     root = Path(source)
-    if captions := coco.kind(root):
+    if captions := coco_kind(root):
         return captions
-    return "gopro" if gopro.found(folder.walk(root)) else "folder"
+    return "gopro" if gopro_found(walk(root)) else "folder"
 
 
 def data_fingerprint(source: str) -> str | None:
@@ -181,7 +181,7 @@ def data_fingerprint(source: str) -> str | None:
     """
     if source == "scenes":
         return None
-    tree = folder.walk(Path(source))
+    tree = walk(Path(source))
     return digest(
         digests(
             Path(source), (place / name for place, names in tree.files.items() for name in names)
@@ -290,7 +290,7 @@ class Keys:
         source = self.config.data.source
         folders = [source]
         if self.kind == "gopro" and self.config.blur.average == "raw":
-            folders.append(str(gopro.find_raw(Path(source))))
+            folders.append(str(find_raw(Path(source))))
         if "captioned" in self.others:  # photos that the lender trains on are taken out
             folders.append(self.others["captioned"].config.data.source)
         prints = [data_fingerprint(name) for name in folders if name != "scenes"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from s3e.config import Config
-from s3e.data.plan import plan
-from s3e.data.sources import open_source
+from s3e.data.prepare import plan
+from s3e.data.readers import open_source
 from s3e.pipeline import graph, keys
 from s3e.pipeline.folders import Store
 from s3e.pipeline.graph import Instance

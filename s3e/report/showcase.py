@@ -17,8 +17,8 @@ import torch
 from s3e.blur import SEVERITIES, blur_batch, kernel_for
 from s3e.config import VARIANTS, Config
 from s3e.data.corpus import Batch, Corpus, load_corpus, to_tensor
-from s3e.data.severity import PHOTOS, photograph
-from s3e.data.summary import pad_kernels
+from s3e.data.photos import PHOTOS, photograph
+from s3e.data.prepare import pad_kernels
 from s3e.evaluation import collect
 from s3e.evaluation.image import score_batch, to_uint8
 from s3e.evaluation.restoring import predicted_nodes, to_images
