@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from s3e.utils import S3EError
@@ -224,7 +225,8 @@ TRAININGS = ("train_tree", "train_a1", "train_a2", "train_b", "train_c")
 class Config(Section):
     """Everything a run depends on.
 
-    `one_seed`: variants of the study that are trained with its first seed only. `falsifier`: those that are trained
+    `one_seed`: variants of the study that are trained with its first seed only. `semantics_from`: the store of a finished
+    study with captions (runs/NAME), whose vocabulary, tree and captioner data without captions use. `falsifier`: those that are trained
     again, with the first seed, on scenes whose textures are drawn by lot (specification 6.7). `figures`: the folder
     below `figures/` for its results ("": named after profile and data). `pictures`: whose photos figures show, those of
     the "data", or "public" ones for data that may not be published (see `s3e.report.showcase`).
@@ -234,6 +236,7 @@ class Config(Section):
     seed: int = Field(0, ge=0)
     seeds: list[int] = [0]
     one_seed: list[str] = []
+    semantics_from: str = ""
     falsifier: list[str] = []
     figures: str = Field("", pattern=r"^[\w.@-]*$")
     pictures: Literal["data", "public"] = "data"
@@ -275,7 +278,7 @@ class Config(Section):
 
 
 class Variant(Section):
-    """One arm of the ablation (specification 6.9, table 4).
+    """The rules of one variant of the ablation (specification 6.9, table 4).
 
     `semantics`: what is embedded; `start`: whose A weights it begins from ("shared": notebooks 02-03, "own": trained
     by the run itself, "scratch": none); `view`: which photo the semantic branch reads; losses apply from A1 on;
@@ -295,201 +298,13 @@ class Variant(Section):
     detached: bool = False
 
 
-VARIANTS: dict[str, Variant] = {
-    "full": Variant(description="S3E-Deblur: node maps of the co-trained S3-tree"),
-    "baseline": Variant(
-        description="DeblurGAN alone",
-        semantics=None,
-        start="scratch",
-        caption_loss=False,
-        tree_loss=False,
-    ),
-    "global_caption": Variant(
-        description="one caption vector, no tree", semantics="global", start="own", tree_loss=False
-    ),
-    "vector_nodes": Variant(
-        description="tree of vectors: structure without space", semantics="vectors", start="own"
-    ),
-    "flat_spatial": Variant(
-        description="feature grid without tree: space without structure",
-        semantics="flat",
-        start="own",
-        tree_loss=False,
-    ),
-    "no_caption_loss": Variant(
-        description="S3-tree without caption loss", start="own", caption_loss=False
-    ),
-    "no_tree_loss": Variant(description="S3-tree without tree loss", start="own", tree_loss=False),
-    "no_semantics_loss": Variant(
-        description="same networks, trained by the deblurring loss alone (capacity control)",
-        start="scratch",
-        caption_loss=False,
-        tree_loss=False,
-    ),
-    "noise_maps": Variant(
-        description="noise in place of the node maps",
-        semantics="noise",
-        start="scratch",
-        caption_loss=False,
-        tree_loss=False,
-    ),
-    "taught_before": Variant(
-        description="captions and trees taught before co-training, not during it",
-        caption_loss=False,
-        tree_loss=False,
-    ),
-    "frozen": Variant(
-        description="semantics frozen: no co-training",
-        trained=False,
-        caption_loss=False,
-        tree_loss=False,
-    ),
-    "oracle": Variant(description="tree of the sharp photo (oracle)", view="sharp", detached=True),
-    "oracle_map": Variant(
-        description="true label maps (oracle)",
-        semantics="labels",
-        start="scratch",
-        caption_loss=False,
-        tree_loss=False,
-    ),
-    "oracle_silhouette": Variant(
-        description="true outline of all things together, without labels (oracle of layout)",
-        semantics="silhouettes",
-        start="scratch",
-        caption_loss=False,
-        tree_loss=False,
-    ),
-    "shuffled": Variant(description="tree of another photo", shuffled=True),
-}
+_FILE = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8"))
+VARIANTS = {name: Variant(**rules) for name, rules in _FILE["variants"].items()}
+PROFILES: dict[str, dict[str, Any]] = _FILE["profiles"]
 TRUTH = (
     "labels",
     "silhouettes",
-)  # semantics that are not read but given: they need true label maps
-
-_STUDIED = ["baseline", "full", "taught_before", "no_semantics_loss", "vector_nodes", "shuffled"]
-_STUDIED += ["oracle_map", "oracle_silhouette"]
-
-_PHOTO_ARMS = ["baseline", "full", "no_semantics_loss", "vector_nodes", "oracle", "shuffled"]
-_PHOTOS = {  # on a folder of captioned photographs that may not be shown
-    "seeds": [0, 1, 2],
-    "figures": "photos",
-    "pictures": "public",
-    "data": {"source": "", "train": 0, "val": 0, "test": 0},
-    "text": {"max_words": 20, "min_count": 5, "label_min_count": 20},
-    "evaluation": {"resamples": 10_000},
-}
-
-_PAPER_TRAINING = {
-    "train_tree": {"steps": 8_850, "batch": 64, "learning_rate": 4e-4, "schedule": "constant", "clip": 0.1},
-    "train_a1": {"steps": 17_700, "batch": 64, "learning_rate": 4e-4, "clip": 0.1},
-    "train_a2": {"steps": 17_700, "batch": 64, "learning_rate": 1e-4, "sharp_share": 0.5, "clip": 0.1},
-    "train_b": {"steps": 300_000, "batch": 8, "learning_rate": 1e-4, "schedule": "half_linear"},
-    "train_c": {"steps": 150_000, "batch": 8, "learning_rate": 1e-4, "semantics_learning_rate": 2e-5},
-}  # fmt: skip
-
-PROFILES: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "variants": ["baseline", "full", "oracle_map", "shuffled"],
-        "data": {"train": 96, "val": 16, "test": 16},
-        "text": {"max_words": 24},
-        "train_tree": {"steps": 6, "batch": 16},
-        "train_a1": {"steps": 6, "batch": 16},
-        "train_a2": {"steps": 6, "batch": 16},
-        "train_b": {"steps": 8, "batch": 8},
-        "train_c": {"steps": 8, "batch": 8},
-        "evaluation": {"beam": 2, "batch": 16, "resamples": 200, "samples": 4},
-        "runtime": {"save_every": 2, "log_every": 2},
-    },
-    "laptop": {
-        "text": {"max_words": 24},
-        "model": {"embed_at": [0, 1, 2, 3]},
-        "train_c": {"validate_every": 100},
-    },
-    "study": {
-        "seeds": [0, 1, 2],
-        "variants": [*VARIANTS],
-        "one_seed": [name for name in VARIANTS if name not in _STUDIED],
-        "falsifier": ["baseline", "full", "oracle_map", "oracle_silhouette", "no_semantics_loss"],
-        "text": {"max_words": 24},
-        "model": {"embed_at": [0, 1, 2, 3]},
-        "train_c": {"validate_every": 100},
-        "evaluation": {"resamples": 10_000},
-    },
-    "photos-cpu": {
-        **_PHOTOS,
-        "variants": _PHOTO_ARMS,
-        "model": {"embed_at": [0, 1, 2, 3], "dropout": 0.0},
-        "loss": {"adversarial": 0.1},
-        "train_tree": {"steps": 300},
-        "train_a1": {"steps": 500},
-        "train_a2": {"steps": 1000},
-        "train_b": {"steps": 2500},
-        "train_c": {"steps": 1000, "validate_every": 250},
-    },
-    "photos": {
-        **_PHOTOS,
-        "variants": [name for name, variant in VARIANTS.items() if variant.semantics not in TRUTH],
-        "one_seed": [
-            name
-            for name, variant in VARIANTS.items()
-            if variant.semantics not in TRUTH and name not in _PHOTO_ARMS
-        ],
-        "data": {**_PHOTOS["data"], "size": 128},
-        "model": {
-            "generator_width": 64,
-            "blocks": 9,
-            "dropout": 0.0,
-            "embed_at": [0, 1, 2, 3],
-            "critic_width": 64,
-            "encoder_widths": [64, 128, 256, 256, 256],
-            "node_width": 64,
-            "word_width": 256,
-            "lstm_width": 256,
-            "attention_width": 256,
-            "caption_dropout": 0.5,
-        },
-        "loss": {"adversarial": 0.1},
-        "train_tree": {"steps": 1500, "batch": 64, "learning_rate": 1e-3},
-        "train_a1": {"steps": 2000, "batch": 64, "learning_rate": 1e-3},
-        "train_a2": {"steps": 4000, "batch": 64, "learning_rate": 1e-3},
-        "train_b": {"steps": 10_000, "batch": 16, "learning_rate": 2e-4},
-        "train_c": {
-            "steps": 5_000,
-            "batch": 16,
-            "learning_rate": 2e-4,
-            "semantics_learning_rate": 2e-4,
-        },
-        "runtime": {"device": "cuda", "threads": 8, "precision": "bf16", "channels_last": True},
-    },
-    "paper": {
-        "seeds": [0, 1, 2],
-        "variants": [name for name, variant in VARIANTS.items() if variant.semantics not in TRUTH],
-        "data": {"source": "", "size": 256, "train": 0, "val": 0, "test": 0},
-        "text": {"min_count": 6, "label_min_count": 20},
-        "model": {
-            "generator_width": 64,
-            "blocks": 9,
-            "critic_width": 64,
-            "encoder_widths": [64, 128, 256, 512, 512],
-            "node_width": 128,
-            "word_width": 512,
-            "lstm_width": 512,
-            "attention_width": 512,
-            "caption_dropout": 0.5,
-        },
-        "loss": {
-            "gan": "wgan-gp",
-            "critic_steps": 5,
-            "perceptual": 100.0,
-            "pixel": 0.0,
-            "caption": 1.0,
-            "tree": 1.0,
-        },
-        "evaluation": {"resamples": 10_000},
-        "runtime": {"device": "cuda", "threads": 8, "save_every": 1000, "log_every": 100},
-        **_PAPER_TRAINING,
-    },
-}
+)  # semantics that are given, not predicted: they need true label maps
 
 
 def load_config(

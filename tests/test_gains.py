@@ -235,7 +235,7 @@ def test_parts_of_the_method_are_a_family_of_their_own():
     arms = {
         "baseline": 0.0,
         "full": 0.4,
-        "taught_before": 0.4,
+        "pretrained_only": 0.4,
         "no_semantics_loss": 0.3,
         "shuffled": 0.1,
     }
@@ -245,7 +245,7 @@ def test_parts_of_the_method_are_a_family_of_their_own():
     )
     families = own.set_index("reference").family
     assert (
-        families["taught_before"] == "parts"
+        families["pretrained_only"] == "parts"
         and families["no_semantics_loss"] == families["shuffled"] == "full"
     )
     assert ("no_semantics_loss", "shuffled") in set(

@@ -23,7 +23,7 @@ ORACLES = (
     "oracle_map",
 )  # told what a deblurrer does not know: never the best
 PARTS = (
-    "taught_before",
+    "pretrained_only",
     "vector_nodes",
     "flat_spatial",
     "frozen",

@@ -39,7 +39,7 @@ QUESTIONS = {  # reference -> what `full` against it asks, if it wins, if it los
         "restores worse: vectors do more.",
         "makes no difference that can be told.",
     ),
-    "taught_before": (
+    "pretrained_only": (
         "Does teaching captions and trees during co-training pay? Against the same network taught them before it "
         "only, S3E-Deblur",
         "restores better: it does.",
