@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from s3e.data.text import BOS, EOS, PAD, UNK  # noqa: E402
+from s3e.captions.tree import BOS, EOS, PAD, UNK  # noqa: E402
 from s3e.models.captioner import CaptionDecoder  # noqa: E402
 from s3e.utils import seed_everything  # noqa: E402
 

@@ -11,9 +11,9 @@ import json
 import time
 from collections.abc import Sequence
 
+from s3e.captions.parser import TreeVocabulary, parse_caption
 from s3e.config import Text
 from s3e.data.scenes import make_split
-from s3e.parsing import TreeVocabulary, parse_caption
 from s3e.utils import S3EError
 
 REQUIRED = 5000

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3e.captions.parser import IGNORE
+from s3e.captions.tree import PAD
 from s3e.config import Config
 from s3e.data.corpus import Batch
-from s3e.data.text import PAD
-from s3e.models.s3e import S3EDeblur
-from s3e.parsing import IGNORE
+from s3e.models.semantics import S3EDeblur
 
 
 class PlainGenerator(nn.Module):

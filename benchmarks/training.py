@@ -23,7 +23,7 @@ from s3e.config import Config, load_config
 from s3e.data.corpus import Corpus
 from s3e.data.prepare import prepare_corpus
 from s3e.models.build import build_critic, build_model, count_parameters
-from s3e.models.s3e import S3EDeblur
+from s3e.models.semantics import S3EDeblur
 from s3e.training.stages import train_deblurrer
 from s3e.utils import seed_everything
 

@@ -20,7 +20,7 @@ COMMANDS = {
     },
     "weights": {
         "download": (
-            "s3e.models.weights",
+            "s3e.models.build",
             "fetch public weights (VGG19, ResNet) from their official address",
         ),
         "export": (

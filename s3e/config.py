@@ -67,7 +67,6 @@ class Blur(Section):
 class Text(Section):
     """Vocabulary rules (specification 4.1 and 6.2): a word or label rarer than its count is unknown."""
 
-    parser: Literal["rules", "spacy"] = "rules"
     max_words: int = Field(16, ge=4)
     min_count: int = Field(1, ge=1)
     entities: int = Field(800, ge=2)
@@ -80,7 +79,7 @@ class Model(Section):
 
     `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of its deepest encoder
     stage). `encoder`: five convolutions, or a ResNet up to its third layer; `encoder_weights` names a file of ImageNet
-    weights for it (see `s3e.models.weights`), "" starts it from random weights. `dropout` and `upsampling` concern
+    weights for it (see `s3e.models.build`), "" starts it from random weights. `dropout` and `upsampling` concern
     DeblurGAN alone.
     """
 
@@ -117,7 +116,7 @@ class Loss(Section):
     Three switches go back to what DeblurGAN's public code does (specification 3.5): `penalty_norm = "pixel"` takes the
     gradient's norm per pixel and one mixing weight a batch, `critic_reuse` gives all critic steps of a step the same
     photos, `vgg_normalise = False` shows VGG photos in [-1, 1]. `vgg19_weights`: a path, or a public name (see
-    `s3e.models.weights`); "" leaves the perceptual term out (see `effective`).
+    `s3e.models.build`); "" leaves the perceptual term out (see `effective`).
     """
 
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"

@@ -21,11 +21,16 @@ from torch.utils.flop_counter import flop_registry
 
 from s3e.config import TRAININGS, Config, Loss
 from s3e.data.corpus import Batch, Corpus
-from s3e.models.build import arm_of, build_critic, build_generator, build_model, count_parameters
-from s3e.models.s3e import S3EDeblur
-from s3e.models.semantics import Semantics
+from s3e.models.build import (
+    build_critic,
+    build_generator,
+    build_model,
+    count_parameters,
+    variant_rules,
+)
+from s3e.models.encoders import vgg_features
+from s3e.models.semantics import S3EDeblur, Semantics
 from s3e.models.tree import NODES, TreeOutput
-from s3e.models.vgg import vgg_features
 from s3e.training.losses import caption_loss, critic_loss, generator_adversarial, tree_loss
 
 DEBLURRING = ("train_b", "train_c")
@@ -207,7 +212,7 @@ def _modules(name: str, config: Config, corpus: Corpus) -> list[nn.Module]:
     if name not in DEBLURRING:
         return [model.semantics]
     if model.semantics is not None:
-        model.semantics.requires_grad_(arm_of("full", corpus.captioned).trained)
+        model.semantics.requires_grad_(variant_rules("full", corpus.captioned).trained)
     vgg = [vgg_features().requires_grad_(False)] if config.loss.effective.perceptual else []
     return [model, build_critic(config), *vgg]
 

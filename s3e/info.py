@@ -145,7 +145,7 @@ def _vocabularies(config: Config) -> tuple[Sized, Any]:
             "train"
         ].photos
     captions = [list(photo.captions) for photo in photos]
-    parses = parse_all(tqdm(captions, desc="captions", leave=False), config.text.parser)
+    parses = parse_all(tqdm(captions, desc="captions", leave=False))
     with tempfile.TemporaryDirectory() as folder:
         write_vocabulary(config, {"captions": captions, "parses": parses}, Path(folder))
         return read_vocabulary(folder)[:2]

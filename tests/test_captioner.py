@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from s3e.data.text import BOS, EOS, PAD, UNK
+from s3e.captions.tree import BOS, EOS, PAD, UNK
 from s3e.models.captioner import Beams, CaptionDecoder
 
 WORDS, CONTEXT, ITEMS, WIDTH = 14, 5, 7, 6

@@ -34,9 +34,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
 
     monkeypatch.setattr(cluster, "launch", launch)
     monkeypatch.setattr(cluster, "LOOK", 0.1)
-    monkeypatch.setattr(
-        cluster, "facts", lambda parser: {"Python": "3"}
-    )  # the real ones: one test below
+    monkeypatch.setattr(cluster, "facts", lambda: {"Python": "3"})  # the real ones: one test below
     options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "silence_logs": 50}
     with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
         with LocalCluster(n_workers=2, threads_per_worker=2, **options) as started:
@@ -116,7 +114,7 @@ def test_a_worker_that_leaves_costs_its_own_runs_and_a_new_one_is_used(
     workers.scale(3)  # its own books still count the closed one
     wait_for(lambda: pool.ended() is not None and len(pool._free) == 2, 20)
     assert pool.start(RUNS[4], {"command": "exit 0"}) not in places.values()
-    monkeypatch.setattr(cluster, "facts", lambda parser: {"Python": "2"})
+    monkeypatch.setattr(cluster, "facts", lambda: {"Python": "2"})
     workers.scale(4)
     wait_for(lambda: pool.ended() is not None and len(pool._known) == 3, 20)
     assert (

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from s3e.captions.parser import IGNORE, parse_caption
 from s3e.config import load_config
 from s3e.data.corpus import consensus, load_corpus
 from s3e.data.photos import load_photo, load_whole
 from s3e.data.prepare import prepare_corpus, write_summary
 from s3e.evaluation.image import psnr
-from s3e.parsing import IGNORE, parse_caption
 from s3e.utils import S3EError, read_json
 from tests.conftest import PHOTOS
 from tests.fixtures_data import write_coco, write_gopro, write_photos
@@ -406,21 +406,6 @@ def test_real_photos_and_captions(tmp_path):
     assert (
         len(corpus.train) == 40 and (corpus.train.trees[..., :4] > 0).any(-1).float().mean() > 0.9
     )
-
-
-def test_the_configured_parser_reads_the_captions(coco, tmp_path, monkeypatch):
-    used = set()
-    monkeypatch.setattr(
-        "s3e.data.prepare.parse_caption",
-        lambda text, backend: used.add(backend) or parse_caption(text),
-    )
-    prepare_corpus(small(coco), tmp_path / "rules")
-    assert used == {"rules"}
-    config = small(coco).model_copy(
-        update={"text": small(coco).text.model_copy(update={"parser": "spacy"})}
-    )
-    prepare_corpus(config, tmp_path / "spacy")
-    assert used == {"rules", "spacy"}
 
 
 def test_frames_of_one_video_are_spread(corpus):

@@ -14,7 +14,7 @@ from s3e import costs, info
 from s3e.config import load_config
 from s3e.costs import Meter, TrainingCost, network_costs, training_cost, training_costs
 from s3e.models.build import build_semantics, count_parameters
-from s3e.models.vgg import vgg_features
+from s3e.models.encoders import vgg_features
 from s3e.utils import S3EError
 from tests.fixtures_data import write_coco, write_gopro
 
@@ -358,7 +358,7 @@ def test_durations_are_readable():
     "command, loaded",
     [
         (["data", "check", "FOLDER"], "s3e.data.check"),
-        (["weights", "download", "vgg19-dcbb9e9d.pth"], "s3e.models.weights"),
+        (["weights", "download", "vgg19-dcbb9e9d.pth"], "s3e.models.build"),
         (["info"], "s3e.info"),
         (["data"], None),
     ],

@@ -15,10 +15,9 @@ from s3e.models.build import (
     load_weights,
     save_weights,
 )
-from s3e.models.encoder import ConvEncoder
+from s3e.models.encoders import ConvEncoder, ResNet
 from s3e.models.generator import Dropout, Generator
 from s3e.models.nafnet import NAFBlock, NAFNet
-from s3e.models.resnet import ResNet
 from s3e.models.tree import S3Tree, VectorTree
 from s3e.utils import S3EError
 

@@ -1,17 +1,22 @@
 """The caption parser and the tree vocabulary."""
 
-import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3e import lexicon, spacy_backend
-from s3e.parsing import IGNORE, INVERSES, NULL, CaptionTree, TreeVocabulary, explain, parse_caption
-from s3e.utils import S3EError
-from s3e.words import LONGEST, VERB_FORMS, noun_lemma, respell, split_words, verb_lemma
+from s3e.captions import lexicon
+from s3e.captions.parser import (
+    IGNORE,
+    INVERSES,
+    NULL,
+    CaptionTree,
+    TreeVocabulary,
+    explain,
+    parse_caption,
+)
+from s3e.captions.words import LONGEST, VERB_FORMS, noun_lemma, respell, split_words, verb_lemma
 
 
 def tree(text: str) -> CaptionTree:
@@ -374,110 +379,3 @@ def test_speed():
     for caption in captions:
         parse_caption(caption)
     assert len(captions) / (time.process_time() - start) > 2000
-
-
-def word(text: str, pos: str, tag: str, lemma: str = "") -> SimpleNamespace:
-    """What the adapter reads of a spaCy token."""
-    return SimpleNamespace(text=text, pos_=pos, tag_=tag, lemma_=lemma or text)
-
-
-FAKE = {
-    "a ball is being held by two men in front of the dog 's houses": [
-        word("a", "DET", "DT"),
-        word("ball", "NOUN", "NN"),
-        word("is", "AUX", "VBZ", "be"),
-        word("being", "AUX", "VBG", "be"),
-        word("held", "VERB", "VBN", "hold"),
-        word("by", "ADP", "IN"),
-        word("two", "NUM", "CD"),
-        word("men", "NOUN", "NNS", "man"),
-        word("in", "ADP", "IN"),
-        word("front", "NOUN", "NN"),
-        word("of", "ADP", "IN"),
-        word("the", "DET", "DT"),
-        word("dog", "NOUN", "NN"),
-        word("'s", "PART", "POS"),
-        word(" ", "SPACE", "_SP"),
-        word("houses", "NOUN", "NNS", "house"),
-    ],
-    "a glorper who wears pants wants to frimble a dax": [  # words that no list of the suite knows
-        word("a", "DET", "DT"),
-        word("glorper", "NOUN", "NN"),
-        word("who", "PRON", "WP"),
-        word("wears", "VERB", "VBZ", "wear"),
-        word("pants", "NOUN", "NNS", "pant"),
-        word("wants", "VERB", "VBZ", "want"),
-        word("to", "PART", "TO"),
-        word("frimble", "VERB", "VB"),
-        word("a", "DET", "DT"),
-        word("Dax", "PROPN", "NNP"),
-    ],
-}
-
-
-def test_spacy_tokens_become_trees_by_the_same_rules(monkeypatch):
-    monkeypatch.setattr(spacy_backend, "load", lambda: lambda text: FAKE[text])
-    held, wants = FAKE
-    assert parse_caption(held, backend="spacy") == tree("man in_front_of house | hold | ball")
-    assert parse_caption(wants, backend="spacy") == tree("glorper wear pants | frimble | dax")
-    assert explain(wants, backend="spacy")["lemmas"][-1] == "dax"
-
-
-def test_spacy_reads_mended_lower_case_words(monkeypatch):
-    seen = []
-    monkeypatch.setattr(spacy_backend, "load", lambda: lambda text: seen.append(text) or [])
-    assert parse_caption("A GRIL\u2028in a wet suit 🐕", backend="spacy") is None
-    assert seen == ["a girl in a wetsuit"]
-
-
-@pytest.fixture
-def fresh_load():
-    """`spacy_backend.load` without what it remembers, before and after."""
-    spacy_backend.load.cache_clear()
-    yield
-    spacy_backend.load.cache_clear()
-
-
-def fake_spacy(models: list[str], load=None) -> SimpleNamespace:
-    return SimpleNamespace(util=SimpleNamespace(get_installed_models=lambda: models), load=load)
-
-
-def test_missing_spacy_or_model_names_the_remedy(monkeypatch, fresh_load):
-    def broken(name, exclude):
-        raise OSError("[E050] no such model")
-
-    cases = (
-        (None, "spaCy, which is not installed.*pip install spacy"),
-        (fake_spacy(["de_core_news_sm"]), "English spaCy model.*spacy download en_core_web_sm"),
-        (
-            fake_spacy(["en_core_web_md"], broken),
-            "cannot load its model en_core_web_md.*E050.*pip install",
-        ),
-    )
-    for module, message in cases:
-        monkeypatch.setitem(sys.modules, "spacy", module)
-        with pytest.raises(S3EError, match=message):
-            parse_caption("a dog", backend="spacy")
-
-
-def test_the_small_english_model_comes_first(monkeypatch, fresh_load):
-    loaded = fake_spacy(
-        ["en_core_web_lg", "de_core_news_sm", "en_core_web_sm"], lambda name, exclude: name
-    )
-    monkeypatch.setitem(sys.modules, "spacy", loaded)
-    assert spacy_backend.load() == "en_core_web_sm"
-
-
-def test_real_spacy_agrees_on_simple_captions(fresh_load):
-    pytest.importorskip("spacy", reason="spaCy is not installed")
-    try:
-        spacy_backend.load()
-    except S3EError as error:
-        pytest.skip(str(error))
-    for caption in (
-        "a man riding a swell on top of a surfboard",
-        "two dogs are running through the snow .",
-    ):
-        assert parse_caption(caption, backend="spacy") == tree(
-            CASES.get(caption, "dog | run | snow")
-        )

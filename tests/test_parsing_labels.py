@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from s3e.captions.parser import parse_caption
+from s3e.captions.tree import NULL, CaptionTree
 from s3e.evaluation.parsing import score
-from s3e.parsing import parse_caption
-from s3e.trees import NULL, CaptionTree
 from tests.conftest import PHOTOS
 
 FILE = Path(__file__).with_name("parsing_labels.json")

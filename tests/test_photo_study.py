@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from s3e.captions.parser import IGNORE
 from s3e.config import PROFILES, load_config
 from s3e.data.corpus import load_corpus
 from s3e.data.photos import PHOTOS as PUBLIC
@@ -16,7 +17,6 @@ from s3e.data.prepare import prepare_corpus
 from s3e.evaluation import collect, guessing, leakage
 from s3e.evaluation.scoring import score_deblurrer
 from s3e.models.build import build_critic, build_model, save_weights
-from s3e.parsing import IGNORE
 from s3e.pipeline import graph, store
 from s3e.report import check, pictures, readme, showcase, tables
 from s3e.report.manifest import PUBLIC as NOTE

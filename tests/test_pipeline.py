@@ -976,7 +976,7 @@ def test_the_card_names_what_is_not_usual(here: Path) -> None:
 def test_weights_that_are_named_must_be_there(
     here: Path, capsys: pytest.CaptureFixture[str], settings: list[str]
 ) -> None:
-    pytest.importorskip("s3e.models.weights")
+    pytest.importorskip("s3e.models.build")
     assert runner.main(["--profile", "smoke", "--status", "--set", *settings]) == 2
     assert "/no/such/" in capsys.readouterr().err
     if "perceptual" in settings[0]:  # no perceptual loss, no VGG19

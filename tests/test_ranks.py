@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from s3e import ranks
+from s3e import models as ranks
 from s3e.config import load_config
 from s3e.data.prepare import prepare_corpus
 from s3e.models.build import build_critic, build_model
@@ -74,7 +74,7 @@ def mine(items):
 
 
 def layers():
-    """Outputs, gradients and statistics of everything in s3e.ranks for a batch of 6, of which this is a part."""
+    """Outputs, gradients and statistics of everything in s3e.models for a batch of 6, of which this is a part."""
     torch.manual_seed(0)
     image = torch.randn(6, 3, 4, 4, dtype=torch.float64)
     target, vector = torch.randn_like(image), torch.randn(6, 3, dtype=torch.float64)

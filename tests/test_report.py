@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from s3e.captions.parser import explain
 from s3e.config import VARIANTS, load_config
 from s3e.evaluation import collect, gains
-from s3e.parsing import explain
 from s3e.report import claims, diagram, figures, pictures, style, tables
 from s3e.report.manifest import Manifest, config_hash
 from s3e.utils import NOTEBOOKS, S3EError, write_json

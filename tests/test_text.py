@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3e.data.text import BOS, EOS, PAD, UNK, Vocabulary, tokenize
+from s3e.captions.tree import BOS, EOS, PAD, UNK, Vocabulary, tokenize
 
 CAPTIONS = ["A dog runs .", "a dog sleeps !", "The dog 's red t-shirt"]
 

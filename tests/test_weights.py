@@ -12,11 +12,9 @@ from torch import nn
 
 from s3e.config import load_config
 from s3e.data import download as transfer
-from s3e.models import weights
-from s3e.models.build import build_encoder
-from s3e.models.resnet import ResNet
-from s3e.models.vgg import PerceptualLoss, vgg_features
-from s3e.models.weights import load_public, locate, read_state
+from s3e.models import build as weights
+from s3e.models.build import build_encoder, build_perceptual, load_public, locate, read_state
+from s3e.models.encoders import ResNet, vgg_features
 from s3e.utils import S3EError, rng
 from tests.test_download import site  # noqa: F401 (a fixture: a server that cuts and corrupts)
 
@@ -193,10 +191,15 @@ def vgg_file(path: Path, extra: tuple[str, ...] = ()) -> Path:
     return path
 
 
+def perceptual(path, normalise=True):
+    settings = {"loss.vgg19_weights": str(path), "loss.vgg_normalise": normalise}
+    return build_perceptual(load_config("smoke", overrides=settings))
+
+
 def test_perceptual_loss_is_the_distance_of_normalised_features(tmp_path):
     path = vgg_file(tmp_path / "vgg.pth", extra=("features.16.weight", "classifier.0.weight"))
     sharp, restored = torch.rand(2, 1, 3, 16, 24) * 2 - 1
-    plain = PerceptualLoss(str(path), normalise=False)
+    plain = perceptual(str(path), normalise=False)
     public = [(0, 2), (5, 7), (10, 12, 14)]  # conv1_1 ... conv3_3 in torchvision's VGG19
     state = torch.load(path, weights_only=True)
 
@@ -211,7 +214,7 @@ def test_perceptual_loss_is_the_distance_of_normalised_features(tmp_path):
 
     expected = (features(restored) - features(sharp)).square().mean()
     torch.testing.assert_close(plain(restored, plain.target(sharp)), expected, rtol=1e-4, atol=0)
-    loss = PerceptualLoss(str(path))
+    loss = perceptual(str(path))
     mean, std = (
         torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
         torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
@@ -226,7 +229,7 @@ def _layer(state, index):
 
 
 def test_perceptual_loss_trains_the_photo_alone(tmp_path):
-    loss = PerceptualLoss(str(vgg_file(tmp_path / "vgg.pth")))
+    loss = perceptual(str(vgg_file(tmp_path / "vgg.pth")))
     restored = torch.zeros(1, 3, 16, 16, requires_grad=True)
     target = loss.target(torch.rand(1, 3, 16, 16, requires_grad=True))
     loss(restored, target).backward()
@@ -240,12 +243,12 @@ def test_perceptual_loss_trains_the_photo_alone(tmp_path):
 
 def test_vgg16_and_cut_files_are_not_vgg19(tmp_path):
     with pytest.raises(S3EError, match=r"another network \(it has weights 'features\.17\.\*'\)"):
-        PerceptualLoss(str(vgg_file(tmp_path / "vgg16.pth", extra=("features.17.weight",))))
+        perceptual(str(vgg_file(tmp_path / "vgg16.pth", extra=("features.17.weight",))))
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "cut.pth")
     with pytest.raises(
         S3EError, match=r"another network \(it has no weights 'features\.0\.bias'\)"
     ):
-        PerceptualLoss(str(tmp_path / "cut.pth"))
+        perceptual(str(tmp_path / "cut.pth"))
 
 
 @pytest.fixture(scope="module")
@@ -283,4 +286,8 @@ def test_weights_of_another_resnet_are_refused(resnet_file, tmp_path, change):
         del state["layer3.5.conv1.weight"]
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(S3EError, match=r"other\.pth belongs to another network \("):
-        ResNet(kind="resnet50", size=64, channels=4).load(str(tmp_path / "other.pth"))
+        settings = {
+            "model.encoder": "resnet50",
+            "model.encoder_weights": str(tmp_path / "other.pth"),
+        }
+        build_encoder(load_config("smoke", overrides=settings))

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from s3e.blur import SEVERITIES
+from s3e.captions.parser import IGNORE, NULL
+from s3e.captions.tree import SPECIAL, CaptionTree, TreeVocabulary, Vocabulary
 from s3e.data.readers import SPLITS
-from s3e.data.text import SPECIAL, Vocabulary
-from s3e.parsing import IGNORE, NULL
-from s3e.trees import CaptionTree, TreeVocabulary
 from s3e.utils import read_json, rng
 
 Nodes = list[str] | None  # seven labels in node order; None where a caption names nothing

@@ -30,6 +30,8 @@ from tqdm import tqdm
 from s3e import blur, camera, convolution, utils
 from s3e.blur import MIX, SEVERITIES, blur_batch, blur_image, kernel_for
 from s3e.camera import extent, psf, trajectories
+from s3e.captions.parser import NULL, TreeVocabulary, parse_caption
+from s3e.captions.tree import Vocabulary
 from s3e.config import PROFILES, Blur, Config, Data, load_config, parse_setting
 from s3e.data import photos as photo_code
 from s3e.data import readers
@@ -64,8 +66,6 @@ from s3e.data.readers import (
     without_lent,
 )
 from s3e.data.scenes import CATEGORIES, make_split
-from s3e.data.text import Vocabulary
-from s3e.parsing import NULL, Backend, TreeVocabulary, parse_caption
 from s3e.utils import (
     RUNS,
     S3EError,
@@ -1022,9 +1022,9 @@ def _psnr_row(row: PsnrRow, count: int, seed: int) -> dict[str, float | str]:
     }
 
 
-def parse_all(captions: list[list[str]], backend: Backend) -> list[list[list[str] | None]]:
-    """The tree labels of every caption of every photo. Raises `S3EError` if spaCy is asked for and not there."""
-    trees = [[parse_caption(text, backend) for text in texts] for texts in captions]
+def parse_all(captions: list[list[str]]) -> list[list[list[str] | None]]:
+    """The tree labels of every caption of every photo."""
+    trees = [[parse_caption(text) for text in texts] for texts in captions]
     return [[tree and list(tree.nodes) for tree in row] for row in trees]
 
 
@@ -1110,7 +1110,7 @@ def prepare_corpus(
     prepare = _prepare_scenes if config.data.source == "scenes" else _prepare_photos
     about, records = prepare(config, folder, progress)
     for split, record in records.items():
-        record["parses"] = parse_all(record["captions"], config.text.parser)
+        record["parses"] = parse_all(record["captions"])
         write_json(folder / f"{split}.json", record)
     if about["captioned"]:
         write_vocabulary(config, records["train"], folder)

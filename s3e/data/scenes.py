@@ -19,7 +19,7 @@ from functools import cache, lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from s3e.parsing import NULL, CaptionTree
+from s3e.captions.parser import NULL, CaptionTree
 from s3e.utils import S3EError
 from s3e.utils import rng as keyed_rng
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from scipy import stats
 
-from s3e.data.text import tokenize
+from s3e.captions.tree import tokenize
 from s3e.evaluation import java, ngrams
 from s3e.evaluation.java import find_java
 from s3e.evaluation.statistics import Interval
@@ -25,7 +25,7 @@ __all__ = ["METRICS", "find_java", "intervals", "per_image_cider", "score_captio
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 NO_METEOR = "METEOR not run: {}"
-PLAIN = "{}; tokens by s3e.data.text.tokenize instead of the PTB tokeniser"
+PLAIN = "{}; tokens by s3e.captions.tree.tokenize instead of the PTB tokeniser"
 NO_JAVA = PLAIN.format(NO_METEOR.format("no Java"))
 NO_CIDER = "CIDEr not run: the document frequencies tell no images apart; give references of more images as background"
 SPICE_NOT_RUN = (

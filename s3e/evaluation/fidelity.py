@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from s3e.captions.parser import parse_caption
 from s3e.config import Config
 from s3e.data.corpus import Corpus
 from s3e.evaluation import caption
@@ -20,7 +21,6 @@ from s3e.evaluation.guessing import others
 from s3e.evaluation.runs import describe
 from s3e.evaluation.scoring import node_counts, read_split
 from s3e.models.build import build_semantics, load_weights
-from s3e.parsing import parse_caption
 from s3e.utils import rng
 
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
@@ -162,7 +162,7 @@ def _nodes(
     `human`: they are the first captions, which must not be among those that the target tree is made of.
     """
     place = {key: row for row, key in enumerate(corpus.test.ids)}
-    trees = [corpus.labels.encode(parse_caption(captions[key], config.text.parser)) for key in ids]
+    trees = [corpus.labels.encode(parse_caption(captions[key])) for key in ids]
     targets = others(corpus, corpus.test) if human else corpus.test.targets.numpy()
     counts = node_counts(np.array(trees), targets[[place[key] for key in ids]])
     return counts[[f"{name}_{what}" for name in NODES for what in ("correct", "total")]].to_numpy(

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from s3e.captions.parser import IGNORE
 from s3e.data.corpus import Corpus, Split, consensus
 from s3e.evaluation.collect import NODE_MEASURES
 from s3e.evaluation.scoring import node_counts, node_row
 from s3e.evaluation.statistics import proportion_interval
-from s3e.parsing import IGNORE
 
 GUESS, PERSON = "most frequent label", "one reference caption"  # in the column `variant`
 

@@ -7,8 +7,8 @@ that may have missed, and scores the arms again without the photos it suspects.
 import numpy as np
 import pandas as pd
 
+from s3e.captions.tree import SPECIAL, tokenize
 from s3e.data.corpus import Corpus, Split
-from s3e.data.text import SPECIAL, tokenize
 from s3e.evaluation.gains import differences
 
 THUMB = 16  # side of the grey thumbnails that are compared

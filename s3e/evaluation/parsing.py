@@ -6,7 +6,7 @@ How the captions in `tests/parsing_labels.json` were labelled is written down in
 from collections import Counter
 from collections.abc import Sequence
 
-from s3e.trees import NULL, CaptionTree
+from s3e.captions.tree import NULL, CaptionTree
 
 ROOT = 2  # place of the root among the three relations
 

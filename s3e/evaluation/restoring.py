@@ -12,7 +12,7 @@ from torch import Tensor
 from s3e.config import Config
 from s3e.data.corpus import Batch, Split
 from s3e.evaluation.image import score_batch, to_uint8
-from s3e.models.s3e import S3EDeblur
+from s3e.models.semantics import S3EDeblur
 from s3e.models.tree import TreeOutput
 from s3e.utils import seed_everything
 

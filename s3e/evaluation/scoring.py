@@ -11,14 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from s3e.captions.parser import IGNORE
 from s3e.config import Config, Variant
 from s3e.data.corpus import Batch, Corpus, Split, to_tensor
 from s3e.evaluation.restoring import image_table, predicted_nodes, restore_chunks, to_images
-from s3e.models.build import arm_of
-from s3e.models.s3e import S3EDeblur
-from s3e.models.semantics import Semantics
+from s3e.models.build import variant_rules
+from s3e.models.semantics import S3EDeblur, Semantics
 from s3e.models.tree import LEAVES
-from s3e.parsing import IGNORE
 from s3e.utils import atomic_write, seed_everything, write_array, write_json
 
 SCORED = ("val", "test")
@@ -145,7 +144,7 @@ def score_deblurrer(
 
     Nodes and captions are scored where the arm trains them and reads the blurred photo; an oracle's would mislead.
     """
-    arm = arm_of(variant, corpus.captioned)
+    arm = variant_rules(variant, corpus.captioned)
     reads = arm.view == "blurred"
     images, nodes, captions = [], [], []
     for split in (corpus.splits[name] for name in SCORED):

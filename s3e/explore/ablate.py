@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from s3e.blur import SEVERITIES
+from s3e.captions.tree import NULL
 from s3e.evaluation.image import psnr
 from s3e.explore import markup, pictures
 from s3e.explore.controls import choice, controls, frame, titled
@@ -14,7 +15,6 @@ from s3e.explore.examples import Examples, strengthened
 from s3e.inference import Reading
 from s3e.models.tree import LEAVES, NODES
 from s3e.report.diagram import NODE_NAMES
-from s3e.trees import NULL
 
 GAIN = 8  # differences are shown eight times as strong
 SIDE = 192  # pixels of each of the four pictures

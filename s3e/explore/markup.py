@@ -121,7 +121,7 @@ def _chip(word: str, note: str, colour: str) -> str:
 
 
 def tagged(words: Sequence[str], tags: Sequence[str]) -> str:
-    """Words with their parts of speech, as `s3e.parsing.explain` names them, in the colours of figure 3."""
+    """Words with their parts of speech, as `s3e.captions.parser.explain` names them, in the colours of figure 3."""
     notes = [TAG_WORDS.get(tag, tag.lower()) for tag in tags]
     return chips(words, notes, [TAG_COLOURS.get(tag, OTHER) for tag in tags])
 

@@ -12,12 +12,12 @@ import ipywidgets as widgets
 import numpy as np
 
 from s3e.blur import SEVERITIES
+from s3e.captions.parser import explain
 from s3e.explore import markup, pictures
 from s3e.explore.controls import choice, controls, fluid, frame
 from s3e.explore.examples import Examples
 from s3e.inference import Reading, Restorer
 from s3e.models.tree import LEAVES
-from s3e.parsing import explain
 from s3e.report.diagram import ENTITY, NODE_NAMES, OTHER
 from s3e.report.gallery import word_maps
 

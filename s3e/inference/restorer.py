@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from s3e.captions.tree import EOS
 from s3e.config import VARIANTS
 from s3e.data.corpus import to_tensor
 from s3e.data.photos import SHORTEST
-from s3e.data.text import EOS
 from s3e.evaluation.restoring import STRIDE, to_images
 from s3e.inference import bundle, memory
 from s3e.inference.tiles import halo, run_tiled
 from s3e.models.build import build_generator, build_semantics, load_weights, map_channels
-from s3e.models.encoder import GRID
+from s3e.models.encoders import GRID
 from s3e.models.tree import LEAVES, S3Tree, TreeOutput
 from s3e.utils import S3EError
 

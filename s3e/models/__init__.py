@@ -1,0 +1,113 @@
+"""What the processes of one training share: parts of a batch, sums, gradients and the statistics of normalisation.
+
+A training with several processes (ranks) gives each an equal part of every batch. With the helpers of this module the
+result is that of one process with the whole batch, up to rounding. In one process they do nothing.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_APART = False
+
+
+def world() -> int:
+    """Number of processes of this training."""
+    together = not _APART and dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if together else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0 on."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it, this process computes as if there were no other (validation, samples)."""
+    global _APART
+    before, _APART = _APART, True
+    try:
+        yield
+    finally:
+        _APART = before
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(context, value: Tensor) -> Tensor:
+        result = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        return _Total.apply(gradient)
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum of `value` over all ranks; gradients flow back to every rank's share."""
+    return _Total.apply(value) if world() > 1 else value
+
+
+def roll(items: Tensor) -> Tensor:
+    """`items.roll(1, 0)` of the whole batch, of which each rank holds a part of equal size (rank order)."""
+    if world() == 1:
+        return items.roll(1, 0)
+    count, places = len(items), items.new_zeros(world() * len(items), *items.shape[1:])
+    start = rank() * count
+    whole = total(torch.cat([places[:start], items, places[start + count :]]))
+    return whole.roll(1, 0)[start : start + count]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the ranks (in one message).
+
+    Explicit rather than through DistributedDataParallel, whose hooks do not see the double backward of a gradient
+    penalty.
+    """
+    if world() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= world()
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+class _Shared(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation whose training statistics are those of the whole batch, on all ranks (CPU and GPU)."""
+
+    def _check_input_dim(self, image: Tensor) -> None:
+        pass
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not self.training or world() == 1:
+            return super().forward(image)
+        axes = [axis for axis in range(image.dim()) if axis != 1]
+        values = image.float() if image.dtype in (torch.bfloat16, torch.float16) else image
+        count = values.numel() // values.shape[1] * world()
+        mean = total(values.sum(axes)) / count
+        shape = [1, -1, *[1] * (image.dim() - 2)]
+        centred = values - mean.view(shape)
+        variance = total(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
+            unbiased = variance.detach() * (count / (count - 1))
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(image.dtype)
+
+
+class BatchNorm1d(_Shared, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over all ranks."""
+
+
+class BatchNorm2d(_Shared, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over all ranks."""

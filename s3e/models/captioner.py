@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.data.text import BOS, EOS, PAD, UNK
+from s3e.captions.tree import BOS, EOS, PAD, UNK
 
 State = tuple[Tensor, Tensor]  # hidden and cell state of the LSTM, R x H each
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from s3e.models.encoder import conv_block
-from s3e.ranks import BatchNorm1d
+from s3e.models import BatchNorm1d
+from s3e.models.encoders import conv_block
 
 LEAVES, NODES = 4, 7
 

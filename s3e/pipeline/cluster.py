@@ -50,19 +50,19 @@ def nurse(job: Job) -> tuple[int, str]:
         return process.returncode, printed.read().decode(errors="replace")
 
 
-def facts(parser: str) -> dict[str, str]:
+def facts() -> dict[str, str]:
     """What must be the same on all machines, so that a run is the same wherever it runs."""
     python = ".".join(platform.python_version_tuple()[:2])
     packages = {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
     source = {"the source of the suite": keys.source_digest()[:12]}
     stages = ("01_data_blurring", "07_evaluation")
-    tools = {f"what {stage} uses": keys.tools(stage, parser)["tools"] for stage in stages}
+    tools = {f"what {stage} uses": keys.tools(stage)["tools"] for stage in stages}
     return {"Python": python, **packages, **source, **tools}
 
 
 def examine(request: dict[str, Any], dask_worker: Worker) -> str:
     """On a worker: why it cannot take part, with the remedy; "" if it can."""
-    mine, gpus = facts(request["parser"]), request["gpus"]
+    mine, gpus = facts(), request["gpus"]
     for name, here in request["facts"].items():
         if mine[name] != here:
             return f"{name} is {mine[name]} there and {here} here: start it with the same environment and source"
@@ -133,10 +133,8 @@ class DaskPool:
         self._client, self._cluster = connect(self.address, self.runtime)
         paths = [folder / f".cluster-{uuid.uuid4().hex}.lock" for folder in folders]
         self._locks = {path: take_lock(path, self.address) for path in paths}
-        parser = study.config.text.parser
         self._request = {
-            "parser": parser,
-            "facts": facts(parser),
+            "facts": facts(),
             "locks": [str(path) for path in paths],
             "inputs": [str(path) for path in study.inputs()],
             "gpus": 0 if self.runtime.device == "cpu" else self.runtime.devices,

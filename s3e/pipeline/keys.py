@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import s3e
-from s3e import spacy_backend
 from s3e.config import Config
 from s3e.convolution import IPP
 from s3e.data.readers import coco_kind, find_raw, gopro_found, walk
@@ -211,15 +210,13 @@ def weights_digest() -> str:
     return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
-def tools(stage: str, parser: str) -> dict[str, str]:
-    """What a stage uses beyond code and files: Java, the library of the blur's transforms, spaCy, the weights."""
+def tools(stage: str) -> dict[str, str]:
+    """What a stage uses beyond code and files: Java, the library of the blur's transforms, the weights."""
     if stage == EXPLORES:
         return {"tools": f"weights {weights_digest()[:12]}"}
     if stage == "01_data_blurring":
         transforms = "OpenCV's transforms" if IPP else "SciPy's transforms"
-        return {
-            "tools": f"{transforms}, {spacy_backend.version()}" if parser == "spacy" else transforms
-        }
+        return {"tools": transforms}
     if stage != "07_evaluation":
         return {}
     from s3e.evaluation.java import find_java
@@ -230,7 +227,7 @@ def tools(stage: str, parser: str) -> dict[str, str]:
 def _held(name: str, value: Any) -> Any:
     """What stands for a setting in a key: of a file of weights its content, wherever it lies; of all others the value.
 
-    A public name (`s3e.models.weights.PUBLIC`) tells the content itself.
+    A public name (`s3e.models.build.PUBLIC`) tells the content itself.
     """
     if name not in WEIGHTS or not value or not Path(value).is_file():
         return value
@@ -278,7 +275,7 @@ class Keys:
                 },
                 "data": self._fingerprint if run.stage == "01_data_blurring" else None,
                 "upstream": {str(other): self.key(other) for other in before},
-            } | tools(run.stage, self.config.text.parser)
+            } | tools(run.stage)
         return self._parts[run]
 
     def key(self, run: Instance) -> str:

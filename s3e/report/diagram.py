@@ -319,7 +319,7 @@ def best_example(
 def caption_to_tree(image: np.ndarray, parses: Sequence[Mapping[str, Any]]) -> Figure:
     """Figure 3: captions of one picture, their parts of speech, and the canonical tree that each becomes.
 
-    `image`: uint8 (S, S, 3); `parses`: what `s3e.parsing.explain` returns (tokens, tags, tree) a caption.
+    `image`: uint8 (S, S, 3); `parses`: what `s3e.captions.parser.explain` returns (tokens, tags, tree) a caption.
     """
     row, margin = 1.5, 0.3
     tall = row * len(parses) + margin

@@ -10,12 +10,12 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from s3e.config import Config, Variant
 from s3e.data.corpus import Batch
-from s3e.models.s3e import S3EDeblur
-from s3e.models.vgg import PerceptualLoss
+from s3e.models.build import build_perceptual
+from s3e.models.semantics import S3EDeblur
 from s3e.training.losses import image_terms
 from s3e.training.stages import Terms, distillation_terms, semantic_terms
 
@@ -49,9 +49,9 @@ def of_deblurring(
     """
     (model, critic), batch = _at_rest(batch, model, critic)
     restored, semantics = model(batch)
-    terms = image_terms(
-        config.loss.effective, critic, _perceptual(config, restored), restored, batch.sharp
-    )
+    perceptual = build_perceptual(config)
+    perceptual = perceptual and perceptual.to(restored)
+    terms = image_terms(config.loss.effective, critic, perceptual, restored, batch.sharp)
     if semantics is not None and (arm.tree_loss or arm.caption_loss):
         wanted = {"tree": arm.tree_loss, "caption": arm.caption_loss}
         terms |= semantic_terms(semantics, model.semantics, batch, config, **wanted)
@@ -78,18 +78,11 @@ def on_photos(
     with torch.no_grad():
         restored = model(batch)[0]
     restored.requires_grad_()
-    terms = image_terms(
-        config.loss.effective, critic, _perceptual(config, restored), restored, batch.sharp
-    )
+    perceptual = build_perceptual(config)
+    perceptual = perceptual and perceptual.to(restored)
+    terms = image_terms(config.loss.effective, critic, perceptual, restored, batch.sharp)
     wishes = {name: -torch.autograd.grad(value, restored)[0] for name, value in terms.items()}
     return {name: wish.permute(0, 2, 3, 1).float().cpu().numpy() for name, wish in wishes.items()}
-
-
-def _perceptual(config: Config, like: Tensor) -> PerceptualLoss | None:
-    loss = config.loss.effective
-    return (
-        PerceptualLoss(loss.vgg19_weights, loss.vgg_normalise).to(like) if loss.perceptual else None
-    )
 
 
 def _at_rest(batch: Batch, *modules: nn.Module) -> tuple[list[nn.Module], Batch]:

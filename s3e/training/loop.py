@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from s3e import ranks
+from s3e import models as ranks
 from s3e.config import Runtime, Training
 from s3e.data.corpus import Batch
 from s3e.training import checkpoint

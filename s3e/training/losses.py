@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3e.captions.parser import IGNORE
+from s3e.captions.tree import PAD
 from s3e.config import Loss
-from s3e.data.text import PAD
+from s3e.models.encoders import PerceptualLoss
 from s3e.models.semantics import Semantics
 from s3e.models.tree import LEAVES, TreeOutput
-from s3e.models.vgg import PerceptualLoss
-from s3e.parsing import IGNORE
 
 
 def tree_loss(

@@ -16,21 +16,20 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from s3e import ranks
+from s3e import models as ranks
 from s3e.config import TRUTH, VARIANTS, Config, Training
 from s3e.data.corpus import Batch, Corpus, Split
 from s3e.evaluation.restoring import predicted_nodes, to_images
 from s3e.models.build import (
-    arm_of,
     build_critic,
     build_model,
+    build_perceptual,
     build_semantics,
     load_weights,
     save_weights,
+    variant_rules,
 )
-from s3e.models.s3e import S3EDeblur
-from s3e.models.semantics import Semantics
-from s3e.models.vgg import PerceptualLoss
+from s3e.models.semantics import S3EDeblur, Semantics
 from s3e.training import parallel
 from s3e.training.loop import Engine, Trainer
 from s3e.training.losses import (
@@ -267,7 +266,7 @@ def start_model(
     Every arm of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics start from notebook 03
     (`captioner`), from an own pretraining with the arm's own losses, or from scratch (specification 6.7).
     """
-    arm = arm_of(variant, corpus.captioned)
+    arm = variant_rules(variant, corpus.captioned)
     model, critic = build_model(config, corpus, variant), build_critic(config)
     load_weights(model.generator, deblurrer / "generator.safetensors", ignore=("embed.",))
     load_weights(critic, deblurrer / "critic.safetensors")
@@ -294,7 +293,7 @@ def train_deblurrer(
     """
     settings: Training = getattr(config, f"train_{stage}")
     arm, loss, severity = (
-        arm_of(variant, corpus.captioned),
+        variant_rules(variant, corpus.captioned),
         config.loss.effective,
         config.blur.severity,
     )
@@ -322,7 +321,7 @@ def train_deblurrer(
     critic_optimizer = torch.optim.Adam(
         critic.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True
     )
-    perceptual = PerceptualLoss(loss.vgg19_weights, loss.vgg_normalise) if loss.perceptual else None
+    perceptual = build_perceptual(config)
     if perceptual is not None:
         engine.prepare(perceptual)
     key = (config.seed, "deblurring", name)

@@ -1,6 +1,6 @@
 """Word lists of the caption parser: closed classes, irregular forms, verbs, phrases. Hand-made (reconstruction).
 
-Plain sets and dicts of lower-case words; `s3e.tagging` holds the rules. Words that no list knows are judged by their
+Plain sets and dicts of lower-case words; `s3e.captions.tagger` holds the rules. Words that no list knows are judged by their
 ending and their neighbours, so the lists need only the frequent and the irregular ones.
 """
 
@@ -86,7 +86,7 @@ PREPOSITIONS = set(
 """.split()
 )
 
-# Multi-word prepositions by label; "about to" is an auxiliary. The labels then go through `s3e.parsing.INVERSES`.
+# Multi-word prepositions by label; "about to" is an auxiliary. The labels then go through `s3e.captions.parser.INVERSES`.
 _BY_LABEL = {
     "about_to": "about to",
     "adverb": "arm in arm, back to back, cheek to cheek, close together, cross country, face to face, hand in hand, "
@@ -265,7 +265,7 @@ CLOSED_UP_HEADS = set(
 """.split()
 )
 
-# Misspellings frequent in captions, and long nouns and adjectives to which `s3e.words` mends a slip of one letter.
+# Misspellings frequent in captions, and long nouns and adjectives to which `s3e.captions.words` mends a slip of one letter.
 TYPOS = dict(
     pair.split(":")
     for pair in """

@@ -1,6 +1,6 @@
 """Captions to seven-node trees in a canonical order, by rules (specification 6.2).
 
-`parse_caption` tags and lemmatises a caption (`s3e.tagging`), finds its entities (noun runs) and reduces what stands
+`parse_caption` tags and lemmatises a caption (`s3e.captions.tagger`), finds its entities (noun runs) and reduces what stands
 between two entities to one relation: the main-verb lemma, else the preposition, else the conjunction. The root is the
 predicate of the main clause; entities before it fill the left pair of leaves, those after it the right pair.
 
@@ -12,13 +12,12 @@ Reconstruction: the published work used an off-the-shelf grammar parser and did 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from s3e import lexicon as lx
-from s3e import spacy_backend
-from s3e.lexicon import DIRECTED, INVERSES, LOOSE, PARTICLES
-from s3e.tagging import PRENOMINAL, Token, is_finite, tag_words
-from s3e.trees import IGNORE, NULL, CaptionTree, TreeVocabulary
+from s3e.captions import lexicon as lx
+from s3e.captions.lexicon import DIRECTED, INVERSES, LOOSE, PARTICLES
+from s3e.captions.tagger import PRENOMINAL, Token, is_finite, tag_words
+from s3e.captions.tree import IGNORE, NULL, CaptionTree, TreeVocabulary
 
 __all__ = [
     "IGNORE",
@@ -29,8 +28,6 @@ __all__ = [
     "explain",
     "parse_caption",
 ]
-
-Backend = Literal["rules", "spacy"]
 
 CLOSE = {"in", "with", "of"}  # prepositions that describe a noun rather than place it
 ANAPHORS = {"PRON", "POSS", "DET", "NUM"}  # without a noun: "with it", "behind her", "to another"
@@ -352,8 +349,8 @@ def _build(entities: list[Entity], gaps: list[Gap], existential: bool) -> Captio
     return CaptionTree(left + right, (node5, node6, relation))
 
 
-def _parse(text: str, backend: str) -> tuple[list[Token], list[Entity], CaptionTree | None]:
-    tokens = spacy_backend.tag_words(text) if backend == "spacy" else tag_words(text)
+def _parse(text: str) -> tuple[list[Token], list[Entity], CaptionTree | None]:
+    tokens = tag_words(text)
     entities = _entities(tokens)
     if not entities:
         return tokens, [], None
@@ -363,17 +360,14 @@ def _parse(text: str, backend: str) -> tuple[list[Token], list[Entity], CaptionT
     return tokens, entities, _build(entities, gaps, existential)
 
 
-def parse_caption(text: str, backend: Backend = "rules") -> CaptionTree | None:
-    """The canonical tree of a caption, or None if it names no entity; any string is accepted.
-
-    `backend`: who tags and lemmatises, the suite's own rules or spaCy. S3EError: spaCy or its English model is missing.
-    """
-    return _parse(text, backend)[2]
+def parse_caption(text: str) -> CaptionTree | None:
+    """The canonical tree of a caption, or None if it names no entity; any string is accepted."""
+    return _parse(text)[2]
 
 
-def explain(text: str, backend: Backend = "rules") -> dict[str, Any]:
+def explain(text: str) -> dict[str, Any]:
     """How a caption was read: lists `tokens`, `tags`, `lemmas`, `chunks` (text, label) and the `tree` (or None)."""
-    tokens, entities, tree = _parse(text, backend)
+    tokens, entities, tree = _parse(text)
     chunks = [(" ".join(t.text for t in tokens[e.start : e.stop]), e.label) for e in entities]
     return {
         "tokens": [t.text for t in tokens],

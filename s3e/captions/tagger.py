@@ -1,13 +1,21 @@
 """From a caption to tagged, lemmatised words: a lexicon, suffix rules and the neighbours decide (specification 6.2).
 
-No tagger has to be downloaded. Reconstruction; `s3e.lexicon` holds the word lists.
+No tagger has to be downloaded. Reconstruction; `s3e.captions.lexicon` holds the word lists.
 """
 
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from s3e import lexicon as lx
-from s3e.words import NOUN_TOO, VERB_FORMS, guess, is_plural, noun_lemma, split_words, verb_lemma
+from s3e.captions import lexicon as lx
+from s3e.captions.words import (
+    NOUN_TOO,
+    VERB_FORMS,
+    guess,
+    is_plural,
+    noun_lemma,
+    split_words,
+    verb_lemma,
+)
 
 PRENOMINAL = {"DET", "ADJ", "NUM", "POSS"}
 _NOMINAL = {"NOUN", "ADJ", "NUM"}

@@ -1,6 +1,6 @@
 """Words on their own: tokens, multi-word prepositions, lemmas, classes without context (specification 6.2).
 
-Reconstruction; the lists are in `s3e.lexicon`, `s3e.tagging` settles what hangs on the neighbours.
+Reconstruction; the lists are in `s3e.captions.lexicon`, `s3e.captions.tagger` settles what hangs on the neighbours.
 """
 
 import re
@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from s3e import lexicon as lx
-from s3e.trees import NULL
+from s3e.captions import lexicon as lx
+from s3e.captions.tree import NULL
 
 LONGEST = 2000  # characters of a caption that are read
 _LETTER = "[a-z0-9\u00df-\u00f6\u00f8-\u024f]"  # Latin script; emoji and other scripts are no words
