@@ -192,7 +192,11 @@ def vgg_file(path: Path, extra: tuple[str, ...] = ()) -> Path:
 
 
 def perceptual(path, normalise=True):
-    settings = {"loss.vgg19_weights": str(path), "loss.vgg_normalise": normalise}
+    settings = {
+        "loss.vgg19_weights": str(path),
+        "loss.vgg_normalise": normalise,
+        "loss.perceptual": 1,
+    }
     return build_perceptual(load_config("smoke", overrides=settings))
 
 
