@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from s3e.evaluation import caption, ngrams
+from s3e.evaluation import captions as caption
 
 IMAGES, REFERENCES, LENGTH, WORDS = 5000, 5, (8, 14), 6000
 REQUIRED = 10.0  # seconds for the bootstrap on two cores
@@ -44,7 +44,7 @@ def make(seed: int = 0) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def package(references: list[list[str]], captions: list[str]) -> list[float]:
-    """The package's scorers, in the order of `ngrams.NAMES`."""
+    """The package's scorers, in the order of `caption.NAMES`."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -73,7 +73,7 @@ def main() -> None:
     for _ in range(arguments.repeats):  # in turns
         theirs, seconds = timed(package, references, first)
         slow.append(seconds)
-        ours, seconds = timed(ngrams.Statistics.of, references, first)
+        ours, seconds = timed(caption.NgramStatistics.of, references, first)
         fast.append(seconds)
     difference = np.abs(np.array(theirs) - list(ours.scores().values())).max()
     if difference > 1e-9:
@@ -84,7 +84,7 @@ def main() -> None:
     )
     ids = [str(i) for i in range(IMAGES)]
     sets = [
-        caption.Statistics(ids, ngrams.Statistics.of(references, said), None, "")
+        caption.Statistics(ids, caption.NgramStatistics.of(references, said), None, "")
         for said in (first, second)
     ]
     found, seconds = timed(caption.intervals, sets[1:], sets[:1], arguments.resamples)

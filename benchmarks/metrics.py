@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 import skimage  # noqa: E402
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # noqa: E402
 
-from s3e.evaluation.image import psnr, ssim  # noqa: E402
+from s3e.evaluation.images import psnr, ssim  # noqa: E402
 from s3e.utils import rng  # noqa: E402
 
 SIZES = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s3e.data.readers import clean_caption
 from s3e.data.scenes import make_split
-from s3e.evaluation import caption
+from s3e.evaluation import captions as caption
 from s3e.utils import S3EError
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # half surrogates too

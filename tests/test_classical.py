@@ -9,16 +9,16 @@ from skimage.restoration import richardson_lucy as skimage_richardson_lucy
 from s3e.config import load_config
 from s3e.convolution import Shot, blur_image, expose_all
 from s3e.data.prepare import prepare_corpus
-from s3e.evaluation import classical
-from s3e.evaluation.classical import (
+from s3e.evaluation import images as classical
+from s3e.evaluation.images import (
     choose_balance,
     restore,
     richardson_lucy,
+    score_batch,
     score_classical,
     true_kernels,
     wiener,
 )
-from s3e.evaluation.image import score_batch
 from tests.conftest import TINY
 from tests.fixtures_data import picture, write_coco
 
@@ -65,7 +65,7 @@ def test_drawn_again_the_kernels_blur_the_data_as_they_are_on_disk(data):
 def test_the_scores_have_a_row_for_every_photo_and_method(data):
     corpus, config = data
     scores = score_classical(corpus.folder, config)
-    assert tuple(scores.columns) == classical.COLUMNS
+    assert tuple(scores.columns) == classical.CLASSICAL_COLUMNS
     assert len(scores) == 2 * 3 * (len(corpus.val) + len(corpus.test))
     assert not scores.duplicated(["split", "severity", "id", "variant"]).any()
     assert set(scores.variant) == {"wiener", "richardson_lucy"} and scores.psnr.between(5, 60).all()
@@ -137,11 +137,11 @@ def test_the_balance_is_the_best_on_the_photos_it_is_chosen_on(corpus, tiny, mon
 
 def test_pairs_have_no_kernel_hence_no_rows(corpus, tiny):
     scores = score_classical(replace(corpus, severities=("released", "severe")), tiny)
-    assert scores.empty and tuple(scores.columns) == classical.COLUMNS
+    assert scores.empty and tuple(scores.columns) == classical.CLASSICAL_COLUMNS
 
 
 def test_large_splits_are_scored_in_part(corpus, tiny, monkeypatch):
-    monkeypatch.setattr(classical, "PHOTOS", 3)
+    monkeypatch.setattr(classical, "CLASSICAL_IMAGES", 3)
     scores = score_classical(corpus, tiny)
     assert scores.groupby(["split", "severity", "variant"]).id.agg(list).map(len).eq(3).all()
     assert set(scores.id) == {*corpus.val.ids[:3], *corpus.test.ids[:3]}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.data.scenes import make_split
-from s3e.evaluation.image import psnr
+from s3e.evaluation.images import psnr
 from s3e.explore import ablate
 from s3e.explore.ablate import WHOLE, Ablation, Change, outcome, switches
 from s3e.explore.compare import BORDER, Compare, composed

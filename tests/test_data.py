@@ -13,7 +13,7 @@ from s3e.config import load_config
 from s3e.data.corpus import consensus, load_corpus
 from s3e.data.photos import load_photo, load_whole
 from s3e.data.prepare import prepare_corpus, write_summary
-from s3e.evaluation.image import psnr
+from s3e.evaluation.images import psnr
 from s3e.utils import S3EError, read_json
 from tests.conftest import PHOTOS
 from tests.fixtures_data import write_coco, write_gopro, write_photos

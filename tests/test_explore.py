@@ -15,7 +15,7 @@ from PIL import Image
 from s3e.blur import SEVERITIES, blur_image
 from s3e.camera import exposed, extent, psf, trajectories
 from s3e.data.scenes import make_split
-from s3e.evaluation.image import psnr
+from s3e.evaluation.images import psnr
 from s3e.explore import markup, pictures
 from s3e.explore.blurlab import OWN, PRESET, RANGES, BlurLab, Settings, expose, preset
 from s3e.explore.treebrowser import READERS, TreeBrowser, parsed, spoken

@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from s3e.config import load_config
-from s3e.evaluation.caption import METRICS
-from s3e.evaluation.fidelity import HUMAN, RANDOM, fidelity_scores
-from s3e.evaluation.judge import read_arms, read_photos, train_judge
+from s3e.evaluation.captions import METRICS
+from s3e.evaluation.fidelity import (
+    HUMAN,
+    RANDOM,
+    fidelity_scores,
+    read_arms,
+    read_photos,
+    train_judge,
+)
 from s3e.training.stages import new_source
 from tests.conftest import TINY
 
@@ -71,7 +77,7 @@ def test_the_judge_starts_from_a_seed_of_its_own(corpus, config, monkeypatch, tm
     def train(folder, name, phase, source, corpus, config, **_):
         starts.append((config.seed, weights(source)))
 
-    monkeypatch.setattr("s3e.evaluation.judge.train_semantics", train)
+    monkeypatch.setattr("s3e.evaluation.fidelity.train_semantics", train)
     train_judge(tmp_path, corpus, config)
     of_03 = weights(new_source(config, corpus, "flat"))
     for seed, start in starts:

@@ -94,14 +94,14 @@ def test_holm_is_over_the_comparisons_that_ask_the_same(differences):
 def test_one_seed_makes_no_claim(differences):
     row = pick(differences, **SEVERE, variant="full", reference="shuffled", metric="psnr")
     assert row.seeds == 1 and np.isnan(row.p_holm) and row.p_wilcoxon < 0.01
-    assert gains.told(row) == 1  # of new images, by the interval
+    assert gains.significant(row) == 1  # of new images, by the interval
 
 
 def test_what_is_told_follows_the_corrected_p_value():
     row = pd.Series({"mean": 0.2, "low": 0.01, "high": 0.4, "seeds": 3, "p_holm": 0.08})
-    assert gains.told(row) == 0 and gains.told(row.replace(0.08, 0.04)) == 1
+    assert gains.significant(row) == 0 and gains.significant(row.replace(0.08, 0.04)) == 1
     assert (
-        gains.told(
+        gains.significant(
             pd.Series({"mean": -0.2, "low": -0.3, "high": -0.1, "seeds": 1, "p_holm": np.nan})
         )
         == -1
@@ -223,8 +223,8 @@ def test_closing_by_update_reads_validations(tmp_path):
 
 def test_falsifier_keeps_the_decisive_comparisons(differences):
     lots = gains.differences(study(dict.fromkeys(ARMS, 1), arms={**ARMS, "full": 0.05}), 200)
-    frame = gains.falsifier(differences, lots)
-    assert set(zip(frame.variant, frame.reference, strict=True)) <= set(gains.FALSIFIED)
+    frame = gains.texture_control(differences, lots)
+    assert set(zip(frame.variant, frame.reference, strict=True)) <= set(gains.TEXTURE_PAIRS)
     cells = claims.falsifier(frame).cells.set_index(["textures", "difference"])
     ours = "S3E-Deblur (full) − baseline (no semantics)"
     assert cells.loc[("of the category", ours), "PSNR (dB)"].startswith("+0.4")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from s3e.evaluation.image import score_batch
+from s3e.evaluation.images import score_batch
 from s3e.report import gallery
 from s3e.report.gallery import (
     error_maps,

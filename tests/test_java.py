@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from s3e.data.scenes import make_split
-from s3e.evaluation import caption, java
+from s3e.evaluation import captions as caption
+from s3e.evaluation import captions as java
 from tests.conftest import PHOTOS
 
 REFERENCES = {
@@ -168,9 +169,7 @@ def test_without_the_package_six_metrics_are_left(fake, monkeypatch):
 def test_ctrl_c_leaves_nothing_behind(fake):
     program = fake(tokeniser="sleep 600 & sleep 600")
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a parent may ignore it
-    code += (
-        "from s3e.evaluation import java; java.START = 60.0; java.tokenise(sys.argv[1], ['a dog'])"
-    )
+    code += "from s3e.evaluation import captions as java; java.START = 60.0; java.tokenise(sys.argv[1], ['a dog'])"
     asked = subprocess.Popen(
         [sys.executable, "-c", code, program], stderr=subprocess.PIPE, text=True
     )

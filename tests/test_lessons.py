@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from s3e.config import load_config
-from s3e.evaluation import java
+from s3e.evaluation import captions as java
 from s3e.models.tree import S3Tree
 from s3e.pipeline import folders, graph, keys, machine, minutes
 from s3e.pipeline.lending import open_study

@@ -9,9 +9,10 @@ from scipy.ndimage import convolve1d
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from s3e.evaluation import definitions, image
-from s3e.evaluation.definitions import definition_scores, swapped
-from s3e.evaluation.image import psnr, score_batch, ssim, to_uint8
+from s3e.evaluation import collect
+from s3e.evaluation import images as definitions
+from s3e.evaluation import images as image
+from s3e.evaluation.images import definition_scores, psnr, score_batch, ssim, swapped, to_uint8
 from s3e.report.definitions import table
 from s3e.report.table import markdown
 
@@ -239,7 +240,7 @@ def frame(**values):
         for item in definitions.DEFINITIONS:
             value = luma if (item.metric, item.name) == ("psnr", "Y channel") else ours
             rows.append((variant, item.name, item.metric, value))
-    return pd.DataFrame(rows, columns=list(definitions.COLUMNS))
+    return pd.DataFrame(rows, columns=list(definitions.DEFINITION_COLUMNS))
 
 
 def test_swapped_pairs_are_found_and_told():
@@ -278,8 +279,8 @@ def test_outputs_are_read_for_the_arms_that_kept_them(corpus, tmp_path, monkeypa
     np.save(
         tmp_path / "baseline-s0" / "restored_test.npy", np.asarray(corpus.test.blurred["light"])
     )
-    monkeypatch.setattr(definitions, "PHOTOS", 5)
-    outputs, sharp = definitions.read_outputs(corpus, sorted(tmp_path.iterdir()), "severe")
+    monkeypatch.setattr(collect, "DEFINITION_IMAGES", 5)
+    outputs, sharp = collect.read_outputs(corpus, sorted(tmp_path.iterdir()), "severe")
     assert list(outputs) == ["blurred", "baseline", "full"] and np.array_equal(
         outputs["full"], sharp
     )

@@ -6,7 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from s3e.evaluation.ngrams import NAMES, Statistics
+from s3e.evaluation.captions import NAMES
+from s3e.evaluation.captions import NgramStatistics as Statistics
 from tests.conftest import PHOTOS
 
 CAPTIONS = PHOTOS / "annotations" / "captions_val.json"

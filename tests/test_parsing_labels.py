@@ -7,8 +7,8 @@ import pytest
 
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import NULL, CaptionTree
-from s3e.evaluation.parsing import score
 from tests.conftest import PHOTOS
+from tests.parsing_score import score
 
 FILE = Path(__file__).with_name("parsing_labels.json")
 LABELS = json.loads(FILE.read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ from s3e.config import PROFILES, load_config
 from s3e.data.corpus import load_corpus
 from s3e.data.photos import PHOTOS as PUBLIC
 from s3e.data.prepare import prepare_corpus
-from s3e.evaluation import collect, guessing, leakage
-from s3e.evaluation.scoring import score_deblurrer
+from s3e.evaluation import collect, gains
+from s3e.evaluation.score import score_deblurrer
 from s3e.models.build import build_critic, build_model, save_weights
 from s3e.pipeline import graph, store
 from s3e.report import check, pictures, readme, showcase, tables
@@ -133,31 +133,31 @@ def photos(corpus):
 
 
 def test_mirrored_copies_series_and_known_captions_are_suspected(photos):
-    found = leakage.suspects(photos)
+    found = collect.leakage_suspects(photos)
     assert found.likeness[1] == pytest.approx(1, abs=1e-5) and found.alike[1]
     assert list(np.flatnonzero(found.series)) == [4] and found.distance[4] == 7
     assert list(np.flatnonzero(found.said)) == [6]
-    assert leakage.unknown_words(photos) == []
+    assert collect.unknown_words(photos) == []
     photos.words.words.append("zebrafish")
     try:
-        assert leakage.unknown_words(photos) == ["zebrafish"]
+        assert collect.unknown_words(photos) == ["zebrafish"]
     finally:
         photos.words.words.pop()
 
 
 def test_ids_that_are_no_numbers_have_no_distance(corpus):
-    found = leakage.suspects(corpus)
+    found = collect.leakage_suspects(corpus)
     assert found.distance.isna().all() and not found.series.any()
 
 
 def test_numbers_that_lie_close_anyway_tell_nothing(photos):
     photos.train.ids = [str(100 * (i + 1)) for i in range(len(photos.train))]
-    found = leakage.suspects(photos)
+    found = collect.leakage_suspects(photos)
     assert found.distance.isna().all() and not found.series.any()
 
 
 def test_gains_without_the_suspects_are_told(photos):
-    found = leakage.suspects(photos).assign(alike=False)
+    found = collect.leakage_suspects(photos).assign(alike=False)
     found.loc[1, "alike"] = True
     rows = [
         {
@@ -177,7 +177,7 @@ def test_gains_without_the_suspects_are_told(photos):
         for seed in (0, 1, 2)
         for key in found.id
     ]
-    frame = leakage.without(pd.DataFrame(rows), found, "severe", 100)
+    frame = gains.without_suspects(pd.DataFrame(rows), found, "severe", 100)
     over = frame[frame.reference == "baseline"].set_index("left_out")["mean"]
     assert over["nothing"] == pytest.approx(0.1 + 2 / 8) and over["alike"] == pytest.approx(0.1)
     assert over["any of these"] == pytest.approx(0.1) and over["series"] > 0.3
@@ -187,7 +187,7 @@ def test_gains_without_the_suspects_are_told(photos):
         and "3 seeds" in table.caption
     )
     assert list(table.cells.photos) == ["8", "7", "7", "7", "5", "3"] and over[
-        leakage.ONLY
+        gains.ONLY
     ] == pytest.approx(0.1 + 2 / 3)
     assert table.cells.iloc[0, -2].startswith("+0.35") and table.cells.iloc[1, -2].startswith(
         "+0.10"
@@ -198,13 +198,13 @@ def test_gains_without_the_suspects_are_told(photos):
 
 
 def test_a_guess_names_what_training_has_most(corpus):
-    rows = guessing.guessed(corpus)
+    rows = collect.guessed_nodes(corpus)
     own = rows[(rows.split == "test") & (rows.measure == "root_accuracy")].iloc[0]
     trees, targets = corpus.train.trees[..., 6].flatten(), corpus.test.targets[:, 6]
     named = trees[trees > 0]
     best = max(set(named.tolist()), key=lambda label: (int((named == label).sum()), -label))
     assert own["mean"] == pytest.approx(float((targets == best).sum() / (targets > 0).sum()))
-    assert set(rows.variant) == {guessing.GUESS} and "null_recall" not in set(rows.measure)
+    assert set(rows.variant) == {collect.GUESS} and "null_recall" not in set(rows.measure)
     accuracy = rows.assign(split="test")[lambda frame: ~frame.measure.duplicated()]
     tree = accuracy.assign(variant="S3-tree alone", input="severe", system="before", seeds=3)
     table = tables.nodes(pd.concat([accuracy, tree], ignore_index=True))
@@ -214,9 +214,9 @@ def test_a_guess_names_what_training_has_most(corpus):
 
 
 def test_one_caption_is_held_against_the_others(corpus):
-    rows = guessing.said(corpus)
+    rows = collect.human_nodes(corpus)
     assert (
-        set(rows.variant) == {guessing.PERSON}
+        set(rows.variant) == {collect.PERSON}
         and rows.query("measure == 'root_accuracy'")["mean"].min() > 0.9
     )
     copy = load_corpus(corpus.folder)
@@ -226,12 +226,12 @@ def test_one_caption_is_held_against_the_others(corpus):
     )
     split.parses = [[first, other, other] for _ in split.ids]
     split.trees = torch.tensor([[copy.labels.encode(tree) for tree in row] for row in split.parses])
-    assert np.array_equal(guessing.others(copy, split)[0], copy.labels.encode(other))
-    own = guessing.said(copy).query("split == 'test'").set_index("measure")["mean"]
+    assert np.array_equal(collect.others(copy, split)[0], copy.labels.encode(other))
+    own = collect.human_nodes(copy).query("split == 'test'").set_index("measure")["mean"]
     same = first.nodes[6] == other.nodes[6]
     assert own["root_accuracy"] == float(same)
     split.parses = [[first] for _ in split.ids]
-    assert (guessing.others(copy, split) == IGNORE).all()
+    assert (collect.others(copy, split) == IGNORE).all()
 
 
 # --------------------------------------------------------------------------------- profiles, manifest, README
@@ -342,4 +342,4 @@ def _plain(text: str) -> str:
 def test_real_photos_have_no_unknown_words_and_few_suspects(tmp_path):
     config = load_config("photos-cpu", str(PHOTOS), overrides={"data.train": 600, "data.val": 8})
     found = prepare_corpus(config, Path(tmp_path))
-    assert leakage.unknown_words(found) == [] and leakage.suspects(found).alike.mean() < 0.1
+    assert collect.unknown_words(found) == [] and collect.leakage_suspects(found).alike.mean() < 0.1

@@ -175,7 +175,7 @@ def frames(store):
         "by_seed": gains.by_seed(scores),
         "bins": gains.bins(scores, 200),
         "closing": gains.closing(scores, 200),
-        "falsifier": gains.falsifier(
+        "falsifier": gains.texture_control(
             gains.differences(scores, 200), gains.differences(scores, 200)
         ),
         "caption_scores": collect.caption_scores(
@@ -748,7 +748,7 @@ def keep_restored(corpus: Path, arms: list[Path]) -> None:
 
 
 def write_definitions(root: Path) -> Path:
-    from s3e.evaluation.definitions import DEFINITIONS
+    from s3e.evaluation.images import DEFINITIONS
 
     folder = root / "07b_metric_definitions" / "all"
     folder.mkdir(parents=True)

@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from s3e.config import load_config
-from s3e.evaluation import restoring
-from s3e.evaluation.restoring import image_table, padded, restore_chunks, restore_split
-from s3e.evaluation.scoring import node_names, score_deblurrer, write_samples
+from s3e.evaluation import score as restoring
+from s3e.evaluation.score import (
+    image_table,
+    node_names,
+    padded,
+    restore_chunks,
+    restore_split,
+    score_deblurrer,
+    write_samples,
+)
 from s3e.models.build import build_model
 from s3e.utils import read_json
 from tests.conftest import TINY

@@ -5,14 +5,19 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from s3e.evaluation import caption
-from s3e.evaluation.runs import describe
+from s3e.captions.parser import IGNORE
+from s3e.captions.tree import SPECIAL, tokenize
+from s3e.data.corpus import Corpus, Split, consensus
+from s3e.evaluation import captions as caption
+from s3e.evaluation.images import DEFINITION_IMAGES
+from s3e.evaluation.score import node_counts, node_row
 from s3e.evaluation.statistics import proportion_interval
 from s3e.utils import S3EError, read_json, rng
 
@@ -249,3 +254,160 @@ def summary(
         system = re.sub(r"\W+", "_", row["system"])
         numbers[f"{row['split']}_{system}_{row['input']}_cider"] = row["CIDEr"]
     return numbers
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run directory: its stage, variant ("" for notebook 03), seed and path."""
+
+    stage: str
+    variant: str
+    seed: int
+    path: Path
+
+
+def describe(path: Path | str) -> Run:
+    """Read stage, variant and seed off `<stage>/<variant>-s<seed>` or `<stage>/s<seed>` (05 is the variant `full`)."""
+    path = Path(path)
+    match = re.fullmatch(r"(?:(\w+)-)?s(\d+)", path.name)
+    if not match:
+        raise S3EError(f"{path} is not the directory of one run: its name should end in s<seed>.")
+    variant = match[1] or ("full" if path.parent.name.startswith("05") else "")
+    return Run(path.parent.name, variant, int(match[2]), path)
+
+
+GUESS, PERSON = "most frequent label", "one reference caption"  # in the column `variant`
+
+
+def guessed_nodes(corpus: Corpus) -> pd.DataFrame:
+    """Rows for `collect.node_accuracy`: each node names the label that training captions have there most often.
+
+    Empty slots are never guessed, so their recall has no row; `input` is "none", `seeds` 0. No rows without captions.
+    """
+    seen = corpus.train.trees.flatten(0, 1).numpy()
+    named = [
+        column[column > 0] for column in seen.T
+    ]  # 0 is an empty slot, below are labels out of vocabulary
+    most = [np.bincount(column).argmax() if len(column) else IGNORE for column in named]
+    rows = []
+    for split in (corpus.val, corpus.test) if corpus.captioned else ():
+        targets = split.targets.numpy()
+        counts = node_counts(np.broadcast_to(most, targets.shape), targets)
+        rows += [
+            row for row in _frame_rows(counts, split, GUESS) if row["measure"] != "null_recall"
+        ]
+    return pd.DataFrame(rows)
+
+
+def human_nodes(corpus: Corpus) -> pd.DataFrame:
+    """The same for the first caption of each photo, scored against the tree of the others: what people agree on."""
+    rows = []
+    for split in (corpus.val, corpus.test) if corpus.captioned else ():
+        rows += _frame_rows(
+            node_counts(split.trees[:, 0].numpy(), others(corpus, split)), split, PERSON
+        )
+    return pd.DataFrame(rows)
+
+
+def others(corpus: Corpus, split: Split) -> np.ndarray:
+    """Node classes N x 7 that the first caption is scored against: the scene's, or the consensus of the other captions.
+
+    A photo with one caption has no others: all its nodes are ignored.
+    """
+    if corpus.categories:
+        return split.targets.numpy()
+    return np.array([corpus.labels.encode(consensus(parses[1:])) for parses in split.parses])
+
+
+def _frame_rows(counts: pd.DataFrame, split: Split, variant: str) -> list[dict[str, object]]:
+    names = {
+        "split": split.name,
+        "input": "none",
+        "when": "before",
+        "variant": variant,
+        "system": "frame",
+    }
+    shares = node_row(counts)
+    return [
+        {
+            **names,
+            "measure": measure,
+            **proportion_interval([shares[measure]], len(split))._asdict(),
+            "seeds": 0,
+        }
+        | {"n": len(split)}
+        for measure in NODE_MEASURES
+    ]
+
+
+THUMB = 16  # side of the grey thumbnails that are compared
+LIKENESS = 0.9  # correlation of thumbnails from which on a photo is suspected
+SERIES = 1000  # photos whose numbers lie closer may be of one series, where numbers are given in the order of upload
+SPARSE = 20  # times as far apart must training photos' numbers be at the median, or closeness says nothing (MSCOCO)
+SUSPECTS = {
+    "alike": f"alike a training photo, mirrored or not (correlation of thumbnails of at least {LIKENESS:g})",
+    "series": f"number within {SERIES} of a training photo's (may be of one series)",
+    "said": "a caption stands word by word among those of training",
+}
+
+
+def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
+    """For every test photo: id, likeness to the most alike training photo, distance of their numbers, and `SUSPECTS`.
+
+    `distance` is missing where ids are no numbers, or numbers that lie so close that it would tell nothing.
+    """
+    likeness = _likeness(corpus.test, corpus.train)
+    distance = _distance(corpus.test.ids, corpus.train.ids)
+    known = {_plain(text) for texts in corpus.train.captions for text in texts}
+    said = [any(_plain(text) in known for text in texts) for texts in corpus.test.captions]
+    found = pd.DataFrame({"id": corpus.test.ids, "likeness": likeness, "distance": distance})
+    return found.assign(alike=likeness >= LIKENESS, series=distance <= SERIES, said=said)
+
+
+def unknown_words(corpus: Corpus) -> list[str]:
+    """Words of the vocabulary that no training caption has: there must be none."""
+    known = {word for texts in corpus.train.captions for text in texts for word in tokenize(text)}
+    return sorted(set(corpus.words.words) - known - set(SPECIAL))
+
+
+def _likeness(split: Split, others: Split) -> np.ndarray:
+    """The highest correlation of each photo's thumbnail, or its mirror image, with those of the others: (N,)."""
+    mine, theirs = thumbnails(split.sharp), thumbnails(others.sharp).reshape(len(others), -1).T
+    views = (mine, mine[:, :, ::-1])
+    return np.max([(view.reshape(len(split), -1) @ theirs).max(1) for view in views], axis=0)
+
+
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """uint8 N x S x S x 3 -> grey thumbnails without their mean and of length 1: float32 N x THUMB x THUMB."""
+    side = images.shape[1] // THUMB
+    grey = np.asarray(images).mean(-1, dtype=np.float32)
+    small = grey.reshape(len(grey), THUMB, side, THUMB, side).mean((2, 4))
+    small -= small.mean((1, 2), keepdims=True)
+    return small / np.maximum(np.linalg.norm(small, axis=(1, 2), keepdims=True), 1e-6)
+
+
+def _distance(ids: list[str], others: list[str]) -> np.ndarray:
+    """How far each id is, as a number, from the nearest of the others; NaN where one is no number or all are close."""
+    known = np.sort([int(name) if name.isdecimal() else 0 for name in others])
+    if not all(map(str.isdecimal, (*ids, *others))) or np.median(np.diff(known)) < SPARSE * SERIES:
+        return np.full(len(ids), np.nan)
+    return np.array([float(np.abs(known - int(name)).min()) for name in ids])
+
+
+def _plain(text: str) -> str:
+    return " ".join(tokenize(text))
+
+
+def read_outputs(
+    corpus: Corpus, arms: Iterable[Path], severity: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The first test photos of a severity, as they were blurred and as each arm (folder of a run) restored them.
+
+    Returns ({"blurred" and variants: uint8 (N, H, W, 3)}, the sharp ones); arms that kept no photos are left out.
+    """
+    test, rows = corpus.test, corpus.test.rows(severity)[:DEFINITION_IMAGES]
+    outputs = {"blurred": test.blurred[severity][rows]}
+    for run in map(describe, arms):
+        if (run.path / "restored_test.npy").is_file():
+            outputs[run.variant] = np.load(run.path / "restored_test.npy", mmap_mode="r")[rows]
+    return outputs, test.sharp[rows]

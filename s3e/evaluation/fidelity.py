@@ -1,26 +1,27 @@
 """Semantic fidelity: what captioners say of restored photos (specification 6.9).
 
-What the frozen judge (`s3e.evaluation.judge`) says of sharp, blurred and restored test photos is scored like any other
+What the frozen judge (`s3e.evaluation.fidelity`) says of sharp, blurred and restored test photos is scored like any other
 captions, and the tree that the parser makes of it is compared with the photo's, node by node.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from s3e.captions.parser import parse_caption
 from s3e.config import Config
-from s3e.data.corpus import Corpus
-from s3e.evaluation import caption
-from s3e.evaluation.collect import HUMAN, RANDOM
-from s3e.evaluation.guessing import others
-from s3e.evaluation.runs import describe
-from s3e.evaluation.scoring import node_counts, read_split
-from s3e.models.build import build_semantics, load_weights
+from s3e.data.corpus import Corpus, to_tensor
+from s3e.evaluation import captions
+from s3e.evaluation.collect import HUMAN, RANDOM, describe, others
+from s3e.evaluation.score import node_counts, read_split, say
+from s3e.models.build import build_semantics, load_weights, save_weights
+from s3e.training.stages import new_source, train_semantics
 from s3e.utils import rng
 
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
@@ -67,7 +68,7 @@ class Judged:
     `ids`: of the photos, sorted, as in `words`.
     """
 
-    words: caption.Statistics
+    words: captions.Statistics
     nodes: np.ndarray
 
     @property
@@ -91,7 +92,7 @@ def fidelity_scores(
     `said`: from `judge.read_arms`. First frame: system, metric, mean, low, high, seeds (0: no arm was trained for it),
     images, reason (of a metric that was not run, whose numbers are NaN). Second: the same with `reference`. Two systems
     are added: random training captions and, where every photo has several captions, "human", its first one, which then
-    is no reference of any system. Intervals: `caption.intervals`.
+    is no reference of any system. Intervals: `captions.intervals`.
     """
     groups = _measure(said, corpus, config)
     scores = [
@@ -113,7 +114,7 @@ def _rows(
 ) -> list[dict]:
     """A row a metric of the caption sets `own`, by seed, or of their differences to `other`."""
     minus = [other.get(seed) or other[0] for seed in own] if other else []
-    found = caption.intervals([*own.values()], minus, config.evaluation.resamples)
+    found = captions.intervals([*own.values()], minus, config.evaluation.resamples)
     some = next(iter(own.values()))
     about = {"seeds": 0 if labels["system"] in UNTRAINED else len(own), "images": len(some.ids)}
     missing = dict.fromkeys(("mean", "low", "high"), np.nan) | {"reason": some.words.reason}
@@ -142,7 +143,7 @@ def _measure(
     sets[RANDOM, 0] = {key: training[lot] for key, lot in lots.items()}
     if spare:
         sets[HUMAN, 0] = {key: group[0] for key, group in texts.items()}
-    found = caption.statistics({key: group[spare:] for key, group in texts.items()}, sets)
+    found = captions.statistics({key: group[spare:] for key, group in texts.items()}, sets)
     groups: dict[str, dict[int, Judged]] = {}
     for (system, seed), words in found.items():
         nodes = _nodes(sets[system, seed], words.ids, corpus, config, human=system == HUMAN)
@@ -168,3 +169,64 @@ def _nodes(
     return counts[[f"{name}_{what}" for name in NODES for what in ("correct", "total")]].to_numpy(
         float
     )
+
+
+OWN_SEED = 1000  # added to the study's seed
+
+
+def train_judge(
+    folder: Path, corpus: Corpus, config: Config, watch: Callable[[int], None] | None = None
+) -> nn.Module:
+    """Train the judge on sharp photos and write `judge.safetensors`; it is returned frozen.
+
+    `watch`: told the steps of the longer phase, "a1", as in `train_semantics`.
+    """
+    own = config.model_copy(update={"seed": config.seed + OWN_SEED})
+    judge = new_source(own, corpus, "flat")
+    train_semantics(folder, "judge", "tree", judge, corpus, own, tree=False, caption=True)
+    train_semantics(
+        folder, "judge", "a1", judge, corpus, own, tree=False, caption=True, watch=watch
+    )
+    save_weights(judge, folder / "judge.safetensors")
+    return judge.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def read_photos(judge: nn.Module, images: np.ndarray, corpus: Corpus, config: Config) -> list[str]:
+    """The judge's caption of each photo, uint8 N x S x S x 3."""
+    judge.to(config.runtime.device).eval()
+    said = []
+    for rows in np.array_split(np.arange(len(images)), -(-len(images) // config.evaluation.batch)):
+        semantics = judge(to_tensor(images[rows]).to(config.runtime.device))
+        said += say(judge, semantics, corpus, config)
+    return said
+
+
+def read_arms(
+    judge: nn.Module, arms: list[Path], corpus: Corpus, config: Config
+) -> list[dict[str, Any]]:
+    """What the judge says of the test photos: sharp, blurred as in training, and restored by each arm.
+
+    For `fidelity_captions.json`: system, input, split, seed (of the arm; 0 for sharp and blurred), captions {id: text}.
+    """
+    severity = config.blur.severity
+    views = [
+        ("sharp", "sharp", 0, corpus.test.sharp),
+        ("blurred", severity, 0, corpus.test.blurred[severity]),
+    ]
+    for arm in map(describe, arms):
+        views.append(
+            (
+                arm.variant,
+                "deblurred",
+                arm.seed,
+                np.load(arm.path / "restored_test.npy", mmap_mode="r"),
+            )
+        )
+    rows = []
+    for system, kind, seed, images in views:
+        said = dict(zip(corpus.test.ids, read_photos(judge, images, corpus, config), strict=True))
+        rows.append(
+            {"system": system, "input": kind, "split": "test", "seed": seed, "captions": said}
+        )
+    return rows

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from s3e.evaluation.runs import describe
+from s3e.evaluation.collect import SUSPECTS, describe
 from s3e.evaluation.statistics import compare, holm, paired_interval, share_of_gap
 from s3e.utils import S3EError
 
@@ -33,12 +33,14 @@ REFERENCES = {  # beside input and baseline
     "no_semantics_loss": ("shuffled",),
     "oracle_map": ("oracle_silhouette",),
 }
-FALSIFIED = (
+TEXTURE_PAIRS = (
     ("full", "baseline"), ("full", "no_semantics_loss"),
     ("oracle_map", "baseline"), ("oracle_map", "oracle_silhouette"),
 )  # fmt: skip
 SMALLEST_GAP = 0.05  # dB; of a smaller gap a share is noise
 ALPHA = 0.05
+ONLY = "all others (on the suspected alone)"
+LEAKAGE_PAIRS = (("full", "baseline"), ("full", "no_semantics_loss"))
 
 
 def image_scores(
@@ -87,7 +89,7 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     return frame.assign(family=_families(frame)).pipe(_corrected) if len(frame) else frame
 
 
-def told(row: pd.Series) -> int:
+def significant(row: pd.Series) -> int:
     """1 or -1 where a comparison shows a difference of that sign, else 0: by `p_holm`; of one seed, by the interval."""
     different = row.p_holm < ALPHA if row.seeds > 1 else row.low > 0 or row.high < 0
     return int(np.sign(row["mean"])) if different else 0
@@ -167,7 +169,7 @@ def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
     return tall.assign(share=share)[columns].sort_values(columns[:3], ignore_index=True)
 
 
-def falsifier(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
+def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
     """The decisive `differences` of two studies with the column texture: bound to categories, or drawn by lot.
 
     Where a category does not tell its texture, semantics have little to say: a gain that stays is owed to other things.
@@ -179,7 +181,7 @@ def falsifier(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
     ]
     both = pd.concat(frames, ignore_index=True)
     pairs = pd.MultiIndex.from_frame(both[["variant", "reference"]])
-    return both[pairs.isin(FALSIFIED)].reset_index(drop=True)
+    return both[pairs.isin(TEXTURE_PAIRS)].reset_index(drop=True)
 
 
 def _cells(scores: pd.DataFrame) -> Iterable[tuple[dict[str, str], pd.DataFrame]]:
@@ -300,3 +302,28 @@ def _thirds(part: pd.DataFrame) -> Iterable[tuple[dict[str, float], list[str]]]:
                 {"bin": number, "input_low": third.min(), "input_high": third.max()},
                 list(third.index),
             )
+
+
+def without_suspects(
+    scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples: int = 2000
+) -> pd.DataFrame:
+    """`differences` of `LEAKAGE_PAIRS` in test PSNR at one severity: of all photos, without suspects, on them alone.
+
+    `scores`: per-image scores of the arms; `found`: `suspects`. Columns as there, and `left_out`, `photos`.
+    """
+    test = scores[(scores.split == "test") & (scores.severity == severity)]
+    out = {"nothing": found.id.iloc[:0]} | {name: found.id[found[name]] for name in SUSPECTS}
+    suspected = found[list(SUSPECTS)].any(axis=1)
+    out |= {"any of these": found.id[suspected], ONLY: found.id[~suspected]}
+    frames = []
+    for name, ids in out.items():
+        left = test[~test.id.isin(ids)]
+        if left.id.nunique() > 1:
+            frame = differences(left, resamples)
+            asked = pd.Series(
+                zip(frame.variant, frame.reference, strict=True), index=frame.index
+            ).isin(LEAKAGE_PAIRS)
+            frames.append(
+                frame[asked & (frame.metric == "psnr")].assign(left_out=name, photos=len(ids))
+            )
+    return pd.concat(frames, ignore_index=True)

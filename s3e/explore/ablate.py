@@ -8,7 +8,7 @@ import pandas as pd
 
 from s3e.blur import SEVERITIES
 from s3e.captions.tree import NULL
-from s3e.evaluation.image import psnr
+from s3e.evaluation.images import psnr
 from s3e.explore import markup, pictures
 from s3e.explore.controls import choice, controls, frame, titled
 from s3e.explore.examples import Examples, strengthened

@@ -11,7 +11,7 @@ import numpy as np
 
 from s3e.blur import SEVERITIES, blur_image, severity_of
 from s3e.camera import exposed, extent, psf, trajectories
-from s3e.evaluation.image import psnr, to_uint8
+from s3e.evaluation.images import psnr, to_uint8
 from s3e.explore import markup, pictures
 from s3e.explore.controls import fluid
 from s3e.utils import S3EError, rng

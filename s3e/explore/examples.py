@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from s3e.blur import SEVERITIES, blur_batch
-from s3e.evaluation.image import psnr, ssim
+from s3e.evaluation.images import psnr, ssim
 from s3e.inference import Reading, Restorer
 from s3e.report.style import label
 from s3e.utils import S3EError

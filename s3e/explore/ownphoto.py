@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from s3e.blur import SEVERITIES, blur_batch
-from s3e.evaluation.image import psnr
+from s3e.evaluation.images import psnr
 from s3e.explore import markup, pictures
 from s3e.explore.controls import choice, controls, frame, titled
 from s3e.inference import Reading, Restorer

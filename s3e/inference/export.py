@@ -16,7 +16,7 @@ import pandas as pd
 from s3e.blur import blur_batch
 from s3e.config import Config
 from s3e.data.photos import PHOTOS, photograph
-from s3e.evaluation.image import PROTOCOL, psnr
+from s3e.evaluation.images import PROTOCOL, psnr
 from s3e.inference import bundle
 from s3e.inference.restorer import Restorer
 from s3e.utils import S3EError, atomic_write, write_json

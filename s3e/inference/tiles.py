@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from s3e.evaluation.restoring import STRIDE
+from s3e.evaluation.score import STRIDE
 from s3e.models.generator import Embed
 from s3e.utils import S3EError
 

@@ -219,7 +219,7 @@ def tools(stage: str) -> dict[str, str]:
         return {"tools": transforms}
     if stage != "07_evaluation":
         return {}
-    from s3e.evaluation.java import find_java
+    from s3e.evaluation.captions import find_java
 
     return {"tools": "Java" if find_java() else "no Java"}
 

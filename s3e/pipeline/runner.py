@@ -122,7 +122,7 @@ def _chosen(arguments: argparse.Namespace) -> list[str]:
 
 def warn_without_java(waiting: Iterable[Instance]) -> None:
     """Say beforehand that METEOR will be missing."""
-    from s3e.evaluation.java import find_java
+    from s3e.evaluation.captions import find_java
 
     if any(run.stage == "07_evaluation" for run in waiting) and find_java() is None:
         print(

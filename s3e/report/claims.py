@@ -3,7 +3,7 @@
 import pandas as pd
 
 from s3e.evaluation.collect import severities
-from s3e.evaluation.gains import ORACLES, told
+from s3e.evaluation.gains import ORACLES, significant
 from s3e.report.style import in_order, label
 from s3e.report.table import DASH, Table, cell, pick, rows_named
 
@@ -39,7 +39,7 @@ def row_name(variant: str, frame: pd.DataFrame) -> str:
 
 
 def verdict(row: pd.Series) -> str:
-    """Words for one paired difference in PSNR: only what `gains.told` tells is a difference."""
+    """Words for one paired difference in PSNR: only what `gains.significant` marks is a difference."""
     ends = (
         f"95 % interval {row.low:+.2f} to {row.high:+.2f}"
         if row.low <= row.high
@@ -60,7 +60,7 @@ def verdict(row: pd.Series) -> str:
             1: f"is above {other} in this one training",
             -1: f"is below {other} in this one training",
         }
-    return f"{words[told(row)]} ({amount})"
+    return f"{words[significant(row)]} ({amount})"
 
 
 def probability(value: float) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from s3e.evaluation.image import psnr, ssim
+from s3e.evaluation.images import psnr, ssim
 from s3e.explore.examples import strengthened
 from s3e.report.diagram import draw_tree
 from s3e.report.pictures import below, grid, title

@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from s3e.evaluation.definitions import DEFINITIONS, PHOTOS, swapped
-from s3e.evaluation.image import PROTOCOL
+from s3e.evaluation.images import DEFINITION_IMAGES, DEFINITIONS, PROTOCOL, swapped
 from s3e.report.style import label
 from s3e.report.table import DASH, Table
 
@@ -31,7 +30,7 @@ def table(frame: pd.DataFrame, context: str = "") -> Table:
         rows.append({**row, "pairs swapped": str(count) if count else DASH})
     notes = (
         verdict(frame),
-        f"The first {PHOTOS} test photos at most, arms of the first seed.",
+        f"The first {DEFINITION_IMAGES} test photos at most, arms of the first seed.",
         PROTOCOL,
     )
     caption = f"The same pictures, many scores: PSNR (dB) and SSIM by the definitions in use. {context}".strip()

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from s3e.evaluation.gains import ORACLES
-from s3e.evaluation.image import psnr
+from s3e.evaluation.images import psnr
 from s3e.models.tree import LEAVES
 from s3e.report.pictures import below, grid, results, spotlight, title
 from s3e.report.style import GREY, PAGE_WIDTH, bare, in_order, label, styled, wrap

@@ -219,7 +219,7 @@ def results(name: str = "") -> str:
 
 def environment(config: Config) -> pd.DataFrame:
     """What the suite finds on this machine, and what that means for a study with these settings."""
-    from s3e.evaluation.java import find_java
+    from s3e.evaluation.captions import find_java
 
     runtime, store = config.runtime, next(path for path in (RUNS, *RUNS.parents) if path.is_dir())
     jobs = max(1, utils.cores() // (runtime.threads * runtime.devices))

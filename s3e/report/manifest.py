@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from s3e.config import Config
-from s3e.evaluation.runs import describe
+from s3e.evaluation.collect import describe
 from s3e.pipeline import graph, keys, minutes
 from s3e.report.style import save
 from s3e.utils import S3EError, atomic_write, read_json, write_json

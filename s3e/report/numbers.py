@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from s3e.evaluation import gains
-from s3e.evaluation.caption import METRICS as CAPTION_METRICS
+from s3e.evaluation.captions import METRICS as CAPTION_METRICS
 from s3e.report.style import label
 from s3e.utils import S3EError, atomic_write
 
@@ -141,9 +141,9 @@ def _rows(frame: str, tall: pd.DataFrame) -> Iterable[dict[str, Any]]:
 
 
 def _told(row: Mapping[str, Any]) -> int:
-    """As tables tell it (`gains.told`); frames without p-values are told by their interval."""
+    """As tables tell it (`gains.significant`); frames without p-values are told by their interval."""
     return (
-        gains.told(pd.Series(row))
+        gains.significant(pd.Series(row))
         if "p_holm" in row
         else int(row["low"] > 0) - int(row["high"] < 0)
     )

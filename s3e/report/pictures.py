@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from s3e.evaluation.gains import ORACLES
-from s3e.evaluation.image import psnr
+from s3e.evaluation.images import psnr
 from s3e.report.diagram import NODE_NAMES, NULL
 from s3e.report.style import (
     BLUE,

@@ -20,10 +20,9 @@ from s3e.data.corpus import Batch, Corpus, load_corpus, to_tensor
 from s3e.data.photos import PHOTOS, photograph
 from s3e.data.prepare import pad_kernels
 from s3e.evaluation import collect
-from s3e.evaluation.image import score_batch, to_uint8
-from s3e.evaluation.restoring import predicted_nodes, to_images
-from s3e.evaluation.runs import describe
-from s3e.evaluation.scoring import node_names
+from s3e.evaluation.collect import describe
+from s3e.evaluation.images import score_batch, to_uint8
+from s3e.evaluation.score import node_names, predicted_nodes, to_images
 from s3e.models.build import build_model, build_semantics, load_weights
 from s3e.report.gallery import Gallery
 

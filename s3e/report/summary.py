@@ -1,6 +1,6 @@
 """What a study found, in plain sentences that follow from its numbers by rules.
 
-A difference is only called one where the tables call it one (`s3e.evaluation.gains.told`).
+A difference is only called one where the tables call it one (`s3e.evaluation.gains.significant`).
 """
 
 from collections.abc import Iterator, Mapping

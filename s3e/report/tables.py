@@ -6,14 +6,20 @@ There is no column for the paper: its numbers are unknown.
 import pandas as pd
 
 from s3e.config import VARIANTS
-from s3e.evaluation.caption import METRICS as CAPTION_METRICS
-from s3e.evaluation.caption import SPICE_NOT_RUN
-from s3e.evaluation.classical import NOTE
-from s3e.evaluation.collect import HUMAN, NODE_MEASURES, RANDOM, SEVERITIES, severities
-from s3e.evaluation.gains import UNTRAINED
-from s3e.evaluation.guessing import GUESS, PERSON
-from s3e.evaluation.image import PROTOCOL
-from s3e.evaluation.leakage import PAIRS, SUSPECTS
+from s3e.evaluation.captions import METRICS as CAPTION_METRICS
+from s3e.evaluation.captions import SPICE_NOT_RUN
+from s3e.evaluation.collect import (
+    GUESS,
+    HUMAN,
+    NODE_MEASURES,
+    PERSON,
+    RANDOM,
+    SEVERITIES,
+    SUSPECTS,
+    severities,
+)
+from s3e.evaluation.gains import LEAKAGE_PAIRS, UNTRAINED
+from s3e.evaluation.images import CLASSICAL_NOTE, PROTOCOL
 from s3e.report.claims import (
     INTERVAL,
     finding,
@@ -137,7 +143,10 @@ def _reading(data: pd.DataFrame) -> tuple[str, ...]:
     """What bold means, where several arms had several seeds; how the classical rows were made."""
     several = _trained(data)[_trained(data).seeds > 1]
     best = BEST if data.best.any() else f"{BEST} There is none."
-    return (*[best] * (several.variant.nunique() > 1), *[NOTE] * ("wiener" in set(data.variant)))
+    return (
+        *[best] * (several.variant.nunique() > 1),
+        *[CLASSICAL_NOTE] * ("wiener" in set(data.variant)),
+    )
 
 
 def _counts(data: pd.DataFrame) -> str:
@@ -319,7 +328,9 @@ def leakage(frame: pd.DataFrame, severity: str = "severe", context: str = "") ->
         }
         facts = {"left out": SUSPECTS.get(name, name), "left out (photos)": str(own.photos.iloc[0])}
         facts["photos"] = str(int(own.images.max()))
-        named = {f"{label(a)} − {label(b)} (dB)": gains.get(f"{a} − {b}", DASH) for a, b in PAIRS}
+        named = {
+            f"{label(a)} − {label(b)} (dB)": gains.get(f"{a} − {b}", DASH) for a, b in LEAKAGE_PAIRS
+        }
         rows.append(facts | named)
     caption = (
         f"Gains in PSNR under {severity} blur on test photos, all and without those that are suspected to resemble "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from s3e import models as ranks
 from s3e.config import TRUTH, VARIANTS, Config, Training
 from s3e.data.corpus import Batch, Corpus, Split
-from s3e.evaluation.restoring import predicted_nodes, to_images
+from s3e.evaluation.score import predicted_nodes, to_images
 from s3e.models.build import (
     build_critic,
     build_model,
