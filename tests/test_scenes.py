@@ -106,10 +106,10 @@ def test_texture_switch_changes_only_the_texture():
 
 
 def test_tiles_are_distinct_balanced_and_locked_to_the_grid():
-    tiles = np.array([shapes.texture(name, 64)[:4, :4].ravel() for name in CATEGORIES])
+    tiles = np.array([shapes.texture_of(name, 64)[:4, :4].ravel() for name in CATEGORIES])
     assert np.all(tiles.sum(axis=1) == 0) and set(np.unique(tiles)) == {-1, 1}
     assert (tiles @ tiles.T / 16 - np.eye(len(tiles))).max() <= 0.5
-    whole = shapes.texture("dog", 128)
+    whole = shapes.texture_of("dog", 128)
     assert np.array_equal(whole, np.tile(whole[:8, :8], (16, 16)))
 
 
@@ -121,7 +121,7 @@ def test_tile_is_in_the_picture():
         detail = grey - grey.reshape(16, 4, 16, 4).mean(axis=(1, 3)).repeat(4, 0).repeat(4, 1)
         for name in names(scene):
             inside = scene.label_map == 1 + CATEGORIES.index(name)
-            scores = [(detail * shapes.texture(other, 64))[inside].mean() for other in CATEGORIES]
+            scores = [(detail * shapes.texture_of(other, 64))[inside].mean() for other in CATEGORIES]
             hits, total = hits + (CATEGORIES[int(np.argmax(scores))] == name), total + 1
     assert hits / total > 0.95
 
