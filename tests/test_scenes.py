@@ -121,7 +121,9 @@ def test_tile_is_in_the_picture():
         detail = grey - grey.reshape(16, 4, 16, 4).mean(axis=(1, 3)).repeat(4, 0).repeat(4, 1)
         for name in names(scene):
             inside = scene.label_map == 1 + CATEGORIES.index(name)
-            scores = [(detail * shapes.texture_of(other, 64))[inside].mean() for other in CATEGORIES]
+            scores = [
+                (detail * shapes.texture_of(other, 64))[inside].mean() for other in CATEGORIES
+            ]
             hits, total = hits + (CATEGORIES[int(np.argmax(scores))] == name), total + 1
     assert hits / total > 0.95
 

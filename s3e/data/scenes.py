@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from s3e.captions.parser import NULL, CaptionTree
+from s3e.captions.tree import NULL, CaptionTree
 from s3e.utils import S3EError
 from s3e.utils import rng as keyed_rng
 
