@@ -1,4 +1,4 @@
-"""Blur throughput on one thread, side by side with DeblurGAN's algorithm restated plainly; on a GPU if there is one.
+"""Blur throughput on one thread, side by side with DeblurGAN's algorithm restated plainly.
 
     python benchmarks/blur.py [--size 256] [--batch 64] [--repeats 9] [--peer CHECKOUT_OF_DEBLURGAN]
 
@@ -25,12 +25,11 @@ import numpy as np  # noqa: E402
 from scipy.signal import fftconvolve  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from s3e import convolution  # noqa: E402
-from s3e.blur import SEVERITIES, blur_batch, kernels_for  # noqa: E402
-from s3e.camera import FRACTIONS, STEPS  # noqa: E402
+from s3e.blur import SEVERITIES, STEPS, TRANSFORMS, blur_batch, convolve, kernels_for  # noqa: E402
 from s3e.utils import rng  # noqa: E402
 
 SEVERITY, EXPLORATION = "severe", 0.003
+FRACTIONS = (0.01, 0.1, 0.5, 1.0)  # exposures of the public code
 SUITE = "suite, total (blur_batch)"
 
 
@@ -120,7 +119,7 @@ def clock(work: Callable, *arguments: object) -> tuple[float, Any]:
 
 def convolve_all(images: np.ndarray, kernels: list[np.ndarray]) -> None:
     for image, kernel in zip(images, kernels, strict=True):
-        convolution.convolve(image, kernel)
+        convolve(image, kernel)
 
 
 def measure(images: np.ndarray, repeats: int, peer: Callable | None) -> dict[str, list[float]]:
@@ -153,40 +152,6 @@ def measure(images: np.ndarray, repeats: int, peer: Callable | None) -> dict[str
     return times
 
 
-def measure_gpu(images: np.ndarray) -> None:
-    """Images a second with kernels at hand and from ids, and the share of the memory bandwidth that a copy reaches."""
-    import torch
-
-    if not torch.cuda.is_available():
-        print("GPU: not measured, no CUDA device.")
-        return
-
-    def rate(work: Callable, repeats: int = 20) -> float:
-        for _ in range(3):
-            work()
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        torch.cuda.synchronize()
-        return repeats / (time.perf_counter() - start)
-
-    ids = list(range(len(images)))
-    kernels = convolution.stack_kernels(kernels_for(ids, SEVERITY, images.shape[1])[0]).cuda()
-    light = torch.from_numpy(images).cuda().float()
-    block = torch.empty(2**28, device="cuda")
-    bandwidth = rate(block.clone) * 2 * block.nbytes
-    convolved = rate(lambda: convolution.convolve_batch(light, kernels)) * len(images)
-    complete = rate(lambda: blur_batch(images, ids, SEVERITY, device="cuda"), 5) * len(images)
-    moved = convolved * 2 * light[0].nbytes  # every method reads a photo and writes one
-    print(
-        f"{torch.cuda.get_device_name()}: {convolved:,.0f} images/s with kernels at hand, {complete:,.0f} from ids."
-    )
-    print(
-        f"  {moved / 1e9:,.0f} GB/s of photos = {moved / bandwidth:.1%} of a copy's {bandwidth / 1e9:,.0f} GB/s."
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256)
@@ -198,12 +163,11 @@ def main() -> None:
     arguments = parser.parse_args()
     shape = (arguments.batch, arguments.size, arguments.size, 3)
     images = rng("benchmark").integers(0, 256, shape, dtype=np.uint8)
-    library = "OpenCV with IPP" if convolution.IPP else "SciPy"
     print(
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}"
     )
     print(
-        f"{shape[0]} colour images of {shape[1]} px, {SEVERITY}, own kernel each, one thread; transforms by {library}"
+        f"{shape[0]} colour images of {shape[1]} px, {SEVERITY}, own kernel each, one thread; transforms by {TRANSFORMS}"
     )
     times = measure(
         images, arguments.repeats, peer_kernels(arguments.peer) if arguments.peer else None
@@ -215,7 +179,6 @@ def main() -> None:
         print(f"  {name.split(',')[0]} / suite: {median[name] / median[SUITE]:.0f} times faster")
     if not arguments.peer:
         print("  peer: not measured; add --peer PATH of a checkout of KupynOrest/DeblurGAN")
-    measure_gpu(images)
 
 
 if __name__ == "__main__":

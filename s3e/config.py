@@ -51,12 +51,10 @@ class Blur(Section):
     """The severity that models are trained on; validation and test come in all of them (specification 3.8, 4.3).
 
     Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames` neighbours, taken from
-    the released blurred frames (variant B) or from the raw video (variant A). `motion`: "object" lets one region of the
-    photo move on its own.
+    the released blurred frames (variant B) or from the raw video (variant A).
     """
 
     severity: Literal["light", "moderate", "severe", "released"] = "severe"
-    motion: Literal["camera", "object"] = "camera"
     frames: Literal[3, 5] = 3
     average: Literal["released", "raw"] = "released"
     seed: int = 0

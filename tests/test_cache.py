@@ -233,7 +233,7 @@ def test_each_change_of_settings_or_files_has_its_own_cache(tmp_path, monkeypatc
         {"blur_severity": "light"},
         {"blur_seed": 1},
     ]
-    changes += [{"blur_gamma": 2.2}, {"blur_noise": 0.01}, {"blur_motion": "object"}]
+    changes += [{"blur_gamma": 2.2}, {"blur_noise": 0.01}]
     keys = [key_of(photos, **change) for change in changes]
     path = open_source(photos).splits["val"][0].path
     os.utime(path, ns=(0, 0))

@@ -65,9 +65,7 @@ def decoded(place):
 
 def test_an_example_is_blurred_as_in_the_study(examples):
     blur, images = examples.restorer.config.blur, np.stack(list(SCENES.values()))
-    study, _ = blur_batch(
-        images, list(SCENES), "severe", blur.seed, blur.gamma, blur.noise, blur.motion
-    )
+    study, _ = blur_batch(images, list(SCENES), "severe", blur.seed, blur.gamma, blur.noise)
     for name, blurred in zip(SCENES, study, strict=True):
         assert (examples.blurred(name, "severe") == blurred).all()
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s3e.blur import SEVERITIES, blur_image
-from s3e.camera import exposed, extent, psf, trajectories
+from s3e.blur import SEVERITIES, blur_image, exposed, extent, psf, trajectories
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr
 from s3e.explore import markup, pictures

@@ -54,16 +54,16 @@ def test_code_finds_constants_decorators_and_inner_functions_without_importing()
     )
     inner = lessons.code("s3e.training.stages.train_deblurrer.generator_terms")
     assert repr(inner).count("def ") == 1 and "\n\ndef generator_terms" in repr(inner)
-    assert "line " in lessons.code("s3e.camera.STEPS").pieces[0][0]
+    assert "line " in lessons.code("s3e.blur.STEPS").pieces[0][0]
 
 
 def test_code_shows_a_part_of_a_long_function():
     text = (
-        lessons.code("s3e.camera.walk", start="for t, (move", stop="velocity = move")
+        lessons.code("s3e.blur.walk", start="for t, move", stop="velocity = move.copy()")
         .pieces[0][1]
         .splitlines()
     )
-    assert text[0].startswith("for t, (move") and text[-1].strip() == "velocity = move"
+    assert text[0].startswith("for t, move") and text[-1].strip() == "velocity = move.copy()"
 
 
 @pytest.mark.parametrize(

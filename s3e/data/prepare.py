@@ -27,9 +27,8 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from s3e import blur, camera, convolution, utils
-from s3e.blur import MIX, SEVERITIES, blur_batch, blur_image, kernel_for
-from s3e.camera import extent, psf, trajectories
+from s3e import blur, utils
+from s3e.blur import MIX, SEVERITIES, blur_batch, blur_image, extent, kernel_for, psf, trajectories
 from s3e.captions.parser import NULL, TreeVocabulary, parse_caption
 from s3e.captions.tree import Vocabulary
 from s3e.config import PROFILES, Blur, Config, Data, load_config, parse_setting
@@ -322,9 +321,7 @@ class View(NamedTuple):
 
 def blurred_views(sharp: np.ndarray, ids: Sequence[str], severity: str, blur: Blur) -> View:
     """Blur sharp photos, uint8 (N, S, S, 3), each with the kernel of its id."""
-    images, extents = blur_batch(
-        sharp, ids, severity, blur.seed, blur.gamma, blur.noise, blur.motion
-    )
+    images, extents = blur_batch(sharp, ids, severity, blur.seed, blur.gamma, blur.noise)
     return View(images, [round(float(value), 3) for value in extents], _against(sharp, images))
 
 
@@ -554,8 +551,6 @@ def _save(folder: Path | None, looks: dict[str, Look], stamps: dict[str, list | 
 CHUNK = {False: 64, True: 8}  # photos that are made at once; pairs are large and slow to decode
 MAKERS = (
     blur,
-    camera,
-    convolution,
     photo_code,
     utils,
     readers,
@@ -593,11 +588,9 @@ def prepare_arrays(
 
 def cache_key(source: Source, config: Config, parts: dict[str, Part]) -> dict[str, Any]:
     """What the arrays depend on: settings, code, and ids, sizes and times of the files."""
-    names = ("frames", "average") if source.paired else ("motion", "seed", "gamma", "noise")
+    names = ("frames", "average") if source.paired else ("seed", "gamma", "noise")
     settings = {name: getattr(config.blur, name) for name in names}
-    settings |= (
-        {"transforms": "OpenCV" if convolution.IPP else "SciPy"} if not source.paired else {}
-    )
+    settings |= {"transforms": blur.TRANSFORMS} if not source.paired else {}
     settings |= {"size": config.data.size, "chunk": CHUNK[source.paired]}
     files = {}
     for name, part in parts.items():
@@ -1075,7 +1068,7 @@ def _write_samples(corpus: Corpus, config: Config, folder: Path) -> None:
     arrays = {"ids": np.array(ids), "sharp": split.sharp[rows]}
     for severity in corpus.severities:
         arrays[severity] = split.blurred[severity][rows]
-        if severity in synthetic(corpus) and config.blur.motion == "camera":
+        if severity in synthetic(corpus):
             kernels = [
                 kernel_for(photo, severity, config.data.size, config.blur.seed) for photo in ids
             ]

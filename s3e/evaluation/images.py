@@ -18,9 +18,8 @@ from skimage import data
 from skimage.metrics import structural_similarity
 from skimage.restoration import wiener as skimage_wiener
 
-from s3e.blur import kernels_for
+from s3e.blur import blur_image, convolve, kernels_for
 from s3e.config import Blur, Config
-from s3e.convolution import blur_image, convolve
 from s3e.utils import PSNR_CAP, peak_value, psnr
 
 if TYPE_CHECKING:
@@ -334,13 +333,13 @@ def score_classical(corpus: "Corpus | Path | str", config: Config) -> pd.DataFra
     """PSNR (dB) and SSIM of both methods on validation and test: split, severity, id, variant, psnr, ssim.
 
     `corpus`: prepared photos or scenes, or their folder; of each split at most the first `CLASSICAL_IMAGES`. Pairs (GoPro), whose
-    blur is real motion, and photos in which an object moves on its own, which no one kernel tells, give an empty frame.
+    blur is real motion, which no one kernel describes, give an empty frame.
     """
     from s3e.data.corpus import load_corpus
 
     corpus = load_corpus(corpus) if isinstance(corpus, (str, Path)) else corpus
     frames = [pd.DataFrame(columns=list(CLASSICAL_COLUMNS))]
-    one_kernel = "released" not in corpus.severities and config.blur.motion == "camera"
+    one_kernel = "released" not in corpus.severities
     for severity in corpus.severities if one_kernel else ():
         balance = choose_balance(corpus.val, severity, config.blur)
         methods = {"wiener": partial(wiener, balance=balance), "richardson_lucy": richardson_lucy}

@@ -9,8 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from s3e.blur import SEVERITIES, blur_image, severity_of
-from s3e.camera import exposed, extent, psf, trajectories
+from s3e.blur import SEVERITIES, blur_image, exposed, extent, psf, severity_of, trajectories
 from s3e.evaluation.images import psnr, to_uint8
 from s3e.explore import markup, pictures
 from s3e.explore.controls import fluid
@@ -67,7 +66,7 @@ class Exposure:
     """What a shake does to a photo.
 
     `path`: complex (2000,), pixels, 0 at the centre of its exposed part, which is the first `seen` samples; `kernel`:
-    see `s3e.camera.psf`; `sharp`, `blurred`: uint8 (H, W, 3); `extent` of the exposed part in pixels; `psnr` in dB.
+    see `s3e.blur.psf`; `sharp`, `blurred`: uint8 (H, W, 3); `extent` of the exposed part in pixels; `psnr` in dB.
     """
 
     settings: Settings

@@ -57,9 +57,7 @@ class Examples:
             raise S3EError(f"unknown severity '{severity}'; choose one of {', '.join(SEVERITIES)}.")
         blur = self.restorer.config.blur
         photos = self.sharp(name)[None]
-        return blur_batch(photos, [name], severity, blur.seed, blur.gamma, blur.noise, blur.motion)[
-            0
-        ][0]
+        return blur_batch(photos, [name], severity, blur.seed, blur.gamma, blur.noise)[0][0]
 
     def _reading(self, name: str, severity: str) -> Reading:
         return self.restorer.read(self.blurred(name, severity))

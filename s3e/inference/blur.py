@@ -8,9 +8,16 @@ from argparse import ArgumentParser, Namespace
 import numpy as np
 from PIL import Image
 
-from s3e.blur import SEVERITIES, kernels_for
-from s3e.camera import exposed, extent, psf, trajectories
-from s3e.convolution import Shot, expose_all, sensor_noise
+from s3e.blur import (
+    SEVERITIES,
+    blur_bytes,
+    exposed,
+    extent,
+    kernels_for,
+    psf,
+    sensor_noise,
+    trajectories,
+)
 from s3e.inference.commands import (
     KERNEL,
     Job,
@@ -107,9 +114,7 @@ def _blurred(
     pixels: np.ndarray, kernel: np.ndarray, sigma: float, seed: int, name: str
 ) -> np.ndarray:
     noise = sensor_noise(pixels.shape, sigma, rng("noise", seed, name)) if sigma else None
-    blurred = np.empty_like(pixels)
-    expose_all(pixels[None], [Shot(kernel, noise=noise)], 1.0, "cpu", blurred[None])
-    return blurred
+    return blur_bytes(pixels, kernel, noise=noise)
 
 
 def _write_kernel(kernel: np.ndarray, job: Job) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import s3e
+from s3e.blur import TRANSFORMS
 from s3e.config import Config
-from s3e.convolution import IPP
 from s3e.data.readers import coco_kind, find_raw, gopro_found, walk
 from s3e.pipeline import graph
 from s3e.pipeline.contents import digests
@@ -215,8 +215,7 @@ def tools(stage: str) -> dict[str, str]:
     if stage == EXPLORES:
         return {"tools": f"weights {weights_digest()[:12]}"}
     if stage == "01_data_blurring":
-        transforms = "OpenCV's transforms" if IPP else "SciPy's transforms"
-        return {"tools": transforms}
+        return {"tools": f"transforms by {TRANSFORMS}"}
     if stage != "07_evaluation":
         return {}
     from s3e.evaluation.captions import find_java

@@ -54,12 +54,9 @@ def views(config: Config) -> dict[str, np.ndarray]:
     size, blur = config.data.size, config.blur
     found, sharp = {}, photographs(size)
     for name in SEVERITIES:
-        found[name] = blur_batch(
-            sharp, PHOTOS, name, blur.seed, blur.gamma, blur.noise, blur.motion
-        )[0]
-        if blur.motion == "camera":
-            kernels = [kernel_for(photo, name, size, blur.seed) for photo in PHOTOS]
-            found[f"kernel_{name}"] = np.stack(pad_kernels(kernels))
+        found[name] = blur_batch(sharp, PHOTOS, name, blur.seed, blur.gamma, blur.noise)[0]
+        kernels = [kernel_for(photo, name, size, blur.seed) for photo in PHOTOS]
+        found[f"kernel_{name}"] = np.stack(pad_kernels(kernels))
     return {"sharp": sharp, **found}
 
 
