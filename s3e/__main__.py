@@ -30,13 +30,8 @@ COMMANDS = {
     },
     "report": {
         "check": (
-            "s3e.report.check",
+            "s3e.report.manifest",
             "say which figures and tables were edited, are missing or made by older code",
-        ),
-        "build": ("s3e.report.html", "put a folder of figures and tables into one HTML file"),
-        "minutes": (
-            "s3e.pipeline.minutes",
-            "write how long finished runs took into the notebooks and the README",
         ),
     },
     "info": (

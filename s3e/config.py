@@ -226,7 +226,7 @@ class Config(Section):
     study with captions (runs/NAME), whose vocabulary, tree and captioner data without captions use. `falsifier`: those that are trained
     again, with the first seed, on scenes whose textures are drawn by lot (specification 6.7). `figures`: the folder
     below `figures/` for its results ("": named after profile and data). `pictures`: whose photos figures show, those of
-    the "data", or "public" ones for data that may not be published (see `s3e.report.showcase`).
+    the "data", or "public" ones for data that may not be published (see `s3e.report.photos`).
     """
 
     profile: str

@@ -19,7 +19,7 @@ from s3e.explore.examples import GAIN, Examples
 from s3e.explore.ownphoto import OwnPhoto, beside, processed, received
 from s3e.inference import Restorer
 from s3e.inference.photos import read_photo
-from s3e.report import comparison
+from s3e.report import photos as comparison
 from s3e.report.style import show
 from s3e.utils import S3EError
 

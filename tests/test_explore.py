@@ -7,7 +7,6 @@ from html import unescape
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +18,7 @@ from s3e.explore import markup, pictures
 from s3e.explore.blurlab import OWN, PRESET, RANGES, BlurLab, Settings, expose, preset
 from s3e.explore.treebrowser import READERS, TreeBrowser, parsed, spoken
 from s3e.inference import Restorer
-from s3e.report import laboratory
+from s3e.report import photos as laboratory
 from s3e.report.diagram import NODE_NAMES
 from s3e.report.style import save
 from s3e.utils import S3EError, rng
@@ -421,40 +420,3 @@ def test_the_laboratory_s_figure_says_all_that_the_widget_says(photo, tmp_path):
     assert len(figure.axes) == 12 and all(
         path.stat().st_size for path in save(figure, tmp_path, "laboratory")
     )
-
-
-def test_the_tree_s_figure_says_all_that_the_widget_says(browser, scenes):
-    name = scenes[1].id
-    browser.photo.value = name
-    reading, seen = browser.reading(name, "severe"), browser.view(name, "severe")
-    said = texts(laboratory.tree_reading(seen, reading))
-    for node in range(7):
-        guesses = "\n".join(
-            f"{markup.label(own)} {markup.percent(share)}" for own, share in reading.ranking(node)
-        )
-        assert guesses in said and guesses.split() == words(browser.guesses[node].value).split()
-        assert markup.percent(reading.confidence[node]) in said and NODE_NAMES[node] in said
-
-
-def test_the_words_figure_holds_every_share_of_attention(browser, restorer, scenes):
-    reading, seen = browser.reading(scenes[0].id, "severe"), browser.view(scenes[0].id, "severe")
-    figure = laboratory.word_reading(seen, reading)
-    *each, shares = figure.axes
-    assert [axes.texts[0].get_text() for axes in each] == reading.words
-    found = np.zeros((len(reading.words), 7))
-    for text in shares.texts:
-        found[text.get_position()] = float(text.get_text()) / 100
-    np.testing.assert_allclose(found, reading.word_attention, atol=0.0051)
-    silent = replace(reading, words=[], word_attention=np.zeros((0, 7), np.float32))
-    assert "It says nothing." in texts(laboratory.word_reading(seen, silent))
-
-
-def test_figures_take_photos_of_any_shape(restorer, photo, tmp_path):
-    wide = np.tile(photo, (1, 2, 1))
-    reading = restorer.read(wide)
-    for name, figure in (
-        ("tree", laboratory.tree_reading(wide, reading)),
-        ("words", laboratory.word_reading(wide, reading)),
-    ):
-        drawn = cv2.imread(str(save(figure, tmp_path, name)[0]))
-        assert drawn.shape[1] == 1400

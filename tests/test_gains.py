@@ -8,7 +8,7 @@ import pytest
 
 from s3e.evaluation import gains
 from s3e.evaluation.statistics import holm, paired_interval
-from s3e.report import claims, tables
+from s3e.report import tables
 from s3e.utils import S3EError
 
 ARMS = {
@@ -173,19 +173,19 @@ def test_closing_is_the_share_of_the_gap(scores):
         row["mean"] == pytest.approx(0.4, abs=0.02) and row.low < 0.4 < row.high and row.seeds == 3
     )
     assert pick(frame, variant="shuffled").seeds == 1
-    table = claims.closing(frame, gains.differences(scores, 200))
-    assert list(table.cells.arm)[-1] == "tree of the sharp image (told, no arm)"
+    table = tables.closing(frame, gains.differences(scores, 200))
+    assert list(table.cells.variant)[-1] == "tree of the sharp image (oracle)"
     assert gains.closing(scores[scores.variant != "oracle_map"], 200).empty
 
 
 def test_what_the_category_adds_is_said_where_silhouettes_were_tried():
     frame = study({}, arms={**ARMS, "oracle_silhouette": 0.7})
-    table = claims.closing(gains.closing(frame, 300), gains.differences(frame, 300))
+    table = tables.closing(gains.closing(frame, 300), gains.differences(frame, 300))
     assert any(
         "add to the outline of all things together, under severe blur: +0.3" in note
         for note in table.notes
     )
-    assert not any("outline" in note for note in claims.closing(gains.closing(frame, 300), pd.DataFrame(
+    assert not any("outline" in note for note in tables.closing(gains.closing(frame, 300), pd.DataFrame(
         columns=["split", "severity", "variant", "reference", "metric"])).notes)  # fmt: skip
 
 
@@ -225,10 +225,10 @@ def test_falsifier_keeps_the_decisive_comparisons(differences):
     lots = gains.differences(study(dict.fromkeys(ARMS, 1), arms={**ARMS, "full": 0.05}), 200)
     frame = gains.texture_control(differences, lots)
     assert set(zip(frame.variant, frame.reference, strict=True)) <= set(gains.TEXTURE_PAIRS)
-    cells = claims.falsifier(frame).cells.set_index(["textures", "difference"])
+    cells = tables.texture_control(frame).cells.set_index(["textures", "difference"])
     ours = "S3E-Deblur (full) − baseline (no semantics)"
     assert cells.loc[("of the category", ours), "PSNR (dB)"].startswith("+0.4")
-    assert cells.loc[("drawn by lot", ours), "seeds"] == "one seed, no claim"
+    assert cells.loc[("random", ours), "seeds"] == "one seed, no claim"
 
 
 def test_parts_of_the_method_are_a_family_of_their_own():
@@ -269,7 +269,7 @@ def test_bins_are_thirds_sorted_by_the_input(scores):
     assert list(rows.bin) == [1, 2, 3] and list(rows.images) == [14, 13, 13]
     assert (rows.input_high.to_numpy()[:-1] < rows.input_low.to_numpy()[1:]).all()
     table = tables.gains(gains.differences(scores, 200), gains.bins(scores, 200))
-    row = table.cells.set_index("arm").loc["S3E-Deblur (full)"]
+    row = table.cells.set_index("variant").loc["S3E-Deblur (full)"]
     assert row.str.startswith("+0.4").any() and len(row) == scores.severity.nunique() + 3
 
 

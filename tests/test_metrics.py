@@ -13,8 +13,8 @@ from s3e.evaluation import collect
 from s3e.evaluation import images as definitions
 from s3e.evaluation import images as image
 from s3e.evaluation.images import definition_scores, psnr, score_batch, ssim, swapped, to_uint8
-from s3e.report.definitions import table
-from s3e.report.table import markdown
+from s3e.report.tables import definitions as table
+from s3e.report.tables import markdown
 
 
 def gaussian_ssim(x, y):

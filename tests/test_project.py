@@ -106,7 +106,7 @@ def borrowed(cells):
 def test_no_cell_depends_on_a_lesson(book):
     assert not borrowed(code(book))
     lesson = nbformat.v4.new_code_cell(
-        "from s3e.report import lessons\nrun = lessons", metadata={"tags": ["lesson"]}
+        "from s3e.report import manifest\nrun = manifest", metadata={"tags": ["lesson"]}
     )
     assert borrowed([lesson, *code(book)[2:]]) == {"run"}
 
@@ -174,11 +174,11 @@ def test_cited_sections_exist():
     assert numbers and numbers <= sections, numbers - sections
 
 
-def test_readme_shows_the_committed_numbers():
-    from s3e.report.readme import filled
+def test_documents_show_the_committed_numbers():
+    from s3e.report.manifest import filled
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert filled(readme) == readme, "run: python -m s3e.report.readme"
+    for path, text in filled().items():
+        assert path.read_text(encoding="utf-8") == text, "run: python -m s3e report fill"
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -188,7 +188,7 @@ def costs(paths: Iterable[Path]) -> pd.DataFrame:
         {"variant": run.variant, "seed": run.seed, **read_json(run.path / "cost.json")}
         for run in runs
     ]
-    names = ["parameters_generator", "parameters_semantics", "milliseconds_per_update"]
+    names = ["parameters_generator", "parameters_semantics", "milliseconds_per_step"]
     return pd.DataFrame(rows, columns=["variant", "seed", *names])
 
 

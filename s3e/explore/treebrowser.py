@@ -19,7 +19,7 @@ from s3e.explore.examples import Examples
 from s3e.inference import Reading, Restorer
 from s3e.models.tree import LEAVES
 from s3e.report.diagram import ENTITY, NODE_NAMES, OTHER
-from s3e.report.gallery import word_maps
+from s3e.report.photos import word_maps
 
 SHARP = "sharp"
 READERS = {"full": "S3E-Deblur, after co-training", "captioner": "S3-tree, before co-training"}

@@ -1,10 +1,11 @@
-"""Figures drawn by code: the framework (figure 2) and the way from a caption to its tree (figure 3)."""
+"""Figures drawn by code: the framework (figure 2), the way from captions to trees (figure 3), and trees themselves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -33,84 +34,53 @@ NODES = {  # node -> (x, y) in the unit square: leaves 1-4, sub-relations 5-6, r
 EDGES = ((0, 4), (1, 4), (2, 5), (3, 5), (4, 6), (5, 6))
 NODE_NAMES = ("leaf 1", "leaf 2", "leaf 3", "leaf 4", "node 5", "node 6", "root")
 ENTITY, RELATION, OTHER = BLUE, VERMILLION, GREY
+TAG_COLOURS = {"NOUN": ENTITY, "VERB": RELATION, "PREP": PURPLE, "CONJ": PURPLE}
 
 
-def _tint(colour: str, amount: float = 0.14) -> tuple[float, float, float]:
-    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return tuple(1 - amount * (1 - rgb))
+def _tint(colour: str, amount: float = 0.14) -> tuple[float, ...]:
+    return tuple(1 - amount * (1 - part) for part in to_rgb(colour))
+
+
+def _write(axes: Axes, x: float, y: float, text: str, size: float = 7, **look: Any) -> None:
+    look = {"ha": "center", "va": "center", "color": INK, "linespacing": 1.2, "zorder": 5} | look
+    axes.text(x, y, text, size=size, **look)
+
+
+def _rectangle(axes: Axes, middle: tuple, size: tuple, rounding: float = 0.0, **look: Any) -> None:
+    corner = np.subtract(middle, np.divide(size, 2))
+    style = f"round,pad=0,rounding_size={rounding}" if rounding else "square,pad=0"
+    axes.add_patch(FancyBboxPatch(corner, *size, boxstyle=style, **look))
 
 
 def _box(
-    axes: Axes,
-    x: float,
-    y: float,
-    width: float,
-    height: float,
-    text: str,
-    colour: str,
-    note: str = "",
+    axes: Axes, x: float, y: float, size: tuple, text: str, colour: str, note: str = ""
 ) -> None:
     """A rounded box centred on (x, y) with bold `text` and, below it, a lighter `note`."""
-    style = FancyBboxPatch(
-        (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.09",
-        facecolor=_tint(colour), edgecolor=colour, linewidth=1.1, zorder=2,
-    )  # fmt: skip
-    axes.add_patch(style)
-    lift = 0.13 * (note.count("\n") + 1) if note else 0
-    axes.text(
-        x, y + lift, text, ha="center", va="center", weight="bold", size=8, color=INK, zorder=3
-    )
-    if note:
-        low = y - 0.15 - 0.02 * text.count("\n")
-        axes.text(
-            x,
-            low,
-            note,
-            ha="center",
-            va="center",
-            size=6.8,
-            color="#555555",
-            zorder=3,
-            linespacing=1.25,
-        )
+    look = {"facecolor": _tint(colour), "edgecolor": colour, "linewidth": 1.1, "zorder": 2}
+    _rectangle(axes, (x, y), size, 0.09, **look)
+    _write(axes, x, y + 0.13 * bool(note), text, 8, weight="bold")
+    _write(axes, x, y - 0.15, note, 6.8, color="#555555")
 
 
-def _arrow(
-    axes: Axes, points: Sequence[tuple[float, float]], colour: str = INK, text: str = ""
-) -> None:
+def _arrow(axes: Axes, points: Sequence[tuple[float, float]], colour: str, text: str = "") -> None:
     """A right-angled arrow through `points`; `text` stands on its first leg."""
     xs, ys = zip(*points, strict=True)
-    axes.plot(xs[:-1], ys[:-1], color=colour, linewidth=1.1, solid_joinstyle="round", zorder=1)
-    head = FancyArrowPatch(
-        points[-2], points[-1], arrowstyle="-|>", mutation_scale=9, color=colour, linewidth=1.1,
-        shrinkA=0, shrinkB=0, zorder=1,
-    )  # fmt: skip
-    axes.add_patch(head)
-    if text:
-        axes.text(
-            (xs[0] + xs[1]) / 2,
-            (ys[0] + ys[1]) / 2 + 0.1,
-            text,
-            ha="center",
-            va="bottom",
-            size=6.8,
-            color=colour,
-        )
+    look = {"color": colour, "linewidth": 1.1, "zorder": 1}
+    axes.plot(xs[:-1], ys[:-1], solid_joinstyle="round", **look)
+    head = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(points[-2], points[-1], **head, **look))
+    middle = (xs[0] + xs[1]) / 2, (ys[0] + ys[1]) / 2 + 0.1
+    _write(axes, *middle, text, 6.8, va="bottom", color=colour)
 
 
-def _picture(
-    axes: Axes, image: np.ndarray | None, x: float, y: float, side: float, title: str
-) -> None:
+def _picture(axes: Axes, image: np.ndarray | None, x: float, y: float, title: str) -> None:
+    half = 0.55
     if image is not None:
-        axes.imshow(
-            image, extent=(x - side / 2, x + side / 2, y - side / 2, y + side / 2), zorder=2
-        )
-    frame = FancyBboxPatch((x - side / 2, y - side / 2), side, side, boxstyle="square,pad=0", facecolor="none" if
-                           image is not None else PALE, edgecolor=INK, linewidth=0.8, zorder=3)  # fmt: skip
-    axes.add_patch(frame)
-    axes.text(
-        x, y - side / 2 - 0.1, title, ha="center", va="top", size=7, color=INK, linespacing=1.25
-    )
+        axes.imshow(image, extent=(x - half, x + half, y - half, y + half), zorder=2)
+    face = PALE if image is None else "none"
+    look = {"facecolor": face, "edgecolor": INK, "linewidth": 0.8, "zorder": 3}
+    _rectangle(axes, (x, y), (2 * half, 2 * half), **look)
+    _write(axes, x, y - half - 0.1, title, va="top")
 
 
 @styled
@@ -119,139 +89,98 @@ def framework(
 ) -> Figure:
     """Figure 2: the parts of S3E-Deblur, what flows between them and which loss trains what (specification 6.0).
 
-    `blurred`, `restored`: optional uint8 (S, S, 3) pictures for the two ends; `caption`: what the decoder said.
+    `blurred`, `restored`: optional uint8 (S, S, 3) images for the two ends; `caption`: what the decoder outputs.
     """
     figure = Figure(figsize=(PAGE_WIDTH, 3.4))
     axes = bare(figure.add_axes((0, 0, 1, 1)))
     axes.set(xlim=(0, 10.5), ylim=(0.15, 5.25), aspect="equal")
     top, low = 3.85, 1.3
-    back = FancyBboxPatch((1.62, low - 0.62), 7.34, 1.5, boxstyle="round,pad=0,rounding_size=0.1", facecolor="#F6F8F6",
-                          edgecolor="#D5DDD8", linewidth=0.8, zorder=0)  # fmt: skip
-    axes.add_patch(back)
-    axes.text(
-        1.75, low + 0.72, "Generator (DeblurGAN)", size=7, color=GREEN, va="center", weight="bold"
-    )
-    _picture(axes, blurred, 0.72, low, 1.1, "blurred $I_b$")
-    _picture(axes, restored, 9.78, low, 1.1, "restored $I_r$")
-    _box(axes, 2.5, top, 2.05, 0.9, "Semantic encoder", BLUE, "reads the blurred image")
-    _box(axes, 8.2, top + 0.45, 2.3, 0.9, "Caption decoder", ORANGE, "LSTM, attends to 7 nodes")
-    _tree_glyph(axes, 5.1, top, 2.0, 1.75)
-    _box(axes, 2.5, low, 1.45, 0.8, "Down", GREEN, "convolutions")
-    _box(axes, 5.1, low, 1.25, 0.8, "Fuse", VERMILLION, "starts at zero")
-    _box(axes, 6.75, low, 1.25, 0.8, "Trunk", GREEN, "ResBlocks")
-    _box(axes, 8.2, low, 1.15, 0.8, "Up", GREEN, "$+\\,I_b$, clamp")
-    _box(axes, 9.78, 2.85, 1.1, 0.8, "Critic", PURPLE, "$I_r$ or $I_s$ ?")
-    _flow(axes, top, low)
-    _losses(axes, top, low, caption)
+    look = {"facecolor": "#F6F8F6", "edgecolor": "#D5DDD8", "linewidth": 0.8, "zorder": 0}
+    _rectangle(axes, (5.29, low + 0.13), (7.34, 1.5), 0.1, **look)
+    words = {"ha": "left", "color": GREEN, "weight": "bold"}
+    _write(axes, 1.75, low + 0.72, "Generator (DeblurGAN)", **words)
+    _picture(axes, blurred, 0.72, low, "blurred $I_b$")
+    _picture(axes, restored, 9.78, low, "restored $I_r$")
+    for x, y, width, text, colour, note in (
+        (2.5, top, 2.05, "Semantic encoder", BLUE, "reads the blurred image"),
+        (8.2, top + 0.45, 2.3, "Caption decoder", ORANGE, "LSTM, attends to 7 nodes"),
+        (2.5, low, 1.45, "Down", GREEN, "convolutions"),
+        (5.1, low, 1.25, "Fuse", VERMILLION, "starts at zero"),
+        (6.75, low, 1.25, "Trunk", GREEN, "ResBlocks"),
+        (8.2, low, 1.15, "Up", GREEN, "$+\\,I_b$, clamp"),
+        (9.78, 2.85, 1.1, "Critic", PURPLE, "$I_r$ or $I_s$ ?"),
+    ):
+        _box(axes, x, y, (width, 0.9 if y >= top else 0.8), text, colour, note)
+    _tree_glyph(axes, 5.1, top)
+    for points, colour, text in (
+        ([(0.72, low + 0.57), (0.72, top), (1.46, top)], BLUE, ""),
+        ([(3.54, top), (4.08, top)], BLUE, "$V$"),
+        ([(6.12, top + 0.45), (7.03, top + 0.45)], ORANGE, "$x_1 \\ldots x_7$"),
+        ([(5.1, top - 1.14), (5.1, low + 0.41)], VERMILLION, ""),
+        ([(1.29, low), (1.76, low)], GREEN, ""),
+        ([(3.24, low), (4.46, low)], GREEN, "features $F$"),
+        ([(5.74, low), (6.11, low)], GREEN, ""),
+        ([(7.39, low), (7.61, low)], GREEN, ""),
+        ([(8.79, low), (9.21, low)], GREEN, ""),
+        ([(9.78, low + 0.57), (9.78, 2.43)], PURPLE, ""),
+    ):
+        _arrow(axes, points, colour, text)
+    _write(axes, 5.22, 2.42, "node maps $X_1 \\ldots X_7$", ha="left", color=VERMILLION)
+    for x, y, text, colour in (  # each loss touches what it trains
+        (4.09, top - 1.03, "tree", BLUE),
+        (9.35, top + 0.92, "cap", ORANGE),
+        (9.2, 2.85, "adv", PURPLE),
+        (9.08, low - 0.4, "pix", GREEN),
+    ):
+        pill = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour}
+        _write(axes, x, y, f"$L_{{{text}}}$", 8, bbox={**pill, "linewidth": 0.9})
+    total = "co-training:  $L = L_{adv} + L_{pix} + \\lambda_c L_{cap} + \\lambda_t L_{tree}$"
+    _write(axes, 5.1, 0.36, total, 8)
+    said = wrap(f"“{caption}”", 36) if caption else ""
+    _write(axes, 8.2, top - 0.13, said, va="top", style="italic")
     return figure
 
 
-def _flow(axes: Axes, top: float, low: float) -> None:
-    _arrow(axes, [(0.72, low + 0.57), (0.72, top), (1.46, top)], BLUE)
-    _arrow(axes, [(3.54, top), (4.08, top)], BLUE, "$V$")
-    _arrow(axes, [(6.12, top + 0.45), (7.03, top + 0.45)], ORANGE, "$x_1 \\ldots x_7$")
-    _arrow(axes, [(5.1, top - 1.14), (5.1, low + 0.41)], VERMILLION)
-    axes.text(5.22, 2.42, "node maps $X_1 \\ldots X_7$", size=7, color=VERMILLION, va="center")
-    _arrow(axes, [(1.29, low), (1.76, low)], GREEN)
-    _arrow(axes, [(3.24, low), (4.46, low)], GREEN, "features $F$")
-    for start, end in ((5.74, 6.11), (7.39, 7.61), (8.79, 9.21)):
-        _arrow(axes, [(start, low), (end, low)], GREEN)
-    _arrow(axes, [(9.78, low + 0.57), (9.78, 2.43)], PURPLE)
-
-
-def _losses(axes: Axes, top: float, low: float, caption: str) -> None:
-    """Each loss as a pill that touches what it trains."""
-    pill = {"boxstyle": "round,pad=0.3", "facecolor": "white", "linewidth": 0.9}
-    for x, y, text, colour in (
-        (4.09, top - 1.03, "$L_{tree}$", BLUE),
-        (9.35, top + 0.45 + 0.47, "$L_{cap}$", ORANGE),
-        (9.2, 2.85, "$L_{adv}$", PURPLE),
-        (9.08, low - 0.4, "$L_{pix}$", GREEN),
-    ):
-        axes.text(
-            x,
-            y,
-            text,
-            size=8,
-            color=INK,
-            ha="center",
-            va="center",
-            bbox={**pill, "edgecolor": colour},
-            zorder=5,
-        )
-    total = "co-training:  $L = L_{adv} + L_{pix} + \\lambda_c L_{cap} + \\lambda_t L_{tree}$"
-    axes.text(5.1, 0.36, total, size=8, color=INK, ha="center", va="center")
-    if caption:
-        text = wrap(f"“{caption}”", 36)
-        axes.text(
-            8.2,
-            top - 0.13,
-            text,
-            ha="center",
-            va="top",
-            size=7,
-            style="italic",
-            color=INK,
-            linespacing=1.15,
-        )
-
-
-def _tree_glyph(axes: Axes, x: float, y: float, width: float, height: float) -> None:
+def _tree_glyph(axes: Axes, x: float, y: float) -> None:
     """The seven nodes as small squares (they are maps), leaves below and root on top."""
-    _box(axes, x, y, width, height + 0.5, "", BLUE)
-    axes.text(
-        x,
-        y + height / 2 + 0.05,
-        "S3-tree",
-        ha="center",
-        va="center",
-        weight="bold",
-        size=8,
-        color=INK,
-        zorder=3,
-    )
-    spot = {
-        node: (x + (u - 0.5) * width * 0.82, y - 0.12 + (v - 0.5) * height * 0.85)
-        for node, (u, v) in NODES.items()
-    }
-    for child, parent in EDGES:
-        (x0, y0), (x1, y1) = spot[child], spot[parent]
-        axes.plot([x0, x1], [y0, y1], color=INK, linewidth=0.8, zorder=3)
-    side = 0.34
-    for node, (u, v) in spot.items():
+    _box(axes, x, y, (2.0, 2.25), "", BLUE)
+    _write(axes, x, y + 0.925, "S3-tree", 8, weight="bold")
+    spots = [(x + (u - 0.5) * 1.64, y - 0.12 + (v - 0.5) * 1.49) for u, v in NODES.values()]
+    for edge in EDGES:
+        axes.plot(*zip(*(spots[node] for node in edge), strict=True), color=INK, linewidth=0.8, zorder=3)  # fmt: skip
+    for node, spot in enumerate(spots):
         colour = ENTITY if node < 4 else RELATION
-        patch = FancyBboxPatch((u - side / 2, v - side / 2), side, side, boxstyle="round,pad=0,rounding_size=0.04",
-                               facecolor=_tint(colour, 0.3), edgecolor=colour, linewidth=1.0, zorder=4)  # fmt: skip
-        axes.add_patch(patch)
-        axes.text(u, v - 0.01, str(node + 1), ha="center", va="center", size=7, color=INK, zorder=5)
+        look = {"facecolor": _tint(colour, 0.3), "edgecolor": colour, "linewidth": 1.0, "zorder": 4}
+        _rectangle(axes, spot, (0.34, 0.34), 0.04, **look)
+        _write(axes, spot[0], spot[1] - 0.01, str(node + 1))
 
 
-def draw_tree(axes: Axes, labels: Sequence[str]) -> None:
-    """A 7-node tree: `labels` in the order leaf 1-4, node 5, node 6, root; empty slots are faint."""
+def draw_tree(axes: Axes, labels: Sequence[str], shares: Sequence[float] | None = None) -> None:
+    """A 7-node tree: `labels` in the order leaf 1-4, node 5, node 6, root; empty slots are faint.
+
+    `shares`: how probable each label is, in [0, 1], written below it.
+    """
     bare(axes).set(xlim=(-0.06, 1.06), ylim=(0, 1))
     for child, parent in EDGES:
-        (x0, y0), (x1, y1) = NODES[child], NODES[parent]
+        ends = zip(NODES[child], NODES[parent], strict=True)
         faint = labels[child] == NULL
-        axes.plot([x0, x1], [y0, y1], color="#CCCCCC" if faint else INK, linewidth=0.9, zorder=1)
+        axes.plot(*ends, color="#CCCCCC" if faint else INK, linewidth=0.9, zorder=1)
     for node, (x, y) in NODES.items():
         empty, colour = labels[node] == NULL, ENTITY if node < 4 else RELATION
-        box = {"boxstyle": "round,pad=0.35", "facecolor": "white" if empty else _tint(colour, 0.18), "linewidth": 1.0,
-               "edgecolor": "#CCCCCC" if empty else colour}  # fmt: skip
+        face, rim, ink = ("white", "#CCCCCC", "#AAAAAA") if empty else (_tint(colour, 0.18), colour, INK)  # fmt: skip
+        box = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": rim, "linewidth": 1.0}
         text = "∅" if empty else labels[node].replace("_", " ")
-        axes.text(
-            x,
-            y,
-            text,
-            ha="center",
-            va="center",
-            size=7.5,
-            color="#AAAAAA" if empty else INK,
-            bbox=box,
-            zorder=2,
-        )
+        _write(axes, x, y, text, 7.5, color=ink, bbox=box)
+        if shares is not None:
+            _write(axes, x, y - 0.1, f"{100 * shares[node]:.0f} %", 6.5, va="top", color=GREY)
 
 
-TAG_COLOURS = {"NOUN": ENTITY, "VERB": RELATION, "PREP": PURPLE, "CONJ": PURPLE}
+@styled
+def tree(labels: Sequence[str], shares: Sequence[float] | None = None) -> Figure:
+    """`draw_tree` as a figure of its own, 4.4 x 2 inches."""
+    figure = Figure(figsize=(4.4, 2.0))
+    draw_tree(figure.add_axes((0, 0, 1, 1)), labels, shares)
+    return figure
 
 
 def _chips(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None:
@@ -266,45 +195,70 @@ def _chips(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None:
         if x + long > width:
             x, y = 0.0, y - 0.215
         face = _tint(colour, 0.2 if colour != OTHER else 0.08)
-        chip = FancyBboxPatch(
-            (x, y - 0.085),
-            long,
-            0.17,
-            boxstyle="round,pad=0,rounding_size=0.03",
-            facecolor=face,
-            linewidth=0,
-        )
-        axes.add_patch(chip)
-        axes.text(
-            x + long / 2,
-            y - 0.045,
-            token,
-            ha="center",
-            va="baseline",
-            color=INK,
-            fontproperties=font,
-        )
+        _rectangle(axes, (x + long / 2, y), (long, 0.17), 0.03, facecolor=face, linewidth=0)
+        look = {"ha": "center", "va": "baseline", "color": INK, "fontproperties": font}
+        axes.text(x + long / 2, y - 0.045, token, **look)
         x += long + 0.05
+
+
+def _draw_parse(figure: Figure, parse: Mapping[str, Any], left: float, bottom: float, width: float) -> None:  # fmt: skip
+    """A caption as chips, and below it its tree (or "names nothing"); 1.95 inches high, all in inches."""
+    size = np.tile(figure.get_size_inches(), 2)
+    words = figure.add_axes(np.divide((left, bottom + 1.32, width, 0.55), size))
+    below = figure.add_axes(np.divide((left, bottom + 0.06, width, 1.2), size))
+    _chips(words, parse["tokens"], parse["tags"])
+    if parse["tree"]:
+        draw_tree(below, parse["tree"].nodes)
+    else:
+        _write(bare(below), 0.5, 0.5, "names nothing", 7.5, color=OTHER)
+
+
+@styled
+def caption_to_tree(image: np.ndarray, parses: Sequence[Mapping[str, Any]]) -> Figure:
+    """Figure 3: captions of one image, their parts of speech, and the canonical tree that each becomes.
+
+    `image`: uint8 (S, S, 3); `parses`: what the parser's `explain` returns (tokens, tags, tree) for each caption.
+    """
+    row, tall = 1.95, 1.95 * len(parses) + 0.1
+    figure = Figure(figsize=(PAGE_WIDTH, tall))
+    place = np.divide((0.08, tall - 2.1, 2.0, 2.0), (PAGE_WIDTH, tall) * 2)
+    bare(figure.add_axes(place)).imshow(image)
+    for number, parse in enumerate(parses):
+        _draw_parse(figure, parse, 2.4, tall - row * (number + 1), 4.5)
+    kinds = (("noun", ENTITY), ("verb", RELATION), ("preposition or conjunction", PURPLE))
+    for line, (text, colour) in enumerate(kinds):
+        height = (tall - 2.3 - 0.17 * line) / tall
+        figure.text(0.08 / PAGE_WIDTH, height, f"■ {text}", color=colour, size=7)
+    return figure
+
+
+@styled
+def forest(parses: Sequence[Mapping[str, Any]], columns: int = 2) -> Figure:
+    """Many captions and their trees, `columns` a row; a single one is half as wide as the page."""
+    rows, width = -(-len(parses) // columns), PAGE_WIDTH / columns
+    figure = Figure(figsize=(width * min(columns, len(parses)), 1.95 * rows))
+    for number, parse in enumerate(parses):
+        row, column = divmod(number, columns)
+        _draw_parse(figure, parse, column * width + 0.1, 1.95 * (rows - 1 - row), width - 0.2)
+    return figure
 
 
 def two_wordings(
     captions: Sequence[str], explain: Callable[[str], Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Parses of two captions of one picture: the first, and the one of equal tree whose words differ most from it."""
+    """Parses of two captions of one image: the fullest, and the one of equal tree whose words differ most from it."""
     parses = [explain(text) for text in captions]
     parses = [parse for parse in parses if parse["tree"]] or parses
     first, *others = sorted(parses, key=lambda parse: parse["tree"].nodes.count(NULL))
     same = [parse for parse in others if parse["tree"] == first["tree"]] or others
-    return [
-        first,
-        *sorted(same, key=lambda parse: -len(set(parse["tokens"]) ^ set(first["tokens"])))[:1],
-    ]
+    other = sorted(same, key=lambda parse: -len(set(parse["tokens"]) ^ set(first["tokens"])))
+    return [first, *other[:1]]
 
 
 def best_example(
     groups: Sequence[Sequence[str]], explain: Callable[[str], Mapping[str, Any]]
 ) -> int:
-    """Number of the picture whose two wordings agree on the fullest tree (figure 3 shows that one)."""
+    """Number of the image whose two wordings agree on the fullest tree (figure 3 shows that one)."""
 
     def worth(number: int) -> tuple[bool, int, int]:
         pair = two_wordings(groups[number], explain)
@@ -313,66 +267,3 @@ def best_example(
         return pair[0]["tree"] == pair[-1]["tree"], -pair[0]["tree"].nodes.count(NULL), -number
 
     return max(range(len(groups)), key=worth)
-
-
-@styled
-def caption_to_tree(image: np.ndarray, parses: Sequence[Mapping[str, Any]]) -> Figure:
-    """Figure 3: captions of one picture, their parts of speech, and the canonical tree that each becomes.
-
-    `image`: uint8 (S, S, 3); `parses`: what `s3e.captions.parser.explain` returns (tokens, tags, tree) a caption.
-    """
-    row, margin = 1.5, 0.3
-    tall = row * len(parses) + margin
-    figure = Figure(figsize=(PAGE_WIDTH, tall))
-
-    def place(left: float, bottom: float, width: float, height: float) -> Axes:  # inches
-        return figure.add_axes(
-            (left / PAGE_WIDTH, bottom / tall, width / PAGE_WIDTH, height / tall)
-        )
-
-    side = min(1.7, tall - 0.6)
-    picture = bare(place(0.08, tall - 0.26 - side, side, side))
-    picture.imshow(image)
-    picture.set_title("picture")
-    for number, parse in enumerate(parses):
-        bottom = tall - row * (number + 1)
-        words = place(2.0, bottom + 0.1, 2.15, 1.14)
-        _chips(words, parse["tokens"], parse["tags"])
-        words.set_title(f"caption {number + 1}")
-        tree = place(4.25, bottom + 0.02, 2.7, 1.22)
-        draw_tree(tree, parse["tree"].nodes)
-        tree.set_title("canonical tree" if number == 0 else "")
-    for left, text, colour in (
-        (2, "noun", ENTITY),
-        (2.6, "verb", RELATION),
-        (3.15, "preposition or conjunction", PURPLE),
-    ):
-        figure.text(left / PAGE_WIDTH, 0.1 / tall, f"■ {text}", color=colour, size=7)
-    return figure
-
-
-@styled
-def forest(parses: Sequence[Mapping[str, Any]], columns: int = 2) -> Figure:
-    """Many captions and their trees: words as chips above, the tree (or "names nothing") below, `columns` a row."""
-    rows = -(-len(parses) // columns)
-    width, row = PAGE_WIDTH / columns, 1.95
-    figure = Figure(figsize=(PAGE_WIDTH, row * rows))
-    for number, parse in enumerate(parses):
-        x, y = (number % columns) * width, row * (rows - 1 - number // columns)
-        words, tree = (
-            figure.add_axes(
-                (
-                    (x + 0.1) / PAGE_WIDTH,
-                    (y + low) / (row * rows),
-                    (width - 0.2) / PAGE_WIDTH,
-                    high / row / rows,
-                )
-            )
-            for low, high in ((1.32, 0.55), (0.06, 1.2))
-        )
-        _chips(words, parse["tokens"], parse["tags"])
-        if parse["tree"]:
-            draw_tree(tree, parse["tree"].nodes)
-        else:
-            bare(tree).text(0.5, 0.5, "names nothing", ha="center", color=OTHER, size=7.5)
-    return figure
