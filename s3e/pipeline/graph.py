@@ -1,13 +1,15 @@
 """The stage table: which notebook needs what, how often it runs, which settings it reads and which files it leaves."""
 
+import csv
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from s3e.blur import SEVERITIES
 from s3e.config import TRUTH, VARIANTS, Config
 from s3e.data.readers import PAIRED
-from s3e.pipeline import minutes
 from s3e.utils import S3EError
 
 Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
@@ -15,28 +17,15 @@ Selection = tuple[tuple[str, int], ...]  # the (variant, seed) pairs of a study
 TRAINED = ("-runtime.save_every", "-runtime.explosion")  # a leading minus takes a field out again
 SCORED = ("evaluation", "-evaluation.resamples")
 SAMPLES = ("samples.npz", "samples.json")
+SPLITS = ("train", "val", "test")
 CORPUS = (
-    *(
-        "corpus.json",
-        "vocabulary.json",
-        "references.json",
-        "severity.csv",
-        "train.json",
-        "val.json",
-        "test.json",
-    ),
-    *(f"{split}_sharp.npy" for split in ("train", "val", "test")),
+    *("corpus.json", "vocabulary.json", "references.json", "severity.csv"),
+    *(f"{split}{end}" for split in SPLITS for end in (".json", "_sharp.npy")),
 )
-TABLES = ("image_scores", "differences", "bins", "cost")
-SPOKEN = ("caption_scores", "node_accuracy")  # tables of 07 that need captions
-WORDED = {
-    "vocabulary.json",
-    "captions.json",
-    "nodes.csv",
-    "restored_test.npy",
-    *(f"{name}.csv" for name in SPOKEN),
-}
+CAPTION_TABLES = ("caption_scores.csv", "node_accuracy.csv")  # tables of 07 that need captions
+CAPTION_FILES = {"vocabulary.json", "captions.json", "nodes.csv", "restored_test.npy"}
 CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
+DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
 
 
 @dataclass(frozen=True)
@@ -52,35 +41,21 @@ class Stage:
 
 @dataclass(frozen=True, order=True)
 class Instance:
-    """One run of a stage; `seed` is -1 and `variant` empty where a stage runs once.
-
-    `of`: "" or the other study that it belongs to, with keys and a store of its own: "captioned" lends tree and
-    captioner to data without captions, "random" is the falsifier (the same scenes with textures drawn by lot).
-    """
+    """One run of a stage; `seed` is -1 and `variant` empty where a stage runs once."""
 
     stage: str
     variant: str = ""
     seed: int = -1
-    of: str = ""
-
-    @property
-    def own(self) -> "Instance":
-        """The same run as its own study knows it."""
-        return replace(self, of="")
 
     @property
     def folder(self) -> str:
         """Folder name inside the stage's folder: `all`, `s0` or `baseline-s0`."""
-        return (
-            "all"
-            if self.seed < 0
-            else f"{self.variant}-s{self.seed}"
-            if self.variant
-            else f"s{self.seed}"
-        )
+        if self.seed < 0:
+            return "all"
+        return f"{self.variant}-s{self.seed}" if self.variant else f"s{self.seed}"
 
     def __str__(self) -> str:
-        return f"{self.of + ':' if self.of else ''}{self.stage}/{self.folder}"
+        return f"{self.stage}/{self.folder}"
 
 
 STAGES: dict[str, Stage] = {
@@ -88,8 +63,8 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("00_start_here", "map of the suite and of this machine", "once", (), ()),
         Stage(
-            "01_data_blurring", "photos or scenes, captions, trees, blur", "once",
-            ("data", "-data.source", "-data.captioned", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES),
+            "01_data_blurring", "images, captions, trees, blur", "once",
+            ("data", "-data.source", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES),
         ),
         Stage(
             "02_train_s3_tree", "training A1: encoder and S3-tree", "seed",
@@ -126,54 +101,48 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),
-            tuple(f"{name}.csv" for name in (*TABLES, *SPOKEN)),
+            ("image_scores.csv", "differences.csv", "bins.csv", "cost.csv", *CAPTION_TABLES),
         ),
         Stage(
             "07b_metric_definitions", "one pair, many scores: what PSNR and SSIM can mean", "once", (),
             ("definitions.csv",),
         ),
-        Stage("08_figures_and_tables", "draws every figure and table", "once", (), ()),
-        Stage("09_explore", "plays with blur, tree, nodes and your own photo", "once", (), ()),
+        Stage(DRAWS, "draws every figure and table", "once", (), ()),
+        Stage(EXPLORES, "plays with blur, tree, nodes and your own photo", "once", (), ()),
     )
 }  # fmt: skip
 
 
 def stage_named(text: str) -> Stage:
     """Find a stage by its name or number ("06"); raises `S3EError` that lists the stages."""
-    matches = [
-        stage
-        for name, stage in STAGES.items()
-        if name == text or name.split("_")[0] == text.zfill(2)
-    ]
-    if len(matches) != 1:
-        raise S3EError(f"unknown stage '{text}'; stages: {', '.join(STAGES)}.")
-    return matches[0]
+    for name, stage in STAGES.items():
+        if text == name or name.split("_")[0] == text.zfill(2):
+            return stage
+    raise S3EError(f"unknown stage '{text}'; stages: {', '.join(STAGES)}.")
 
 
 def select(config: Config, variants: Iterable[str] = (), seeds: Iterable[int] = ()) -> Selection:
     """The pairs to study: the given variants and seeds, or the profile's where a list is empty."""
-    if (
-        isinstance(variants, str)
-        or not isinstance(variants, Iterable)
-        or not isinstance(seeds, Iterable)
-    ):
+    if not all(isinstance(items, list | tuple) for items in (variants, seeds)):
         raise S3EError(
             "variants and seeds must be lists, e.g. variants = ['baseline'] and seeds = [0, 1]."
         )
     for name in variants:
-        if name not in VARIANTS:
-            raise S3EError(f"unknown variant '{name}'; variants: {', '.join(VARIANTS)}.")
+        _check_variant(name)
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise S3EError(f"seeds: {seed!r} is not a seed; give whole numbers from 0 on.")
-    names, numbers = (
-        list(dict.fromkeys(variants or config.variants)),
-        list(dict.fromkeys(seeds or config.seeds)),
-    )
-    once = set() if seeds else set(config.one_seed)
+    names = dict.fromkeys(variants or config.variants)
+    numbers = list(dict.fromkeys(seeds or config.seeds))
+    once = [] if seeds else config.one_seed
     return tuple(
         (name, seed) for name in names for seed in (numbers[:1] if name in once else numbers)
     )
+
+
+def _check_variant(name: str) -> None:
+    if name not in VARIANTS:
+        raise S3EError(f"unknown variant '{name}'; variants: {', '.join(VARIANTS)}.")
 
 
 def instance(stage: str, variant: str = "", seed: int = 0) -> Instance:
@@ -187,173 +156,144 @@ def instance(stage: str, variant: str = "", seed: int = 0) -> Instance:
         raise S3EError(
             "the variant 'full' is trained by 05_co_training; choose another for 06_ablation."
         )
-    if variant not in VARIANTS:
-        raise S3EError(f"unknown variant '{variant}'; variants: {', '.join(VARIANTS)}.")
+    _check_variant(variant)
     return Instance(stage, variant, seed)
 
 
-def arm(variant: str, seed: int) -> Instance:
+def variant_run(variant: str, seed: int) -> Instance:
     """The run that trains `variant`: 05 for `full`, else 06."""
     return instance("05_co_training" if variant == "full" else "06_ablation", variant, seed)
 
 
 def severities(kind: str) -> tuple[str, ...]:
-    """How hard the photos of a kind of data are blurred, in the order of tables."""
+    """How hard the images of a kind of data are blurred, in the order of tables."""
     return PAIRED if kind == "gopro" else tuple(SEVERITIES)
 
 
 def outputs(stage: str, kind: str, trained: str) -> tuple[str, ...]:
     """The files that a stage must leave for a kind of data ("scenes", "coco", ...); `trained`: severity of train."""
     names = STAGES[stage].outputs
-    if stage == "01_data_blurring":
-        sure = (
-            dict.fromkeys(("released", trained)) if kind == "gopro" else severities(kind)
-        )  # short videos: none severe
+    if stage == "01_data_blurring":  # short videos of GoPro have no severe frames
+        sure = dict.fromkeys(("released", trained)) if kind == "gopro" else severities(kind)
         blurred = [f"{split}_{severity}.npy" for split in ("val", "test") for severity in sure]
         names = (*names, f"train_{trained}.npy", *blurred)
-    return names if kind in CAPTIONED else tuple(name for name in names if name not in WORDED)
+    if kind in CAPTIONED:
+        return names
+    return tuple(name for name in names if name not in CAPTION_FILES | {*CAPTION_TABLES})
 
 
-def falsifier(config: Config, selection: Selection) -> Selection:
-    """The pairs that are trained again on textures drawn by lot: the profile's, with the first seed, on scenes.
-
-    A choice of variants or seeds that is not the profile's goes without.
-    """
-    scenes = config.data.source == "scenes" and config.data.texture == "category"
-    return tuple(
-        (name, config.seeds[0])
-        for name in config.falsifier
-        if scenes and selection == select(config)
-    )
-
-
-def upstream(
-    run: Instance, selection: Selection, captioned: bool = True, falsifier: Selection = ()
-) -> list[Instance]:
-    """The finished runs that `run` reads.
-
-    Without captions of its own (`captioned`), a study has its vocabulary and its tree lent by a captioned one.
-    """
-    if run.of:
-        return [replace(other, of=run.of) for other in upstream(run.own, selection)]
+def upstream(run: Instance, selection: Selection, captioned: bool = True) -> list[Instance]:
+    """The finished runs of the same study that `run` reads; `captioned`: its data have captions."""
     data, seed = instance("01_data_blurring"), run.seed
-    if run.stage in ("00_start_here", "01_data_blurring", "09_explore"):
+    if run.stage in ("00_start_here", "01_data_blurring", EXPLORES):
         return []
     if run.stage in ("02_train_s3_tree", "04_train_deblurrer"):
         return [data]
     if run.stage == "03_train_captioner":
         return [data, instance("02_train_s3_tree", seed=seed)]
     if run.variant:
-        shared = VARIANTS[run.variant].start == "shared"
-        tree = (
-            [instance(name, seed=seed) for name in ("02_train_s3_tree", "03_train_captioner")]
-            if shared
-            else []
-        )
-        before = (
-            tree if captioned else [replace(other, of="captioned") for other in (data, *tree[1:])]
-        )
-        return [data, *before, instance("04_train_deblurrer", seed=seed)]
-    arms = [arm(*pair) for pair in selection]
+        names = ["02_train_s3_tree", "03_train_captioner"]
+        shared = captioned and VARIANTS[run.variant].start == "shared"
+        names = [*(names if shared else []), "04_train_deblurrer"]
+        return [data, *(instance(name, seed=seed) for name in names)]
+    trained = [variant_run(*pair) for pair in selection]
     if run.stage == "06b_semantic_fidelity":
-        return [data, *arms]
+        return [data, *trained]
     if run.stage == "07b_metric_definitions":
-        return [data, *(other for other in arms if other.seed == arms[0].seed)]
+        return [data, *(other for other in trained if other.seed == trained[0].seed)]
     seeds = list(dict.fromkeys(seed for _, seed in selection))
-    judged = [instance("06b_semantic_fidelity")]
-    lots = [replace(arm(*pair), of="random") for pair in falsifier]
+    judge = instance("06b_semantic_fidelity")
     if run.stage == "07_evaluation":
-        return [
-            data,
-            *(instance("03_train_captioner", seed=seed) for seed in seeds),
-            *arms,
-            *judged,
-            *lots,
-        ]
+        captioners = [instance("03_train_captioner", seed=seed) for seed in seeds]
+        return [data, *captioners, *trained, judge]
     shared = [instance(name, seed=seed) for name in tuple(STAGES)[2:5] for seed in seeds]
-    return [
-        data,
-        *shared,
-        *arms,
-        *judged,
-        instance("07_evaluation"),
-        instance("07b_metric_definitions"),
-        *lots,
-    ]
+    tables = [instance("07_evaluation"), instance("07b_metric_definitions")]
+    return [data, *shared, *trained, judge, *tables]
+
+
+def borrowed(run: Instance) -> list[Instance]:
+    """The runs of a captioned study that `run` reads where its own data have no captions."""
+    variant = VARIANTS.get(run.variant)
+    if variant is None or variant.semantics in (None, "noise", *TRUTH) or variant.start == "own":
+        return []
+    tree = [instance("03_train_captioner", seed=run.seed)] if variant.start == "shared" else []
+    return [instance("01_data_blurring"), *tree]
 
 
 def why_skipped(run: Instance, kind: str) -> str:
-    """Why the notebook of `run` will only say, for a kind of data, that it is skipped; "" if it works."""
+    """Why the notebook of `run` will only report, for a kind of data, that it is skipped; "" if it works."""
     variant = VARIANTS.get(run.variant)
     if variant and variant.semantics in TRUTH and kind != "scenes":
         return "these data have no true label maps"
-    schooled = variant and (variant.start == "own" or run.variant == "frozen")
-    schooled = schooled or run.stage in (
-        "02_train_s3_tree",
-        "03_train_captioner",
-        "06b_semantic_fidelity",
-    )
-    return (
-        "these data have no captions" if schooled and kind not in CAPTIONED and not run.of else ""
-    )
+    if kind in CAPTIONED:
+        return ""
+    if run.variant == "frozen":
+        return "without captions the semantics of 'full' are frozen already"
+    captions = ("02_train_s3_tree", "03_train_captioner", "06b_semantic_fidelity")
+    own = variant is not None and variant.start == "own"
+    return "these data have no captions" if own or run.stage in captions else ""
 
 
-def plan(selection: Selection, captioned: bool = True, falsifier: Selection = ()) -> list[Instance]:
-    """Every run of the study, each after all that it reads; of a stage the lent ones first, the falsifier's last."""
-    seen: dict[Instance, None] = {instance("00_start_here"): None}
-
-    def visit(run: Instance) -> None:
-        for before in upstream(run, selection, captioned, falsifier):
-            visit(before)
-        seen.setdefault(run)
-
-    visit(instance("08_figures_and_tables"))
-    visit(instance("09_explore"))
+def all_runs(selection: Selection, captioned: bool = True) -> list[Instance]:
+    """Every run of the study, each after all that it reads."""
+    found = {instance(name) for name, stage in STAGES.items() if stage.per == "once"}
+    waiting = list(found)
+    while waiting:
+        before = set(upstream(waiting.pop(), selection, captioned)) - found
+        found |= before
+        waiting += before
+    order = {pair: number for number, pair in enumerate(selection)}
     return sorted(
-        seen,
-        key=lambda run: (
-            run.stage,
-            ("captioned", "", "random").index(run.of),
-            list(seen).index(run),
-        ),
+        found, key=lambda run: (run.stage, order.get((run.variant, run.seed), 0), run.seed)
     )
 
 
-MEASURED = minutes.PROFILES  # profiles whose runs were measured
+@cache
+def _measured() -> dict[tuple[str, str], float]:
+    with open(Path(__file__).with_name("minutes.csv"), encoding="utf-8", newline="") as file:
+        return {
+            (row["stage"], row["profile"]): float(row["minutes"]) for row in csv.DictReader(file)
+        }
+
+
+def minutes(profile: str) -> dict[str, float]:
+    """Measured minutes by notebook (two at a time on two cores); empty for a profile that nobody measured.
+
+    Variants that pretrain semantics of their own count as "06_ablation (own semantics)".
+    """
+    return {stage: time for (stage, name), time in _measured().items() if name == profile}
 
 
 def expected_minutes(run: Instance, profile: str) -> float:
-    """Minutes as measured (see `s3e.pipeline.minutes`), for the run card and for scheduling."""
-    own = bool(run.variant) and VARIANTS[run.variant].start == "own"
-    return minutes.expected(run.stage, profile, own)
+    """Minutes for the run card and for scheduling; of a profile that was not measured those of another."""
+    own = run.variant and VARIANTS[run.variant].start == "own"
+    names = (run.stage + " (own semantics)" * bool(own), run.stage)
+    profiles = (profile, "laptop", "study", "smoke")
+    pairs = [(name, item) for item in profiles for name in names if (name, item) in _measured()]
+    return _measured()[pairs[0]] if pairs else 1.0
+
+
+def spoken(minutes: float) -> str:
+    """Minutes in words: "2 s", "76 s", "5.6 minutes"."""
+    return f"{max(1, round(60 * minutes))} s" if minutes < 1.5 else f"{minutes:.1f} minutes"
 
 
 def fields(run: Instance, config: Config) -> dict[str, Any]:
     """The settings that `run` reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are among them."""
     wanted = list(STAGES[run.stage].fields)
-    flat = {
-        f"{section}.{name}": value
-        for section, values in config.model_dump(mode="json").items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }
     rules: dict[str, Any] = {}
     if run.variant:
         variant = VARIANTS[run.variant]
         wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
         wanted += ["-loss.caption"] * (not variant.caption_loss)
         wanted += ["-loss.tree", "-loss.null_weight"] * (not variant.tree_loss)
-        wanted += ["-loss.distillation", "-loss.detach_semantics"] * (
-            variant.semantics in (None, "noise", *TRUTH)
-        )
+        if variant.semantics in (None, "noise", *TRUTH):
+            wanted += ["-loss.distillation", "-loss.detach_semantics"]
         rules = variant.model_dump(mode="json", exclude={"description"})
-    names = {
-        "+": {name for name in wanted if name[0] != "-"},
-        "-": {name[1:] for name in wanted if name[0] == "-"},
-    }
-    read = {
-        key: v
-        for key, v in flat.items()
-        if {key, key.split(".")[0]} & names["+"] and key not in names["-"]
-    }
-    return {**read, **{f"variant.{key}": value for key, value in rules.items()}}
+    found = {f"variant.{name}": value for name, value in rules.items()}
+    for section, values in config.model_dump(mode="json").items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = f"{section}.{name}"
+            if {section, field} & {*wanted} and f"-{field}" not in wanted:
+                found[field] = value
+    return found

@@ -1,38 +1,34 @@
 """Freshness keys: a stage runs again when its code, its settings, its data or what it reads changed, and not else.
 
-Code is compared as a syntax tree without comments and docstrings; settings are compared field by field; `explain`
-tells which part changed.
+Code is compared as a syntax tree without comments and docstrings, settings field by field, files by their contents;
+`explain` says which part changed.
 """
 
 import ast
 import hashlib
 import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import s3e
-from s3e.blur import TRANSFORMS
+from s3e import utils
 from s3e.config import Config
-from s3e.data.readers import coco_kind, find_raw, gopro_found, walk
+from s3e.convolution import IPP
+from s3e.data.readers import coco_kind, gopro_found, walk
 from s3e.pipeline import graph
-from s3e.pipeline.contents import digests
-from s3e.pipeline.graph import CAPTIONED, Instance, Selection, fields
-from s3e.utils import NOTEBOOKS, S3EError
+from s3e.pipeline.graph import CAPTIONED, DRAWS, EXPLORES, Instance, Selection
+from s3e.utils import NOTEBOOKS, S3EError, file_digest, read_json, write_json
 
 PACKAGE = Path(s3e.__file__).parent
-LEFT_OUT = (
-    "s3e",
-    "s3e.config",
-    "s3e.utils",
-    "s3e.pipeline",
-    "s3e.report",
-)  # their values count, or they only draw
-WEIGHTS = (
-    "loss.vgg19_weights",
-    "model.encoder_weights",
-)  # settings that name a file: what it holds counts
-DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
+LEFT_OUT = ("s3e.config", "s3e.utils", "s3e.pipeline")  # their values count; they compute nothing
+WEIGHTS = ("loss.vgg19_weights", "model.encoder_weights")  # settings that name a file
+LARGE = 2**30  # bytes to read from which the user is informed
+SETTLED = 2 * 10**9  # ns: a file younger than this may yet change within one tick of a coarse clock
 
 
 def digest(value: Any) -> str:
@@ -57,44 +53,29 @@ def code_digest(source: str, name: str) -> str:
     return hashlib.sha256(ast.unparse(_Strip().visit(tree)).encode()).hexdigest()
 
 
-def _cells(path: Path) -> list[dict[str, Any]]:
+@cache
+def _cells(path: Path) -> list[tuple[str, set[str]]]:
+    """Source without line magics, and tags, of a notebook's code cells."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except FileNotFoundError:
-        raise S3EError(f"{path} is missing: restore it from the repository.") from None
-    except (ValueError, KeyError):
-        raise S3EError(f"{path} is not a notebook: restore it from the repository.") from None
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+    except (OSError, ValueError, KeyError):
+        raise S3EError(
+            f"{path} is missing or is not a notebook: restore it from the repository."
+        ) from None
+    found = []
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            lines = "".join(cell["source"]).splitlines()
+            source = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+            found.append((source, set(cell.get("metadata", {}).get("tags", []))))
+    return found
 
 
-def _source(cell: dict[str, Any]) -> str:
-    lines = "".join(cell["source"]).splitlines()
-    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
-
-
-def _tagged(cell: dict[str, Any]) -> bool:
-    return bool(
-        {"parameters", "injected-parameters", "lesson"}
-        & set(cell.get("metadata", {}).get("tags", []))
-    )
-
-
-@cache
-def notebook_code(path: Path) -> str:
-    """The code of a notebook's cells except its parameters, its lessons (they only show code) and line magics."""
-    return "\n".join(_source(cell) for cell in _cells(path) if not _tagged(cell))
-
-
-@cache
 def notebook_parameters(path: Path) -> tuple[str, ...]:
     """The names that a notebook's parameters cell assigns."""
-    sources = [
-        _source(cell)
-        for cell in _cells(path)
-        if "parameters" in cell.get("metadata", {}).get("tags", [])
-    ]
+    source = "\n".join(source for source, tags in _cells(path) if "parameters" in tags)
     names = []
-    for node in ast.parse("\n".join(sources)).body:
+    for node in ast.parse(source).body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         names += [target.id for target in targets if isinstance(target, ast.Name)]
     return tuple(names)
@@ -102,12 +83,11 @@ def notebook_parameters(path: Path) -> tuple[str, ...]:
 
 def _module_file(module: str) -> Path | None:
     base = PACKAGE.parent.joinpath(*module.split("."))
-    return next(
-        (path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None
-    )
+    files = (base / "__init__.py", base.with_suffix(".py"))
+    return next((path for path in files if path.is_file()), None)
 
 
-def _imports(source: str, module: str, package: bool) -> set[str]:
+def _imports(source: str, module: str = "", package: bool = False) -> set[str]:
     """Names of `s3e` modules that a source imports, wherever in the source, with their parent packages."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -119,52 +99,55 @@ def _imports(source: str, module: str, package: bool) -> set[str]:
             base = ".".join([*above, node.module] if node.module else above)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     found = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 2)}
-    return {name for name in found if name.split(".")[0] == "s3e" and _module_file(name)}
+    return {name for name in found if name.startswith("s3e.") and _module_file(name)}
 
 
 @cache
-def _module(name: str) -> tuple[str, frozenset[str]]:
+def _module(name: str) -> tuple[dict[str, str], set[str]]:
+    """Hashes of a module and of the data files beside it, and the modules that it imports."""
     path = _module_file(name)
     source = path.read_text(encoding="utf-8")
-    return code_digest(source, str(path)), frozenset(
-        _imports(source, name, path.name == "__init__.py")
-    )
-
-
-def _left_out(name: str, drawing: bool) -> bool:
-    skip = [item for item in LEFT_OUT if not (drawing and item == "s3e.report")]
-    return name == "s3e" or any(
-        name == item or name.startswith(item + ".") for item in skip if item != "s3e"
-    )
+    parts = {name: code_digest(source, str(path))}
+    if path.parent != PACKAGE:  # those at the top are profiles, whose values count
+        beside = [item for item in path.parent.glob("[!.]*.*") if item.suffix not in (".py", ".md")]
+        parts |= {item.relative_to(PACKAGE.parent).as_posix(): file_digest(item) for item in beside}
+    return parts, _imports(source, name, path.name == "__init__.py")
 
 
 @cache
 def code_parts(stage: str, notebooks: Path = NOTEBOOKS) -> dict[str, str]:
-    """Hashes of the notebook and of every `s3e` module in its static import closure, by name."""
-    path, drawing = notebooks / f"{stage}.ipynb", stage == DRAWS
-    source = notebook_code(path)
+    """Hashes of the notebook, of every `s3e` module in its import closure and of the data files beside these, by name.
+
+    Of the notebook its parameters and its lessons (they only show code) do not count. Modules that draw count for the
+    notebook of figures alone.
+    """
+    path = notebooks / f"{stage}.ipynb"
+    cells = [
+        text
+        for text, tags in _cells(path)
+        if not tags & {"parameters", "injected-parameters", "lesson"}
+    ]
+    source = "\n".join(cells)
     parts = {f"notebooks/{stage}.ipynb": code_digest(source, str(path))}
-    waiting = _imports(source, "", False)
+    skipped = LEFT_OUT if stage == DRAWS else (*LEFT_OUT, "s3e.report")
+    waiting = _imports(source)
     while waiting:
         name = waiting.pop()
-        if name not in parts and not _left_out(name, drawing):
-            parts[name], more = _module(name)
+        if name not in parts and not any(f"{name}.".startswith(f"{item}.") for item in skipped):
+            found, more = _module(name)
+            parts |= found
             waiting |= more
-    if drawing:
-        styles = sorted(
-            path
-            for kind in ("mplstyle", "jinja")
-            for path in (PACKAGE / "report").glob(f"*.{kind}")
-        )
-        parts |= {
-            f"s3e/report/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in styles
-        }
     return parts
 
 
+def forget() -> None:
+    """Read notebooks and modules again: somebody may have edited them."""
+    for function in (_cells, _module, code_parts):
+        function.cache_clear()
+
+
 def data_kind(source: str) -> str:
-    """What a data source is, told by its file names alone: `s3e.data.readers.Kind`, or "scenes"."""
+    """What a data source is, by its file names alone: "scenes", "coco", "karpathy", "gopro" or "folder"."""
     if source == "scenes":
         return source
     root = Path(source)
@@ -180,70 +163,98 @@ def data_fingerprint(source: str) -> str | None:
     """
     if source == "scenes":
         return None
-    tree = walk(Path(source))
-    return digest(
-        digests(
-            Path(source), (place / name for place, names in tree.files.items() for name in names)
+    root = Path(source)
+    files = (place / name for place, names in walk(root).files.items() for name in names)
+    return digest(file_digests(root, files))
+
+
+def file_digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its path below `root`; links to nothing are left out, unreadable files are "".
+
+    What was read is remembered by size and date in `runs/cache/files-<folder>-<hash>.json`, which may be deleted.
+    """
+    name = digest(str(root.resolve()))[:8]
+    record = utils.RUNS / "cache" / f"files-{root.resolve().name}-{name}.json"
+    try:
+        known = read_json(record)
+    except (S3EError, OSError):
+        known = {}
+    stamps = {os.path.relpath(path, root): _stamp(path) for path in files if path.exists()}
+    new = [name for name, stamp in stamps.items() if known.get(name, [])[:2] != stamp]
+    total = sum(stamps[name][0] for name in new)
+    if total >= LARGE:
+        print(
+            f"reading {len(new):,} files of {root} once ({total / 2**30:.1f} GiB) for their hashes"
         )
-    )
+    begun = time.time_ns()
+    with ThreadPoolExecutor(utils.cores()) as pool:
+        contents = pool.map(_content, (root / name for name in new))
+    known |= {name: [*stamps[name], content] for name, content in zip(new, contents, strict=True)}
+    if new:
+        kept = {name: row for name, row in known.items() if row[2] and row[1] < begun - SETTLED}
+        try:
+            write_json(record, kept)
+        except OSError:  # a folder that cannot be written: read again next time
+            pass
+    return {name: known[name][2] for name in stamps}
+
+
+def _stamp(path: Path) -> list[int]:
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _content(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:  # the readers name it if they need it
+        return ""
+
+
+def _contents(root: Path, files: Iterable[Path]) -> str:
+    """Hash of files, byte by byte, and of their places below `root`."""
+    found = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
+    return digest(found)
 
 
 def source_digest() -> str:
-    """Hash of all files of the package and of the notebooks, byte by byte: machines that differ there must not mix."""
-    files = [
-        path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
-    ]
-    found = {str(path.relative_to(PACKAGE)): path for path in files}
-    found |= {f"notebooks/{path.name}": path for path in NOTEBOOKS.glob("*.ipynb")}
-    return digest(
-        {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
-    )
-
-
-def weights_digest() -> str:
-    """Hash of the files of the demonstration weights, byte by byte."""
-    files = [
-        path
-        for path in sorted((PACKAGE / "weights").glob("[!.]*"))
-        if path.is_file() and path.suffix != ".md"
-    ]
-    return digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files])
+    """Hash of the package and the notebooks, byte by byte: machines that differ there must not mix."""
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return digest([_contents(PACKAGE, files), _contents(NOTEBOOKS, NOTEBOOKS.glob("*.ipynb"))])
 
 
 def tools(stage: str) -> dict[str, str]:
-    """What a stage uses beyond code and files: Java, the library of the blur's transforms, the weights."""
+    """What a stage uses beyond code and data: Java, the library of the blur's transforms, demonstration weights."""
     if stage == EXPLORES:
-        return {"tools": f"weights {weights_digest()[:12]}"}
+        folder = PACKAGE / "weights"
+        weights = [path for path in folder.glob("[!.]*.*") if path.suffix != ".md"]
+        return {"tools": f"weights {_contents(folder, weights)[:12]}"}
     if stage == "01_data_blurring":
-        return {"tools": f"transforms by {TRANSFORMS}"}
+        return {"tools": "OpenCV's transforms" if IPP else "SciPy's transforms"}
     if stage != "07_evaluation":
         return {}
-    from s3e.evaluation.captions import find_java
+    from s3e.evaluation.java import find_java
 
     return {"tools": "Java" if find_java() else "no Java"}
 
 
-def _held(name: str, value: Any) -> Any:
-    """What stands for a setting in a key: of a file of weights its content, wherever it lies; of all others the value.
-
-    A public name (`s3e.models.build.PUBLIC`) tells the content itself.
-    """
+def _setting(name: str, value: Any) -> Any:
+    """A setting as it stands in a key: of a file of weights its content, wherever it lies."""
     if name not in WEIGHTS or not value or not Path(value).is_file():
         return value
     path = Path(value)
-    return f"SHA-256 {digests(path.parent, [path])[path.name]}"
+    return f"SHA-256 {file_digests(path.parent, [path])[path.name]}"
 
 
 class Keys:
-    """The keys of all runs of one study, computed from sources alone (no run is read).
+    """The keys of all runs of one study, computed from sources alone.
 
-    `others`: the keys of other studies that this one reads, by `Instance.of`.
+    `foreign`: gives the folders of what a run reads from other studies, by name (see `s3e.pipeline.store.foreign`).
     """
 
-    def __init__(self, config: Config, selection: Selection, notebooks: Path):
+    def __init__(self, config: Config, selection: Selection, notebooks: Path = NOTEBOOKS):
         self.config, self.selection, self.notebooks = config, selection, notebooks
-        self.others: dict[str, Keys] = {}
-        self.falsifier: Selection = ()
+        self.foreign: Callable[[Instance], dict[str, Path]] = lambda run: {}
         self._parts: dict[Instance, dict[str, Any]] = {}
 
     @cached_property
@@ -257,23 +268,24 @@ class Keys:
         return self.kind in CAPTIONED
 
     def upstream(self, run: Instance) -> list[Instance]:
-        """The runs that `run` reads."""
-        return graph.upstream(run, self.selection, self.captioned, self.falsifier)
+        """The runs of this study that `run` reads."""
+        return graph.upstream(run, self.selection, self.captioned)
 
     def parts(self, run: Instance) -> dict[str, Any]:
         """What the key of `run` is made of: code, settings, data, and the keys of what it reads."""
-        if run.of:
-            return self.others[run.of].parts(run.own)
         if run not in self._parts:
-            before = self.upstream(run)
+            settings = graph.fields(run, self.config)
+            before = {str(other): self.key(other) for other in self.upstream(run)}
+            before |= {
+                name: read_json(path / "done.json")["key"]
+                for name, path in self.foreign(run).items()
+            }
             self._parts[run] = {
                 "stage": str(run),
                 "code": code_parts(run.stage, self.notebooks),
-                "settings": {
-                    name: _held(name, value) for name, value in fields(run, self.config).items()
-                },
+                "settings": {name: _setting(name, value) for name, value in settings.items()},
                 "data": self._fingerprint if run.stage == "01_data_blurring" else None,
-                "upstream": {str(other): self.key(other) for other in before},
+                "upstream": before,
             } | tools(run.stage)
         return self._parts[run]
 
@@ -283,25 +295,7 @@ class Keys:
 
     @cached_property
     def _fingerprint(self) -> str | None:
-        source = self.config.data.source
-        folders = [source]
-        if self.kind == "gopro" and self.config.blur.average == "raw":
-            folders.append(str(find_raw(Path(source))))
-        if "captioned" in self.others:  # photos that the lender trains on are taken out
-            folders.append(self.others["captioned"].config.data.source)
-        prints = [data_fingerprint(name) for name in folders if name != "scenes"]
-        return digest(prints) if len(prints) > 1 else data_fingerprint(source)
-
-    def minutes_ahead(
-        self, runs: list[Instance], minutes: dict[Instance, float]
-    ) -> dict[Instance, float]:
-        """Expected minutes from the start of each of `runs` (in order) to the end of the longest chain that waits."""
-        after = {run: 0.0 for run in runs}
-        for run in reversed(runs):
-            for other in self.upstream(run):
-                if other in after:
-                    after[other] = max(after[other], minutes[run] + after[run])
-        return {run: minutes[run] + after[run] for run in runs}
+        return data_fingerprint(self.config.data.source)
 
 
 def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -319,6 +313,5 @@ def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     missing = object()
-    return [
-        name for name in sorted({*old, *new}) if old.get(name, missing) != new.get(name, missing)
-    ]
+    names = sorted({*old, *new})
+    return [name for name in names if old.get(name, missing) != new.get(name, missing)]

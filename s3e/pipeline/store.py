@@ -1,29 +1,280 @@
-"""What a notebook sees of the pipeline: `run = open_run(...)` in its first code cell, `run.finish(...)` in its last."""
+"""The run store, and what a notebook sees of it: `run = open_run(...)` in its first code cell, `run.finish(...)` last.
 
+    runs/<profile>[@<data folder>][+<hash of overrides>]/<stage>/<variant>-s<seed> | s<seed> | all
+
+`done.json` is written last, so a run that was killed never looks finished; the files that it left behind are kept for
+the next attempt as long as its key is the same. With overrides, a run whose key is unchanged is read from the store
+without overrides, so that only what depends on the override is computed.
+"""
+
+import contextlib
 import json
 import math
 import os
+import platform
 import shlex
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from s3e import utils
-from s3e.config import Runtime, load_config
-from s3e.pipeline import graph, keys, machine
-from s3e.pipeline.folders import FAILURE, Store, take_lock
-from s3e.pipeline.graph import Instance, Selection
-from s3e.pipeline.keys import Keys
-from s3e.pipeline.lending import data_folder, open_study, settled
-from s3e.pipeline.minutes import spoken
-from s3e.utils import FIGURES, NOTEBOOKS, ROOT, S3EError, read_json, write_json
+from s3e.config import Config, Runtime, load_config
+from s3e.pipeline import graph, keys
+from s3e.pipeline.graph import DRAWS, Instance, Selection
+from s3e.pipeline.keys import WEIGHTS, Keys
+from s3e.utils import (
+    FIGURES,
+    NOTEBOOKS,
+    ROOT,
+    S3EError,
+    atomic_write,
+    file_digest,
+    is_locked,
+    lock_file,
+    read_json,
+    write_json,
+)
 
+FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 CARD = ("precision", "devices")  # rows of the run card where they are not the default
-_HELD: dict[Path, ExitStack] = {}  # locks of this process: a notebook may open its run twice
+PACKAGES = (
+    "torch", "lightning-fabric", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic",
+    "papermill", "pycocoevalcap",
+)  # fmt: skip
+SEMANTICS = (
+    "encoder", "encoder_widths", "node_width", "share_sub_relations", "word_width", "lstm_width", "attention_width",
+)  # settings of `model` in which a tree and captioner must agree with the study that borrows them  # fmt: skip
+_HELD: dict[
+    Path, contextlib.ExitStack
+] = {}  # locks of this process: a notebook may open its run twice
+
+
+# ------------------------------------------------------------------------------------------------ folders and records
+
+
+class Store:
+    """The folders of one profile, data set and set of overrides."""
+
+    def __init__(self, root: Path, base: Path | None = None):
+        self.root, self.base = root, base
+
+    @classmethod
+    def of(
+        cls, config: Config, overrides: dict[str, Any] | None = None, run_dir: str = ""
+    ) -> "Store":
+        """The store of a config; `run_dir` names another root folder for it."""
+        if run_dir:
+            return cls(Path(run_dir).expanduser().resolve())
+        source = config.data.source
+        name = config.profile + ("" if source == "scenes" else "@" + Path(source).name)
+        base = utils.RUNS.resolve() / name
+        if not overrides:
+            return cls(base)
+        return cls(base.with_name(f"{name}+{keys.digest(overrides)[:8]}"), base)
+
+    def claim(self, source: str) -> None:
+        """Note whose store this is; raises `S3EError` if it is that of another data folder of the same name."""
+        mark = self.root / "data.txt"
+        owner = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+        if source in ("scenes", owner):
+            return
+        if owner and Path(owner).is_dir():
+            raise S3EError(
+                f"{self.root} holds the runs of {owner}, not of {source}: rename one of the two, or set S3E_RUNS and "
+                "S3E_FIGURES."
+            )
+        with atomic_write(mark) as path:
+            path.write_text(source, encoding="utf-8")
+
+    def folder(self, run: Instance) -> Path:
+        """Where `run` writes."""
+        return self.root / run.stage / run.folder
+
+    def find(self, run: Instance, key: str) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and record of a complete run with this key: here, or in the store without overrides."""
+        for root in filter(None, (self.root, self.base)):
+            folder = root / run.stage / run.folder
+            if record := complete(folder, key):
+                return folder, record
+        return None
+
+    def state(self, run: Instance, parts: dict[str, Any]) -> tuple[str, str, float | None]:
+        """(fresh | skipped | running | stale | failed | missing, why, last seconds) of a run whose key has these parts."""
+        folder, key = self.folder(run), keys.digest(parts)
+        if found := self.find(run, key):
+            place, record = found
+            elsewhere = "" if place == folder else f"from {place.parents[1].name}"
+            state = "skipped" if record["skipped"] else "fresh"
+            return state, record["skipped"] or elsewhere, record["seconds"]
+        if is_locked(folder / ".lock"):
+            return "running", "", None
+        if record := _record(folder):
+            why = keys.explain(record["parts"], parts)
+            why += [f"{name} is lost or changed" for name in lost_files(folder, record)]
+            return "stale", "; ".join(why), record["seconds"]
+        if (failure := _record(folder, FAILURE)) and failure["key"] == key:
+            return "failed", failure["why"], None
+        if self.base and (record := _record(self.base / run.stage / run.folder)):
+            return "missing", "; ".join(keys.explain(record["parts"], parts)), None
+        if begun := _record(folder, "state.json"):
+            same = "goes on where it stopped", "its code or settings changed since"
+            return "missing", f"interrupted; {same[begun['key'] != key]}", None
+        return "missing", "", None
+
+
+def _record(folder: Path, name: str = "done.json") -> dict[str, Any] | None:
+    return read_json(folder / name) if (folder / name).is_file() else None
+
+
+def lost_files(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Names of a finished run's files that are gone or have another size."""
+    sizes = {name: about["bytes"] for name, about in record["outputs"].items()}
+    files = {name: folder / name for name in sizes}
+    return [
+        name
+        for name, path in files.items()
+        if not path.is_file() or path.stat().st_size != sizes[name]
+    ]
+
+
+def complete(folder: Path, key: str) -> dict[str, Any] | None:
+    """The record of the finished run in `folder`, or None if it has another key or has lost files."""
+    record = _record(folder)
+    return record if record and record["key"] == key and not lost_files(folder, record) else None
+
+
+def wait_for(folder: Path, key: str, seconds: float = 60.0) -> dict[str, Any] | None:
+    """`complete`, once it is seen: a shared folder may show files later than on the machine that wrote them."""
+    end = time.monotonic() + seconds
+    while not (record := complete(folder, key)) and time.monotonic() < end:
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(folder)  # a network file system then asks its server again
+    return record
+
+
+def note_failure(folder: Path, key: str, why: str) -> None:
+    """Note for `--status` why the last attempt at a run failed; the next attempt removes it."""
+    write_json(folder / FAILURE, {"key": key, "why": why})
+
+
+def take_lock(path: Path, what: str) -> contextlib.ExitStack:
+    """Hold an exclusive lock on `path` until it is closed or the process ends; says so while it waits."""
+    busy = "{} is in use by process {}: waiting until that ends ..."
+    return lock_file(path, lambda owner: print(busy.format(what, owner), flush=True))
+
+
+# ------------------------------------------------------------------------------------- a study and others that it reads
+
+
+def _in_full(text: str, found: Callable[[Path], bool]) -> str:
+    candidates = [Path(text).expanduser(), ROOT / text]
+    return str(next((path.resolve() for path in candidates if found(path)), text))
+
+
+def data_folder(data: str) -> str:
+    """A data folder as given from the working folder or from the repository's root; "scenes" stays."""
+    return data if data == "scenes" else _in_full(data, Path.is_dir)
+
+
+def settled(overrides: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The overrides with the store and the files that they name written in full."""
+    if not isinstance(overrides, dict):
+        return overrides
+    kinds = {"semantics_from": Path.is_dir} | dict.fromkeys(WEIGHTS, Path.is_file)
+    return {
+        name: _in_full(value, kinds[name]) if name in kinds and isinstance(value, str) else value
+        for name, value in overrides.items()
+    }
+
+
+def open_study(
+    config: Config,
+    overrides: dict[str, Any] | None,
+    selection: Selection,
+    notebooks: Path = NOTEBOOKS,
+    run_dir: str = "",
+) -> tuple[Keys, Store]:
+    """Keys and store of a study; raises `S3EError` if `semantics_from` is given for data that have captions."""
+    study = Keys(config, selection, notebooks)
+    if config.semantics_from and study.captioned:
+        raise S3EError(
+            f"semantics_from = '{config.semantics_from}' is for data without captions, and "
+            f"{config.data.source} has its own: leave it out."
+        )
+    study.foreign = lambda run: lent_runs(study, run) | control_runs(study, overrides or {}, run)
+    return study, Store.of(config, overrides, run_dir)
+
+
+def lent_runs(study: Keys, run: Instance) -> dict[str, Path]:
+    """What `run` reads of the captioned study of `semantics_from`: {"semantics:<run>": folder}.
+
+    Raises `S3EError` for data without captions if there is no such study or if it does not fit the settings.
+    """
+    if study.captioned or graph.why_skipped(run, study.kind):
+        return {}
+    needed, store = graph.borrowed(run), Path(study.config.semantics_from)
+    if run.stage == "01_data_blurring" and study.config.semantics_from:
+        needed = [run]  # images that the tree was trained on are taken out
+    if needed and not study.config.semantics_from:
+        profile = study.config.profile
+        raise S3EError(
+            f"{study.config.data.source} has no captions to train the tree of '{run.variant}': run a study that has "
+            f"(python run_all.py --profile {profile}) and name its store (--semantics-from runs/{profile})."
+        )
+    for other in needed:
+        _check_lent(study.config, store / other.stage / other.folder)
+    return {f"semantics:{other}": store / other.stage / other.folder for other in needed}
+
+
+def _check_lent(config: Config, folder: Path) -> None:
+    record = _record(folder)
+    if record is None or record["skipped"] or lost_files(folder, record):
+        number, seed = folder.parent.name[:2], folder.name[1:]
+        seeds = f" --seeds {seed}" if seed.isdecimal() else ""
+        raise S3EError(
+            f"semantics_from: {folder} is not a finished run of a study with captions: run that study "
+            f"(python run_all.py --profile {config.profile}{seeds} --until {number}), or name another store."
+        )
+    theirs, ours = read_json(folder / "params.json")["config"], config.model_dump(mode="json")
+    fields = [("data", "size"), *(("model", name) for name in SEMANTICS)]
+    for section, name in fields:
+        if theirs[section][name] != ours[section][name]:
+            value = json.dumps(theirs[section][name])
+            raise S3EError(
+                f"semantics_from: {section}.{name} is {value} in {folder} and {ours[section][name]} here: "
+                f"--set '{section}.{name}={value}'."
+            )
+
+
+def control_runs(study: Keys, overrides: dict[str, Any], run: Instance) -> dict[str, Path]:
+    """The fresh runs of the texture control that 07 and 08 read: {"texture control:<run>": folder}; {} without one.
+
+    The control is the same study on scenes with `data.texture=random`, in a store of its own.
+    """
+    data = study.config.data
+    if run.stage not in ("07_evaluation", DRAWS) or (data.source, data.texture) != (
+        "scenes",
+        "category",
+    ):
+        return {}
+    changed = {**overrides, "data.texture": "random"}
+    config = load_config(study.config.profile, "scenes", 0, changed)
+    store, control = Store.of(config, changed), Keys(config, study.selection, study.notebooks)
+    if not store.root.is_dir():
+        return {}
+    runs = [graph.variant_run(*pair) for pair in study.selection]
+    found = {f"texture control:{other}": store.find(other, control.key(other)) for other in runs}
+    return {name: place[0] for name, place in found.items() if place}
+
+
+# ----------------------------------------------------------------------------------------------- what a notebook sees
 
 
 class Card(dict[str, str]):
@@ -36,7 +287,8 @@ class Card(dict[str, str]):
 class Run:
     """One run of a stage: `config`, `path` (its folder), `stage`, `variant`, `seed`, `resumed`, `skipped`, ...
 
-    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they have captions.
+    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they have captions;
+    `why_skipped`: why this notebook can do nothing on these data, or "".
     """
 
     def __init__(
@@ -54,41 +306,33 @@ class Run:
             store.root.name,
         )
         self.stage, self.variant, self.seed = instance.stage, instance.variant, seed
-        self.kind, self.captioned = study.kind, study.captioned
-        self.selection: Selection = study.selection
+        self.kind, self.captioned, self.selection = study.kind, study.captioned, study.selection
+        self.why_skipped = graph.why_skipped(instance, study.kind)
         self.skipped: dict[str, str] = {}  # what upstream left out -> why
+        self._foreign = study.foreign(instance)
         self._upstream: dict[Instance, Path] = {}
-        self._find_upstream()
-
-    def _find_upstream(self) -> None:
-        for other in self._study.upstream(self._instance):
-            found = self._store.find(other, self._study.key(other))
+        for other in study.upstream(instance):
+            found = store.find(other, study.key(other))
             if not found:
-                state, why, _ = self._store.state(other, self._study.parts(other))
+                state, why, _ = store.state(other, study.parts(other))
                 why = f" ({why})" if why else ""
                 raise S3EError(
-                    f"{self._instance} needs {other}, which is {state}{why}: {self._remedy(other)}."
+                    f"{instance} needs {other}, which is {state}{why}: {self._remedy(other)}."
                 )
             self._upstream[other] = found[0]
             if found[1]["skipped"]:
                 self.skipped[str(other)] = found[1]["skipped"]
 
     def _remedy(self, other: Instance) -> str:
-        data = (
-            ""
-            if self.config.data.source == "scenes"
-            else f" --data {shlex.quote(self.config.data.source)}"
-        )
-        changed = "".join(
-            f" --set '{name}={json.dumps(value)}'" for name, value in self._overrides.items()
-        )
-        seeds = f" --seeds {other.seed}" if other.seed >= 0 else ""
-        number = other.stage.split("_")[0]
-        lent = f" with data = '{self.config.data.captioned}'" if other.of == "captioned" else ""
-        return (
-            f"open notebooks/{other.stage}.ipynb{lent}, or: python run_all.py --profile {self.config.profile}{data}"
-            f"{changed}{seeds}{f' --variants {other.variant}' * bool(other.variant)} --until {number}"
-        )
+        command = ["python", "run_all.py", "--profile", self.config.profile]
+        if self.config.data.source != "scenes":
+            command += ["--data", self.config.data.source]
+        for name, value in self._overrides.items():
+            command += ["--set", f"{name}={json.dumps(value)}"]
+        command += ["--seeds", str(other.seed)] if other.seed >= 0 else []
+        command += ["--variants", other.variant] if other.variant else []
+        command += ["--until", other.stage.split("_")[0]]
+        return f"open notebooks/{other.stage}.ipynb, or: {shlex.join(command)}"
 
     def _hold(self) -> None:
         if self.path not in _HELD:
@@ -117,20 +361,14 @@ class Run:
         """
         if self.selection != graph.select(self.config):
             return f"{self.store_name}+{keys.digest(self.selection)[:8]}"
-        return (
-            self.store_name
-            if self._overrides or self._taken(self.config.figures)
-            else self.config.figures
-        )
-
-    def _taken(self, name: str) -> bool:
-        """True if there is no such name, or if its folder of figures shows another profile or other data."""
+        name = self.config.figures
         manifest = FIGURES / name / "manifest.json"
-        if not name or not manifest.is_file():
-            return not name
-        about = read_json(manifest)
-        own = (self.config.profile, Path(self.config.data.source).name)
-        return (about["profile"], about["data"]["source"]) != own
+        if name and manifest.is_file():
+            about, source = read_json(manifest), Path(self.config.data.source).name
+            taken = (about["profile"], about["data"]["source"]) != (self.config.profile, source)
+        else:
+            taken = not name
+        return self.store_name if self._overrides or taken else name
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -139,24 +377,34 @@ class Run:
 
     @property
     def borrowed(self) -> str:
-        """Why no tree and no captioner are trained on these data, and whose are used; "" where they are."""
-        lender = Path(self.config.data.captioned).name
-        return (
-            ""
-            if self.captioned
-            else f"these data have no captions: tree and captioner are those of {lender}"
-        )
+        """That the data have no captions, and whose tree and captioner are used; "" where they have."""
+        lender = Path(self.config.semantics_from).name
+        whose = f": tree and captioner are those of {lender}" if lender else ""
+        return "" if self.captioned else f"these data have no captions{whose}"
 
-    def upstream(self, stage: str, captioned: bool = False) -> Path:
-        """Folder of the finished run of `stage` that belongs to this run (same seed).
+    @property
+    def vocabulary(self) -> Path | None:
+        """Folder of the run of 01 whose words and labels count: this study's, or that of `semantics_from`."""
+        return self._semantics("01_data_blurring")
 
-        `captioned`: of the study with captions, which is another one where these data have none.
-        """
-        stage, of = (
-            graph.stage_named(stage).name,
-            "captioned" if captioned and not self.captioned else "",
-        )
-        matches = [run for run in self._upstream if (run.stage, run.of) == (stage, of)]
+    @property
+    def captioner(self) -> Path | None:
+        """Folder of the run of 03 that tree and captioner start from; None where this run starts without."""
+        return self._semantics("03_train_captioner")
+
+    def _semantics(self, stage: str) -> Path | None:
+        other = graph.instance(stage, seed=self.seed)
+        own = self._upstream.get(other) if self.captioned else None
+        return own or self._foreign.get(f"semantics:{other}")
+
+    def texture_control(self) -> list[Path]:
+        """Folders of the finished trainings of the texture control (variants on random textures); [] without one."""
+        return [path for name, path in self._foreign.items() if name.startswith("texture control:")]
+
+    def upstream(self, stage: str) -> Path:
+        """Folder of the finished run of `stage` that belongs to this run (same seed)."""
+        stage = graph.stage_named(stage).name
+        matches = [run for run in self._upstream if run.stage == stage]
         if len(matches) != 1:
             raise S3EError(
                 f"{self._instance} reads {len(matches)} runs of {stage}, not one: see run.upstream_runs."
@@ -165,43 +413,33 @@ class Run:
             raise S3EError(f"{matches[0]} was skipped: {self.skipped[str(matches[0])]}")
         return self._upstream[matches[0]]
 
-    def upstream_runs(self, stage: str, of: str = "") -> list[Path]:
-        """Folders of all finished runs of `stage` that this run reads, without skipped ones (those: `run.skipped`).
-
-        `of`: "random" for those of the falsifier.
-        """
+    def upstream_runs(self, stage: str) -> list[Path]:
+        """Folders of all finished runs of `stage` that this run reads, without skipped ones (those: `run.skipped`)."""
         stage = graph.stage_named(stage).name
-        mine = {
-            run: path for run, path in self._upstream.items() if (run.stage, run.of) == (stage, of)
-        }
+        mine = {run: path for run, path in self._upstream.items() if run.stage == stage}
         return [path for run, path in mine.items() if str(run) not in self.skipped]
 
     def card(self) -> Card:
         """What runs, with what, for how long, and where its files go."""
-        seconds = 60 * graph.expected_minutes(self._instance, self.config.profile)
-        runtime = self.config.runtime
+        runtime, profile = self.config.runtime, self.config.profile
+        minutes = graph.expected_minutes(self._instance, profile)
         rows = {
             "run": str(self._instance) + (" (resumed)" if self.resumed else ""),
             "profile": self.store_name,
             "what": graph.STAGES[self.stage].what,
             "device, threads": f"{runtime.device}, {runtime.threads}",
-            "expected time": spoken(seconds)
-            if self.config.profile in graph.MEASURED
-            else "not measured",
+            "expected time": graph.spoken(minutes) if graph.minutes(profile) else "not measured",
             "files go to": _short(self.path),
             "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
         }
-        chosen = {name: getattr(runtime, name) for name in CARD}
-        rows |= {
-            name: str(value)
-            for name, value in chosen.items()
-            if value != Runtime.model_fields[name].default
-        }
+        for name in CARD:
+            if getattr(runtime, name) != Runtime.model_fields[name].default:
+                rows[name] = str(getattr(runtime, name))
         if self.config.fallbacks():
             rows["fallback"] = "; ".join(self.config.fallbacks())
-        if lender := self._store.others.get("captioned"):
-            rows["captions from"] = _short(lender.root)
-        if self.config.profile == "smoke":
+        if self.config.semantics_from:
+            rows["semantics from"] = _short(Path(self.config.semantics_from))
+        if profile == "smoke":
             rows["note"] = "smoke shows that everything runs; its numbers mean nothing"
         return Card(rows)
 
@@ -219,9 +457,8 @@ class Run:
         """
         names = list(dict.fromkeys([*self.outputs, *map(str, outputs)]))
         self._write({name: _number(name, value) for name, value in metrics.items()}, names, "")
-        print(
-            f"{self._instance} finished after {time.monotonic() - self._clock:.0f} s: {_short(self.path)}"
-        )
+        seconds = time.monotonic() - self._clock
+        print(f"{self._instance} finished after {seconds:.0f} s: {_short(self.path)}")
 
     def _write(self, metrics: dict[str, float], outputs: list[str], skipped: str) -> None:
         self._hold()  # again, if the last cell is run a second time
@@ -234,20 +471,14 @@ class Run:
             "seed": self.seed,
             "selection": self.selection,
         }
-        write_json(self.path / "metrics.json", metrics)
         settings = {"overrides": self._overrides, "config": self.config.model_dump(mode="json")}
+        write_json(self.path / "metrics.json", metrics)
         write_json(self.path / "params.json", {**about, **settings})
-        origin = machine.provenance(self.config, self._parts, self._key, self._started)
-        write_json(self.path / "provenance.json", origin)
+        origin = {"key": self._key, "started": _stamp(self._started), "ended": _stamp(time.time())}
+        write_json(self.path / "provenance.json", origin | provenance(self.config, self._parts))
+        record = {"key": self._key, "parts": self._parts, "outputs": files, "skipped": skipped}
         seconds = round(time.monotonic() - self._clock, 1)
-        record = {
-            "key": self._key,
-            "parts": self._parts,
-            "outputs": files,
-            "seconds": seconds,
-            "skipped": skipped,
-        }
-        write_json(self.path / "done.json", record)
+        write_json(self.path / "done.json", {**record, "seconds": seconds})
         _HELD.pop(self.path).close()
 
 
@@ -263,7 +494,7 @@ def _described(path: Path) -> dict[str, Any]:
     if not path.is_file() or not path.stat().st_size:
         wrong = "empty" if path.is_file() else "missing"
         raise S3EError(f"the declared output {path} is {wrong}: run the notebook from the top.")
-    return {"bytes": path.stat().st_size, "sha256": utils.file_digest(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _portable(path: Path, folder: Path) -> str:
@@ -275,14 +506,75 @@ def _short(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
+def _stamp(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
 def _clear(folder: Path) -> None:
     """Remove what a run with another key left behind: it must not be resumed from."""
     (folder / "state.json").unlink(
         missing_ok=True
-    )  # first: what is left of a killed clearing must not be resumed
+    )  # first: a half-cleared folder must not be resumed
     for path in folder.iterdir():
         if path.name not in KEPT:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+# -------------------------------------------------------------------------------------------------------- provenance
+
+
+def provenance(config: Config, parts: dict[str, Any]) -> dict[str, Any]:
+    """Everything one wants to know about a result later: source, packages, machine, memory, what it read."""
+    runtime = config.runtime
+    return {
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "code": parts["code"],
+        "upstream": parts["upstream"],
+        "data": {"source": config.data.source, "fingerprint": parts["data"]},
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": runtime.device,
+        "device_name": _device_name(runtime),
+        "devices": runtime.devices,
+        "precision": runtime.precision,
+        "threads": runtime.threads,
+        "seed": config.seed,
+        "peak_memory_mib": _peak_memory(),
+    }
+
+
+def _git(*words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device_name(runtime: Runtime) -> str:
+    torch = sys.modules.get("torch")  # a stage that did not import it computed without a GPU
+    if runtime.device == "cpu" or torch is None or not torch.cuda.is_available():
+        return ""
+    return torch.cuda.get_device_name(torch.device(runtime.device))
+
+
+def _peak_memory() -> float | None:
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
 
 
 def open_run(
@@ -305,20 +597,14 @@ def open_run(
     the files of an interrupted run only if nothing that it depends on has changed, and fixes the thread count.
     `run_dir`: root of the store, default `runs/<profile>...`. Raises `S3EError` with the remedy.
     """
-    utils.die_with(os.environ.get("S3E_WORKER"))
-    (
-        keys.notebook_code.cache_clear(),
-        keys.code_parts.cache_clear(),
-    )  # the notebook may have been edited since
+    keys.forget()
     overrides = settled(overrides)
     config = load_config(profile, data_folder(data), seed, overrides)
     instance = graph.instance(graph.stage_named(stage).name, variant, seed)
-    study, books = open_study(
-        config, overrides or {}, graph.select(config, variants, seeds), notebooks, run_dir
-    )
-    run = Run(instance, books, study, seed, dict(overrides or {}))
+    selection = graph.select(config, variants, seeds)
+    study, store = open_study(config, overrides, selection, notebooks, run_dir)
+    run = Run(instance, store, study, seed, overrides or {})
     run._begin(resume)
-    utils.set_threads(
-        config.runtime.threads, torch="runtime" in graph.STAGES[instance.stage].fields
-    )
+    trains = "runtime" in graph.STAGES[instance.stage].fields
+    utils.set_threads(config.runtime.threads, torch=trains)
     return run
