@@ -26,9 +26,8 @@ from s3e.data.prepare import parse_all, plan, write_vocabulary
 from s3e.data.readers import open_source
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.models.build import build_generator
-from s3e.pipeline.lending import lender_config
 from s3e.training.loop import Engine
-from s3e.utils import seed_everything, set_threads
+from s3e.utils import S3EError, seed_everything, set_threads
 
 COCO_WORDS = (
     9_490  # MSCOCO, Karpathy's training captions, words that occur at most five times left out
@@ -121,17 +120,20 @@ def assumed(config: Config) -> Vocabularies:
 
 def counted(config: Config, overrides: dict[str, Any]) -> Vocabularies:
     """Vocabularies of the training captions, or of those from which the tree is borrowed."""
-    captioned, lender = True, config
-    if config.data.source != "scenes":
-        captioned = open_source(
-            config.data.source, config.data.subset, config.data.skip_broken
-        ).captioned
-        lender = config if captioned else lender_config(config, overrides)
-    words, labels = _vocabularies(lender)
-    origin = f"counted in the training captions of {lender.data.source}"
-    return Vocabularies(
-        words, labels, CATEGORIES if lender.data.source == "scenes" else (), captioned, origin
-    )
+    data = config.data
+    categories = CATEGORIES if data.source == "scenes" else ()
+    if not categories and not open_source(data.source, data.subset, data.skip_broken).captioned:
+        if not config.semantics_from:
+            raise S3EError(
+                f"{data.source} has no captions: name the store of a finished study that has some "
+                "(--set semantics_from=runs/laptop)."
+            )
+        store = Path(config.semantics_from)
+        words, labels = read_vocabulary(store / "01_data_blurring" / "all")[:2]
+        return Vocabularies(words, labels, (), False, f"those of {store}")
+    words, labels = _vocabularies(config)
+    origin = f"counted in the training captions of {data.source}"
+    return Vocabularies(words, labels, categories, True, origin)
 
 
 def _vocabularies(config: Config) -> tuple[Sized, Any]:

@@ -30,7 +30,6 @@ from s3e.training.stages import (
     start_model,
     train_deblurrer,
     train_semantics,
-    why_skipped,
 )
 from s3e.utils import S3EError
 from tests.conftest import TINY
@@ -255,29 +254,6 @@ def test_every_arm_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_path
 def silent(corpus):
     """The same photos without captions and label maps."""
     return replace(corpus, captioned=False, categories=[])
-
-
-def test_arms_that_need_captions_or_label_maps_are_skipped_with_a_reason(corpus, silent):
-    assert not any(why_skipped(variant, corpus) for variant in VARIANTS)
-    run = {variant for variant in VARIANTS if not why_skipped(variant, silent)}
-    assert run == {
-        "baseline",
-        "full",
-        "no_semantics_loss",
-        "pretrained_only",
-        "shuffled",
-        "oracle",
-        "noise_maps",
-    }
-    assert why_skipped("oracle_map", silent) == "these data have no true label maps"
-    assert "no captions" in why_skipped("no_tree_loss", silent) and "frozen already" in why_skipped(
-        "frozen", silent
-    )
-    photos = replace(corpus, categories=[])
-    assert {variant for variant in VARIANTS if why_skipped(variant, photos)} == {
-        "oracle_map",
-        "oracle_silhouette",
-    }
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from s3e.config import PROFILES, Config, load_config
-from s3e.pipeline import graph, keys, minutes
-from s3e.pipeline.lending import data_folder, open_study, settled
+from s3e.pipeline import graph, keys
+from s3e.pipeline.store import data_folder, open_study, settled
 from s3e.report import tables
 from s3e.report.style import save
 from s3e.utils import (
@@ -181,13 +181,13 @@ class Manifest:
         return {
             "maker": f"{maker.__module__}.{maker.__name__}",
             "about": (inspect.getdoc(maker) or maker.__name__).splitlines()[0],
-            "notebook": f"notebooks/{keys.DRAWS}.ipynb",
+            "notebook": f"notebooks/{graph.DRAWS}.ipynb",
             "runs": [
                 run if store == self.store else f"{store}/{run}"
                 for run, store in zip(names, other, strict=True)
             ],
             "seeds": sorted({int(run.rpartition("s")[2]) for run in names if run[-4:] != "/all"}),
-            "stages": [*stages[1 : last + 1], keys.DRAWS],
+            "stages": [*stages[1 : last + 1], graph.DRAWS],
         }
 
     def _origin(self, facts: dict[str, Any]) -> str:
@@ -436,8 +436,8 @@ def course() -> pd.DataFrame:
     for stage in graph.STAGES:
         first = read_json(NOTEBOOKS / f"{stage}.ipynb")["cells"][0]["source"]
         question = re.search(r"^\*([^*\n]+)\*", "".join(first), re.M)
-        times = {name: minutes.seconds(name).get(stage) for name in minutes.PROFILES}
-        times = {name: minutes.spoken(value) if value else "–" for name, value in times.items()}
+        known = {name: times for name in PROFILES if (times := graph.minutes(name))}
+        times = {name: graph.spoken(times[stage]) for name, times in known.items()}
         rows[stage] = {"question": question[1] if question else "", **times}
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -454,7 +454,7 @@ def state(
     selection = graph.select(config)
     known, store = open_study(config, overrides, selection)
     rows: dict[str, list] = {}
-    for run in graph.plan(selection, known.captioned, known.falsifier):
+    for run in graph.all_runs(selection, known.captioned):
         rows.setdefault(run.stage, []).append(store.state(run, known.parts(run))[:2])
     found = {}
     for stage, states in rows.items():

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from s3e import models as ranks
-from s3e.config import TRUTH, VARIANTS, Config, Training
+from s3e.config import Config, Training
 from s3e.data.corpus import Batch, Corpus, Split
 from s3e.evaluation.score import predicted_nodes, to_images
 from s3e.models.build import (
@@ -238,18 +238,6 @@ def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
     """A freshly initialised semantic source; the seed decides its weights."""
     seed_everything(config.seed, "semantics")
     return build_semantics(config, corpus, kind)
-
-
-def why_skipped(variant: str, corpus: Corpus) -> str:
-    """Why the data cannot have an arm; "" if they can."""
-    arm = VARIANTS[variant]
-    if arm.semantics in TRUTH and not corpus.categories:
-        return "these data have no true label maps"
-    if arm.start == "own" and not corpus.captioned:
-        return "these data have no captions, with which the arm would pretrain semantics of its own"
-    if variant == "frozen" and not corpus.captioned:
-        return "without captions the semantics of 'full' are frozen already"
-    return ""
 
 
 def start_model(
