@@ -22,7 +22,6 @@ from s3e.data.prepare import prepare_corpus
 from s3e.evaluation import collect, gains
 from s3e.evaluation.score import score_deblurrer
 from s3e.models.build import build_critic, build_model, save_weights
-from s3e.pipeline import graph, store
 from s3e.report import check, pictures, readme, showcase, tables
 from s3e.report.manifest import PUBLIC as NOTE
 from s3e.report.manifest import spent
@@ -281,31 +280,6 @@ def test_settings_of_a_photo_profile_are_compared(tmp_path, monkeypatch):
 
 def test_published_pictures_are_told_to_be_others():
     assert all(name in NOTE for name in PUBLIC)
-
-
-def test_figures_of_other_data_do_not_replace_those_that_are_there(tmp_path, monkeypatch):
-    data = tmp_path / "mine"
-    data.mkdir()
-    run = object.__new__(store.Run)
-    run.config, run.store_name, run._overrides = (
-        load_config("photos-cpu", str(data)),
-        "photos-cpu@mine",
-        {},
-    )
-    run.selection = graph.select(run.config)
-    monkeypatch.setattr(store, "FIGURES", tmp_path)
-    assert run.figures_name == "photos"
-    about = {"profile": "photos-cpu", "data": {"source": "mine"}}
-    write_json(tmp_path / "photos" / "manifest.json", about)
-    assert run.figures_name == "photos"
-    for other in ({**about, "profile": "photos"}, {**about, "data": {"source": "yours"}}):
-        write_json(tmp_path / "photos" / "manifest.json", other)
-        assert run.figures_name == "photos-cpu@mine"
-    (tmp_path / "photos" / "manifest.json").unlink()
-    run._overrides = {"loss.tree": 1.0}
-    assert run.figures_name == "photos-cpu@mine"
-    run._overrides, run.selection = {}, run.selection[:2]
-    assert run.figures_name.startswith("photos-cpu@mine+")
 
 
 def test_readme_has_a_block_on_photographs():

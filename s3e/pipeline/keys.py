@@ -17,8 +17,8 @@ from typing import Any
 
 import s3e
 from s3e import utils
+from s3e.blur import TRANSFORMS
 from s3e.config import Config
-from s3e.convolution import IPP
 from s3e.data.readers import coco_kind, gopro_found, walk
 from s3e.pipeline import graph
 from s3e.pipeline.graph import CAPTIONED, DRAWS, EXPLORES, Instance, Selection
@@ -230,10 +230,10 @@ def tools(stage: str) -> dict[str, str]:
         weights = [path for path in folder.glob("[!.]*.*") if path.suffix != ".md"]
         return {"tools": f"weights {_contents(folder, weights)[:12]}"}
     if stage == "01_data_blurring":
-        return {"tools": "OpenCV's transforms" if IPP else "SciPy's transforms"}
+        return {"tools": f"transforms by {TRANSFORMS}"}
     if stage != "07_evaluation":
         return {}
-    from s3e.evaluation.java import find_java
+    from s3e.evaluation.captions import find_java
 
     return {"tools": "Java" if find_java() else "no Java"}
 

@@ -171,7 +171,7 @@ def weight_files(config: Config) -> list[Path]:
     names = [name for name in (vgg19, config.model.encoder_weights) if name]
     if not names:
         return []
-    from s3e.models.weights import locate  # imports PyTorch
+    from s3e.models.build import locate  # imports PyTorch
 
     return [locate(name) for name in names]
 

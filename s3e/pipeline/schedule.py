@@ -25,15 +25,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from s3e import utils
 from s3e.utils import (
     FIGURES,
     NOTEBOOKS,
     ROOT,
-    RUNS,
     THREADS,
     S3EError,
     atomic_write,
-    cores,
     is_locked,
     lock_file,
     read_json,
@@ -218,7 +217,7 @@ def local_places(runtime: "Runtime", jobs: int) -> int:
     Raises `S3EError` if a notebook could not have GPUs of its own.
     """
     if runtime.device == "cpu":
-        return jobs or max(1, cores() // (runtime.threads * runtime.devices))
+        return jobs or max(1, utils.cores() // (runtime.threads * runtime.devices))
     have, each = len(gpus()), runtime.devices
     if not have:
         raise S3EError(
@@ -502,7 +501,7 @@ class Schedule:
             "needs": {str(place[0]): key for key, place in found.items() if place},
             "parameters": study.parameters(run),
             "threads": study.config.runtime.threads,
-            "runs": str(RUNS),
+            "runs": str(utils.RUNS),
             "figures": str(FIGURES),
         }
 
