@@ -11,7 +11,8 @@ import json
 import time
 from collections.abc import Sequence
 
-from s3e.captions.parser import TreeVocabulary, parse_caption
+from s3e.captions.parser import parse_caption
+from s3e.captions.tree import TreeVocabulary
 from s3e.config import Text
 from s3e.data.scenes import make_split
 from s3e.utils import S3EError

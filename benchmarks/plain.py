@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.captions.parser import IGNORE
-from s3e.captions.tree import PAD
+from s3e.captions.tree import IGNORE, PAD
 from s3e.config import Config
 from s3e.data.corpus import Batch
 from s3e.models.semantics import S3EDeblur

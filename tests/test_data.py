@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s3e.captions.parser import IGNORE, parse_caption
+from s3e.captions.parser import parse_caption
+from s3e.captions.tree import IGNORE
 from s3e.config import load_config
 from s3e.data.corpus import consensus, load_corpus
 from s3e.data.photos import load_photo, load_whole

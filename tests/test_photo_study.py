@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from s3e.captions.parser import IGNORE
+from s3e.captions.tree import IGNORE
 from s3e.config import PROFILES, load_config
 from s3e.data.corpus import load_corpus
 from s3e.data.photos import PHOTOS as PUBLIC

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from s3e.captions.parser import NULL, parse_caption
+from s3e.captions.parser import parse_caption
+from s3e.captions.tree import NULL
 from s3e.data import scenes as shapes
 from s3e.data.scenes import CATEGORIES, RELATIONS, ROLES, make_scene, make_split
 from s3e.utils import S3EError

@@ -33,9 +33,7 @@ def test_encode_decode():
     assert Vocabulary.from_dict(vocabulary.to_dict()).encode("a dog") == vocabulary.encode("a dog")
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match="max_words"):
-        Vocabulary.build(CAPTIONS).encode("a dog", max_words=0)
+def test_vocabulary_starts_with_the_special_words():
     with pytest.raises(ValueError, match="first four words"):
         Vocabulary(["dog"])
 

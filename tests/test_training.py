@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from s3e.captions.parser import IGNORE
+from s3e.captions.tree import IGNORE
 from s3e.config import VARIANTS, Runtime, Training, load_config
 from s3e.models.build import build_critic, build_model
 from s3e.models.tree import TreeOutput

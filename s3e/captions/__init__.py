@@ -1,1 +1,1 @@
-"""A caption becomes a tree of seven nodes: `tagger` (words), `parser` (rules), `tree` (the tree and both vocabularies)."""
+"""A caption becomes a tree of seven nodes: `tagger` (words), `parser` (rules), `tree` (the tree and the vocabularies)."""

@@ -1,4 +1,4 @@
-"""The seven-node tree of a caption and its label vocabulary (specification 6.2).
+"""The seven-node tree of a caption, and the vocabularies of tree labels and of words (specification 6.2, 4.1).
 
 leaf1  leaf2   leaf3  leaf4        entities
   node 5         node 6            relation inside each pair
@@ -9,10 +9,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-NULL = "null"  # an empty slot of the tree, class 0 of both vocabularies
+NULL = "null"  # an empty slot of the tree, class 0 of both label vocabularies
 IGNORE = -100  # an out-of-vocabulary label: no loss (the default `ignore_index` of cross-entropy)
+NODE_NAMES = ("leaf 1", "leaf 2", "leaf 3", "leaf 4", "node 5", "node 6", "root")
+EDGES = ((0, 4), (1, 4), (2, 5), (3, 5), (4, 6), (5, 6))  # child, parent
+
+PAD, BOS, EOS, UNK = range(4)
+SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 @dataclass(frozen=True)
@@ -28,28 +33,21 @@ class CaptionTree:
         return self.entities + self.relations
 
 
-def _frequent(counts: Counter, limit: int, min_count: int) -> list[str]:
+def _frequent(counts: Counter, min_count: int, limit: int | None = None) -> list[str]:
+    """The most frequent words first, ties alphabetical."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [NULL] + [word for word, n in ranked if n >= min_count][:limit]
+    return [word for word, count in ranked if count >= min_count][:limit]
 
 
 class TreeVocabulary:
-    """Entity and relation classes with their document frequencies; index 0 of both is `NULL`."""
+    """Entity and relation classes; index 0 of both is `NULL`."""
 
-    def __init__(
-        self,
-        entities: list[str],
-        relations: list[str],
-        counts: dict[str, dict[str, int]] | None = None,
-    ):
+    def __init__(self, entities: list[str], relations: list[str]):
         if entities[:1] != [NULL] or relations[:1] != [NULL]:
             raise ValueError(f"TreeVocabulary: entities and relations must start with {NULL!r}.")
         self.entities, self.relations = list(entities), list(relations)
-        self.counts = counts or {"entities": {}, "relations": {}}
-        entity_ids, relation_ids = (
-            {w: i for i, w in enumerate(words)} for words in (self.entities, self.relations)
-        )
-        self._ids = [entity_ids] * 4 + [relation_ids] * 3
+        ids = [{word: i for i, word in enumerate(words)} for words in (entities, relations)]
+        self._ids = [ids[0]] * 4 + [ids[1]] * 3
 
     @classmethod
     def build(
@@ -59,21 +57,15 @@ class TreeVocabulary:
         max_relations: int = 250,
         min_count: int = 1,
     ) -> "TreeVocabulary":
-        """Keep the most frequent labels of training `trees` (None is skipped); ties are broken alphabetically."""
+        """Keep the labels that occur in most training `trees` (None is skipped)."""
         entities, relations = Counter(), Counter()
-        for tree in trees:
-            if tree is not None:
-                entities.update(set(tree.entities) - {NULL})
-                relations.update(set(tree.relations) - {NULL})
-        words = {
-            "entities": _frequent(entities, max_entities, min_count),
-            "relations": _frequent(relations, max_relations, min_count),
-        }
-        counts = {
-            "entities": {w: entities[w] for w in words["entities"][1:]},
-            "relations": {w: relations[w] for w in words["relations"][1:]},
-        }
-        return cls(**words, counts=counts)
+        for tree in filter(None, trees):
+            entities.update(set(tree.entities) - {NULL})
+            relations.update(set(tree.relations) - {NULL})
+        return cls(
+            [NULL, *_frequent(entities, min_count, max_entities)],
+            [NULL, *_frequent(relations, min_count, max_relations)],
+        )
 
     def encode(self, tree: CaptionTree | None) -> list[int]:
         """Seven class ids in node order; a label out of the vocabulary (or any label of no tree) becomes `IGNORE`."""
@@ -85,39 +77,29 @@ class TreeVocabulary:
         """The tree of seven class ids; `IGNORE` becomes `NULL`."""
         ids = [max(int(i), 0) for i in ids]
         if len(ids) != 7:
-            raise ValueError(
-                f"TreeVocabulary.decode needs 7 ids (4 leaves, 2 nodes, root), got {len(ids)}."
-            )
-        return CaptionTree(
-            tuple(self.entities[i] for i in ids[:4]), tuple(self.relations[i] for i in ids[4:])
-        )
+            raise ValueError(f"TreeVocabulary.decode: a tree has 7 ids, not {len(ids)}.")
+        entities = tuple(self.entities[i] for i in ids[:4])
+        return CaptionTree(entities, tuple(self.relations[i] for i in ids[4:]))
 
     def coverage(self, trees: Iterable[CaptionTree | None]) -> dict[str, float]:
         """Shares in [0, 1] of known non-null `entity` and `relation` labels and of wholly known `tree`s."""
-        known, total, whole, count = [0, 0], [0, 0], 0, 0
+        known: dict[str, list[bool]] = {"entity": [], "relation": [], "tree": []}
         for tree in trees:
             codes = self.encode(tree)
-            count += 1
-            whole += IGNORE not in codes
-            for k, (code, word) in enumerate(zip(codes, tree.nodes if tree else (), strict=False)):
+            known["tree"].append(IGNORE not in codes)
+            nodes = tree.nodes if tree else [NULL] * 7
+            for node, (code, word) in enumerate(zip(codes, nodes, strict=True)):
                 if word != NULL:
-                    known[k > 3] += code != IGNORE
-                    total[k > 3] += 1
-        entity, relation = (k / max(n, 1) for k, n in zip(known, total, strict=True))
-        return {"entity": entity, "relation": relation, "tree": whole / max(count, 1)}
+                    known["entity" if node < 4 else "relation"].append(code != IGNORE)
+        return {name: sum(flags) / max(len(flags), 1) for name, flags in known.items()}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, list[str]]:
         """A JSON-ready copy; `from_dict` restores it."""
-        return {"entities": self.entities, "relations": self.relations, "counts": self.counts}
+        return {"entities": self.entities, "relations": self.relations}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> "TreeVocabulary":
-        return cls(value["entities"], value["relations"], value["counts"])
-
-
-PAD, BOS, EOS, UNK = 0, 1, 2, 3
-SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+    def from_dict(cls, value: dict[str, list[str]]) -> "TreeVocabulary":
+        return cls(value["entities"], value["relations"])
 
 
 def tokenize(text: str) -> list[str]:
@@ -136,34 +118,27 @@ class Vocabulary:
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 1) -> "Vocabulary":
-        """Keep the words that occur at least `min_count` times, most frequent first, ties alphabetical."""
+        """Keep the words that occur at least `min_count` times, the most frequent first."""
         counts = Counter(word for caption in captions for word in tokenize(caption))
-        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return cls(SPECIAL + [word for word, n in ranked if n >= min_count])
+        return cls(SPECIAL + _frequent(counts, min_count))
 
     def __len__(self) -> int:
         return len(self.words)
 
     def encode(self, caption: str, max_words: int = 16) -> list[int]:
         """[BOS, up to `max_words` word ids, EOS]; unknown words become `UNK`."""
-        if max_words < 1:
-            raise ValueError(f"Vocabulary.encode: max_words must be at least 1, got {max_words}.")
         return [BOS, *(self.ids.get(word, UNK) for word in tokenize(caption)[:max_words]), EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words up to the first `EOS`, joined by spaces; `PAD` and `BOS` are left out."""
-        words = []
-        for i in map(int, ids):
-            if i == EOS:
-                break
-            if i not in (PAD, BOS):
-                words.append(self.words[i])
-        return " ".join(words)
+        ids = [int(i) for i in ids]
+        end = ids.index(EOS) if EOS in ids else len(ids)
+        return " ".join(self.words[i] for i in ids[:end] if i not in (PAD, BOS))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, list[str]]:
         """A JSON-ready copy; `from_dict` restores it."""
         return {"words": self.words}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> "Vocabulary":
+    def from_dict(cls, value: dict[str, list[str]]) -> "Vocabulary":
         return cls(value["words"])

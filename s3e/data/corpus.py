@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from s3e.blur import SEVERITIES
-from s3e.captions.parser import IGNORE, NULL
-from s3e.captions.tree import SPECIAL, CaptionTree, TreeVocabulary, Vocabulary
+from s3e.captions.tree import IGNORE, NULL, SPECIAL, CaptionTree, TreeVocabulary, Vocabulary
 from s3e.data.readers import SPLITS
 from s3e.utils import read_json, rng
 

@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from s3e import blur, utils
 from s3e.blur import MIX, SEVERITIES, blur_batch, blur_image, extent, kernel_for, psf, trajectories
-from s3e.captions.parser import NULL, TreeVocabulary, parse_caption
-from s3e.captions.tree import Vocabulary
+from s3e.captions.parser import parse_caption
+from s3e.captions.tree import NULL, TreeVocabulary, Vocabulary
 from s3e.config import PROFILES, Blur, Config, Data, load_config, parse_setting
 from s3e.data import photos as photo_code
 from s3e.data import readers

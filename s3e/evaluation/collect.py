@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from s3e.captions.parser import IGNORE
-from s3e.captions.tree import SPECIAL, tokenize
+from s3e.captions.tree import IGNORE, SPECIAL, tokenize
 from s3e.data.corpus import Corpus, Split, consensus
 from s3e.evaluation import captions as caption
 from s3e.evaluation.images import DEFINITION_IMAGES

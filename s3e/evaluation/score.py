@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.captions.parser import IGNORE
+from s3e.captions.tree import IGNORE
 from s3e.config import Config, Variant
 from s3e.data.corpus import Batch, Corpus, Split, to_tensor
 from s3e.evaluation.images import score_batch, to_uint8

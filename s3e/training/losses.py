@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.captions.parser import IGNORE
-from s3e.captions.tree import PAD
+from s3e.captions.tree import IGNORE, PAD
 from s3e.config import Loss
 from s3e.models.encoders import PerceptualLoss
 from s3e.models.semantics import Semantics
