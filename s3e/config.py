@@ -5,7 +5,7 @@ Order of overrides: defaults <- profile <- `--set section.name=value` <- seed. `
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -400,3 +400,8 @@ def _explain(item: Any) -> str:
         model = Config.model_fields[section].annotation if section else Config
         return f"unknown setting '{name}'; known there: {', '.join(model.model_fields)}"
     return f"setting '{name}' = {item['input']!r}: {item['msg'].lower()}"
+
+
+def choices(section: type[Section], field: str) -> tuple:
+    """The values that a field of a section may have."""
+    return get_args(section.model_fields[field].annotation)
