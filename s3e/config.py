@@ -222,11 +222,10 @@ TRAININGS = ("train_tree", "train_a1", "train_a2", "train_b", "train_c")
 class Config(Section):
     """Everything a run depends on.
 
-    `one_seed`: variants of the study that are trained with its first seed only. `semantics_from`: the store of a finished
-    study with captions (runs/NAME), whose vocabulary, tree and captioner data without captions use. `falsifier`: those that are trained
-    again, with the first seed, on scenes whose textures are drawn by lot (specification 6.7). `figures`: the folder
-    below `figures/` for its results ("": named after profile and data). `pictures`: whose photos figures show, those of
-    the "data", or "public" ones for data that may not be published (see `s3e.report.photos`).
+    `one_seed`: variants of the study that are trained with its first seed only. `semantics_from`: for data without
+    captions, the store of a finished study that has some (runs/NAME), whose vocabulary, tree and captioner they use.
+    `figures`: the folder below `figures/` for its results ("": named after profile and data). `pictures`: whose photos
+    figures show, those of the "data", or "public" ones for data that may not be published (see `s3e.report.photos`).
     """
 
     profile: str
@@ -234,7 +233,6 @@ class Config(Section):
     seeds: list[int] = [0]
     one_seed: list[str] = []
     semantics_from: str = ""
-    falsifier: list[str] = []
     figures: str = Field("", pattern=r"^[\w.@-]*$")
     pictures: Literal["data", "public"] = "data"
     variants: list[str] = ["baseline", "full", "oracle_map", "shuffled", "no_semantics_loss"]
@@ -336,11 +334,7 @@ def load_config(
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise S3EError("; ".join(_explain(item) for item in error.errors()) + ".") from None
-    unknown = [
-        name
-        for name in [*config.variants, *config.one_seed, *config.falsifier]
-        if name not in VARIANTS
-    ]
+    unknown = [name for name in [*config.variants, *config.one_seed] if name not in VARIANTS]
     if unknown:
         raise S3EError(f"unknown variant '{unknown[0]}'; known: {', '.join(VARIANTS)}.")
     return config

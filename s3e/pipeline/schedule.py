@@ -465,8 +465,8 @@ class Schedule:
                 self._start_ready()
                 done, _ = wait(self.running, timeout=LOOK, return_when=FIRST_COMPLETED)
                 self.places.look()
-                for future in done:
-                    self._finish(future)
+                while done:  # no reference stays, or a cluster computes a lost result again
+                    self._finish(done.pop())
                 if not self.running:
                     time.sleep(POLL)
         finally:
