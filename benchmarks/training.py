@@ -24,7 +24,7 @@ from s3e.data.corpus import Corpus
 from s3e.data.prepare import prepare_corpus
 from s3e.models.build import build_critic, build_model, count_parameters
 from s3e.models.semantics import S3EDeblur
-from s3e.training.stages import train_deblurrer
+from s3e.training.stages import CoTraining
 from s3e.utils import seed_everything
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -65,9 +65,9 @@ def suite(config: Config, corpus: Corpus, variant: str) -> float:
     """Milliseconds an update of the suite's own training, logging included."""
     model, critic = networks(config, corpus, variant)
     with tempfile.TemporaryDirectory() as folder:
-        return train_deblurrer(
-            Path(folder), "timed", model, critic, corpus, config, "c", variant
-        ).milliseconds
+        training = CoTraining(Path(folder), "timed", model, critic, corpus, config, "c", variant)
+        training.fit()
+        return training.milliseconds
 
 
 def plain(config: Config, corpus: Corpus, variant: str) -> float:

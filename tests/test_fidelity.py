@@ -74,10 +74,14 @@ def test_the_judge_rests_and_never_sees_blur(corpus, config, judged, tmp_path):
 def test_the_judge_starts_from_a_seed_of_its_own(corpus, config, monkeypatch, tmp_path):
     starts = []
 
-    def train(folder, name, phase, source, corpus, config, **_):
-        starts.append((config.seed, weights(source)))
+    class Train:
+        def __init__(self, folder, name, phase, source, corpus, config, **_):
+            starts.append((config.seed, weights(source)))
 
-    monkeypatch.setattr("s3e.evaluation.fidelity.train_semantics", train)
+        def fit(self, watch):
+            pass
+
+    monkeypatch.setattr("s3e.evaluation.fidelity.PretrainSemantics", Train)
     train_judge(tmp_path, corpus, config)
     of_03 = weights(new_source(config, corpus, "flat"))
     for seed, start in starts:

@@ -18,9 +18,9 @@ from s3e.data.corpus import load_corpus, to_tensor
 from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr, ssim
-from s3e.evaluation.score import predicted_nodes
 from s3e.inference import Restorer, bundle, export, memory
 from s3e.inference.restorer import _widened
+from s3e.models.tree import predicted_nodes
 from s3e.utils import ROOT, S3EError
 
 

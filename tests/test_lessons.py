@@ -57,8 +57,8 @@ def test_code_finds_constants_decorators_and_inner_functions_without_importing()
     assert pieces[0][1].startswith("SEVERITIES = {") and pieces[1][1].startswith(
         "@dataclass(frozen=True)\nclass"
     )
-    inner = lessons.code("s3e.training.stages.train_deblurrer.generator_terms")
-    assert repr(inner).count("def ") == 1 and "\n\ndef generator_terms" in repr(inner)
+    inner = lessons.code("s3e.training.stages.CoTraining.step")
+    assert repr(inner).count("def ") == 1 and "\n\ndef step" in repr(inner)
     assert "line " in lessons.code("s3e.blur.STEPS").pieces[0][0]
 
 

@@ -6,23 +6,15 @@ import pytest
 pytest.skip("follows the rewrite of s3e.report", allow_module_level=True)
 
 import time
-from copy import deepcopy
 
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from nbclient import NotebookClient
-from torch import nn
 
-from s3e.config import VARIANTS, load_config
-from s3e.models.build import build_critic, build_model
 from s3e.report import curves, live
-from s3e.training import effects
-from s3e.training.stages import new_source, train_deblurrer
 from s3e.utils import S3EError
-from tests.conftest import TINY
 
 CELL = """
 import pandas as pd
@@ -147,132 +139,3 @@ def test_direction_is_scaled_around_grey():
     assert middle.get_title() == "pixel loss"
     assert middle.images[0].get_array()[0, 0].tolist() == pytest.approx([1, 0, 0.5])
     assert middle.images[0].get_array()[1, 1].tolist() == pytest.approx([0.5, 0.5, 0.5])
-
-
-def test_norms_have_the_closed_form():
-    first, second, idle = (nn.Parameter(torch.ones(2)) for _ in range(3))
-    terms = {
-        "both": 3 * first[0] + 4 * first[1] + 2 * second[0],
-        "one": -second.sum(),
-        "none": torch.tensor(1.0),
-    }
-    table = effects._norms(terms, {"first": [first], "second": [second, idle]})
-    assert table.loc["both"].tolist() == pytest.approx([5, 2])
-    assert table.loc["one"].tolist() == pytest.approx([0, 2**0.5])
-    assert table.loc["none"].tolist() == [0, 0]
-
-
-def arm(tiny, corpus, variant="full", **overrides):
-    """Networks of an arm whose embedding has left zero, a batch of two photos, the settings."""
-    config = load_config("smoke", overrides={**TINY, **overrides})
-    model = build_model(config, corpus, variant)
-    for embed in model.generator.embed.values():
-        nn.init.normal_(embed.mix.weight, std=0.1)
-    batch = corpus.val.batch(np.arange(2), "severe")
-    return model, build_critic(config), batch, config
-
-
-def test_semantic_losses_reach_what_they_can(tiny, corpus):
-    config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
-    source, batch = new_source(config, corpus), corpus.val.batch(np.arange(2), "severe")
-    table = effects.of_semantics(source, batch, config, tree=True, caption=True, distillation=True)
-    assert list(table.columns) == ["encoder", "tree", "decoder"]
-    reached = {term: (row > 0).tolist() for term, row in table.iterrows()}
-    assert reached == {
-        "tree": [True, True, False],
-        "caption": [True] * 3,
-        "distillation": [True, False, False],
-    }
-    assert list(effects.of_semantics(source, batch, config, tree=True, caption=False).index) == [
-        "tree"
-    ]
-    twice = load_config("smoke", overrides={**TINY, "loss.tree": 0.2})
-    double = effects.of_semantics(source, batch, twice, tree=True, caption=False)
-    assert (double.loc["tree"] / 2).tolist() == pytest.approx(table.loc["tree"].tolist(), rel=1e-5)
-    exact = effects.of_semantics(source.double(), batch, twice, tree=True, caption=False)
-    assert exact.loc["tree"].tolist() == pytest.approx(double.loc["tree"].tolist(), rel=1e-4)
-
-
-def test_deblurring_losses_reach_the_tree_unless_detached_or_frozen(tiny, corpus):
-    *networks, batch, config = arm(tiny, corpus)
-    table = effects.of_deblurring(*networks, batch, config, VARIANTS["full"])
-    assert list(table.columns) == ["encoder", "tree", "decoder", "embedding", "generator"]
-    assert list(table.index) == ["pixel", "adversarial", "tree", "caption"]
-    assert (table.loc["pixel", ["encoder", "tree", "embedding", "generator"]] > 0).all()
-    assert (
-        table.loc["pixel", "decoder"] == 0
-        and (table.loc["caption", ["embedding", "generator"]] == 0).all()
-    )
-    networks[0].generator.embed.requires_grad_(False)
-    apart = effects.of_deblurring(*networks, batch, config, VARIANTS["full"])
-    assert (apart.embedding == 0).all() and apart.generator.tolist() == pytest.approx(
-        table.generator.tolist()
-    )
-    *networks, batch, config = arm(tiny, corpus, **{"loss.detach_semantics": True})
-    detached = effects.of_deblurring(*networks, batch, config, VARIANTS["full"])
-    assert (detached.loc["pixel", ["encoder", "tree"]] == 0).all() and detached.loc[
-        "pixel", "embedding"
-    ] > 0
-    model, critic, batch, config = arm(tiny, corpus, "frozen")
-    model.semantics.requires_grad_(False)
-    frozen = effects.of_deblurring(model, critic, batch, config, VARIANTS["frozen"])
-    assert list(frozen.index) == ["pixel", "adversarial"] and (
-        frozen[["encoder", "tree", "decoder"]] == 0
-    ).all(axis=None)
-
-
-def test_the_baseline_has_a_generator_only(tiny, corpus):
-    table = effects.of_deblurring(*arm(tiny, corpus, "baseline"), VARIANTS["baseline"])
-    assert list(table.columns) == ["generator"] and (table > 0).all(axis=None)
-
-
-def test_photos_move_towards_a_lower_loss(tiny, corpus):
-    model, critic, batch, config = arm(tiny, corpus)
-    wishes = effects.on_photos(model, critic, batch, config)
-    with torch.no_grad():
-        restored = model.eval()(batch)[0]
-    error = (batch.sharp - restored).permute(0, 2, 3, 1)
-    expected = config.loss.pixel / error.numel() * error.sign()
-    assert torch.allclose(torch.from_numpy(wishes["pixel"]), expected, atol=1e-7)
-    moved = restored + 0.1 * torch.from_numpy(wishes["adversarial"]).permute(0, 3, 1, 2)
-    critic.requires_grad_(False)
-    pairs = [
-        effects.image_terms(config.loss, critic, None, photos, batch.sharp)
-        for photos in (restored, moved)
-    ]
-    before, after = (float(terms["adversarial"]) for terms in pairs)
-    assert after < before
-
-
-def test_training_is_left_as_it_was(tiny, corpus):
-    model, critic, batch, config = arm(tiny, corpus)
-    model.train(), critic.train()
-    states = [deepcopy(module.state_dict()) for module in (model, critic)]
-    random = torch.get_rng_state()
-    effects.of_deblurring(model, critic, batch, config, VARIANTS["full"])
-    effects.on_photos(model, critic, batch, config)
-    effects.of_semantics(model.semantics, batch, config, tree=True, caption=True, distillation=True)
-    assert torch.equal(torch.get_rng_state(), random)
-    for module, state in zip((model, critic), states, strict=True):
-        assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
-        assert all(parameter.grad is None for parameter in module.parameters())
-        assert all(part.training for part in module.modules())
-
-
-def test_terms_are_those_of_the_training(corpus, tmp_path):
-    once = {
-        "train_c.steps": 1,
-        "runtime.log_every": 1,
-        "runtime.save_every": 1,
-        "model.dropout": 0.0,
-    }
-    model, critic, _, config = arm(None, corpus, "baseline", **once)
-    settings, loss = config.train_c, config.loss
-    batch = corpus.train.draw(settings.batch, "severe", 0, config.seed, "deblurring", "toy")
-    with torch.no_grad():
-        restored = model(batch)[0]
-    logged = train_deblurrer(tmp_path, "toy", model, critic, corpus, config, "c").log.iloc[0]
-    terms = effects.image_terms(loss, critic, None, restored, batch.sharp)
-    assert list(terms) == ["pixel", "adversarial"]
-    for name, value in terms.items():
-        assert float(value) == pytest.approx(logged[name], rel=1e-5)

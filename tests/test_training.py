@@ -1,63 +1,65 @@
-"""Losses against closed forms; the loop: logs, resume to the bit, guards; both GAN recipes; fairness of the arms."""
+"""Losses against closed forms; schedules; every phase, variant and precision; what a loss term reaches."""
 
 import math
-from dataclasses import replace
+from copy import deepcopy
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from s3e.captions.tree import IGNORE
-from s3e.config import VARIANTS, Runtime, Training, load_config
-from s3e.models.build import build_critic, build_model
+from s3e.config import VARIANTS, Training, load_config
+from s3e.models.build import build_critic, build_model, save_weights
 from s3e.models.tree import TreeOutput
-from s3e.training.loop import Trainer, rate
+from s3e.training import checkpoint, effects
+from s3e.training.loop import rate
 from s3e.training.losses import (
     caption_loss,
-    critic_loss,
+    critic_terms,
     gradient_penalty,
+    image_terms,
     lsgan_critic,
     lsgan_generator,
     tree_loss,
 )
 from s3e.training.stages import (
     PHASES,
+    CoTraining,
+    PretrainSemantics,
     mixed_view,
     new_source,
     save_model,
     start_model,
-    train_deblurrer,
-    train_semantics,
 )
-from s3e.utils import S3EError
 from tests.conftest import TINY
+
+WGAN = {"loss.gan": "wgan-gp", "loss.critic_steps": 3}
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
 def test_gradient_penalty_of_a_linear_critic(slope):
     direction = torch.zeros(3, 4, 4)
     direction[0, 0, 0] = slope  # |grad D| = slope everywhere
-
-    def critic(x):
-        return (x * direction).flatten(1).sum(1)
-
+    real, fake = torch.randn(2, 5, 3, 4, 4)
     penalty = gradient_penalty(
-        critic, torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), torch.rand(5)
+        lambda x: (x * direction).flatten(1).sum(1), real, fake, torch.rand(5)
     )
     assert float(penalty) == pytest.approx((slope - 1) ** 2, abs=1e-5)
 
 
-def test_wgan_critic_loss_has_the_closed_form(tiny):
-    config = load_config("smoke", overrides={"loss.gan": "wgan-gp"})
+class Mean(nn.Module):
+    """A critic with |grad| = 1 / sqrt(n)."""
 
-    class Mean(nn.Module):  # |grad| = 1 / sqrt(n)
-        def forward(self, x):
-            return x.flatten(1).mean(1)
+    def forward(self, image):
+        return image.flatten(1).mean(1)
 
-    sharp, fake = torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
-    terms = critic_loss(config.loss, Mean(), sharp, fake, torch.rand(2))
+
+def test_wgan_critic_loss_has_the_closed_form():
+    loss = load_config("smoke", overrides={"loss.gan": "wgan-gp"}).loss
+    batch = SimpleNamespace(sharp=torch.ones(2, 3, 4, 4), uniform=lambda name: torch.rand(2))
+    terms = critic_terms(loss, Mean(), batch, torch.zeros(2, 3, 4, 4))
     assert float(terms["critic"]) == pytest.approx(-1.0)
     assert float(terms["penalty"]) == pytest.approx(10 * (1 / math.sqrt(48) - 1) ** 2, rel=1e-5)
 
@@ -67,33 +69,21 @@ def test_lsgan_losses():
     assert float(lsgan_critic(one, zero)) == 0 and float(lsgan_generator(zero)) == 1
 
 
-def tree_output(entity, relation):
-    return TreeOutput(torch.empty(0), torch.empty(0), torch.empty(0), entity, relation)
-
-
 def test_tree_loss_weighs_null_and_ignores_unknown():
     entity, relation = torch.zeros(1, 4, 5), torch.zeros(1, 3, 5)
     entity[0, 0, 2] = 3.0
-    target = torch.tensor([[2, 0, IGNORE, IGNORE, IGNORE, IGNORE, IGNORE]])
+    tree = TreeOutput(*[torch.empty(0)] * 3, entity, relation)
+    target = torch.tensor([[2, 0, *[IGNORE] * 5]])
     named = -float(torch.log_softmax(entity[0, 0], 0)[2])
     expected = (named + 0.1 * math.log(5)) / 1.1
-    assert float(tree_loss(tree_output(entity, relation), target, 0.1)) == pytest.approx(
-        expected, rel=1e-5
-    )
-
-
-def test_tree_loss_of_an_unknown_tree_is_zero():
-    loss = tree_loss(
-        tree_output(torch.zeros(1, 4, 5), torch.zeros(1, 3, 5)), torch.full((1, 7), IGNORE), 0.1
-    )
-    assert float(loss) == 0
+    assert float(tree_loss(tree, target, 0.1)) == pytest.approx(expected, rel=1e-5)
+    assert float(tree_loss(tree, torch.full((1, 7), IGNORE), 0.1)) == 0
 
 
 def test_caption_loss_is_per_word_and_skips_padding():
     words = torch.tensor([[1, 5, 2, 0, 0], [1, 5, 6, 7, 2]])
-    assert float(caption_loss(torch.zeros(2, 4, 10), words)) == pytest.approx(
-        math.log(10), rel=1e-6
-    )
+    loss = float(caption_loss(torch.zeros(2, 4, 10), words))
+    assert loss == pytest.approx(math.log(10), rel=1e-6)
 
 
 def test_schedules():
@@ -108,264 +98,196 @@ def test_schedules():
     assert at(0, 1, 4, schedule="constant", warmup=4) == pytest.approx([0.25, 0.5, 1])
 
 
-class Toy:
-    """A training of one small layer whose loss is random but keyed."""
-
-    def __init__(self, folder, steps=8, stop_at=None, broken_at=None):
-        torch.manual_seed(0)
-        self.layer = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
-        self.optimizer = torch.optim.Adam(self.layer.parameters(), 0.1)
-        runtime = Runtime(save_every=2, log_every=2)
-        settings = Training(steps=steps, learning_rate=0.1)
-        self.trainer = Trainer(
-            folder,
-            "toy",
-            {"layer": self.layer},
-            {"adam": self.optimizer},
-            settings,
-            runtime,
-            ("key",),
-        )
-        self.stop_at, self.broken_at = stop_at, broken_at
-
-    def step(self, step):
-        if step == self.stop_at:
-            raise KeyboardInterrupt
-        loss = self.layer(torch.randn(4, 3)).square().mean()
-        self.trainer.engine.ids = ["a", "b"]
-        broken = {"loss": loss * float("nan")} if step == self.broken_at else {"loss": loss}
-        return self.trainer.engine.descend(self.optimizer, self.trainer.settings, [broken])
-
-    def run(self):
-        return self.trainer.fit(self.step)
-
-
-@pytest.mark.parametrize("stop_at", [1, 4, 5, 7])
-def test_an_interrupted_training_ends_in_the_same_bits(tmp_path, stop_at):
-    whole = Toy(tmp_path / "whole")
-    log = whole.run()
-    with pytest.raises(KeyboardInterrupt):
-        Toy(tmp_path / "cut", stop_at=stop_at).run()
-    resumed = Toy(tmp_path / "cut")
-    pd.testing.assert_frame_equal(resumed.run(), log)
-    assert (tmp_path / "cut" / "log_toy.csv").read_bytes() == (
-        tmp_path / "whole" / "log_toy.csv"
-    ).read_bytes()
-    for name, value in whole.layer.state_dict().items():
-        assert torch.equal(value, resumed.layer.state_dict()[name])
-
-
-def test_a_finished_training_is_not_repeated(tmp_path):
-    log = Toy(tmp_path).run()
-    again = Toy(tmp_path, stop_at=0)  # would raise at its first update
-    pd.testing.assert_frame_equal(again.run(), log)
-
-
-def test_divergence_is_named(tmp_path):
-    with pytest.raises(S3EError, match=r"'toy' diverged at update 3: loss 'loss' is nan"):
-        Toy(tmp_path, broken_at=3).run()
-
-
-def test_checkpoint_of_another_training_is_refused(tmp_path):
-    Toy(tmp_path).run()
-    other = Toy(tmp_path)
-    other.trainer.key = ("another",)
-    with pytest.raises(S3EError, match="another training"):
-        other.run()
-
-
 def test_mixed_view_takes_the_given_share(corpus):
     batch = corpus.train.draw(16, "severe", 0, "x")
     assert torch.equal(mixed_view(batch, 0.0), batch.blurred)
     assert torch.equal(mixed_view(batch, 1.0), batch.sharp)
 
 
-def test_batches_depend_on_the_step_alone_and_cover_every_photo(corpus):
+def test_batches_depend_on_the_step_alone_and_cover_every_image(corpus):
     first = [corpus.train.draw(8, "severe", step, "k").ids for step in range(6)]
     assert first[4] == corpus.train.draw(8, "severe", 4, "k").ids
     assert sorted(sum(first[:3], [])) == sorted(corpus.train.ids) == sorted(sum(first[3:], []))
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_semantic_phases_have_their_losses(tiny, corpus, tmp_path, phase):
-    source = new_source(tiny, corpus)
-    trained = train_semantics(tmp_path, "own", phase, source, corpus, tiny, tree=True, caption=True)
-    expected = {"step", "tree"} if phase == "tree" else {"step", "tree", "caption"}
-    assert set(trained.log.columns) == expected
-
-
-def test_distillation_is_a_term_of_its_own(corpus, tmp_path):
+def test_semantic_phases_have_their_losses(corpus, tmp_path, phase):
     config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
-    trained = train_semantics(
-        tmp_path, "own", "a2", new_source(config, corpus), corpus, config, tree=True, caption=True
-    )
-    assert (trained.log["distillation"] > 0).all()
-
-
-def test_distillation_joins_co_training(corpus, pretrained, tmp_path):
-    config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
-    assert "distillation" in terms_of("full", config, corpus, pretrained, tmp_path)[2]
+    source = new_source(config, corpus)
+    losses = {"tree": True, "caption": True}
+    log = PretrainSemantics(tmp_path, "own", phase, source, corpus, config, **losses).fit()
+    expected = {"tree": ["tree"], "a1": ["tree", "caption"]}
+    assert list(log)[1:] == expected.get(phase, ["tree", "caption", "distillation"])
 
 
 @pytest.fixture(scope="module")
 def pretrained(tiny, corpus, tmp_path_factory):
     """Stage B and a captioner, as notebooks 03 and 04 leave them."""
-    from s3e.models.build import save_weights
-
     folder = tmp_path_factory.mktemp("pretrained")
     model, critic = build_model(tiny, corpus, "baseline"), build_critic(tiny)
-    train_deblurrer(folder, "deblurrer", model, critic, corpus, tiny, "b")
+    CoTraining(folder, "deblurrer", model, critic, corpus, tiny, "b").fit()
     save_model(folder, model, critic)
     save_weights(new_source(tiny, corpus), folder / "tree_captioner.safetensors")
     return folder
 
 
-def terms_of(variant, config, corpus, pretrained, folder):
-    model, critic = start_model(
-        variant, config, corpus, deblurrer=pretrained, captioner=pretrained, folder=folder
-    )
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    log = train_deblurrer(
-        folder, "cotrain", model, critic, corpus, config, "c", variant=variant
-    ).log
-    return model, before, set(log.columns) - {"step"}
+def start(variant, config, corpus, pretrained, folder):
+    places = {"deblurrer": pretrained, "captioner": pretrained, "folder": folder}
+    return start_model(variant, config, corpus, **places)
+
+
+def co_train(variant, config, corpus, pretrained, folder):
+    """Networks after stage C, the names of the weights that it changed, and of its losses."""
+    networks = start(variant, config, corpus, pretrained, folder)
+    before = deepcopy(networks[0].state_dict())
+    log = CoTraining(folder, "cotrain", *networks, corpus, config, "c", variant).fit()
+    after = networks[0].state_dict()
+    moved = [name for name, value in after.items() if not torch.equal(value, before[name])]
+    return networks, moved, list(log)[1:]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_arm_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_path, variant):
-    arm = VARIANTS[variant]
-    model, before, terms = terms_of(variant, tiny, corpus, pretrained, tmp_path)
-    assert terms == {
-        "pixel",
-        "adversarial",
-        "critic",
-        *["tree"] * arm.tree_loss,
-        *["caption"] * arm.caption_loss,
-    }
-    moved = [
-        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
-    ]
+def test_every_variant_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_path, variant):
+    rules = VARIANTS[variant]
+    _, moved, terms = co_train(variant, tiny, corpus, pretrained, tmp_path)
+    own = ["tree"] * rules.tree_loss + ["caption"] * rules.caption_loss
+    assert terms == ["pixel", "adversarial", *own, "critic"]
     assert any(name.startswith("generator.trunk") for name in moved)
-    learns = arm.trained and arm.semantics not in (None, "noise", "labels", "silhouettes")
+    learns = rules.trained and rules.semantics not in (None, "noise", "labels", "silhouettes")
     assert any(name.startswith("semantics") for name in moved) is learns
 
 
-@pytest.fixture(scope="module")
-def silent(corpus):
-    """The same photos without captions and label maps."""
-    return replace(corpus, captioned=False, categories=[])
-
-
-@pytest.mark.parametrize(
-    "variant", ["baseline", "full", "no_semantics_loss", "shuffled", "oracle", "noise_maps"]
-)
-def test_without_captions_only_the_deblurring_loss_trains_and_borrowed_semantics_are_frozen(
-    tiny, silent, pretrained, tmp_path, variant
+@pytest.mark.parametrize("variant", ["baseline", "full", "no_semantics_loss", "shuffled"])
+def test_without_captions_only_the_deblurring_loss_trains_and_pretrained_semantics_are_frozen(
+    tiny, corpus, pretrained, tmp_path, variant
 ):
-    model, before, terms = terms_of(variant, tiny, silent, pretrained, tmp_path)
-    assert terms == {"pixel", "adversarial", "critic"}
-    moved = [
-        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
-    ]
+    silent = deepcopy(corpus)
+    silent.captioned = False
+    _, moved, terms = co_train(variant, tiny, silent, pretrained, tmp_path)
+    assert terms == ["pixel", "adversarial", "critic"]
     assert any(name.startswith("generator.trunk") for name in moved)
     assert any(name.startswith("generator.embed") for name in moved) is (variant != "baseline")
-    assert any(name.startswith("semantics") for name in moved) is (
-        variant == "no_semantics_loss"
-    )  # buffers included
+    changed = any(name.startswith("semantics") for name in moved)  # buffers included
+    assert changed is (variant == "no_semantics_loss")
 
 
-def test_arms_of_one_seed_start_from_the_same_deblurrer_and_batches(
-    tiny, corpus, pretrained, tmp_path
-):
-    models = [
-        start_model(
-            variant, tiny, corpus, deblurrer=pretrained, captioner=pretrained, folder=tmp_path
-        )[0]
-        for variant in ("baseline", "full", "oracle_map")
-    ]
+def test_variants_of_one_seed_start_from_the_same_deblurrer(tiny, corpus, pretrained, tmp_path):
+    variants = ("baseline", "full", "oracle_map")
+    models = [start(variant, tiny, corpus, pretrained, tmp_path)[0] for variant in variants]
     batch = corpus.val.batch(np.arange(4), "severe")
     with torch.no_grad():
         outputs = [model.eval()(batch)[0] for model in models]
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
-def test_wgan_gp_trains_with_five_critic_updates(corpus, pretrained, tmp_path):
-    config = load_config("smoke", overrides={**TINY, "loss.gan": "wgan-gp", "loss.critic_steps": 5})
-    _, _, terms = terms_of("full", config, corpus, pretrained, tmp_path)
-    assert "penalty" in terms and "adversarial" in terms
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"loss.critic_reuse": True, "loss.penalty_norm": "pixel"}, {"train_c.accumulate": 2}],
+)
+def test_wgan_gp_with_several_critic_steps(corpus, pretrained, tmp_path, others):
+    config = load_config("smoke", overrides={**TINY, **WGAN, "train_c.steps": 2, **others})
+    _, _, terms = co_train("full", config, corpus, pretrained, tmp_path)
+    assert terms == ["pixel", "adversarial", "tree", "caption", "critic", "penalty"]
+    state = checkpoint.read(tmp_path / "cotrain.ckpt")["optimizers"]
+    steps = {name: int(item["state"][0]["step"]) for name, item in state.items()}
+    assert steps == {"generator": 2, "critic": 6}
 
 
 def test_same_seed_same_bits_other_seed_other_bits(tiny, corpus, pretrained, tmp_path):
-    first = terms_of("full", tiny, corpus, pretrained, tmp_path / "a")[0].state_dict()
-    again = terms_of("full", tiny, corpus, pretrained, tmp_path / "b")[0].state_dict()
-    reseeded = load_config("smoke", seed=1, overrides=TINY)
-    other = terms_of("full", reseeded, corpus, pretrained, tmp_path / "c")[0].state_dict()
-    assert all(torch.equal(value, again[name]) for name, value in first.items())
-    assert any(not torch.equal(value, other[name]) for name, value in first.items())
-
-
-@pytest.mark.parametrize("detached", [False, True])
-def test_the_deblurring_loss_reaches_tree_and_encoder_after_the_first_update(
-    corpus, pretrained, tmp_path, detached
-):
-    from s3e.training import effects
-
-    overrides = {**TINY, "train_c.steps": 1, "loss.detach_semantics": detached}
-    config = load_config("smoke", overrides=overrides)
-    model, critic = start_model(
-        "full", config, corpus, deblurrer=pretrained, captioner=pretrained, folder=tmp_path
-    )
-    batch = corpus.val.batch(np.arange(4), "severe")
-    before = effects.of_deblurring(model, critic, batch, config, VARIANTS["full"])
-    train_deblurrer(tmp_path, "cotrain", model, critic, corpus, config, "c", "full")
-    after = effects.of_deblurring(model, critic, batch, config, VARIANTS["full"])
-    assert (before.loc["pixel", ["encoder", "tree"]] == 0).all() and before.loc[
-        "pixel", "embedding"
-    ] > 0
-    assert ((after.loc["pixel", ["encoder", "tree"]] > 0) != detached).all()
+    other = load_config("smoke", seed=1, overrides=TINY)
+    states = [
+        co_train("full", config, corpus, pretrained, tmp_path / str(number))[0][0].state_dict()
+        for number, config in enumerate((tiny, tiny, other))
+    ]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
 
 
 @pytest.mark.parametrize(
-    "changes", [{"precision": "bf16"}, {"precision": "64"}, {"channels_last": True}]
+    ("changes", "rtol"),
+    [
+        ({"precision": "bf16"}, 0.05),
+        ({"precision": "64"}, 1e-3),
+        ({"channels_last": True}, 1e-3),
+        pytest.param({"compile": True}, 1e-2, marks=pytest.mark.slow),
+    ],
 )
-def test_other_precisions_and_layouts_train_alike(corpus, tmp_path, changes):
+def test_other_precisions_layouts_and_compiled_networks_train_alike(
+    corpus, tmp_path, changes, rtol
+):
     logs = []
-    for number, settings in enumerate(({}, changes)):
+    for settings in ({}, changes):
         runtime = {f"runtime.{name}": value for name, value in settings.items()}
-        config = load_config(
-            "smoke",
-            overrides={**TINY, "loss.gan": "wgan-gp", "train_c.learning_rate": 1e-5, **runtime},
-        )
-        model, critic = build_model(config, corpus, "full"), build_critic(config)
-        logs.append(
-            train_deblurrer(
-                tmp_path / str(number), "c", model, critic, corpus, config, "c", "full"
-            ).log
-        )
-    assert len(logs[0]) == len(logs[1]) and not logs[0].equals(logs[1])
-    rough = 0.05 if "bf16" in changes.values() else 1e-3
-    for name in (
-        "pixel",
-        "tree",
-        "caption",
-    ):  # dropout draws are the same in 32 bits; in the critic's sums they differ
-        np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=rough)
+        own = {"model.dropout": 0.0, "train_c.learning_rate": 1e-5, "train_c.steps": 2}
+        config = load_config("smoke", overrides={**TINY, **WGAN, **own, **runtime})
+        networks = build_model(config, corpus, "full"), build_critic(config)
+        folder = tmp_path / str(len(logs))
+        logs.append(CoTraining(folder, "c", *networks, corpus, config, "c", "full").fit())
+    assert not logs[0].equals(logs[1])
+    for name in ("pixel", "tree", "caption", "penalty"):
+        np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=rtol)
 
 
-@pytest.mark.slow
-def test_compiled_networks_train_alike(corpus, tmp_path):
-    logs = []
-    for compiled in (False, True):
-        overrides = {**TINY, "loss.gan": "wgan-gp", "model.dropout": 0.0, "train_c.steps": 2}
-        config = load_config(
-            "smoke",
-            overrides={**overrides, "runtime.compile": compiled, "train_c.learning_rate": 1e-5},
-        )
-        model, critic = build_model(config, corpus, "full"), build_critic(config)
-        logs.append(
-            train_deblurrer(
-                tmp_path / str(compiled), "c", model, critic, corpus, config, "c", "full"
-            ).log
-        )
-    np.testing.assert_allclose(logs[1]["pixel"], logs[0]["pixel"], rtol=1e-3)
-    np.testing.assert_allclose(logs[1]["penalty"], logs[0]["penalty"], rtol=1e-2)
+def networks(corpus, variant="full", **overrides):
+    """Model (whose embedding has left zero) and critic of a variant, a batch of two images, the settings."""
+    config = load_config("smoke", overrides={**TINY, **overrides})
+    model = build_model(config, corpus, variant)
+    for embed in model.generator.embed.values():
+        nn.init.normal_(embed.mix.weight, std=0.1)
+    return model, build_critic(config), corpus.val.batch(np.arange(2), "severe"), config
+
+
+def test_semantic_losses_reach_what_they_can(corpus):
+    config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
+    source, batch = new_source(config, corpus), corpus.val.batch(np.arange(2), "severe")
+    losses = {"tree": True, "caption": True, "distillation": True}
+    table = effects.semantic_gradients(source, batch, config, **losses)
+    assert list(table.columns) == ["encoder", "tree", "decoder"]
+    assert {term: (row > 0).tolist() for term, row in table.iterrows()} == {
+        "tree": [True, True, False],
+        "caption": [True] * 3,
+        "distillation": [True, False, False],
+    }
+    twice = load_config("smoke", overrides={**TINY, "loss.tree": 0.2})
+    double = effects.semantic_gradients(source, batch, twice, tree=True, caption=False)
+    assert list(double.index) == ["tree"]
+    assert (double.loc["tree"] / 2).tolist() == pytest.approx(table.loc["tree"].tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_the_deblurring_loss_reaches_tree_and_encoder_unless_detached(corpus, detached):
+    *given, config = networks(corpus, **{"loss.detach_semantics": detached})
+    table = effects.deblurring_gradients(*given, config, VARIANTS["full"])
+    assert list(table.columns) == ["encoder", "tree", "decoder", "embedding", "generator"]
+    assert list(table.index) == ["pixel", "adversarial", "tree", "caption"]
+    assert (table.loc["pixel", ["embedding", "generator"]] > 0).all()
+    assert ((table.loc["pixel", ["encoder", "tree"]] > 0) != detached).all()
+    assert (table.loc["caption", ["embedding", "generator"]] == 0).all()
+
+
+def test_images_move_towards_a_lower_loss(corpus):
+    model, critic, batch, config = networks(corpus)
+    directions = effects.image_directions(model, critic, batch, config)
+    with torch.no_grad():
+        restored = model.eval()(batch)[0]
+    error = (batch.sharp - restored).permute(0, 2, 3, 1)
+    expected = config.loss.pixel / error.numel() * error.sign()
+    assert torch.allclose(torch.from_numpy(directions["pixel"]), expected, atol=1e-7)
+    moved = restored + 0.1 * torch.from_numpy(directions["adversarial"]).permute(0, 3, 1, 2)
+    before, after = (
+        image_terms(config.loss, critic, None, images, batch.sharp)["adversarial"]
+        for images in (restored, moved)
+    )
+    assert float(after) < float(before)
+
+
+def test_looking_at_effects_leaves_the_training_as_it_was(corpus):
+    model, critic, batch, config = networks(corpus)
+    modules = nn.ModuleList([model.train(), critic.train()])
+    state, random = deepcopy(modules.state_dict()), torch.get_rng_state()
+    effects.deblurring_gradients(model, critic, batch, config, VARIANTS["full"])
+    effects.image_directions(model, critic, batch, config)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, state[name]) for name, value in modules.state_dict().items())
+    assert all(parameter.grad is None for parameter in modules.parameters())
+    assert all(part.training for part in modules.modules())

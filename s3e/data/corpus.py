@@ -276,6 +276,14 @@ def to_tensor(images: np.ndarray) -> Tensor:
     )
 
 
+def to_images(image: Tensor) -> np.ndarray:
+    """float N x 3 x H x W in [-1, 1] -> uint8 N x H x W x 3, clamped and rounded; ValueError for NaN."""
+    if image.isnan().any():
+        raise ValueError("to_images: an image contains NaN; the network that made it has diverged.")
+    levels = (image.double().clamp(-1, 1) + 1) * 127.5
+    return levels.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
 def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Corpus:
     """Open a prepared corpus; photos stay on disk (memory-mapped) until a batch needs them.
 

@@ -21,7 +21,7 @@ from s3e.evaluation import captions
 from s3e.evaluation.collect import HUMAN, RANDOM, describe, others
 from s3e.evaluation.score import node_counts, read_split, say
 from s3e.models.build import build_semantics, load_weights, save_weights
-from s3e.training.stages import new_source, train_semantics
+from s3e.training.stages import PretrainSemantics, new_source
 from s3e.utils import rng
 
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
@@ -175,18 +175,18 @@ OWN_SEED = 1000  # added to the study's seed
 
 
 def train_judge(
-    folder: Path, corpus: Corpus, config: Config, watch: Callable[[int], None] | None = None
+    folder: Path, corpus: Corpus, config: Config, watch: Callable[[int], None] = lambda step: None
 ) -> nn.Module:
     """Train the judge on sharp photos and write `judge.safetensors`; it is returned frozen.
 
-    `watch`: told the steps of the longer phase, "a1", as in `train_semantics`.
+    `watch`: called with the steps of both phases, as in `Trainer.fit`.
     """
     own = config.model_copy(update={"seed": config.seed + OWN_SEED})
     judge = new_source(own, corpus, "flat")
-    train_semantics(folder, "judge", "tree", judge, corpus, own, tree=False, caption=True)
-    train_semantics(
-        folder, "judge", "a1", judge, corpus, own, tree=False, caption=True, watch=watch
-    )
+    for phase in ("tree", "a1"):
+        PretrainSemantics(
+            folder, f"judge_{phase}", phase, judge, corpus, own, tree=False, caption=True
+        ).fit(watch)
     save_weights(judge, folder / "judge.safetensors")
     return judge.eval().requires_grad_(False)
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from s3e.captions.tree import IGNORE
 from s3e.config import Config, Variant
-from s3e.data.corpus import Batch, Corpus, Split, to_tensor
-from s3e.evaluation.images import score_batch, to_uint8
+from s3e.data.corpus import Batch, Corpus, Split, to_images, to_tensor
+from s3e.evaluation.images import score_batch
 from s3e.models.build import variant_rules
 from s3e.models.semantics import S3EDeblur, Semantics
-from s3e.models.tree import LEAVES, TreeOutput
+from s3e.models.tree import LEAVES, predicted_nodes
 from s3e.utils import atomic_write, seed_everything, write_array, write_json
 
 SCORED = ("val", "test")
@@ -313,11 +313,6 @@ STRIDE = 16  # sides of a restored picture are padded to a multiple of it (Deblu
 Restored = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
-def predicted_nodes(tree: TreeOutput) -> Tensor:
-    """Most likely class of each node: B x 7."""
-    return torch.cat([tree.entity_logits.argmax(-1), tree.relation_logits.argmax(-1)], 1)
-
-
 @torch.no_grad()
 def restore_chunks(
     model: S3EDeblur, split: Split, severity: str, config: Config
@@ -356,11 +351,6 @@ def restore_split(model: S3EDeblur, split: Split, severity: str, config: Config)
     parts = [part[:2] for part in restore_chunks(model, split, severity, config)]
     rows, restored = (np.concatenate(column) for column in zip(*parts, strict=True))
     return restored[np.argsort(rows)]
-
-
-def to_images(image: Tensor) -> np.ndarray:
-    """float N x 3 x H x W in [-1, 1] -> uint8 N x H x W x 3, clamped and rounded."""
-    return to_uint8(image.permute(0, 2, 3, 1).cpu().numpy(), low=-1.0, high=1.0)
 
 
 def image_table(

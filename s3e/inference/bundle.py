@@ -15,9 +15,8 @@ import torch
 from s3e.captions.tree import TreeVocabulary, Vocabulary
 from s3e.config import Config
 from s3e.data.corpus import Split, load_corpus
-from s3e.evaluation.score import predicted_nodes
 from s3e.models.semantics import TreeSemantics
-from s3e.models.tree import LEAVES
+from s3e.models.tree import LEAVES, predicted_nodes
 from s3e.utils import RUNS, S3EError, read_json
 
 DEMONSTRATION = Path(__file__).parents[1] / "weights"

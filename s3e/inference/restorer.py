@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from s3e.captions.tree import EOS
 from s3e.config import VARIANTS
-from s3e.data.corpus import to_tensor
+from s3e.data.corpus import to_images, to_tensor
 from s3e.data.photos import SHORTEST
-from s3e.evaluation.score import STRIDE, to_images
+from s3e.evaluation.score import STRIDE
 from s3e.inference import bundle, memory
 from s3e.inference.tiles import halo, run_tiled
 from s3e.models.build import build_generator, build_semantics, load_weights, map_channels

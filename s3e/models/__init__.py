@@ -4,36 +4,21 @@ A training with several processes (ranks) gives each an equal part of every batc
 result is that of one process with the whole batch, up to rounding. In one process they do nothing.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_APART = False
-
 
 def world() -> int:
     """Number of processes of this training."""
-    together = not _APART and dist.is_available() and dist.is_initialized()
-    return dist.get_world_size() if together else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Number of this process, from 0 on."""
     return dist.get_rank() if world() > 1 else 0
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Within it, this process computes as if there were no other (validation, samples)."""
-    global _APART
-    before, _APART = _APART, True
-    try:
-        yield
-    finally:
-        _APART = before
 
 
 class _Total(torch.autograd.Function):

@@ -144,4 +144,6 @@ class S3EDeblur(nn.Module):
 
     def _embedded(self, semantics: Semantics) -> Semantics:
         maps = semantics.maps.detach() if self.detach else semantics.maps
-        return replace(semantics, maps=roll(maps) if self.shuffled else maps)
+        if self.shuffled:
+            maps = roll(maps) if self.training else maps.roll(1, 0)
+        return replace(semantics, maps=maps)

@@ -18,14 +18,15 @@ from matplotlib.figure import Figure
 
 from s3e.blur import SEVERITIES, blur_batch, kernel_for
 from s3e.config import VARIANTS, Config
-from s3e.data.corpus import Batch, Corpus, to_tensor
+from s3e.data.corpus import Batch, Corpus, to_images, to_tensor
 from s3e.data.photos import PHOTOS, photograph
 from s3e.data.prepare import pad_kernels
 from s3e.evaluation.collect import describe
 from s3e.evaluation.gains import ORACLES
 from s3e.evaluation.images import psnr, score_batch, to_uint8
-from s3e.evaluation.score import node_names, predicted_nodes, to_images
+from s3e.evaluation.score import node_names
 from s3e.models.build import build_model, build_semantics, load_weights
+from s3e.models.tree import predicted_nodes
 from s3e.report.diagram import NODE_NAMES, NULL, draw_tree
 from s3e.report.style import (
     BLUE,

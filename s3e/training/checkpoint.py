@@ -9,8 +9,8 @@ import hashlib
 import io
 import os
 import pickle
-import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,35 +32,36 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
+@contextmanager
+def writing(path: Path, checkpoint: Path) -> Iterator[Path]:
+    """`atomic_write` for a file of a training; `S3EError` where the disk is full or cannot be written."""
+    try:
+        with atomic_write(path) as temporary:
+            yield temporary
+    except OSError as error:
+        why = "the disk is full" if error.errno in FULL else error.strerror
+        raise S3EError(
+            f"{path} cannot be written ({why}): make room and run the same command again; it resumes from the last "
+            f"good checkpoint, {checkpoint}."
+        ) from None
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, texts, lists and dictionaries of them); the file before it becomes `previous`.
 
-    Raises `S3EError` where the disk is full or cannot be written: what was there stays.
+    Raises `S3EError` where that is impossible: a whole checkpoint stays.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
-    try:
-        with atomic_write(path) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(FORMAT + hashlib.sha256(payload).digest())
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            if path.exists():
-                _link(path, previous(path))
-    except OSError as error:
-        raise unwritable(path, error, path) from None
-
-
-def _link(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with writing(path, path) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(FORMAT + hashlib.sha256(payload).digest())
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, previous(path))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -86,9 +87,7 @@ def load(path: Path) -> dict[str, Any] | None:
     `S3EError` where files are there but none can be used.
     """
     wrong = []
-    for place in (path, previous(path)):
-        if not place.exists():
-            continue
+    for place in filter(Path.exists, (path, previous(path))):
         try:
             state = read(place)
         except Damaged as error:
@@ -96,38 +95,26 @@ def load(path: Path) -> dict[str, Any] | None:
             continue
         if wrong:
             os.replace(path, path.with_name(f"{path.name}.damaged"))
-            print(f"{wrong[0]}: going on from the one before it.", flush=True)
+            print(f"{wrong[0]}: resuming from the one before it.", flush=True)
         return state
     if wrong:
         raise S3EError(f"{'; '.join(wrong)}: delete it to train from the start.")
     return None
 
 
-def sweep(folder: Path, name: str) -> None:
-    """Remove the half-written files of a killed training; only for the process that holds its lock."""
-    for pattern in (f".{name}.*", f".log_{name}.*", f".validation_{name}.*", f"progress/.{name}_*"):
-        for leftover in folder.glob(pattern):
-            leftover.unlink(missing_ok=True)
+def hold(folder: Path, name: str) -> ExitStack:
+    """Lock the training `name` in `folder` and remove what a killed one left half-written.
 
-
-def hold(path: Path) -> ExitStack:
-    """Take the lock file `path` for as long as the handle is open.
-
-    Raises `S3EError` that names process and machine if another training holds it.
+    Raises `S3EError` that names process and machine if another training holds the lock.
     """
 
     def refuse(owner: str) -> None:
         raise S3EError(
-            f"{path.parent} is being trained in by process {owner}: wait until it ends, or stop it."
+            f"{folder} is being trained in by process {owner}: wait until it ends, or stop it."
         )
 
-    return lock_file(path, refuse)
-
-
-def unwritable(path: Path, error: OSError, kept: Path) -> S3EError:
-    """What to do when a file of a training cannot be written."""
-    why = "the disk is full" if error.errno in FULL else error.strerror
-    return S3EError(
-        f"{path} cannot be written ({why}): make room and run the same command again; it goes on from the last good "
-        f"checkpoint, {kept}."
-    )
+    lock = lock_file(folder / f"{name}.lock", refuse)
+    for pattern in (f".{name}.*", f".log_{name}.*", f".validation_{name}.*", f"progress/.{name}_*"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink(missing_ok=True)
+    return lock

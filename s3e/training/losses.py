@@ -1,4 +1,4 @@
-"""Every loss term of L_total (specification 3.3, 6.3, 6.4 and 6.6)."""
+"""Every loss term of L_total, and all of its weights (specification 3.3, 6.3, 6.4 and 6.6)."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3e.captions.tree import IGNORE, PAD
-from s3e.config import Loss
+from s3e.config import Loss, Variant
+from s3e.data.corpus import Batch
 from s3e.models.encoders import PerceptualLoss
-from s3e.models.semantics import Semantics
+from s3e.models.semantics import S3EDeblur, Semantics
 from s3e.models.tree import LEAVES, TreeOutput
+from s3e.training.loop import Terms
 
 
 def tree_loss(
@@ -18,25 +20,23 @@ def tree_loss(
 ) -> Tensor:
     """Weighted mean over nodes of cross-entropy; NULL (class 0) counts `null_weight`, out-of-vocabulary nothing.
 
-    target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the update, where B are a
+    target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the step, where B are a
     part of them: the mean over equal parts is then the loss of the whole.
     """
-    losses = []
-    for logits, labels in (
-        (tree.entity_logits, target[:, :LEAVES]),
-        (tree.relation_logits, target[:, LEAVES:]),
-    ):
-        flat = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        losses.append(flat.view_as(labels))
-    loss, whole = torch.cat(losses, 1), target if whole is None else whole
+    leaves, relations = target[:, :LEAVES], target[:, LEAVES:]
+    loss = torch.cat([_each(tree.entity_logits, leaves), _each(tree.relation_logits, relations)], 1)
+    whole = target if whole is None else whole
     total = _node_weights(whole, null_weight, loss.dtype).sum().clamp_min(1e-8)
-    return (
-        (_node_weights(target, null_weight, loss.dtype) * loss).sum()
-        / total
-        * (len(whole) / len(target))
+    weighted = (_node_weights(target, null_weight, loss.dtype) * loss).sum()
+    return weighted / total * (len(whole) / len(target))
+
+
+def _each(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each node: logits B x K x classes, target B x K -> B x K."""
+    flat = F.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE, reduction="none"
     )
+    return flat.view_as(target)
 
 
 def _node_weights(target: Tensor, null_weight: float, dtype: torch.dtype) -> Tensor:
@@ -46,7 +46,7 @@ def _node_weights(target: Tensor, null_weight: float, dtype: torch.dtype) -> Ten
 def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> Tensor:
     """Mean cross-entropy per word under teacher forcing: logits B x (T - 1) x words, words B x T' with T' >= T.
 
-    `whole`: the words of all images of the update, as for `tree_loss`.
+    `whole`: the words of all images of the step, as for `tree_loss`.
     """
     target, whole = words[:, 1 : logits.shape[1] + 1], words if whole is None else whole
     loss = F.cross_entropy(
@@ -55,9 +55,89 @@ def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> 
     return loss / (whole[:, 1:] != PAD).sum() * (len(whole) / len(words))
 
 
-def distillation_loss(semantics: Semantics, sharp: Semantics) -> Tensor:
-    """Distance of the features of the blurred photo to those of the sharp one (idea of arXiv 2302.06898)."""
-    return F.mse_loss(semantics.features, sharp.features.detach())
+def total_terms(
+    loss: Loss,
+    rules: Variant,
+    model: S3EDeblur,
+    critic: nn.Module,
+    perceptual: PerceptualLoss | None,
+    batch: Batch,
+    restored: Tensor,
+    semantics: Semantics | None,
+) -> Terms:
+    """L_total of a batch as it was restored and read: L_ImD, and what else a variant's rules have."""
+    terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
+    if rules.tree_loss or rules.caption_loss:
+        switches = {"tree": rules.tree_loss, "caption": rules.caption_loss, "distillation": True}
+        terms |= semantic_terms(loss, model.semantics, semantics, batch, **switches)
+    return terms
+
+
+def semantic_terms(
+    loss: Loss,
+    source: nn.Module,
+    semantics: Semantics,
+    batch: Batch,
+    *,
+    tree: bool,
+    caption: bool,
+    distillation: bool,
+) -> Terms:
+    """Weighted L_tree, L_cap and L_distil of what `source` reads in a batch, as far as they are switched on.
+
+    L_distil is the distance of the features to those of the sharp image (idea of arXiv 2302.06898), read by the source
+    itself in eval mode: its normalisation statistics stay as they are.
+    """
+    terms = {}
+    if tree:
+        value = tree_loss(semantics.tree, batch.tree, loss.null_weight, batch.all_trees)
+        terms["tree"] = loss.tree * value
+    if caption:
+        logits = source.decoder(batch.words, semantics.context, semantics.items)
+        terms["caption"] = loss.caption * caption_loss(logits, batch.words, batch.all_words)
+    if distillation and loss.distillation:
+        mode = source.training
+        with torch.no_grad():
+            sharp = source.eval()(batch.sharp)
+        source.train(mode)
+        distance = F.mse_loss(semantics.features, sharp.features)
+        terms["distillation"] = loss.distillation * distance
+    return terms
+
+
+def image_terms(
+    loss: Loss,
+    critic: nn.Module,
+    perceptual: PerceptualLoss | None,
+    restored: Tensor,
+    sharp: Tensor,
+) -> Terms:
+    """Weighted L_ImD of the generator: the pixel, adversarial and perceptual terms that are switched on."""
+    terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
+    if loss.adversarial:
+        score = critic(restored)
+        value = -score.mean() if loss.gan == "wgan-gp" else lsgan_generator(score)
+        terms["adversarial"] = loss.adversarial * value
+    if perceptual is not None:
+        terms["perceptual"] = loss.perceptual * perceptual(restored, perceptual.target(sharp))
+    return terms
+
+
+def critic_terms(
+    loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor, turn: int = 0
+) -> Terms:
+    """Terms of L_D; their sum is minimised, without a gradient to the generator. `turn`: the step on the same images.
+
+    The penalty is computed by `critic.forward`, eager and in full precision: compiled graphs have no double backward.
+    """
+    sharp, restored = batch.sharp, restored.detach()
+    real, fake = critic(sharp), critic(restored)
+    if loss.gan == "lsgan":
+        return {"critic": lsgan_critic(real, fake)}
+    share = batch.uniform(f"penalty{turn}")
+    with torch.autocast(sharp.device.type, enabled=False):
+        penalty = gradient_penalty(critic.forward, sharp, restored, share, loss.penalty_norm)
+    return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}
 
 
 def lsgan_generator(fake: Tensor) -> Tensor:
@@ -85,49 +165,8 @@ def gradient_penalty(
     share = (share if norm == "sample" else share[:1].expand(len(real))).view(-1, 1, 1, 1)
     mixed = (share * real + (1 - share) * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-    length = (
-        gradient.flatten(1).norm(2, 1)
-        if norm == "sample"
-        else (gradient.square().sum(1) + 1e-16).sqrt()
-    )
+    if norm == "sample":
+        length = gradient.flatten(1).norm(2, 1)
+    else:
+        length = (gradient.square().sum(1) + 1e-16).sqrt()
     return (length - 1).square().mean()
-
-
-def generator_adversarial(kind: str, critic: nn.Module, restored: Tensor) -> Tensor:
-    """The adversarial term of the generator for "wgan-gp" (-D) or "lsgan"."""
-    score = critic(restored)
-    return -score.mean() if kind == "wgan-gp" else lsgan_generator(score)
-
-
-def image_terms(
-    loss: Loss,
-    critic: nn.Module,
-    perceptual: PerceptualLoss | None,
-    restored: Tensor,
-    sharp: Tensor,
-) -> dict[str, Tensor]:
-    """Weighted L_ImD of the generator: the pixel, adversarial and perceptual terms that are switched on."""
-    terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
-    if loss.adversarial:
-        terms["adversarial"] = loss.adversarial * generator_adversarial(loss.gan, critic, restored)
-    if perceptual is not None:
-        terms["perceptual"] = loss.perceptual * perceptual(restored, perceptual.target(sharp))
-    return terms
-
-
-def critic_loss(
-    loss: Loss, critic: nn.Module, sharp: Tensor, restored: Tensor, share: Tensor | None
-) -> dict[str, Tensor]:
-    """Terms of L_D; their sum is minimised. `restored` carries no gradient to the generator; `share`: for the penalty.
-
-    The penalty is computed by `critic.forward`, eager and in full precision: compiled graphs have no double backward.
-    """
-    restored = restored.detach()
-    real, fake = critic(sharp), critic(restored)
-    if loss.gan == "lsgan":
-        return {"critic": lsgan_critic(real, fake)}
-    with torch.autocast(sharp.device.type, enabled=False):
-        penalty = gradient_penalty(
-            critic.forward, sharp, restored.to(sharp.dtype), share, loss.penalty_norm
-        )
-    return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}

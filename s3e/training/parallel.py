@@ -1,168 +1,119 @@
-"""Several processes for one training: a notebook asks for them (`runtime.devices`), `torchrun` starts them.
+"""Several processes for one training (`runtime.devices`), each with an equal part of every batch.
 
-    torchrun --nproc-per-node 2 -m s3e.training.parallel runs/.../cotrain.job.json      (also by hand, on many machines)
+A notebook asks for them and `torchrun` starts them; by hand, also on many machines that share the folder:
 
-A job file says which networks are trained how; the weights to start from lie beside it. The processes leave the log and
-a finished checkpoint, from which the notebook's own process takes the result.
+    torchrun --nproc-per-node 2 -m s3e.training.stages runs/.../cotrain.job.json
+
+The job file says which networks are trained how; they start from the checkpoint beside it and leave their log and their
+last checkpoint, from which the notebook's own process takes the result.
 """
 
-import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from tqdm.auto import tqdm
 
-from s3e.config import Config, Runtime
-from s3e.data.corpus import Corpus, load_corpus
-from s3e.training import checkpoint
-from s3e.utils import ROOT, S3EError, read_json, write_json
-
-if TYPE_CHECKING:
-    from s3e.training.loop import Trainer
+from s3e.config import Runtime
+from s3e.utils import ROOT, S3EError, read_json, set_threads, write_json
 
 POLL = 0.3  # seconds
+LAUNCHED = "S3E_LAUNCHED"  # set for processes that end with the one that started them
 
 
-def wanted(runtime: Runtime) -> bool:
-    """True in a process that shall start others for its trainings."""
-    return runtime.devices > 1 and "LOCAL_RANK" not in os.environ
+def launched() -> bool:
+    """True in a process that `torchrun` started."""
+    return "LOCAL_RANK" in os.environ
 
 
-def job_of(corpus: Corpus, config: Config, **how: Any) -> dict[str, Any]:
-    """A training in plain values: data, settings and the arguments of its function."""
-    vocabulary = str(corpus.vocabulary) if corpus.vocabulary else None
-    return {
-        "corpus": str(corpus.folder),
-        "vocabulary": vocabulary,
-        "config": config.model_dump(mode="json"),
-        **how,
-    }
+def join(runtime: Runtime) -> torch.device:
+    """The device on which this process trains, with the others if `torchrun` started several.
+
+    Raises `S3EError` where a GPU is asked for and there is none.
+    """
+    kind, _, number = runtime.device.partition(":")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise S3EError(
+            f"runtime.device is '{runtime.device}', but PyTorch sees no GPU: --set runtime.device=cpu."
+        )
+    device = torch.device(kind)
+    if kind == "cuda":
+        device = torch.device(kind, int(os.environ.get("LOCAL_RANK", number or 0)))
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
+    if launched() and not dist.is_initialized():
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    return device
 
 
 def spread(
-    trainer: "Trainer", job: dict[str, Any], watch: Callable[[int], None] | None = None
+    folder: Path, name: str, job: dict[str, Any], steps: int, watch: Callable[[int], None]
 ) -> None:
-    """Run a training in `runtime.devices` processes and show its progress until it is on disk.
+    """Run the training `name` in processes of its own and show its progress until it is on disk.
 
-    `watch` is told each step whose log was written. Raises `S3EError` with the reason where a process fails.
+    `watch` is called with each step whose log was written. Raises `S3EError` with the reason where a process fails.
     """
-    folder, name, settings = trainer.folder, trainer.name, trainer.settings
-    start = folder / f"{name}.start"
-    if not trainer.checkpoint.exists():
-        checkpoint.save(
-            start, {key: module.state_dict() for key, module in trainer.modules.items()}
-        )
-    write_json(folder / f"{name}.job.json", {**job, "folder": str(folder), "name": name})
-    count, file, output = (
-        trainer.runtime.devices,
-        folder / f"{name}.job.json",
-        folder / f"{name}.launch.log",
-    )
-    command = [sys.executable, "-m", "s3e.training.parallel", "--processes", str(count), str(file)]
-    bar = tqdm(total=settings.steps, desc=f"{name}, {count} processes", leave=False)
+    file, output = folder / f"{name}.job.json", folder / f"{name}.launch.log"
+    write_json(file, {**job, "folder": str(folder), "name": name})
+    runtime = job["config"]["runtime"]
+    count = str(runtime["devices"])
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
+    command += ["-m", "s3e.training.stages", str(file)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(runtime["threads"])}
+    environment = {**os.environ, **own, LAUNCHED: "1", "TQDM_DISABLE": "1"}
     with open(output, "w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=_environment(trainer.runtime)
+            [sys.executable, "-m", *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
-    try:
+    with process.stdin, tqdm(total=steps, desc=f"{name}, {count} processes", leave=False) as bar:
         while process.poll() is None:
             time.sleep(POLL)
-            _follow(trainer.log, bar, watch)
-    finally:
-        process.kill()
-        bar.close()
+            done = _last_step(folder / f"log_{name}.csv")
+            if done > bar.n:
+                bar.update(done - bar.n)
+                watch(done)
     if process.returncode:
-        raise S3EError(_why(output, name))
-    start.unlink(missing_ok=True)
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+        known = [line.split("s3e: ", 1)[1] for line in lines if "s3e: " in line]
+        unknown = (
+            f"training '{name}' ended in one of its processes: the last lines of {output} say why."
+        )
+        raise S3EError(known[0] if known else unknown)
 
 
-def _environment(runtime: Runtime) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    parent = {"S3E_LAUNCHER": str(os.getpid()), "TQDM_DISABLE": "1", "PYTHONPATH": path}
-    return {**os.environ, **parent, "OMP_NUM_THREADS": str(runtime.threads)}
-
-
-def _follow(log: Path, bar: tqdm, watch: Callable[[int], None] | None) -> None:
+def _last_step(log: Path) -> int:
     last = log.read_text(encoding="utf-8").splitlines()[-1].split(",")[0] if log.is_file() else ""
-    if last.isdecimal() and int(last) > bar.n:
-        bar.update(int(last) - bar.n)
-        if watch:
-            watch(int(last))
+    return int(last) if last.isdecimal() else 0
 
 
-def _why(output: Path, name: str) -> str:
-    lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
-    told = next((line.split("s3e: ", 1)[1] for line in lines if "s3e: " in line), "")
-    return (
-        told
-        or f"training '{name}' ended in one of its processes: the last lines of {output} say why."
-    )
-
-
-def train(job: dict[str, Any]) -> None:
-    """One process's part of a training; all of it where there is one process."""
-    from s3e.models.build import build_critic, build_model
-    from s3e.training import stages
-
-    config = Config.model_validate_json(json.dumps(job["config"]))
-    corpus = load_corpus(job["corpus"], job["vocabulary"])
-    folder, name = Path(job["folder"]), job["name"]
-    if "phase" in job:
-        modules = {"source": stages.new_source(config, corpus, job["kind"])}
-    else:
-        modules = {
-            "model": build_model(config, corpus, job["variant"]),
-            "critic": build_critic(config),
-        }
-    if not (folder / f"{name}.ckpt").exists():
-        for key, state in checkpoint.read(folder / f"{name}.start").items():
-            modules[key].load_state_dict(state)
-    if "phase" in job:
-        prefix = name if name == job["phase"] else name.removesuffix(f"_{job['phase']}")
-        losses = {"tree": job["tree"], "caption": job["caption"]}
-        stages.train_semantics(
-            folder, prefix, job["phase"], modules["source"], corpus, config, **losses
-        )
-    else:
-        stages.train_deblurrer(folder, name, **modules, corpus=corpus, config=config, stage=job["stage"],
-                               variant=job["variant"])  # fmt: skip
-
-
-def main(command: list[str]) -> int:
-    """Start the processes (`--processes N JOB`), or be one of those that `torchrun` started (`JOB`)."""
-    from s3e.utils import die_with, set_threads
-
-    if command[0] == "--processes":
-        from torch.distributed.run import main as torchrun
-
-        die_with(os.environ.get("S3E_LAUNCHER"), strict=True)
-        os.environ["S3E_LAUNCHER"] = str(os.getpid())
-        torchrun(
-            [
-                "--standalone",
-                "--nproc-per-node",
-                command[1],
-                "-m",
-                "s3e.training.parallel",
-                command[2],
-            ]
-        )
-        return 0
-    die_with(os.environ.get("S3E_LAUNCHER"))
-    job = read_json(command[0])
+def member(train: Callable[[dict[str, Any]], None], file: str) -> int:
+    """Take part in the training of a job file by `train(job)`; the exit code."""
+    if LAUNCHED in os.environ:
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
+    job = read_json(file)
     set_threads(job["config"]["runtime"]["threads"], torch=True)
     try:
         train(job)
     except S3EError as error:
         print(f"s3e: {error}", flush=True)
         return 1
+    dist.destroy_process_group()
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _end_with_launcher() -> None:
+    """End this process when the one that asked for it is gone: then nobody holds its standard input any more."""
+    os.read(0, 1)
+    os._exit(1)

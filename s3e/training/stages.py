@@ -1,25 +1,21 @@
-"""The training stages of specification 6.7, each a step function handed to the one loop.
+"""The training stages of specification 6.7.
 
-tree, A1, A2: the semantic source alone, on sharp and then on severely blurred photos. B: generator and critic alone.
-C: co-training of everything. The baseline is B continued through C's schedule. D: C on data without captions, with the
+tree, A1, A2: the semantic source alone, on sharp and then on severely blurred images. B: generator and critic alone. C:
+co-training of everything. The baseline is B continued through C's schedule. D: C on data without captions, with the
 tree and the encoder of a captioned study, frozen.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import repeat
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from s3e import models as ranks
-from s3e.config import Config, Training
-from s3e.data.corpus import Batch, Corpus, Split
-from s3e.evaluation.score import predicted_nodes, to_images
+from s3e.config import Config
+from s3e.data.corpus import Batch, Corpus, load_corpus, to_images
 from s3e.models.build import (
     build_critic,
     build_model,
@@ -30,200 +26,227 @@ from s3e.models.build import (
     variant_rules,
 )
 from s3e.models.semantics import S3EDeblur, Semantics
+from s3e.models.tree import predicted_nodes
 from s3e.training import parallel
-from s3e.training.loop import Engine, Trainer
-from s3e.training.losses import (
-    caption_loss,
-    critic_loss,
-    distillation_loss,
-    image_terms,
-    tree_loss,
-)
-from s3e.utils import seed_everything
+from s3e.training.loop import Batches, Terms, Trainer
+from s3e.training.losses import critic_terms, semantic_terms, total_terms
+from s3e.utils import S3EError, seed_everything
 
 PHASES = (
     "tree",
     "a1",
     "a2",
-)  # notebooks 02, 03 and 03: tree alone, with the decoder, on blurred photos
-SHOWN = 3  # validation photos whose progress is kept
-VALIDATED = 256  # validation photos at most that early stopping looks at
-Watch = Callable[[int], None] | None  # told the steps whose losses are on disk
-Terms = dict[str, Tensor]
+)  # notebooks 02, 03, 03: tree alone, with the decoder, on blurred images
+SHOWN = 3  # validation images whose progress is kept
+VALIDATED = 256  # validation images at most that a validation looks at
+Output = tuple[Batch, Tensor, Semantics | None]  # I_b and the rest, I_r, what was read
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A finished training: its log (step and losses) and the mean milliseconds of an update."""
+class Stage(Trainer):
+    """What pretraining and co-training share: a corpus, its configuration and the severity that is trained on."""
 
-    log: pd.DataFrame
-    milliseconds: float
+    corpus: Corpus
+    config: Config
+    severity: str
+
+    def validation(self) -> Iterator[Batch]:
+        """At most 256 validation images, each once; the same in every process."""
+        split, size = self.corpus.val, self.config.evaluation.batch
+        for rows in split.chunks(size, self.severity, VALIDATED):
+            yield split.batch(rows, self.severity)
+
+    def shown(self) -> Batch:
+        """The images whose progress is kept."""
+        split = self.corpus.val
+        return split.batch(split.rows(self.severity)[:SHOWN], self.severity)
+
+    def compile(self, source: nn.Module | None, *others: nn.Module) -> None:
+        """Let networks run compiled, if the settings say so; their `forward` stays eager."""
+        for part in (getattr(source, "encoder", None), getattr(source, "tree", None), *others):
+            if self.runtime.compile and part is not None:
+                part.compile()
+
+    def job(self) -> dict[str, Any]:
+        vocabulary = self.corpus.vocabulary
+        return {
+            "corpus": str(self.corpus.folder),
+            "vocabulary": str(vocabulary) if vocabulary else None,
+            "config": self.config.model_dump(mode="json"),
+        }
 
 
-class Feed:
-    """The batches of a training by step, cut for gradient accumulation and processes; on a GPU loaded one ahead."""
+class CoTraining(Stage):
+    """Stages B ("b", with the variant "baseline"), C and D ("c").
+
+    Semantics that start from scratch learn at the generator's rate, pretrained ones at `semantics_learning_rate`.
+    """
 
     def __init__(
-        self,
-        split: Split,
-        settings: Training,
-        severity: str,
-        key: tuple[object, ...],
-        engine: Engine,
-    ):
-        self.split, self.settings, self.severity, self.key, self.engine = (
-            split,
-            settings,
-            severity,
-            key,
-            engine,
+        self, folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus, config: Config, stage: str,
+        variant: str = "baseline",
+    ):  # fmt: skip
+        settings = getattr(config, f"train_{stage}")
+        modules = {"model": model, "critic": critic}
+        super().__init__(folder, name, (config.seed, variant), settings, config.runtime, **modules)
+        self.model, self.critic, self.corpus, self.config = model, critic, corpus, config
+        self.stage, self.variant, self.severity = stage, variant, config.blur.severity
+        self.loss, self.rules = config.loss.effective, variant_rules(variant, corpus.captioned)
+        self.extra = self.loss.critic_steps - 1 if self.loss.adversarial else 0
+
+        fast, slow = settings.learning_rate, settings.semantics_learning_rate
+        groups = [{"params": list(model.generator.parameters())}]
+        if model.semantics is not None and not self.rules.trained:
+            model.semantics.eval().requires_grad_(False)
+        elif model.semantics is not None and list(model.semantics.parameters()):
+            own = fast if self.rules.start == "scratch" else slow
+            groups.append({"params": list(model.semantics.parameters()), "lr": own})
+        self.optimizer = torch.optim.Adam(groups, fast, betas=(0.5, 0.999), fused=True)
+        self.critic_optimizer = torch.optim.Adam(
+            critic.parameters(), fast, betas=(0.5, 0.999), fused=True
         )
-        self.parts = settings.accumulate * ranks.world()
-        self.ahead: dict[tuple[int, int], Future[Batch]] = {}
-        self.loader = None if engine.whole else ThreadPoolExecutor(1)
+        self.optimizers = {"generator": self.optimizer, "critic": self.critic_optimizer}
 
-    def __call__(self, step: int) -> Iterator[Batch]:
-        """This process's parts of batch number `step`, one after the other."""
-        for part in range(self.settings.accumulate):
-            yield self.engine.place(self._part(step, part))
+        self.perceptual = build_perceptual(config)
+        if self.perceptual is not None:
+            self.prepare(self.perceptual)
+        key = (config.seed, "deblurring", name)
+        self.batches = Batches(corpus.train, self.severity, settings, *key)
+        self.critic_batches = Batches(corpus.train, self.severity, settings, *key, "critic")
+        self.compile(model.semantics, model.generator, critic)
 
-    def _part(self, step: int, part: int) -> Batch:
-        if self.loader is None:
-            return self._draw(step, part)
-        number = step * self.settings.accumulate + part
-        now = self.ahead.pop((step, part), None) or self.loader.submit(self._draw, step, part)
-        following = divmod(number + 1, self.settings.accumulate)
-        self.ahead[following] = self.loader.submit(self._draw, *following)
-        return now.result()
+    def step(self, number: int) -> Terms:
+        """One co-training step: read and restore, critic, then generator and semantics; the losses of all."""
+        # Extra critic steps see images of their own, or (critic_reuse) those of this step again.
+        for extra in range(0 if self.loss.critic_reuse else self.extra):
+            batches = self.critic_batches(number * self.extra + extra)
+            self.critic_step(self.read_and_restore(batches))
 
-    def _draw(self, step: int, part: int) -> Batch:
-        place = ranks.rank() * self.settings.accumulate + part
-        return self.split.draw(
-            self.settings.batch, self.severity, step, *self.key, part=place, parts=self.parts
+        # Read I_b, restore I_r. A batch in one part passes the model once, for the critic and the generator; one that
+        # is accumulated passes twice, so that only one part is in memory.
+        once = self.settings.accumulate == 1
+        outputs = self.read_and_restore(self.batches(number), learn=True)
+        outputs = list(outputs) if once else outputs
+
+        # Critic: L_D on sharp and restored images.
+        losses = {}
+        for turn in range(1 + self.extra * self.loss.critic_reuse if self.loss.adversarial else 0):
+            shown = outputs if once else self.read_and_restore(self.batches(number))
+            losses = self.critic_step(shown, turn)
+
+        # Generator and semantics: L_total = L_ImD + L_cap + L_tree.
+        terms = (
+            total_terms(self.loss, self.rules, self.model, self.critic, self.perceptual, *output)
+            for output in outputs
         )
+        return self.optimizer_step(self.optimizer, terms) | losses
+
+    def read_and_restore(self, batches: Iterable[Batch], learn: bool = False) -> Iterator[Output]:
+        """Each batch with its restored images and semantics, `learn`: to be differentiated."""
+        for batch in map(self.place, batches):
+            with torch.set_grad_enabled(learn), self.autocast():
+                semantics = self.model.read(batch)  # B x 3 x H x W -> maps B x 7D x 16 x 16
+                restored = self.model.restore(batch.blurred, semantics)  # -> B x 3 x H x W
+            yield batch, restored.to(batch.sharp.dtype), semantics
+
+    def critic_step(self, outputs: Iterable[Output], turn: int = 0) -> Terms:
+        """One step of the critic; `turn` counts its steps on the same images."""
+        self.critic.requires_grad_(True)
+        terms = (
+            critic_terms(self.loss, self.critic, batch, restored, turn)
+            for batch, restored, _ in outputs
+        )
+        losses = self.optimizer_step(self.critic_optimizer, terms)
+        self.critic.requires_grad_(False)
+        return losses
+
+    def validate(self) -> float:
+        """Mean PSNR in dB."""
+        count, psnr = 0, 0.0
+        for batch, restored, _ in self.read_and_restore(self.validation()):
+            error = (restored - batch.sharp).square().mean((1, 2, 3)).clamp_min(1e-10)
+            psnr += (10 * torch.log10(4 / error)).sum()  # images in [-1, 1]
+            count += len(error)
+        return float(psnr) / count
+
+    def sample(self) -> dict[str, np.ndarray]:
+        """Ids and uint8 images restored, blurred, sharp (n x H x W x 3)."""
+        ((batch, restored, _),) = self.read_and_restore([self.shown()])
+        images = {"restored": restored, "blurred": batch.blurred, "sharp": batch.sharp}
+        return {"ids": np.array(batch.ids)} | {n: to_images(image) for n, image in images.items()}
+
+    def job(self) -> dict[str, Any]:
+        return super().job() | {"stage": self.stage, "variant": self.variant}
 
 
-def _train(trainer: Trainer, step_fn, job: dict, watch: Watch) -> Trained:
-    """Run a training here, or in processes of its own where the settings ask for several."""
-    if parallel.wanted(trainer.runtime) and not trainer.finished():
-        parallel.spread(trainer, job, watch)
-    log = trainer.fit(step_fn)
-    return Trained(log, 1000 * trainer.seconds / trainer.timed)
-
-
-def semantic_terms(
-    semantics: Semantics,
-    source: nn.Module,
-    batch: Batch,
-    config: Config,
-    *,
-    tree: bool,
-    caption: bool,
-) -> Terms:
-    """Weighted L_tree and L_cap of a batch, as far as they are switched on."""
-    terms = {}
-    if tree:
-        loss = tree_loss(semantics.tree, batch.tree, config.loss.null_weight, batch.all_trees)
-        terms["tree"] = config.loss.tree * loss
-    if caption:
-        logits = source.decoder(batch.words, semantics.context, semantics.items)
-        terms["caption"] = config.loss.caption * caption_loss(logits, batch.words, batch.all_words)
-    return terms
-
-
-def distillation_terms(
-    semantics: Semantics, source: nn.Module, batch: Batch, config: Config
-) -> Terms:
-    """The weighted distance to what the source says of the sharp photos, if it is switched on.
-
-    That teacher is at rest: the source's normalisation statistics stay as they are.
-    """
-    if not config.loss.distillation:
-        return {}
-    mode = source.training
-    with torch.no_grad():
-        sharp = source.eval()(batch.sharp)
-    source.train(mode)
-    return {"distillation": config.loss.distillation * distillation_loss(semantics, sharp)}
-
-
-def mixed_view(batch: Batch, share: float) -> Tensor:
-    """The blurred photos, a random `share` of them replaced by the sharp ones."""
-    sharp = batch.uniform("sharp") < share
-    return torch.where(sharp[:, None, None, None], batch.sharp, batch.blurred)
-
-
-def _judged(split: Split, severity: str, config: Config) -> list[np.ndarray]:
-    """The validation photos that early stopping looks at, in chunks; the same in every process, each counted once."""
-    return split.chunks(config.evaluation.batch, severity, VALIDATED)
-
-
-def train_semantics(
-    folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool,
-    caption: bool, watch: Watch = None,
-) -> Trained:  # fmt: skip
-    """One phase of "tree", "a1" (sharp) or "a2" (blurred; the share of sharp photos falls to 0 over the first half).
+class PretrainSemantics(Stage):
+    """One phase of a semantic source: "tree", "a1" (sharp) or "a2" (blurred; fewer and fewer sharp images at first).
 
     In the phase "tree" the caption loss rests, unless it is the only one. Source: specification 6.7.
     """
-    settings: Training = getattr(config, f"train_{phase}")
-    job = {"kind": source.kind, "phase": phase, "tree": tree, "caption": caption}
-    caption = caption and (phase != "tree" or not tree)
-    engine, name = Engine(config.runtime), name if name == phase else f"{name}_{phase}"
-    engine.prepare(source.train())
-    engine.compile(source.encoder, getattr(source, "tree", None))
-    optimizer = torch.optim.Adam(source.parameters(), settings.learning_rate, fused=True)
-    severity, key = (
-        config.blur.severity if phase == "a2" else "sharp",
-        (config.seed, "semantics", phase),
-    )
-    feed = Feed(corpus.train, settings, severity, key, engine)
-    judged = _judged(corpus.val, severity, config)
 
-    def terms(batch: Batch, share: float) -> Terms:
-        with engine.autocast():
-            semantics = source(mixed_view(batch, share) if phase == "a2" else batch.sharp)
-            found = semantic_terms(semantics, source, batch, config, tree=tree, caption=caption)
-            if phase == "a2":
-                found |= distillation_terms(semantics, source, batch, config)
+    def __init__(
+        self, folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool,
+        caption: bool,
+    ):  # fmt: skip
+        settings = getattr(config, f"train_{phase}")
+        super().__init__(folder, name, (config.seed,), settings, config.runtime, source=source)
+        self.source, self.corpus, self.config = source, corpus, config
+        self.phase, self.tree, self.caption = phase, tree, caption
+        self.severity = config.blur.severity if phase == "a2" else "sharp"
+        adam = torch.optim.Adam(source.parameters(), settings.learning_rate, fused=True)
+        self.optimizers = {"adam": adam}
+        key = (config.seed, "semantics", phase)
+        self.batches = Batches(corpus.train, self.severity, settings, *key)
+        self.compile(source)
+
+    def step(self, number: int) -> Terms:
+        """One step of pretraining: read, terms, step; the losses."""
+        share = self.settings.sharp_share * max(0.0, 1 - 2 * number / self.settings.steps)
+        terms = (self.terms(batch, share) for batch in self.batches(number))
+        return self.optimizer_step(self.optimizers["adam"], terms)
+
+    def terms(self, batch: Batch, sharp_share: float = 0.0) -> Terms:
+        """Weighted L_tree and L_cap of what is read in a batch, of which a share is shown sharp."""
+        batch = self.place(batch)
+        image = mixed_view(batch, sharp_share) if self.phase == "a2" else batch.sharp
+        semantics = self.source(image)
+        switches = {
+            "tree": self.tree,
+            "caption": self.caption and (self.phase != "tree" or not self.tree),
+            "distillation": self.phase == "a2",
+        }
+        return semantic_terms(self.config.loss, self.source, semantics, batch, **switches)
+
+    def validate(self) -> float:
+        """Minus the mean loss."""
+        count, loss = 0, 0.0
+        for batch in self.validation():
+            loss += float(sum(self.terms(batch).values())) * len(batch.ids)
+            count += len(batch.ids)
+        return -loss / count
+
+    def sample(self) -> dict[str, np.ndarray]:
+        """Ids and captions, and for a tree attention (n x 7 x h x w) and nodes (n x 7)."""
+        batch = self.place(self.shown())
+        semantics = self.source(batch.blurred)
+        length = self.corpus.train.words.shape[-1]
+        words, _ = self.source.decoder.greedy(semantics.context, semantics.items, length)
+        captions = [self.corpus.words.decode(row) for row in words.tolist()]
+        found = {"ids": np.array(batch.ids), "captions": np.array(captions)}
+        if semantics.tree is not None:
+            found["attention"] = semantics.tree.attention.float().cpu().numpy()
+            found["nodes"] = predicted_nodes(semantics.tree).cpu().numpy()
         return found
 
-    def step_fn(step: int) -> Terms:
-        share = settings.sharp_share * max(0.0, 1 - 2 * step / settings.steps)
-        return engine.descend(optimizer, settings, map(terms, feed(step), repeat(share)))
-
-    def validate() -> float:
-        batches = (engine.place(corpus.val.batch(rows, severity)) for rows in judged)
-        losses = [float(sum(terms(batch, 0.0).values())) * len(batch.ids) for batch in batches]
-        return -sum(losses) / sum(map(len, judged))
-
-    def sampler() -> dict[str, np.ndarray]:
-        return _sample_semantics(source, corpus, severity, engine)
-
-    trainer = Trainer(
-        folder, name, {"source": source}, {"adam": optimizer}, settings, config.runtime, (config.seed,), engine,
-        validate, sampler, watch,
-    )  # fmt: skip
-    return _train(trainer, step_fn, parallel.job_of(corpus, config, **job), watch)
+    def job(self) -> dict[str, Any]:
+        own = {"phase": self.phase, "tree": self.tree, "caption": self.caption}
+        return super().job() | {"kind": self.source.kind} | own
 
 
-def _sample_semantics(
-    source: nn.Module, corpus: Corpus, severity: str, engine: Engine
-) -> dict[str, np.ndarray]:
-    """What a source says of the first validation photos: captions, and node attention and classes of a tree."""
-    batch = engine.place(corpus.val.batch(corpus.val.rows(severity)[:SHOWN], severity))
-    semantics = source(batch.blurred)
-    words, _ = source.decoder.greedy(
-        semantics.context, semantics.items, corpus.train.words.shape[-1]
-    )
-    found = {
-        "ids": np.array(batch.ids),
-        "captions": np.array([corpus.words.decode(row) for row in words.tolist()]),
-    }
-    if semantics.tree is not None:
-        found["attention"] = semantics.tree.attention.float().cpu().numpy()
-        found["nodes"] = predicted_nodes(semantics.tree).cpu().numpy()
-    return found
+def mixed_view(batch: Batch, share: float) -> Tensor:
+    """The blurred images, a random `share` of them replaced by the sharp ones: B x 3 x H x W."""
+    sharp = batch.uniform("sharp") < share
+    return torch.where(sharp[:, None, None, None], batch.sharp, batch.blurred)
 
 
 def pretrain_own(
@@ -231,7 +254,9 @@ def pretrain_own(
 ) -> None:
     """All three phases for a variant that may not share the weights of notebooks 02 and 03."""
     for phase in PHASES:
-        train_semantics(folder, "own", phase, source, corpus, config, tree=tree, caption=caption)
+        PretrainSemantics(
+            folder, f"own_{phase}", phase, source, corpus, config, tree=tree, caption=caption
+        ).fit()
 
 
 def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
@@ -249,149 +274,53 @@ def start_model(
     captioner: Path | None,
     folder: Path,
 ) -> tuple[S3EDeblur, nn.Module]:
-    """Model and critic of an ablation arm at the start of stage C.
+    """Model and critic of a variant at the start of stage C.
 
-    Every arm of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics start from notebook 03
-    (`captioner`), from an own pretraining with the arm's own losses, or from scratch (specification 6.7).
+    Every variant of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics start from notebook
+    03 (`captioner`), from an own pretraining with the variant's own losses, or from scratch (specification 6.7).
     """
-    arm = variant_rules(variant, corpus.captioned)
+    rules = variant_rules(variant, corpus.captioned)
     model, critic = build_model(config, corpus, variant), build_critic(config)
     load_weights(model.generator, deblurrer / "generator.safetensors", ignore=("embed.",))
     load_weights(critic, deblurrer / "critic.safetensors")
-    if arm.start == "shared":
+    if rules.start == "shared":
         load_weights(model.semantics, captioner / "tree_captioner.safetensors")
-    elif arm.start == "own":
-        pretrain_own(
-            folder, model.semantics, corpus, config, tree=arm.tree_loss, caption=arm.caption_loss
-        )
-    if model.semantics is not None and not arm.trained:
-        model.semantics.requires_grad_(False)
+    elif rules.start == "own":
+        losses = {"tree": rules.tree_loss, "caption": rules.caption_loss}
+        pretrain_own(folder, model.semantics, corpus, config, **losses)
     return model.to(config.runtime.device), critic.to(config.runtime.device)
-
-
-def train_deblurrer(
-    folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus, config: Config, stage: str,
-    variant: str = "baseline", watch: Watch = None,
-) -> Trained:  # fmt: skip
-    """Stages "b" (`variant="baseline"`, no semantics), "c" and D: L_ImD, and L_cap and L_tree where the arm has them.
-
-    With more than one critic update a generator update, the extra ones see batches of their own (unless
-    `loss.critic_reuse`). Semantics that start from scratch learn at the generator's rate, pretrained ones at
-    `semantics_learning_rate`.
-    """
-    settings: Training = getattr(config, f"train_{stage}")
-    arm, loss, severity = (
-        variant_rules(variant, corpus.captioned),
-        config.loss.effective,
-        config.blur.severity,
-    )
-    speaks = arm.tree_loss or arm.caption_loss
-    learns = (
-        model.semantics is not None
-        and arm.trained
-        and any(True for _ in model.semantics.parameters())
-    )
-    engine = Engine(config.runtime)
-    engine.prepare(model.train(), critic.train())
-    if model.semantics is not None and not arm.trained:
-        model.semantics.eval().requires_grad_(False)
-    engine.compile(
-        model.generator,
-        critic,
-        *(getattr(model.semantics, part, None) for part in ("encoder", "tree")),
-    )
-    own_rate = (
-        settings.learning_rate if arm.start == "scratch" else settings.semantics_learning_rate
-    )
-    groups = [{"params": list(model.generator.parameters()), "lr": settings.learning_rate}]
-    groups += [{"params": list(model.semantics.parameters()), "lr": own_rate}] if learns else []
-    optimizer = torch.optim.Adam(groups, settings.learning_rate, betas=(0.5, 0.999), fused=True)
-    critic_optimizer = torch.optim.Adam(
-        critic.parameters(), settings.learning_rate, betas=(0.5, 0.999), fused=True
-    )
-    perceptual = build_perceptual(config)
-    if perceptual is not None:
-        engine.prepare(perceptual)
-    key = (config.seed, "deblurring", name)
-    feed = Feed(corpus.train, settings, severity, key, engine)
-    extra_feed = Feed(corpus.train, settings, severity, (*key, "critic"), engine)
-    extra = loss.critic_steps - 1 if loss.adversarial else 0
-    judged = _judged(corpus.val, severity, config)
-
-    def restore(batch: Batch) -> tuple[Tensor, Semantics | None]:
-        with engine.autocast():
-            restored, semantics = model(batch)
-        return restored.to(batch.sharp.dtype), semantics
-
-    def unseen(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
-        for batch in batches:
-            with torch.no_grad():
-                restored, _ = restore(batch)
-            yield batch, restored
-
-    def criticise(pairs: Iterable[tuple[Batch, Tensor]], number: int = 0) -> Terms:
-        def terms(batch: Batch, restored: Tensor) -> Terms:
-            with engine.autocast():
-                share = batch.uniform(f"penalty{number}") if loss.gan == "wgan-gp" else None
-                return critic_loss(loss, critic, batch.sharp, restored, share)
-
-        critic.requires_grad_(True)
-        return engine.descend(critic_optimizer, settings, (terms(*pair) for pair in pairs))
-
-    def generator_terms(batch: Batch, restored: Tensor, semantics: Semantics | None) -> Terms:
-        with engine.autocast():
-            terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
-            if speaks:
-                terms |= distillation_terms(semantics, model.semantics, batch, config)
-                wanted = {"tree": arm.tree_loss, "caption": arm.caption_loss}
-                terms |= semantic_terms(semantics, model.semantics, batch, config, **wanted)
-        return terms
-
-    def step_fn(step: int) -> Terms:
-        for number in range(0 if loss.critic_reuse else extra):
-            criticise(unseen(extra_feed(step * extra + number)))
-        if settings.accumulate == 1:  # what is restored serves critic and generator
-            (batch,) = feed(step)
-            restored, semantics = restore(batch)
-            pairs, parts = [(batch, restored)], iter([(batch, restored, semantics)])
-        else:
-            pairs, parts = None, ((batch, *restore(batch)) for batch in feed(step))
-        values = {}
-        for number in range((extra if loss.critic_reuse else 0) + 1) if loss.adversarial else ():
-            values = criticise(pairs or unseen(feed(step)), number)
-        critic.requires_grad_(False)
-        return (
-            engine.descend(optimizer, settings, (generator_terms(*part) for part in parts)) | values
-        )
-
-    def validate() -> float:
-        batches = (engine.place(corpus.val.batch(rows, severity)) for rows in judged)
-        errors = [(restore(batch)[0] - batch.sharp).square().mean((1, 2, 3)) for batch in batches]
-        psnr = [10 * torch.log10(4 / error.clamp_min(1e-10)) for error in errors]
-        return float(sum(values.sum() for values in psnr)) / sum(map(len, judged))
-
-    def sampler() -> dict[str, np.ndarray]:
-        batch = engine.place(corpus.val.batch(corpus.val.rows(severity)[:SHOWN], severity))
-        images = {"restored": restore(batch)[0], "blurred": batch.blurred, "sharp": batch.sharp}
-        return {
-            "ids": np.array(batch.ids),
-            **{name: to_images(image) for name, image in images.items()},
-        }
-
-    modules = {"model": model, "critic": critic}
-    optimizers = {"generator": optimizer, "critic": critic_optimizer}
-    trainer = Trainer(
-        folder, name, modules, optimizers, settings, config.runtime, (config.seed, variant), engine, validate, sampler,
-        watch,
-    )  # fmt: skip
-    return _train(
-        trainer, step_fn, parallel.job_of(corpus, config, stage=stage, variant=variant), watch
-    )
 
 
 def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:
     """Write the final weights of a deblurring run."""
     save_weights(model.generator, folder / "generator.safetensors")
     save_weights(critic, folder / "critic.safetensors")
-    if model.semantics is not None and any(True for _ in model.semantics.parameters()):
+    if model.semantics is not None and list(model.semantics.parameters()):
         save_weights(model.semantics, folder / "semantics.safetensors")
+
+
+def from_job(job: dict[str, Any]) -> Stage:
+    """The training that a job file describes."""
+    config = Config.model_validate(job["config"])
+    corpus = load_corpus(job["corpus"], job["vocabulary"])
+    folder, name = Path(job["folder"]), job["name"]
+    if "phase" in job:
+        source = new_source(config, corpus, job["kind"])
+        losses = {"tree": job["tree"], "caption": job["caption"]}
+        return PretrainSemantics(folder, name, job["phase"], source, corpus, config, **losses)
+    networks = build_model(config, corpus, job["variant"]), build_critic(config)
+    return CoTraining(folder, name, *networks, corpus, config, job["stage"], job["variant"])
+
+
+def train(job: dict[str, Any]) -> None:
+    """One process's part of a training whose first checkpoint exists."""
+    trainer = from_job(job)
+    if not trainer.checkpoint.exists():
+        raise S3EError(
+            f"{trainer.checkpoint} does not exist: start this training from its notebook."
+        )
+    trainer.fit()
+
+
+if __name__ == "__main__":
+    sys.exit(parallel.member(train, sys.argv[1]))
