@@ -44,7 +44,7 @@ FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 CARD = ("precision", "devices")  # rows of the run card where they are not the default
 PACKAGES = (
-    "torch", "lightning-fabric", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic",
+    "torch", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic",
     "papermill", "pycocoevalcap",
 )  # fmt: skip
 SEMANTICS = (
