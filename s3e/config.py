@@ -142,9 +142,9 @@ class Loss(Section):
 
 
 class Training(Section):
-    """One training: steps, images an update, learning rates and how they fall.
+    """One training: steps, images a step, learning rates and how they fall.
 
-    An update's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: steps over
+    A step's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: steps over
     which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` steps. `clip` limits
     single gradients, `clip_norm` the norm of all of a network's. `ema`: share that averaged weights keep in an update
     (0: the last weights are the result). Every `validate_every` steps (0: never) a fixed part of validation is
@@ -296,10 +296,7 @@ class Variant(Section):
 _FILE = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8"))
 VARIANTS = {name: Variant(**rules) for name, rules in _FILE["variants"].items()}
 PROFILES: dict[str, dict[str, Any]] = _FILE["profiles"]
-TRUTH = (
-    "labels",
-    "silhouettes",
-)  # semantics that are given, not predicted: they need true label maps
+TRUTH = ("labels", "silhouettes")  # semantics that are given, not predicted: true label maps
 
 
 def load_config(
@@ -334,8 +331,7 @@ def load_config(
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise S3EError("; ".join(_explain(item) for item in error.errors()) + ".") from None
-    unknown = [name for name in [*config.variants, *config.one_seed] if name not in VARIANTS]
-    if unknown:
+    if unknown := [name for name in [*config.variants, *config.one_seed] if name not in VARIANTS]:
         raise S3EError(f"unknown variant '{unknown[0]}'; known: {', '.join(VARIANTS)}.")
     return config
 

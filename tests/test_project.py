@@ -1,9 +1,12 @@
-"""The project's own promises: notebook contract, requirements, clean commits, configuration errors."""
+"""The project's own promises: imports one way, any system, notebook contract, requirements, configuration errors."""
 
 import ast
 import json
 import re
+import subprocess
+import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 
 import nbformat
 import pytest
@@ -14,6 +17,87 @@ from s3e.utils import NOTEBOOKS, ROOT, S3EError
 
 BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: path.stem)
 COMMON = ["profile", "data", "seed", "run_dir", "overrides", "resume"]
+
+
+ORDER = "utils, config, blur captions, data, models, training, evaluation, pipeline, report, inference, explore, __main__"
+PLACE = {name: i for i, names in enumerate(ORDER.split(", ")) for name in names.split()}
+
+
+def imports(path):
+    """What a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (item.name for item in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            for item in node.names:
+                inner = f"{node.module}.{item.name}"
+                place = ROOT.joinpath(*inner.split("."))
+                there = place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+                yield inner if there else node.module
+
+
+def graph():
+    """{module: modules of the library that it imports}."""
+    found = {}
+    for path in ROOT.glob("s3e/**/*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        found[name] = {other for other in imports(path) if other.split(".")[0] == "s3e"} - {name}
+    return found
+
+
+def room(module):
+    return (module.split(".") + [""])[1]
+
+
+@pytest.mark.xfail(reason="rooms are being moved")
+def test_imports_go_one_way_and_in_no_circle():
+    modules = graph()
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in modules.items()
+        for other in others
+        if room(module) and room(other) and room(module) != room(other)
+        if PLACE[room(other)] >= PLACE[room(module)]
+    ]
+    assert not wrong, "\n".join(wrong)
+    try:
+        TopologicalSorter(modules).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_a_circle_would_be_found():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+    assert {"s3e.utils", "s3e.config"} <= graph()["s3e.__main__"]
+
+
+WITHOUT_UNIX = """
+import importlib, pkgutil, sys
+
+for name in ("fcntl", "pwd", "grp", "resource"):
+    sys.modules[name] = None  # importing it raises ImportError, as on Windows
+import s3e
+
+for module in pkgutil.walk_packages(s3e.__path__, "s3e."):
+    importlib.import_module(module.name)
+assert "distributed" not in sys.modules
+from s3e.__main__ import main
+
+sys.exit(main(["blur", sys.argv[1], "-o", sys.argv[2]]))
+"""
+
+
+def test_every_module_is_imported_and_photos_are_blurred_without_what_only_unix_has(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.png")
+    command = [sys.executable, "-c", WITHOUT_UNIX, tmp_path / "photo.png", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "photo.png").is_file()
 
 
 @pytest.fixture(params=BOOKS, ids=lambda path: path.stem)
@@ -105,9 +189,7 @@ def borrowed(cells):
 
 def test_no_cell_depends_on_a_lesson(book):
     assert not borrowed(code(book))
-    lesson = nbformat.v4.new_code_cell(
-        "from s3e.report import manifest\nrun = manifest", metadata={"tags": ["lesson"]}
-    )
+    lesson = nbformat.v4.new_code_cell("run = 3", metadata={"tags": ["lesson"]})
     assert borrowed([lesson, *code(book)[2:]]) == {"run"}
 
 
