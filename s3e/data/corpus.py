@@ -1,4 +1,9 @@
-"""The prepared corpus: arrays on disk, batches as tensors."""
+"""The prepared corpus as training and evaluation read it: memory-mapped photos, and batches that are functions of their number.
+
+`s3e.data.prepare` writes it. Layout of the folder: `<split>_sharp.npy`, `<split>_<severity>.npy` (uint8 N x H x W x 3),
+`<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids, captions, their parses, true trees, kernel extents,
+input PSNR), `corpus.json` (severities, protocol, what was left out) and, for captioned data, `vocabulary.json`.
+"""
 
 import math
 from collections import Counter
@@ -11,79 +16,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from s3e.blur import SEVERITIES
 from s3e.captions.tree import IGNORE, NULL, SPECIAL, CaptionTree, TreeVocabulary, Vocabulary
 from s3e.data.readers import SPLITS
 from s3e.utils import read_json, rng
 
-Nodes = list[str] | None  # seven labels in node order; None where a caption names nothing
-
-
-def tree_of(nodes: Nodes) -> CaptionTree | None:
-    """The tree of seven labels."""
-    return None if nodes is None else CaptionTree(tuple(nodes[:4]), tuple(nodes[4:]))
-
-
-def read_vocabulary(folder: Path | str | None) -> tuple[Vocabulary, TreeVocabulary, int]:
-    """Words, tree labels and the number of words kept of a caption; empty ones for None."""
-    if folder is None:
-        return Vocabulary(SPECIAL), TreeVocabulary([NULL], [NULL]), 1
-    content = read_json(Path(folder) / "vocabulary.json")
-    words, labels = (
-        Vocabulary.from_dict(content["words"]),
-        TreeVocabulary.from_dict(content["labels"]),
-    )
-    return words, labels, content["max_words"]
-
-
-def encode(
-    record: dict, words: Vocabulary, labels: TreeVocabulary, max_words: int
-) -> dict[str, Tensor]:
-    """Captions as word ids and trees as node classes: {"words": N x C x T, "trees": N x C x 7, "targets": N x 7}.
-
-    `record`: `ids`, `captions`, their `parses`, true `trees` or None. Without captions: zeros, `IGNORE`, C = T = 1.
-    """
-    most = max(len(texts) for texts in record["captions"])
-    if most == 0:
-        trees = torch.full((len(record["ids"]), 1, 7), IGNORE)
-        return {"words": torch.zeros_like(trees[..., :1]), "trees": trees, "targets": trees[:, 0]}
-    captions, parses = (_repeat(record[name], most) for name in ("captions", "parses"))
-    encoded = [[words.encode(text, max_words) for text in texts] for texts in captions]
-    longest = max(len(ids) for row in encoded for ids in row)
-    padded = [[ids + [0] * (longest - len(ids)) for ids in row] for row in encoded]
-    parsed = [[tree_of(nodes) for nodes in row] for row in parses]
-    trees = [[labels.encode(tree) for tree in row] for row in parsed]
-    true = record["trees"]
-    targets = [
-        labels.encode(tree_of(true[i]) if true else consensus(row)) for i, row in enumerate(parsed)
-    ]
-    return {
-        "words": torch.tensor(padded),
-        "trees": torch.tensor(trees),
-        "targets": torch.tensor(targets),
-    }
-
-
-def _repeat(rows: list[list], count: int) -> list[list]:
-    """Rows of `count` items each: photos with fewer captions repeat them."""
-    return [[row[i % len(row)] for i in range(count)] for row in rows]
-
-
-def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
-    """The most frequent label of each node over the trees of one photo's captions (ties: the earlier caption)."""
-    known = [tree.nodes for tree in trees if tree is not None]
-    if not known:
-        return None
-    nodes = [Counter(column).most_common(1)[0][0] for column in zip(*known, strict=True)]
-    return tree_of(nodes)
-
 
 @dataclass(frozen=True)
 class Batch:
-    """What one update sees, or an equal part of it.
+    """What one step sees, or an equal part of it.
 
     Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; labels B x S x S. `key`: what its random draws
-    hang on (training and update). `all_words`, `all_trees`: those of the whole update's images, by which losses divide.
+    hang on (training and step). `all_words`, `all_trees`: those of the whole step's images, by which losses divide.
     """
 
     ids: list[str]
@@ -104,20 +47,17 @@ class Batch:
     ) -> "Batch":
         """The same batch on another device, its images in another precision or memory layout."""
         layout = torch.channels_last if channels_last else torch.preserve_format
-        images = {name: getattr(self, name) for name in ("sharp", "blurred")}
-        images = {
-            name: item.to(device, dtype, memory_format=layout) for name, item in images.items()
-        }
-        others = {
-            name: getattr(self, name)
-            for name in ("words", "tree", "labels", "all_words", "all_trees")
-        }
-        return replace(
-            self, **images, **{name: v if v is None else v.to(device) for name, v in others.items()}
-        )
+        moved = {}
+        for name in ("sharp", "blurred", "words", "tree", "labels", "all_words", "all_trees"):
+            value = getattr(self, name)
+            if name in ("sharp", "blurred"):
+                moved[name] = value.to(device, dtype, memory_format=layout)
+            elif value is not None:
+                moved[name] = value.to(device)
+        return replace(self, **moved)
 
     def uniform(self, name: str) -> Tensor:
-        """One number in [0, 1) an image, keyed by its id and the update: the same however the batch is cut."""
+        """One number in [0, 1) an image, keyed by its id and the step: the same however the batch is cut."""
         draws = [rng(name, *self.key, photo).random() for photo in self.ids]
         return torch.tensor(draws, dtype=self.sharp.dtype, device=self.sharp.device)
 
@@ -141,17 +81,11 @@ class Split:
     parses: list[list[CaptionTree | None]]  # the tree of each caption; None where it names nothing
     sharp: np.ndarray  # N x H x W x 3, like every array of `blurred`
     blurred: dict[str, np.ndarray]
-    extents: dict[
-        str, list[float]
-    ]  # kernel extent in pixels; NaN where no kernel was drawn (pairs)
-    psnr: dict[
-        str, list[float]
-    ]  # of the blurred photo against the sharp one, in dB; NaN where it is missing
+    extents: dict[str, list[float]]  # of kernels, in pixels; NaN where none was drawn (pairs)
+    psnr: dict[str, list[float]]  # of the blurred photo in dB; NaN where it is missing
     words: Tensor  # N x C x T, C captions a photo
     trees: Tensor  # N x C x 7, IGNORE where a label is out of vocabulary
-    targets: (
-        Tensor  # N x 7: the true tree (scenes) or the most frequent label of each node (photos)
-    )
+    targets: Tensor  # N x 7: the true tree (scenes), or the most frequent label of each node
     labels: np.ndarray | None
     missing: dict[str, list[int]] = field(default_factory=dict)  # rows without a severity
 
@@ -248,9 +182,12 @@ class Corpus:
     categories: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    vocabulary: Path | None = (
-        None  # the folder whose vocabularies it uses, where that is not its own
-    )
+    vocabulary: Path | None = None  # the folder whose vocabularies it uses, if not its own
+
+    @property
+    def synthetic(self) -> tuple[str, ...]:
+        """The severities that were made with kernels; none of pairs."""
+        return () if "released" in self.severities else self.severities
 
     @property
     def train(self) -> Split:
@@ -267,13 +204,8 @@ class Corpus:
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 N x H x W x 3 -> float32 N x 3 x H x W in [-1, 1]."""
-    return (
-        torch.from_numpy(np.ascontiguousarray(images))
-        .permute(0, 3, 1, 2)
-        .float()
-        .div_(127.5)
-        .sub_(1.0)
-    )
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return tensor.float().div_(127.5).sub_(1.0)
 
 
 def to_images(image: Tensor) -> np.ndarray:
@@ -292,44 +224,84 @@ def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Cor
     """
     folder = Path(folder)
     about = read_json(folder / "corpus.json")
-    words, labels, max_words = read_vocabulary(
-        vocabulary or folder if vocabulary or about["captioned"] else None
-    )
+    words, labels, max_words = Vocabulary(SPECIAL), TreeVocabulary([NULL], [NULL]), 1
+    if vocabulary or about["captioned"]:
+        words, labels, max_words = read_vocabulary(vocabulary or folder)
     splits = {name: _load_split(folder, name, words, labels, max_words) for name in SPLITS}
-    about |= {
-        "severities": tuple(about["severities"]),
-        "vocabulary": Path(vocabulary) if vocabulary else None,
-    }
+    about["severities"] = tuple(about["severities"])
+    about["vocabulary"] = Path(vocabulary) if vocabulary else None
     return Corpus(folder, splits, words, labels, **about)
+
+
+def read_vocabulary(folder: Path | str) -> tuple[Vocabulary, TreeVocabulary, int]:
+    """Words, tree labels and the number of words kept of a caption."""
+    content = read_json(Path(folder) / "vocabulary.json")
+    words = Vocabulary.from_dict(content["words"])
+    return words, TreeVocabulary.from_dict(content["labels"]), content["max_words"]
 
 
 def _load_split(
     folder: Path, name: str, words: Vocabulary, labels: TreeVocabulary, max_words: int
 ) -> Split:
+    def array(view: str) -> np.ndarray:
+        return np.load(folder / f"{name}_{view}.npy", mmap_mode="r")
+
+    def numbers(columns: dict[str, list[float | None]]) -> dict[str, list[float]]:
+        known = columns.items()
+        return {key: [math.nan if x is None else x for x in column] for key, column in known}
+
     record = read_json(folder / f"{name}.json")
-    path = folder / f"{name}_labels.npy"
+    parses = [[tree_of(nodes) for nodes in row] for row in record["parses"]]
     return Split(
         name=name,
         ids=record["ids"],
         captions=record["captions"],
-        parses=[[tree_of(nodes) for nodes in row] for row in record["parses"]],
-        sharp=np.load(folder / f"{name}_sharp.npy", mmap_mode="r"),
-        blurred={
-            key: np.load(folder / f"{name}_{key}.npy", mmap_mode="r") for key in record["psnr"]
-        },
-        extents=_numbers(record["extents"]),
-        psnr=_numbers(record["psnr"]),
+        parses=parses,
+        sharp=array("sharp"),
+        blurred={severity: array(severity) for severity in record["psnr"]},
+        extents=numbers(record["extents"]),
+        psnr=numbers(record["psnr"]),
         missing=record["missing"],
-        labels=np.load(path, mmap_mode="r") if path.exists() else None,
-        **encode(record, words, labels, max_words),
+        labels=array("labels") if (folder / f"{name}_labels.npy").exists() else None,
+        **_encode(record["captions"], parses, record["trees"], words, labels, max_words),
     )
 
 
-def _numbers(columns: dict[str, list[float | None]]) -> dict[str, list[float]]:
+def _encode(
+    captions: list[list[str]],
+    parses: list[list[CaptionTree | None]],
+    true: list[list[str]] | None,
+    words: Vocabulary,
+    labels: TreeVocabulary,
+    max_words: int,
+) -> dict[str, Tensor]:
+    """Captions as word ids and trees as node classes; photos with fewer captions repeat them."""
+    most = max(map(len, captions))
+    if most == 0:
+        trees = torch.full((len(captions), 1, 7), IGNORE)
+        return {"words": torch.zeros_like(trees[..., :1]), "trees": trees, "targets": trees[:, 0]}
+    captions = [[row[i % len(row)] for i in range(most)] for row in captions]
+    parses = [[row[i % len(row)] for i in range(most)] for row in parses]
+    encoded = [[words.encode(text, max_words) for text in row] for row in captions]
+    longest = max(len(ids) for row in encoded for ids in row)
+    padded = [[ids + [0] * (longest - len(ids)) for ids in row] for row in encoded]
+    targets = map(tree_of, true) if true else map(consensus, parses)
     return {
-        name: [math.nan if value is None else value for value in column]
-        for name, column in columns.items()
+        "words": torch.tensor(padded),
+        "trees": torch.tensor([[labels.encode(tree) for tree in row] for row in parses]),
+        "targets": torch.tensor([labels.encode(tree) for tree in targets]),
     }
+
+
+def tree_of(nodes: list[str] | None) -> CaptionTree | None:
+    """The tree of seven labels in node order; None where a caption names nothing."""
+    return None if nodes is None else CaptionTree(tuple(nodes[:4]), tuple(nodes[4:]))
+
+
+def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
+    """The most frequent label of each node over the trees of one photo's captions (ties: the earlier caption)."""
+    columns = list(zip(*(tree.nodes for tree in trees if tree), strict=True))
+    return tree_of([Counter(column).most_common(1)[0][0] for column in columns] or None)
 
 
 def severity_table(corpus: Corpus) -> pd.DataFrame:
@@ -337,35 +309,19 @@ def severity_table(corpus: Corpus) -> pd.DataFrame:
     parts = []
     for split in (corpus.val, corpus.test):
         for severity in corpus.severities:
-            columns = {
-                "id": split.ids,
-                "extent": split.extents[severity],
-                "psnr_blurred": split.psnr[severity],
-            }
-            rows = split.rows(severity)
-            parts.append(
-                pd.DataFrame({"split": split.name, "severity": severity, **columns}).iloc[rows]
-            )
+            extent, psnr = split.extents[severity], split.psnr[severity]
+            columns = {"id": split.ids, "extent": extent, "psnr_blurred": psnr}
+            table = pd.DataFrame({"split": split.name, "severity": severity, **columns})
+            parts.append(table.iloc[split.rows(severity)])
     return pd.concat(parts, ignore_index=True)
 
 
 def label_coverage(corpus: Corpus) -> pd.DataFrame:
     """Per split: captions, share with a tree, share of entity and relation nodes in the vocabulary (captioned data)."""
-    rows = []
+    rows = {}
     for split in corpus.splits.values():
         parses = [tree for row in split.parses for tree in row]
         trees = [tree for tree in parses if tree]
-        share = len(trees) / max(len(parses), 1)
-        rows.append(
-            {"captions": len(parses), "with a tree": share, **corpus.labels.coverage(trees)}
-        )
-    return pd.DataFrame(rows, index=pd.Index(list(corpus.splits), name="split"))
-
-
-def synthetic(corpus: Corpus) -> tuple[str, ...]:
-    """The severities of a corpus that were made with kernels; none of pairs."""
-    return (
-        ()
-        if "released" in corpus.severities
-        else tuple(name for name in corpus.severities if name in SEVERITIES)
-    )
+        counts = {"captions": len(parses), "with a tree": len(trees) / max(len(parses), 1)}
+        rows[split.name] = {**counts, **corpus.labels.coverage(trees)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")

@@ -1,32 +1,40 @@
-"""What a data source is: photos with ids, captions or blurred partners, in fixed splits; readers for what lies on disk."""
+"""Data sources as they lie on disk: photos with ids, captions or blurred partners, in fixed splits.
 
-import contextlib
-import io
+`LAYOUTS` lists the layouts that are known, special ones first. A new one needs `found(index)`, which looks at names only,
+and `read(index, subset)`, which returns a `Source` whose `problems` are what had to be left out.
+"""
+
 import json
 import os
 import re
 import unicodedata
 import zlib
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from pycocotools.coco import COCO
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from s3e.data.photos import Problem, load_whole
+from s3e.data.photos import Problem
 from s3e.utils import S3EError, stable_hash
 
 SPLITS = ("train", "val", "test")
-Kind = Literal["coco", "karpathy", "gopro", "folder"]
+PAIRED = ("released", "severe")  # severities of pairs, mildest first
+Kind = Literal["karpathy", "coco", "gopro", "folder"]
 Rule = Literal["given", "halved", "hashed", "sequence"]
 Subset = Literal["blur", "blur_gamma"]
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+YEARS = ("2014", "2017", "")  # of MSCOCO: the first that has train and val is used
+KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
+MAX_WORDS, MAX_CHARACTERS = 100, 1000  # of a caption
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Photo:
 class Source:
     """A data set as it lies on disk.
 
-    `rule` says who made the splits: "given" by its files, "halved" (val split in two by id), "hashed" (all by id) or
+    `rule`: who made the splits: "given" by its files, "halved" (val split in two by id), "hashed" (all by id) or
     "sequence" (validation videos taken from train). `protocol` is one sentence for tables; `problems` what was skipped.
     """
 
@@ -55,7 +63,7 @@ class Source:
     rule: Rule
     protocol: str
     problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def captioned(self) -> bool:
@@ -66,32 +74,32 @@ class Source:
         return self.kind == "gopro"
 
 
-def read_source(root: Path | str, subset: Subset = "blur") -> Source:
-    """Find out what the folder `root` holds and read it; broken records are left out and told in `problems`.
-
-    Tried in this order: Karpathy's `dataset_*.json`, MSCOCO's `annotations/captions_*.json`, GoPro's sequences (of
-    which `subset` names the blurred frames), any photos. Raises `S3EError` if the folder cannot be used at all.
-    """
-    root = Path(root)
-    if subset not in get_args(Subset):
-        raise S3EError(
-            f"data.subset is '{subset}'; it must be one of {', '.join(get_args(Subset))}."
-        )
-    if not root.is_dir():
-        raise S3EError(f"{root}: there is no such folder; give the folder that holds the photos.")
-    captions = read_coco(root)
-    if captions:
-        return captions
-    tree = walk(root)
-    return read_gopro(root, tree, subset) if gopro_found(tree) else read_folder(root, tree)
-
-
 def open_source(root: Path | str, subset: Subset = "blur", skip_broken: bool = False) -> Source:
     """`read_source`, but a folder with broken records raises `S3EError` unless `skip_broken`."""
     source = read_source(root, subset)
     if not skip_broken:
         refuse(source.problems, source.root)
     return source
+
+
+def read_source(root: Path | str, subset: Subset = "blur") -> Source:
+    """Find out what the folder `root` holds and read it; broken records are left out and listed in `problems`.
+
+    `subset` names GoPro's blurred frames. Raises `S3EError` if the folder cannot be used at all.
+    """
+    if subset not in get_args(Subset):
+        known = ", ".join(get_args(Subset))
+        raise S3EError(f"data.subset is '{subset}'; it must be one of {known}.")
+    root = Path(root)
+    if not root.is_dir():
+        raise S3EError(f"{root}: there is no such folder; give the folder that holds the photos.")
+    return LAYOUTS[layout(root)].read(ImageIndex(root), subset)
+
+
+def layout(root: Path | str) -> Kind:
+    """What kind of data a folder holds, by its file names alone."""
+    index = ImageIndex(Path(root))
+    return next(kind for kind, known in LAYOUTS.items() if known.found(index))
 
 
 def refuse(problems: Sequence[Problem], root: Path) -> None:
@@ -108,73 +116,22 @@ def check_splits(
     root: Path, splits: dict[str, list[Photo]], problems: Sequence[Problem], remedy: str
 ) -> None:
     """Raise `S3EError` if a split holds fewer than 2 photos; the first problem may be the reason and is named."""
+    left_out = (
+        f" ({len(problems)} left out, the first: {str(problems[0])[:-1]})" if problems else ""
+    )
     for name in SPLITS:
         if (count := len(splits[name])) < 2:
-            why = (
-                f" ({len(problems)} left out, the first: {str(problems[0])[:-1]})"
-                if problems
-                else ""
-            )
             raise S3EError(
-                f"{root}: the {name} split has fewer than 2 usable photos ({count}); {remedy}{why}."
+                f"{root}: the {name} split has fewer than 2 usable photos ({count}); {remedy}{left_out}."
             )
 
 
-PAIRED = ("released", "severe")  # severities of pairs, mildest first
+# --- files and folders ---
 
 
-class Look(NamedTuple):
-    """What one photo shows: upright size (width, height), notes, and its `duplicates.fingerprint`."""
-
-    size: tuple[int, int]
-    notes: tuple[str, ...]
-    hash: int
-    thumb: bytes
-
-
-@dataclass(frozen=True)
-class Survey:
-    """The looks of the photos that can be decoded, and what is wrong with the others, by photo id."""
-
-    looks: dict[str, Look]
-    broken: dict[str, Problem]
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        return tuple(self.broken.values())
-
-
-MAX_WORDS = 100
-MAX_CHARACTERS = 1000
-_LATIN = re.compile("[A-Za-zÀ-ÖØ-öø-ɏ]")
-
-
-def clean_caption(text: str) -> tuple[str, str | None]:
-    """The caption on one line, and what is wrong with it if it must be left out (else None).
-
-    Characters that do not print (line and page breaks of every kind, tabs, zero-width and control characters, half
-    surrogates) become blanks, soft hyphens vanish, accents are composed (NFC), blanks are joined. Emoji stay. Left out
-    are captions that are empty, hold no Latin letter, or are longer than 100 words or 1000 characters.
-    """
-    if not text.isprintable():
-        text = "".join(
-            letter if letter.isprintable() else " " for letter in text.replace("\xad", "")
-        )
-    cleaned = " ".join(unicodedata.normalize("NFC", text).split())
-    return cleaned, _caption_fault(cleaned)
-
-
-def _caption_fault(text: str) -> str | None:
-    if not text:
-        return "the caption is empty"
-    if len(text) > MAX_CHARACTERS or text.count(" ") >= MAX_WORDS:
-        return f"the caption is enormous ({text.count(' ') + 1} words, {len(text)} characters)"
-    if not _LATIN.search(text):
-        return "the caption holds no Latin letter"
-    return None
-
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+def is_photo(name: str) -> bool:
+    """Whether the file name has a photo's extension."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 @dataclass
@@ -186,169 +143,63 @@ class Tree:
     problems: list[Problem] = field(default_factory=list)
 
 
-def is_photo(name: str) -> bool:
-    """Whether the file name has a photo's extension."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
 def walk(root: Path) -> Tree:
     """List `root` recursively, links followed once; what cannot be listed or named in UTF-8 becomes a problem."""
     tree, seen = Tree(), set()
 
-    def unreadable(error: OSError) -> None:
-        tree.problems.append(denied(Path(error.filename), error))
+    def visible(place: str, name: str) -> bool:
+        shown = os.path.join(place, name).encode(errors="replace").decode()
+        if shown != os.path.join(place, name):
+            tree.problems.append(Problem(shown, "the name is not valid UTF-8", "rename it"))
+            return False
+        return not name.startswith(".")
 
+    unreadable = lambda error: tree.problems.append(_denied(error.filename, error))  # noqa: E731
     for place, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
+        if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if _visible(tree, place, name))
+        folders[:] = sorted(name for name in folders if visible(place, name))
         tree.folders[Path(place)] = list(folders)
-        tree.files[Path(place)] = sorted(name for name in files if _visible(tree, place, name))
+        tree.files[Path(place)] = sorted(name for name in files if visible(place, name))
     return tree
 
 
-def denied(folder: Path, error: OSError) -> Problem:
-    """The problem that a folder cannot be listed."""
-    reason = error.strerror or str(error)
-    return Problem(
-        str(folder),
-        f"the folder cannot be listed ({reason})",
-        "give yourself permission with chmod u+rx",
-    )
+def _denied(folder: Path | str, error: OSError) -> Problem:
+    what = f"the folder cannot be listed ({error.strerror or error})"
+    return Problem(str(folder), what, "give yourself permission with chmod u+rx")
 
 
-def _visible(tree: Tree, place: str, name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        shown = os.path.join(place, name).encode(errors="replace").decode()
-        tree.problems.append(Problem(shown, "the name is not valid UTF-8", "rename it"))
-        return False
-    return not name.startswith(".")
-
-
-def read_folder(root: Path, tree: Tree) -> Source:
-    """All photos below `root`; a photo's id is its relative path, with the extension only where that is ambiguous."""
-    names = [
-        (folder / name).relative_to(root) for folder, files in tree.files.items() for name in files
-    ]
-    paths = [name for name in names if is_photo(name.name)]
-    if not paths:
-        listed = ", ".join(sorted(EXTENSIONS))
-        raise S3EError(f"{root}: holds no photos; give a folder with files that end in {listed}.")
-    stems = Counter(path.with_suffix("") for path in paths)
-    splits: dict[str, list[Photo]] = {name: [] for name in SPLITS}
-    for path in paths:
-        stem = path.with_suffix("")
-        photo = Photo((path if stems[stem] > 1 else stem).as_posix(), root / path)
-        splits[_hashed_split(photo.id)].append(photo)
-    check_splits(
-        root,
-        splits,
-        tree.problems,
-        f"{len(paths)} photos are too few, add some (100 are surely enough)",
-    )
-    others = Counter(name.suffix.lower() or name.name for name in names if not is_photo(name.name))
-    notes = (
-        [f"other files, left alone: {sum(others.values())} ({', '.join(sorted(others)[:8])})"]
-        if others
-        else []
-    )
-    if (root / "annotations").is_dir():
-        notes.append(
-            "annotations/ holds no captions_*.json, so the photos are read without captions"
-        )
-    protocol = "photos without captions, split 80/10/10 by id"
-    return Source("folder", root, splits, "hashed", protocol, tuple(tree.problems), tuple(notes))
-
-
-def _hashed_split(identity: str) -> str:
-    part = stable_hash("split", identity) % 10
-    return "train" if part < 8 else "val" if part == 8 else "test"
-
-
-Record = dict[str, Any]
-Keys = dict[str, type | UnionType]
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-def load_lists(file: Path, *names: str) -> Record:
-    """A JSON file's content, which must be an object with these lists; else `S3EError`."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise S3EError(
-            f"{file}: cannot be read ({error.strerror}); give yourself read permission."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise S3EError(f"{file} is not valid JSON ({error}); fetch or write it again.") from None
-    for name in names:
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise S3EError(
-                f"{file}: not in COCO-captions layout (no list '{name}'); see the README for the layout."
-            )
-    return content
-
-
-def sound_records(
-    where: str, records: list, keys: Keys, problems: list[Problem]
-) -> dict[str, Record]:
-    """The records that hold all `keys` in their types, by the value of the first key as text.
-
-    The others, and those that repeat the first key's value, become problems.
-    """
-    first, result = next(iter(keys)), {}
-    for i, record in enumerate(records):
-        fault = _record_fault(record, keys)
-        if not fault and str(record[first]) in result:
-            fault = f"the {first} {record[first]} occurs twice"
-        if fault:
-            problems.append(Problem(f"{where}[{i}]", fault, "correct or remove the record"))
-        else:
-            result[str(record[first])] = record
-    return result
-
-
-def _record_fault(record: Any, keys: Keys) -> str | None:
-    if not isinstance(record, dict):
-        return "the record is not an object"
-    for key, kind in keys.items():
-        if key not in record:
-            return f"the key '{key}' is missing"
-        value = record[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            return f"the key '{key}' has a value of the wrong type"
-        if isinstance(value, str) and key not in ("caption", "raw") and _UNPRINTABLE.search(value):
-            return f"the key '{key}' holds characters that do not print"
-    return None
-
-
-class Shelf:
-    """The photos of a data set, which may lie in several sub-folders; each folder is listed once."""
+class ImageIndex:
+    """Where the files of a data set lie; each folder is listed once, and only if it is asked for."""
 
     def __init__(self, root: Path):
-        self.root = root
-        self.listed: dict[str, set[str]] = {}
-        for folder in (
-            ".",
-            "images",
-        ):  # before those in them: of two that cannot be listed the outer one is named
+        self.root, self._listed = root, {}
+        for folder in (".", "images"):  # of two that cannot be listed the outer one is named
             self.names(folder)
+
+    @cached_property
+    def tree(self) -> Tree:
+        """Everything below the root."""
+        return walk(self.root)
 
     def names(self, folder: str) -> set[str]:
         """The names of the files in a sub-folder, none if it does not exist; `S3EError` without permission."""
-        if folder not in self.listed:
+        if folder not in self._listed:
             try:
                 with os.scandir(self.root / folder) as entries:
-                    self.listed[folder] = {entry.name for entry in entries if entry.is_file()}
+                    self._listed[folder] = {entry.name for entry in entries if entry.is_file()}
             except PermissionError as error:
-                raise S3EError(str(denied(self.root / folder, error))) from None
+                raise S3EError(str(_denied(self.root / folder, error))) from None
             except OSError:
-                self.listed[folder] = set()
-        return self.listed[folder]
+                self._listed[folder] = set()
+        return self._listed[folder]
+
+    def match(self, pattern: str, *folders: str) -> list[str]:
+        """Relative paths of the files in `folders` whose names match the pattern."""
+        paths = [Path(folder, name) for folder in folders for name in self.names(folder)]
+        return sorted(path.as_posix() for path in paths if re.fullmatch(pattern, path.name))
 
     def find(self, name: str, folders: list[str]) -> Path | None:
         """The photo `name`, a file name or a path, in the first of `folders` that has it; never outside of the root."""
@@ -361,354 +212,312 @@ class Shelf:
         return None
 
 
-YEARS = ("2014", "2017", "")  # the first that has train and val is used
-KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
-CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
-_Entries = tuple[
-    Path, list[Record], list[Record]
-]  # file, images {id, file_name}, annotations {id, image_id, caption}
+# --- captions: MSCOCO's official layout, Karpathy's file, and any folder that is laid out likewise ---
 
 
-def coco_kind(root: Path) -> Literal["karpathy", "coco"] | None:
-    """Whether the folder holds Karpathy's or MSCOCO's caption files, told by their names."""
-    karpathy, official = caption_files(Shelf(root))
-    return "karpathy" if karpathy else "coco" if official else None
+def clean_caption(text: str) -> tuple[str, str | None]:
+    """The caption on one line, and what is wrong with it if it must be left out (else None).
+
+    Characters that do not print (line breaks, tabs, control characters, half surrogates) become blanks, soft hyphens
+    vanish, accents are composed (NFC), blanks are joined. Left out are captions that are empty, hold no Latin letter, or
+    are longer than `MAX_WORDS` words or `MAX_CHARACTERS` characters.
+    """
+    if not text.isprintable():
+        letters = text.replace("\xad", "")
+        text = "".join(letter if letter.isprintable() else " " for letter in letters)
+    text, fault = " ".join(unicodedata.normalize("NFC", text).split()), None
+    if not text:
+        fault = "the caption is empty"
+    elif len(text) > MAX_CHARACTERS or text.count(" ") >= MAX_WORDS:
+        size = f"{text.count(' ') + 1} words, {len(text)} characters"
+        fault = f"the caption is enormous ({size})"
+    elif not re.search("[A-Za-zÀ-ÖØ-öø-ɏ]", text):
+        fault = "the caption holds no Latin letter"
+    return text, fault
 
 
-def caption_files(shelf: Shelf) -> tuple[list[str], list[str]]:
-    """Karpathy's and MSCOCO's caption files in a folder, relative paths."""
-    files = sorted(
-        f"{place}/{name}" for place in (".", "annotations") for name in shelf.names(place)
-    )
-    karpathy = [
-        file
-        for file in files
-        if re.fullmatch(r"(\.|annotations)/dataset_(coco|flickr\d+k)\.json", file)
-    ]
-    return karpathy, [
-        file for file in files if re.fullmatch(r"annotations/captions_.+\.json", file)
-    ]
+class _Entries(NamedTuple):
+    """One split of a caption file: image id -> file name, and (caption id, image id, text)."""
+
+    file: Path
+    images: dict[str, str]
+    captions: list[tuple[str, str, str]]
 
 
-def read_coco(root: Path) -> Source | None:
-    """The folder's captioned photos, or None if it holds no caption file; Karpathy's split is preferred."""
-    reader = _Reader(root)
-    karpathy, official = caption_files(reader.shelf)
-    if not karpathy and not official:
-        return None
-    if karpathy:
-        file = min(karpathy, key=lambda name: not name.endswith("dataset_coco.json"))
-        parts, protocol = reader.karpathy(root / file), f"Karpathy's split ({Path(file).name})"
-    else:
-        year = _coco_year(root, official)
-        parts, protocol = reader.official(year), f"COCO captions {year}".strip()
-        protocol += ", splits as given" if "test" in parts else ", val split halved by id"
-    splits = {
-        split: reader.photos(split, *parts[split])
-        for split in ("test", "val", "train")
-        if split in parts
+def _karpathy_files(index: ImageIndex) -> list[str]:
+    return index.match(r"dataset_(coco|flickr\d+k)\.json", ".", "annotations")
+
+
+def _coco_files(index: ImageIndex) -> list[str]:
+    return index.match(r"captions_.+\.json", "annotations")
+
+
+def _read_karpathy(index: ImageIndex, subset: Subset) -> Source:
+    """`dataset_coco.json` (or Flickr's) in the folder or in `annotations/`; photos are numbered by `cocoid` or `imgid`."""
+    name = min(_karpathy_files(index), key=lambda name: not name.endswith("dataset_coco.json"))
+    file, reader = index.root / name, _CaptionReader(index)
+    records = _load_lists(file, "images")["images"]
+    keys: Keys = {"imgid": int | str, "filename": str, "split": str, "sentences": list}
+    if any(isinstance(record, dict) and "cocoid" in record for record in records):
+        keys = {"cocoid": int | str, "filepath": str, **keys}
+    parts = {split: _Entries(file, {}, []) for split in SPLITS}
+    for key, item in reader.sound(f"{file}: images", records, keys).items():
+        where = f"{file}: image {key}"
+        if item["split"] not in KARPATHY:
+            what = f"the split '{item['split']}' is unknown"
+            reader.problem(where, what, f"use one of {', '.join(KARPATHY)}")
+            continue
+        part = parts[KARPATHY[item["split"]]]
+        part.images[key] = "/".join(filter(None, (item.get("filepath"), item["filename"])))
+        texts = {"sentid": int | str, "raw": str}
+        for number, text in reader.sound(f"{where}, sentences", item["sentences"], texts).items():
+            part.captions.append((number, key, text["raw"]))
+    return reader.source("karpathy", parts, f"Karpathy's split ({file.name})")
+
+
+def _read_coco(index: ImageIndex, subset: Subset) -> Source:
+    """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if there is one."""
+    years = {
+        split: {file[21 + len(split) : -5] for file in _coco_files(index) if f"s_{split}" in file}
+        for split in SPLITS
     }
-    if "test" not in parts:
-        splits["val"], splits["test"] = _halves(splits["val"])
-    check_splits(root, splits, reader.problems, "add photos with captions")
-    used = {file for file, _, _ in parts.values()}
-    unused = [file.removeprefix("./") for file in (*karpathy, *official) if root / file not in used]
-    notes = [
-        f"{what}: {count} (first: {reader.first[what]})" for what, count in reader.counts.items()
-    ]
-    notes += [f"caption files that are not used: {', '.join(unused)}"] if unused else []
-    return Source(
-        kind="karpathy" if karpathy else "coco",
-        root=root,
-        splits={split: splits[split] for split in SPLITS},
-        rule="given" if "test" in parts else "halved",
-        protocol=protocol,
-        problems=tuple(reader.problems),
-        notes=tuple(notes),
-    )
+    both = years["train"] & years["val"]
+    year = next((year for year in (*YEARS, *sorted(both)) if year in both), None)
+    if year is None:
+        raise S3EError(
+            f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same year are both needed; "
+            "see the README for the layout."
+        )
+    parts, reader = {}, _CaptionReader(index)
+    for split in SPLITS:
+        file = index.root / "annotations" / f"captions_{split}{year}.json"
+        if file.name in index.names("annotations"):
+            content = _load_lists(file, "images", "annotations")
+            keys: Keys = {"id": int | str, "file_name": str}
+            images = reader.sound(f"{file}: images", content["images"], keys)
+            keys = {"id": int | str, "image_id": int | str, "caption": str}
+            texts = reader.sound(f"{file}: annotations", content["annotations"], keys)
+            names = {key: image["file_name"] for key, image in images.items()}
+            captions = [(key, str(t["image_id"]), t["caption"]) for key, t in texts.items()]
+            parts[split] = _Entries(file, names, captions)
+    made = "splits as given" if "test" in parts else "val split halved by id"
+    return reader.source("coco", parts, f"{f'COCO captions {year}'.strip()}, {made}")
 
 
-def _coco_year(root: Path, official: list[str]) -> str:
-    starts = ("annotations/captions_train", "annotations/captions_val")
-    train, val = (
-        {file[len(start) : -5] for file in official if file.startswith(start)} for start in starts
-    )
-    for year in (*YEARS, *sorted(train & val)):
-        if year in train & val:
-            return year
-    raise S3EError(
-        f"{root}/annotations: captions_train*.json and captions_val*.json of the same year are both needed; see the "
-        "README for the layout."
-    )
+class _CaptionReader:
+    """Turns the entries of caption files into photos; gathers what is left out and what is worth a note."""
+
+    def __init__(self, index: ImageIndex):
+        self.index = index
+        self.problems: list[Problem] = []
+        self.met: dict[str, list[str]] = defaultdict(list)  # note -> where
+        self.known: dict[str, Path] = {}  # id -> photo
+
+    def problem(self, where: str, what: str, remedy: str) -> None:
+        self.problems.append(Problem(where, what, remedy))
+
+    def sound(self, where: str, records: list, keys: "Keys") -> dict[str, dict]:
+        """The records that hold all `keys` in their types, by the first key's value as text; others are problems."""
+        first, result = next(iter(keys)), {}
+        for i, record in enumerate(records):
+            fault = _record_fault(record, keys)
+            if not fault and str(record[first]) in result:
+                fault = f"the {first} {record[first]} occurs twice"
+            if fault:
+                self.problem(f"{where}[{i}]", fault, "correct or remove the record")
+            else:
+                result[str(record[first])] = record
+        return result
+
+    def source(self, kind: Kind, parts: dict[str, _Entries], protocol: str) -> Source:
+        root, order = self.index.root, ("test", "val", "train")  # ids of the test split stay plain
+        splits = {split: self.photos(split, parts[split]) for split in order if split in parts}
+        if "test" not in parts:
+            halves: tuple[list[Photo], list[Photo]] = ([], [])
+            for photo in splits["val"]:
+                halves[stable_hash("split", photo.id) % 2].append(photo)
+            splits["val"], splits["test"] = halves
+        check_splits(root, splits, self.problems, "add photos with captions")
+        notes = [f"{what}: {len(at)} (first: {at[0]})" for what, at in self.met.items()]
+        used = {part.file for part in parts.values()}
+        files = [*_karpathy_files(self.index), *_coco_files(self.index)]
+        if unused := [file for file in files if root / file not in used]:
+            notes.append(f"caption files that are not used: {', '.join(unused)}")
+        splits = {split: splits[split] for split in SPLITS}
+        rule = "given" if "test" in parts else "halved"
+        return Source(kind, root, splits, rule, protocol, tuple(self.problems), tuple(notes))
+
+    def photos(self, split: str, entries: _Entries) -> list[Photo]:
+        """The photos of a split that are there and have captions, in the order of the file."""
+        file, root = entries.file, self.index.root
+        places = _image_folders(split)
+        paths = {key: self.index.find(name, places) for key, name in entries.images.items()}
+        if paths and not any(paths.values()):
+            raise S3EError(
+                f"{file}: none of its {len(paths)} photos is there; unpack them into {root}/images."
+            )
+        texts = self.texts(entries)
+        for key in sorted(texts.keys() - paths.keys()):
+            what = f"its image {key} is not listed"
+            self.problem(f"{file}: annotation {texts[key][0][0]}", what, "list it or remove both")
+        photos = []
+        for key, path in paths.items():
+            where, captions = f"{file}: image {key}", [text for _, text in texts.get(key, ())]
+            if path is None:
+                what = f"its photo {entries.images[key]} is in none of the image folders"
+                self.problem(where, what, "restore it or remove its entry")
+            elif not captions:
+                self.problem(where, "it has no usable caption", "add one or remove the image")
+            elif self.known.get(key) == path:
+                self.problem(where, "it is in another split as well", "remove one of its entries")
+            else:
+                identity = key
+                if key in self.known:  # files that number their photos separately
+                    identity = f"{split}/{key}"
+                    self.met["photos that are called split/id, as another split has their id"] += [
+                        identity
+                    ]
+                self.known[identity] = path
+                photos.append(Photo(identity, path, tuple(captions[:CAPTIONS])))
+                if len(captions) > CAPTIONS:
+                    what = f"photos with more than {CAPTIONS} captions, cut"
+                    self.met[what].append(f"image {key} of {file.name}")
+        return photos
+
+    def texts(self, entries: _Entries) -> dict[str, list[tuple[str, str]]]:
+        """The captions that can be used, cleaned: image id -> (caption id, text)."""
+        result = defaultdict(list)
+        for key, image, raw in entries.captions:
+            text, fault = clean_caption(raw)
+            if fault:
+                where = f"{entries.file}: annotation {key}"
+                self.problem(where, fault, "correct or remove it")
+                continue
+            result[image].append((key, text))
+            if not raw.isprintable():
+                what = "captions with characters that do not print, cleaned"
+                self.met[what].append(f"annotation {key} of {entries.file.name}")
+        return result
 
 
-def _halves(photos: list[Photo]) -> tuple[list[Photo], list[Photo]]:
-    """Validation and test from one val split: the photos whose hashed id is even, and the others."""
-    halves: tuple[list[Photo], list[Photo]] = ([], [])
-    for photo in photos:
-        halves[stable_hash("split", photo.id) % 2].append(photo)
-    return halves
-
-
-def _places(split: str) -> list[str]:
+def _image_folders(split: str) -> list[str]:
     """The sub-folders where photos of a split may lie, likely ones first."""
-    names = [
-        f"{part}{year}" for part in sorted(SPLITS, key=lambda part: part != split) for year in YEARS
-    ]
+    parts = [split, *(part for part in SPLITS if part != split)]
+    names = [f"{part}{year}" for part in parts for year in YEARS]
     nested = [f"{above}{name}" for name in names for above in ("", "images/")]
     own = 2 * len(YEARS)
     return [*nested[:own], "images", ".", *nested[own:]]
 
 
-PLACES = {split: _places(split) for split in SPLITS}
+Keys = dict[str, type | UnionType]
 
 
-class _Reader:
-    """Reads the caption files of one folder; `problems` takes what is left out, `counts` what is worth a note."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self.shelf = Shelf(root)
-        self.problems: list[Problem] = []
-        self.counts: Counter[str] = Counter()
-        self.first: dict[str, str] = {}  # where each of them was met first
-        self.known: dict[str, Path] = {}
-
-    def official(self, year: str) -> dict[str, _Entries]:
-        """The parts of `annotations/captions_*.json` by split."""
-        parts = {}
-        for split in SPLITS:
-            file = self.root / "annotations" / f"captions_{split}{year}.json"
-            if file.name in self.shelf.names("annotations"):
-                content = load_lists(file, "images", "annotations")
-                keys = {"id": int | str, "file_name": str}
-                images = sound_records(f"{file}: images", content["images"], keys, self.problems)
-                keys = {"id": int | str, "image_id": int | str, "caption": str}
-                texts = sound_records(
-                    f"{file}: annotations", content["annotations"], keys, self.problems
-                )
-                parts[split] = file, list(images.values()), list(texts.values())
-        return parts
-
-    def karpathy(self, file: Path) -> dict[str, _Entries]:
-        """The parts of a `dataset_*.json` by split; photos are numbered by `cocoid`, in Flickr's files by `imgid`."""
-        records = load_lists(file, "images")["images"]
-        keys = {"imgid": int | str, "filename": str, "split": str, "sentences": list}
-        if any(isinstance(record, dict) and "cocoid" in record for record in records):
-            keys = {"cocoid": int | str, "filepath": str, **keys}
-        parts: dict[str, _Entries] = {split: (file, [], []) for split in SPLITS}
-        for key, item in sound_records(f"{file}: images", records, keys, self.problems).items():
-            where = f"{file}: image {key}"
-            if item["split"] not in KARPATHY:
-                self.problem(
-                    where,
-                    f"the split '{item['split']}' is unknown",
-                    f"use one of {', '.join(KARPATHY)}",
-                )
-                continue
-            _, images, captions = parts[KARPATHY[item["split"]]]
-            images.append(
-                {
-                    "id": key,
-                    "file_name": "/".join(filter(None, (item.get("filepath"), item["filename"]))),
-                }
-            )
-            inner = {"sentid": int | str, "raw": str}
-            for name, sentence in sound_records(
-                f"{where}, sentences", item["sentences"], inner, self.problems
-            ).items():
-                captions.append({"id": name, "image_id": key, "caption": sentence["raw"]})
-        return parts
-
-    def note(self, what: str, where: str) -> None:
-        self.counts[what] += 1
-        self.first.setdefault(what, where)
-
-    def problem(self, where: str, what: str, remedy: str) -> None:
-        self.problems.append(Problem(where, what, remedy))
-
-    def photos(
-        self, split: str, file: Path, images: list[Record], captions: list[Record]
-    ) -> list[Photo]:
-        """The photos of a split that are there and have captions, in the order of the file."""
-        names = {str(image["id"]): image["file_name"] for image in images}
-        paths = {key: self.shelf.find(name, PLACES[split]) for key, name in names.items()}
-        if paths and not any(paths.values()):
-            raise S3EError(
-                f"{file}: none of its {len(paths)} photos is there; unpack them into {self.root}/images."
-            )
-        index = _index(images, self.texts(file, captions))
-        for key in sorted(index.imgToAnns.keys() - paths.keys()):
-            annotation = index.imgToAnns[key][0]["id"]
-            self.problem(
-                f"{file}: annotation {annotation}",
-                f"its image {key} is not listed",
-                "list it or remove both",
-            )
-        photos = []
-        for key, path in paths.items():
-            texts = [item["caption"] for item in index.imgToAnns.get(key, ())]
-            if path is None:
-                remedy = "restore it or remove its entry"
-                self.problem(
-                    f"{file}: image {key}",
-                    f"its photo {names[key]} is in none of the image folders",
-                    remedy,
-                )
-            elif not texts:
-                self.problem(
-                    f"{file}: image {key}",
-                    "it has no usable caption",
-                    "add one or remove the image",
-                )
-            elif self.known.get(key) == path:
-                self.problem(
-                    f"{file}: image {key}",
-                    "it is in another split as well",
-                    "remove one of its entries",
-                )
-            else:
-                photos.append(Photo(self.identity(key, split, path), path, tuple(texts[:CAPTIONS])))
-                if len(texts) > CAPTIONS:
-                    self.note(
-                        f"photos with more than {CAPTIONS} captions, cut",
-                        f"image {key} of {file.name}",
-                    )
-        return photos
-
-    def texts(self, file: Path, captions: list[Record]) -> list[Record]:
-        """The captions that can be used, cleaned, with ids as text."""
-        result = []
-        for item in captions:
-            text, fault = clean_caption(item["caption"])
-            if fault:
-                self.problem(f"{file}: annotation {item['id']}", fault, "correct or remove it")
-            else:
-                result.append(
-                    {"id": str(item["id"]), "image_id": str(item["image_id"]), "caption": text}
-                )
-                if not item["caption"].isprintable():
-                    where = f"annotation {item['id']} of {file.name}"
-                    self.note("captions with characters that do not print, cleaned", where)
-        return result
-
-    def identity(self, key: str, split: str, path: Path) -> str:
-        """The photo's id in its source: files that number their photos separately get the split's name before it."""
-        if key in self.known:
-            key = f"{split}/{key}"
-            self.note("photos that are called split/id, as another split has their id", key)
-        self.known[key] = path
-        return key
+def _load_lists(file: Path, *names: str) -> dict[str, Any]:
+    """A JSON file's content, which must be an object with these lists; else `S3EError`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        what = f"cannot be read ({error.strerror}); give yourself read permission"
+        raise S3EError(f"{file}: {what}.") from None
+    except (ValueError, RecursionError) as error:
+        raise S3EError(f"{file} is not valid JSON ({error}); fetch or write it again.") from None
+    for name in names:
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            what = f"not in COCO-captions layout (no list '{name}')"
+            raise S3EError(f"{file}: {what}; see the README for the layout.")
+    return content
 
 
-def _index(images: list[Record], annotations: list[Record]) -> COCO:
-    """pycocotools' index of sound records."""
-    index = COCO()
-    index.dataset = {"images": images, "annotations": annotations}
-    with contextlib.redirect_stdout(io.StringIO()):
-        index.createIndex()
-    return index
+def _record_fault(record: Any, keys: Keys) -> str | None:
+    if not isinstance(record, dict):
+        return "the record is not an object"
+    for key, kind in keys.items():
+        if key not in record:
+            return f"the key '{key}' is missing"
+        value = record[key]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return f"the key '{key}' has a value of the wrong type"
+        free = key in ("caption", "raw") or not isinstance(value, str)
+        if not free and re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value):
+            return f"the key '{key}' holds characters that do not print"
+    return None
+
+
+# --- GoPro: pairs of frames, `{train,test}/<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png` ---
 
 
 VIEWS = {"sharp", "blur", "blur_gamma"}
-RAW = "GOPRO_Large_all"
-_SEQUENCE = re.compile(
-    r"GOPR\d+_(\d+)_\d+"
-)  # GOPRxxxx_yy_zz: yy frames of 240 a second are averaged
 
 
-def gopro_found(tree: Tree) -> bool:
-    """Whether there is any sequence: sub-folders `sharp` and `blur` or `blur_gamma` beside each other."""
-    return any("sharp" in inner and len(VIEWS & {*inner}) > 1 for inner in tree.folders.values())
+def _has_sequences(index: ImageIndex) -> bool:
+    folders = index.tree.folders.values()
+    return any("sharp" in inner and len(VIEWS & {*inner}) > 1 for inner in folders)
 
 
-def read_gopro(root: Path, tree: Tree, subset: str) -> Source:
+def _read_gopro(index: ImageIndex, subset: Subset) -> Source:
     """All pairs of `subset`, sequences kept together; validation sequences are taken from train (see `validation`)."""
-    problems = list(tree.problems)
+    problems = list(index.tree.problems)
     parts: dict[str, dict[str, list[Photo]]] = {"train": {}, "test": {}}
-    for split, folder in _sequences(root, tree, subset, problems):
-        if pairs := _pairs(folder, tree, subset, problems):
-            parts[split][folder.name] = pairs
-    chosen = validation({name: len(pairs) for name, pairs in parts["train"].items()})
-    splits = {
-        "train": [
-            pair for name, pairs in parts["train"].items() if name not in chosen for pair in pairs
-        ],
-        "val": [pair for name in sorted(chosen) for pair in parts["train"][name]],
-        "test": [pair for pairs in parts["test"].values() for pair in pairs],
-    }
-    check_splits(
-        root, splits, problems, "give at least 2 train sequences and 1 test sequence of 2 pairs"
-    )
-    protocol = f"GoPro, subset {subset}, validation = {len(chosen)} of {len(parts['train'])} train sequences"
-    return Source("gopro", root, splits, "sequence", protocol, tuple(problems))
+    for name, (split, folder) in _sequences(index, subset, problems).items():
+        if pairs := _pairs(folder, index.tree, subset, problems):
+            parts[split][name] = pairs
+    train = parts["train"]
+    chosen = validation({name: len(pairs) for name, pairs in train.items()})
+    names = {"train": [name for name in train if name not in chosen], "val": sorted(chosen)}
+    splits = {split: [pair for name in names[split] for pair in train[name]] for split in names}
+    splits["test"] = [pair for pairs in parts["test"].values() for pair in pairs]
+    needed = "give at least 2 train sequences and 1 test sequence of 2 pairs"
+    check_splits(index.root, splits, problems, needed)
+    taken = f"validation = {len(chosen)} of {len(train)} train sequences"
+    protocol = f"GoPro, subset {subset}, {taken}"
+    return Source("gopro", index.root, splits, "sequence", protocol, tuple(problems))
 
 
 def _sequences(
-    root: Path, tree: Tree, subset: str, problems: list[Problem]
-) -> list[tuple[str, Path]]:
-    """(split, folder) of each usable sequence, by name."""
-    folders = sorted(
-        (place for place, inner in tree.folders.items() if VIEWS & {*inner}),
-        key=lambda p: (p.name, p),
-    )
-    if not any(subset in tree.folders[place] for place in folders):
+    index: ImageIndex, subset: Subset, problems: list[Problem]
+) -> dict[str, tuple[str, Path]]:
+    """name -> (split, folder) of each usable sequence, by name."""
+    root, inner = index.root, index.tree.folders
+    folders = sorted((at for at in inner if VIEWS & {*inner[at]}), key=lambda at: (at.name, at))
+    if not any(subset in inner[place] for place in folders):
         other = "blur" if subset == "blur_gamma" else "blur_gamma"
         raise S3EError(
             f"{root}: no sequence has the folder {subset}/; --set data.subset={other} (--subset {other})."
         )
     result: dict[str, tuple[str, Path]] = {}
     for place in folders:
-        split = next(
-            (
-                part
-                for part in reversed(place.relative_to(root).parts[:-1])
-                if part in ("train", "test")
-            ),
-            None,
-        )
+        above = reversed(place.relative_to(root).parts[:-1])
+        split = next((part for part in above if part in ("train", "test")), None)
+        missing = next((view for view in (subset, "sharp") if view not in inner[place]), None)
         if split is None and root.name in ("train", "test"):
-            raise S3EError(
-                f"{root}: is one half of GoPro; give the folder that holds train/ and test/."
-            )
+            whole = "give the folder that holds train/ and test/"
+            raise S3EError(f"{root}: is one half of GoPro; {whole}.")
         if split is None:
-            problems.append(
-                Problem(
-                    str(place), "the sequence is neither in train/ nor in test/", "move it into one"
-                )
-            )
-        elif missing := next(
-            (view for view in (subset, "sharp") if view not in tree.folders[place]), None
-        ):
-            problems.append(
-                Problem(
-                    str(place), f"the sequence has no folder {missing}/", "restore or remove it"
-                )
-            )
+            fault = "the sequence is neither in train/ nor in test/", "move it into one"
+        elif missing:
+            fault = f"the sequence has no folder {missing}/", "restore or remove it"
         elif place.name in result:
             other = result[place.name][1]
-            problems.append(
-                Problem(
-                    str(place), f"the sequence's name is that of {other}", "remove or rename one"
-                )
-            )
+            fault = f"the sequence's name is that of {other}", "remove or rename one"
         else:
             result[place.name] = (split, place)
-    return list(result.values())
+            continue
+        problems.append(Problem(str(place), *fault))
+    return result
 
 
-def _pairs(folder: Path, tree: Tree, subset: str, problems: list[Problem]) -> list[Photo]:
+def _pairs(folder: Path, tree: Tree, subset: Subset, problems: list[Problem]) -> list[Photo]:
     """The pairs of a sequence in the order of their numbers; incomplete and unequal ones are problems."""
     blurred, sharp = (_frames(folder / view, tree, problems) for view in (subset, "sharp"))
     pairs = []
     for number in sorted(blurred.keys() | sharp.keys()):
         if number not in blurred or number not in sharp:
             there, missing = (sharp, subset) if number in sharp else (blurred, "sharp")
-            what = f"has no partner in {missing}/"
-            problems.append(
-                Problem(str(there[number]), what, "restore the partner or remove this file")
-            )
-        elif problem := _unequal(blurred[number], sharp[number]):
+            remedy = "restore the partner or remove this file"
+            problem = Problem(str(there[number]), f"has no partner in {missing}/", remedy)
+        else:
+            problem = _unequal(blurred[number], sharp[number])
+        if problem:
             problems.append(problem)
         else:
             name = f"{folder.name}/{sharp[number].stem}"
@@ -734,19 +543,13 @@ def _unequal(blurred: Path, sharp: Path) -> Problem | None:
             with Image.open(path) as image:
                 sizes.append(image.size)
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            return Problem(
-                str(path),
-                f"cannot be read as a photo ({error})",
-                "replace the file or remove the pair",
-            )
+            what = f"cannot be read as a photo ({error})"
+            return Problem(str(path), what, "replace the file or remove the pair")
     if sizes[0] == sizes[1]:
         return None
     shown = " and ".join(f"{width}x{height}" for width, height in sizes)
-    return Problem(
-        str(blurred),
-        f"blurred and sharp frame differ in size ({shown})",
-        "replace or remove the pair",
-    )
+    what = f"blurred and sharp frame differ in size ({shown})"
+    return Problem(str(blurred), what, "replace or remove the pair")
 
 
 def validation(pairs: dict[str, int]) -> set[str]:
@@ -755,11 +558,10 @@ def validation(pairs: dict[str, int]) -> set[str]:
     Whole recordings: the clips GOPRxxxx_yy_zz of one xxxx stay together. Ranked by hashed name, those of fewer than 5
     pairs last, as many as make 10 % of all pairs and at least 2 pairs; one recording always stays in train.
     """
-    recordings: dict[str, list[str]] = {}
+    recordings: dict[str, list[str]] = defaultdict(list)
     for name in pairs:
-        recordings.setdefault(name.split("_")[0] if _SEQUENCE.fullmatch(name) else name, []).append(
-            name
-        )
+        clip = re.fullmatch(r"(GOPR\d+)_\d+_\d+", name)
+        recordings[clip[1] if clip else name].append(name)
     sizes = {key: sum(pairs[name] for name in names) for key, names in recordings.items()}
     ranked = sorted(sizes, key=lambda key: (sizes[key] < 5, stable_hash("validation", key)))
     chosen: list[str] = []
@@ -770,88 +572,56 @@ def validation(pairs: dict[str, int]) -> set[str]:
     return set(chosen)
 
 
-def windows(photos: list[Photo], frames: int) -> list[list[Photo] | None]:
-    """For each pair the `frames` (odd) consecutive released pairs around it, or None where the sequence has too few."""
-    known = {(photo.sequence, photo.frame): photo for photo in photos}
-    reach = range(-(frames // 2), frames // 2 + 1)
-    around = [
-        [known.get((photo.sequence, photo.frame + step)) for step in reach] for photo in photos
+# --- any folder of photos, without captions or blurred partners ---
+
+
+def _read_folder(index: ImageIndex, subset: Subset) -> Source:
+    """A photo's id is its relative path, with the extension only where that is ambiguous; 80 / 10 / 10 by hashed id."""
+    root, tree = index.root, index.tree
+    names = [
+        (folder / name).relative_to(root) for folder, files in tree.files.items() for name in files
     ]
-    return [None if None in window else window for window in around]
+    paths = [name for name in names if is_photo(name.name)]
+    if not paths:
+        listed = ", ".join(sorted(EXTENSIONS))
+        raise S3EError(f"{root}: holds no photos; give a folder with files that end in {listed}.")
+    stems = Counter(path.with_suffix("") for path in paths)
+    splits: dict[str, list[Photo]] = {name: [] for name in SPLITS}
+    for path in paths:
+        stem = path.with_suffix("")
+        photo = Photo((path if stems[stem] > 1 else stem).as_posix(), root / path)
+        tenth = stable_hash("split", photo.id) % 10
+        splits["train" if tenth < 8 else "val" if tenth == 8 else "test"].append(photo)
+    few = f"{len(paths)} photos are too few, add some (100 are surely enough)"
+    check_splits(root, splits, tree.problems, few)
+    others = Counter(name.suffix.lower() or name.name for name in names if not is_photo(name.name))
+    notes = []
+    if others:
+        shown = ", ".join(sorted(others)[:8])
+        notes.append(f"other files, left alone: {sum(others.values())} ({shown})")
+    if (root / "annotations").is_dir():
+        what = "annotations/ holds no captions_*.json, so the photos are read without captions"
+        notes.append(what)
+    protocol = "photos without captions, split 80/10/10 by id"
+    return Source("folder", root, splits, "hashed", protocol, tuple(tree.problems), tuple(notes))
 
 
-def find_raw(root: Path) -> Path:
-    """The folder of the raw video frames, in `root` or beside it; raises `S3EError` if there is none."""
-    for folder in (root / RAW, root.resolve().parent / RAW):
-        if folder.is_dir():
-            return folder
-    raise S3EError(
-        f"{root}: blur.average=raw needs the raw frames {RAW}/ in this folder or beside it; fetch them or "
-        "--set blur.average=released."
-    )
+class Layout(NamedTuple):
+    """One way in which data lie on disk."""
+
+    found: Callable[[ImageIndex], Any]
+    read: Callable[[ImageIndex, Subset], Source]
 
 
-def raw_shift(pairs: list[Photo], all_root: Path) -> int:
-    """By how many frames the raw numbers of a sequence differ from what `raw_window` expects, told by a sharp frame.
-
-    `pairs`: some of one sequence. A sharp frame is the middle raw frame of its window up to coding (less than a grey
-    level); users report clips whose numbers are off (SeungjunNah/DeepDeblur_release issue 66). Raises `S3EError` if it
-    is found nowhere near.
-    """
-    average, folder = _raw_sequence(pairs[0], all_root)
-    probe = pairs[len(pairs) // 2]
-    sharp, middle = load_whole(probe.path), (probe.frame - 1) * average + average // 2 + 1
-    for shift in sorted(range(-average, average + 1), key=abs):
-        path = folder / f"{middle + shift:06}.png"
-        if not path.is_file():
-            continue
-        image = load_whole(path)
-        if image.shape != sharp.shape:
-            return 0  # whoever stacks the frames names the odd one
-        if np.abs(image.astype(np.int16) - sharp).mean() < 1:
-            return 0 if average % 2 == 0 and abs(shift) <= 1 else shift
-    raise S3EError(
-        f"{probe.path}: is not among the raw frames of {folder} around number {middle}; fetch both again or "
-        "--set blur.average=released."
-    )
+LAYOUTS: dict[Kind, Layout] = {
+    "karpathy": Layout(_karpathy_files, _read_karpathy),
+    "coco": Layout(_coco_files, _read_coco),
+    "gopro": Layout(_has_sequences, _read_gopro),
+    "folder": Layout(lambda index: True, _read_folder),
+}
 
 
-def _raw_sequence(photo: Photo, all_root: Path) -> tuple[int, Path]:
-    """How many raw frames a released one is the mean of, and the folder of the sequence's raw frames."""
-    name = _SEQUENCE.fullmatch(photo.sequence)
-    if not name or not (average := int(name[1])):
-        raise S3EError(
-            f"{photo.sequence}: blur.average=raw needs sequences that are named GOPRxxxx_yy_zz, yy frames averaged; "
-            "--set blur.average=released."
-        )
-    places = (all_root / part / photo.sequence for part in ("train", "test", "."))
-    folder = next((place for place in places if place.is_dir()), None)
-    if folder is None:
-        raise S3EError(
-            f"{all_root}: has no sequence {photo.sequence}; fetch it or --set blur.average=released."
-        )
-    return average, folder
-
-
-def raw_window(photo: Photo, frames: int, all_root: Path, shift: int = 0) -> list[Path] | None:
-    """The `frames`·yy raw frames around a pair of sequence GOPRxxxx_yy_zz; None where the video is too short.
-
-    Released frame n is the mean of the raw frames (n-1)·yy+1 ... n·yy (specification 4.2), plus `shift` where a clip's
-    numbers are off. Raises `S3EError` if the name gives no yy, or if raw frames are missing.
-    """
-    average, folder = _raw_sequence(photo, all_root)
-    before, after = photo.frame - 1 - frames // 2, photo.frame + frames // 2
-    first = before * average + 1 + shift
-    paths = [folder / f"{number:06}.png" for number in range(first, after * average + 1 + shift)]
-    there = [path.is_file() for path in paths]
-    if first < 1 or not there[-1]:
-        return None
-    if not all(there):
-        raise S3EError(
-            f"{paths[there.index(False)]}: the raw frame is missing; fetch the sequence again."
-        )
-    return paths
-
+# --- near-duplicates: what a model is tested on, it must not have been trained on ---
 
 THUMB = 16  # side of the grey thumbnail
 # Of 12.5 million pairs of 5,000 photos (Flickr8k), 12 are near by hash alone, and only the one true pair by both.
@@ -862,35 +632,13 @@ FLAT = 2.0  # grey levels of deviation below which a thumbnail shows nothing tha
 BLOCK = 4_000_000  # comparisons at a time
 
 
-@dataclass(frozen=True)
-class Signatures:
-    """Of N photos: hashes uint64 (N,), thumbnails without mean and of length 1, float32 (N, THUMB^2).
+class PhotoInfo(NamedTuple):
+    """What one photo shows: upright size (width, height), notes, and its `fingerprint`."""
 
-    Thumbnails that show nothing have length 0; they are alike only if equal, which `exact` (N,) numbers.
-    """
-
-    hashes: np.ndarray
-    thumbs: np.ndarray
-    exact: np.ndarray
-
-
-def separate(source: Source, survey: Survey) -> Source:
-    """Keep near-duplicates in one split; every photo moved or left out is said in `notes`.
-
-    Splits made by id ("halved": val and test, "hashed": all three): a group goes where its smallest id is. "given"
-    splits: validation photos that look like a test photo are left out. In both: training photos that look like a
-    validation or test photo are left out. Videos ("sequence") stay as they are.
-    """
-    if source.rule == "sequence":
-        return source
-    splits, notes = dict(source.splits), list(source.notes)
-    if source.rule == "given":
-        splits["val"] = _without(splits, "val", ("test",), survey, notes)
-    else:
-        names = SPLITS if source.rule == "hashed" else ("val", "test")
-        splits |= _gathered({name: splits[name] for name in names}, survey, notes)
-    splits["train"] = _without(splits, "train", ("val", "test"), survey, notes)
-    return replace(source, splits=splits, notes=tuple(notes))
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+    hash: int
+    thumb: bytes
 
 
 def fingerprint(image: Image.Image) -> tuple[int, bytes]:
@@ -905,74 +653,83 @@ def fingerprint(image: Image.Image) -> tuple[int, bytes]:
     return int.from_bytes(bits.tobytes(), "big"), thumb.tobytes()
 
 
-def alike(a: Signatures, b: Signatures) -> np.ndarray:
-    """Index pairs (n, 2) of near-duplicates: photo i of `a` and photo j of `b`."""
-    found, rows = [np.empty((0, 2), dtype=np.int64)], max(1, BLOCK // max(1, len(b.hashes)))
-    for start in range(0, len(a.hashes), rows):
-        near = np.bitwise_count(a.hashes[start : start + rows, None] ^ b.hashes) <= DISTANCE
+def alike(a: Sequence[PhotoInfo], b: Sequence[PhotoInfo]) -> np.ndarray:
+    """Index pairs (n, 2) of near-duplicates: photo i of `a` and photo j of `b`.
+
+    Near in hash and in thumbnail; photos that show nothing are alike only if their thumbnails are equal.
+    """
+    (hashes, thumbs, exact), (others, other_thumbs, other_exact) = map(_signatures, (a, b))
+    found, rows = [np.empty((0, 2), dtype=np.int64)], max(1, BLOCK // max(1, len(b)))
+    for start in range(0, len(a), rows):
+        near = np.bitwise_count(hashes[start : start + rows, None] ^ others) <= DISTANCE
         i, j = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-        same = (a.thumbs[start + i] @ b.thumbs[j].T >= LIKENESS) | (
-            a.exact[start + i, None] == b.exact[j]
-        )
-        same &= near[np.ix_(i, j)]
-        row, column = np.nonzero(same)
+        same = thumbs[start + i] @ other_thumbs[j].T >= LIKENESS
+        same |= exact[start + i, None] == other_exact[j]
+        row, column = np.nonzero(same & near[np.ix_(i, j)])
         found.append(np.stack([start + i[row], j[column]], axis=1))
     return np.concatenate(found)
 
 
-def signatures(photos: list[Photo], survey: Survey) -> Signatures:
-    """The surveyed photos' hashes and thumbnails as arrays."""
-    looks = [survey.looks[photo.id] for photo in photos]
-    bytes_ = np.frombuffer(b"".join(seen.thumb for seen in looks), dtype=np.uint8)
-    thumbs = bytes_.reshape(len(looks), THUMB**2).astype(np.float32)
+def _signatures(infos: Sequence[PhotoInfo]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hashes, thumbnails without mean and of length 1 (0 where they show nothing), and a number for each thumbnail."""
+    content = np.frombuffer(b"".join(info.thumb for info in infos), dtype=np.uint8)
+    thumbs = content.reshape(len(infos), THUMB**2).astype(np.float32)
     thumbs -= thumbs.mean(1, keepdims=True)
     length = np.sqrt((thumbs**2).sum(1, keepdims=True))
     flat = length < FLAT * THUMB
-    hashes = np.array([seen.hash for seen in looks], dtype=np.uint64)
-    exact = np.array([zlib.crc32(seen.thumb) for seen in looks], dtype=np.int64)
-    return Signatures(hashes, np.where(flat, 0, thumbs / np.where(flat, 1, length)), exact)
+    hashes = np.array([info.hash for info in infos], dtype=np.uint64)
+    exact = np.array([zlib.crc32(info.thumb) for info in infos], dtype=np.int64)
+    return hashes, np.where(flat, 0, thumbs / np.where(flat, 1, length)), exact
 
 
-def _without(
-    splits: dict, name: str, others: tuple[str, ...], survey: Survey, notes: list[str]
+def separate(source: Source, infos: dict[str, PhotoInfo]) -> Source:
+    """Keep near-duplicates in one split; every photo moved or left out is listed in `notes`.
+
+    Splits made by id ("halved": val and test, "hashed": all three): a group goes where its smallest id is. "given"
+    splits: validation photos that look like a test photo are left out. In both: training photos that look like a
+    validation or test photo are left out. Videos ("sequence") stay as they are. `infos`: by photo id.
+    """
+    if source.rule == "sequence":
+        return source
+    splits, notes = dict(source.splits), list(source.notes)
+    if source.rule == "given":
+        splits["val"] = without(splits["val"], splits["test"], infos, notes, "val", "test")
+    else:
+        names = SPLITS if source.rule == "hashed" else ("val", "test")
+        splits |= _gathered({name: splits[name] for name in names}, infos, notes)
+    held_out = splits["val"] + splits["test"]
+    splits["train"] = without(splits["train"], held_out, infos, notes, "train", "val or test")
+    return replace(source, splits=splits, notes=tuple(notes))
+
+
+def without(
+    photos: list[Photo],
+    others: list[Photo],
+    infos: dict[str, PhotoInfo],
+    notes: list[str],
+    name: str,
+    where: str,
+    of_others: dict[str, PhotoInfo] | None = None,
 ) -> list[Photo]:
-    """The photos of one split that look like none of the `others`."""
-    kept = [photo for other in others for photo in splits[other]]
-    twins = set(alike(signatures(splits[name], survey), signatures(kept, survey))[:, 0].tolist())
+    """The photos of split `name` that look like none of the `others`; a note says which were left out."""
+    theirs = [(of_others or infos)[photo.id] for photo in others]
+    twins = set(alike([infos[photo.id] for photo in photos], theirs)[:, 0].tolist())
     if twins:
-        ids = [splits[name][k].id for k in sorted(twins)]
-        notes.append(
-            f"{_count(ids, name)} left out, alike a photo of {' or '.join(others)}: {_few(ids)}"
-        )
-    return [photo for k, photo in enumerate(splits[name]) if k not in twins]
-
-
-def without_lent(
-    splits: dict[str, list[Photo]], survey: Survey, known: list[Photo], lent: Survey
-) -> tuple[dict[str, list[Photo]], list[str]]:
-    """The splits without the validation and test photos that look like a `known` one, and what to say about it."""
-    result, notes, theirs = dict(splits), [], signatures(known, lent)
-    for name in ("val", "test"):
-        twins = set(alike(signatures(splits[name], survey), theirs)[:, 0].tolist())
-        result[name] = [photo for k, photo in enumerate(splits[name]) if k not in twins]
-        if ids := [splits[name][k].id for k in sorted(twins)]:
-            notes.append(
-                f"{_count(ids, name)} left out, the borrowed tree was trained on alike ones: {_few(ids)}"
-            )
-    return result, notes
+        ids = [photos[k].id for k in sorted(twins)]
+        notes.append(f"{_count(ids, name)} left out, alike a photo of {where}: {_few(ids)}")
+    return [photo for k, photo in enumerate(photos) if k not in twins]
 
 
 def _gathered(
-    splits: dict[str, list[Photo]], survey: Survey, notes: list[str]
+    splits: dict[str, list[Photo]], infos: dict[str, PhotoInfo], notes: list[str]
 ) -> dict[str, list[Photo]]:
     """The splits with each group of near-duplicates where its smallest id is; movers come last."""
     photos = [photo for part in splits.values() for photo in part]
     home = [name for name, part in splits.items() for _ in part]
-    signs = signatures(photos, survey)
+    signs = [infos[photo.id] for photo in photos]
     i, j = alike(signs, signs).T
-    _, group = connected_components(
-        coo_array((np.ones(len(i)), (i, j)), shape=(len(photos),) * 2), directed=False
-    )
+    graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(photos),) * 2)
+    _, group = connected_components(graph, directed=False)
     first: dict[int, int] = {}
     for k in sorted(range(len(photos)), key=lambda k: photos[k].id):
         first.setdefault(group[k], k)
@@ -981,12 +738,8 @@ def _gathered(
     if moved:
         ids = [photos[k].id for k in moved]
         notes.append(f"{_count(ids)} moved to the split of a near-duplicate: {_few(ids)}")
-    stay = {
-        name: [p for k, p in enumerate(photos) if goal[k] == home[k] == name] for name in splits
-    }
-    return {
-        name: part + [photos[k] for k in moved if goal[k] == name] for name, part in stay.items()
-    }
+    stay = [k for k in range(len(photos)) if goal[k] == home[k]]
+    return {name: [photos[k] for k in stay + moved if goal[k] == name] for name in splits}
 
 
 def _count(ids: list[str], name: str = "") -> str:
