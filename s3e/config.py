@@ -50,13 +50,12 @@ class Data(Section):
 class Blur(Section):
     """The severity that models are trained on; validation and test come in all of them (specification 3.8, 4.3).
 
-    Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames` neighbours, taken from
-    the released blurred frames (variant B) or from the raw video (variant A).
+    Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames` neighbours of the
+    released blurred frames (specification 4.3, variant B).
     """
 
     severity: Literal["light", "moderate", "severe", "released"] = "severe"
     frames: Literal[3, 5] = 3
-    average: Literal["released", "raw"] = "released"
     seed: int = 0
     gamma: float = Field(1.0, ge=1, le=3)  # 2.2: blurred in linear light
     noise: float = Field(0.0, ge=0, le=0.5)

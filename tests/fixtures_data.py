@@ -109,8 +109,8 @@ def write_karpathy(folder, counts=None, size=(56, 40)):
     return folder
 
 
-def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 54), raw=False):
-    """GoPro's layout from a camera that pans one pixel a raw frame; `raw` adds `GOPRO_Large_all` in `folder`."""
+def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 54)):
+    """GoPro's layout from a camera that pans one pixel a raw frame."""
     for place, count in (counts or SEQUENCES).items():
         average = int(place.split("_")[1]) if "_" in place else 7
         wide = picture("gopro", place, size=(size[0] + count * average, size[1]))
@@ -121,8 +121,6 @@ def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 5
             views["blur_gamma"] = 255 * ((part / 255.0) ** 2.2).mean(0) ** (1 / 2.2)
             for view in ("sharp", *subsets):
                 save(folder / place / view / f"{n:06}.png", views[view].round().astype(np.uint8))
-        for t, frame in enumerate(frames if raw else (), start=1):
-            save(folder / "GOPRO_Large_all" / place / f"{t:06}.png", frame)
     return folder
 
 
@@ -130,3 +128,10 @@ def write(path, content):
     """A JSON file, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def cut(path):
+    """Keep the first half of a file; its path."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path

@@ -39,7 +39,7 @@ def photos(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("s3e.utils.RUNS", root / "runs")
-        patch.setattr("s3e.data.prepare.RUNS", root / "runs", raising=False)
+        patch.setattr("s3e.utils.RUNS", root / "runs", raising=False)
         return prepare_corpus(config, root / "corpus"), config
 
 

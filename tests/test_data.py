@@ -15,7 +15,7 @@ from s3e.data.corpus import consensus, load_corpus
 from s3e.data.photos import load_photo, load_whole
 from s3e.data.prepare import prepare_corpus, write_summary
 from s3e.evaluation.images import psnr
-from s3e.utils import S3EError, read_json
+from s3e.utils import S3EError, read_json, write_json
 from tests.conftest import PHOTOS
 from tests.fixtures_data import write_coco, write_gopro, write_photos
 
@@ -27,7 +27,6 @@ SMALL = {"data.size": 32, "data.train": 0, "data.val": 0, "data.test": 0, "evalu
 def runs(tmp_path, monkeypatch):
     """Caches of the tests lie in their own folder."""
     monkeypatch.setattr("s3e.utils.RUNS", tmp_path / "runs")
-    monkeypatch.setattr("s3e.data.prepare.RUNS", tmp_path / "runs", raising=False)
     return tmp_path / "runs"
 
 
@@ -153,7 +152,7 @@ def test_photos_in_the_corpus_are_those_of_the_cache(coco, tmp_path, runs, monke
         assert (tmp_path / "corpus" / f"{view}.npy").samefile(cache / f"{view}.npy")
     expected = load_photo(coco / "images" / "000003.jpg", 32)
     assert (corpus.train.sharp[corpus.train.ids.index("3")] == expected).all()
-    monkeypatch.setattr("s3e.data.prepare.make_views", None)  # a second study decodes nothing
+    monkeypatch.setattr("s3e.data.prepare._make_view", None)  # a second study decodes nothing
     again = prepare_corpus(small(coco, text_min_count=2), tmp_path / "again")
     assert (again.train.sharp == corpus.train.sharp).all() and len(again.words) <= len(corpus.words)
 
@@ -289,39 +288,6 @@ def test_whole_frames_need_one_size(gopro, tmp_path):
         prepare_corpus(small(gopro, data_whole_frames=True), tmp_path / "corpus")
 
 
-def test_raw_frames_are_averaged_in_linear_light(tmp_path):
-    gopro = write_gopro(tmp_path / "gopro", raw=True)
-    settings = {"data_whole_frames": True, "blur_average": "raw"}
-    corpus = prepare_corpus(small(gopro, **settings), tmp_path / "corpus")
-    paths = [
-        gopro / f"GOPRO_Large_all/test/GOPR0384_11_00/{n:06}.png" for n in range(11 + 1, 4 * 11 + 1)
-    ]
-    mean = np.mean([(load_whole(path) / 255) ** 2.2 for path in paths], axis=0)
-    assert np.abs(corpus.test.blurred["severe"][2] - 255 * mean ** (1 / 2.2)).max() <= 0.501
-    assert "variant A" in corpus.protocol
-    crops = prepare_corpus(small(gopro, blur_average="raw"), tmp_path / "crops")
-    whole = Image.fromarray(np.asarray(corpus.test.blurred["severe"][2]))
-    whole.save(tmp_path / "whole.png")
-    assert (crops.test.blurred["severe"][2] == load_photo(tmp_path / "whole.png", 32, 45)).all()
-
-
-def test_raw_frames_of_another_size_are_named(tmp_path):
-    gopro = write_gopro(tmp_path / "gopro", raw=True)
-    for path in (gopro / "GOPRO_Large_all" / "test").rglob("*.png"):
-        Image.new("RGB", (90, 54)).save(path)
-    with pytest.raises(
-        S3EError, match="000002.png: .* 90 x 54 pixels, not 96 x 54: replace the file"
-    ):
-        prepare_corpus(
-            small(gopro, data_whole_frames=True, blur_average="raw"), tmp_path / "corpus"
-        )
-
-
-def test_raw_frames_must_be_there(gopro, tmp_path):
-    with pytest.raises(S3EError, match="blur.average=raw needs the raw frames"):
-        prepare_corpus(small(gopro, blur_average="raw"), tmp_path / "corpus")
-
-
 def test_limits_spread_pairs_over_the_videos_and_keep_their_windows(gopro, tmp_path):
     full = prepare_corpus(small(gopro), tmp_path / "full").test
     few = prepare_corpus(small(gopro, data_test=3), tmp_path / "few").test
@@ -420,20 +386,20 @@ def test_frames_of_one_video_are_spread(corpus):
     assert (corpus.val.spread(corpus.val.rows()) == corpus.val.rows()).all()
 
 
-def test_photos_that_the_borrowed_tree_was_trained_on_are_left_out(tmp_path):
-    captioned = write_coco(tmp_path / "captioned")
-    photos = write_photos(tmp_path / "photos", 60)
-    before = prepare_corpus(small(photos, data_captioned=str(captioned)), tmp_path / "before")
-    taken = before.test.ids[0]
-    lent = sorted((captioned / "images").iterdir())[0]
-    (captioned / "images" / lent.name).write_bytes((photos / f"{taken}.jpg").read_bytes())
-    after = prepare_corpus(small(photos, data_captioned=str(captioned)), tmp_path / "after")
-    assert after.test.ids == before.test.ids[1:] and after.val.ids == before.val.ids
-    assert any(
-        f"the borrowed tree was trained on alike ones: {taken}" in note for note in after.notes
-    )
-
-
 def test_missing_severe_views_are_told(gopro, tmp_path):
     notes = prepare_corpus(small(gopro), tmp_path / "corpus").notes
     assert any(note.startswith("of 6 test pairs 2 have no severe view") for note in notes), notes
+
+
+def test_photos_that_the_borrowed_captioner_was_trained_on_are_left_out(tmp_path):
+    captioned = write_coco(tmp_path / "captioned")
+    photos = write_photos(tmp_path / "photos", 60)
+    params = {"config": {"data": {"source": str(captioned)}}}
+    write_json(tmp_path / "store" / "01_data_blurring" / "all" / "params.json", params)
+    config = small(photos).model_copy(update={"semantics_from": str(tmp_path / "store")})
+    before = prepare_corpus(config, tmp_path / "before")
+    taken, known = before.test.ids[0], min((captioned / "images").iterdir())
+    known.write_bytes((photos / f"{taken}.jpg").read_bytes())
+    after = prepare_corpus(config, tmp_path / "after")
+    assert after.test.ids == before.test.ids[1:] and after.val.ids == before.val.ids
+    assert any(f"1 test photo left out, alike a photo of {captioned}" in n for n in after.notes)

@@ -18,7 +18,6 @@ from s3e.data.photos import (
     decode,
     load_photo,
     load_whole,
-    open_photo,
 )
 from s3e.utils import S3EError
 from tests.fixtures_data import picture
@@ -106,7 +105,7 @@ def test_16_bit_colour_is_scaled(tmp_path):
     values = np.asarray(SMOOTH).astype(">u2") * 257
     rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
     (tmp_path / "photo.png").write_bytes(png(60, 44, depth=16, rows=rows))
-    assert np.array_equal(open_photo(tmp_path / "photo.png"), SMOOTH)
+    assert np.array_equal(decode(tmp_path / "photo.png").image, SMOOTH)
 
 
 def test_alpha_is_laid_over_white(tmp_path):
@@ -116,11 +115,11 @@ def test_alpha_is_laid_over_white(tmp_path):
     SMOOTH.convert("P").save(
         tmp_path / "palette.png", transparency=SMOOTH.convert("P").getpixel((0, 0))
     )
-    pixels = np.asarray(open_photo(tmp_path / "photo.png"))
+    pixels = np.asarray(decode(tmp_path / "photo.png").image)
     assert (pixels[:, :30] == 255).all() and np.array_equal(
         pixels[:, 30:], np.asarray(SMOOTH)[:, 30:]
     )
-    assert open_photo(tmp_path / "palette.png").getpixel((0, 0)) == (255, 255, 255)
+    assert decode(tmp_path / "palette.png").image.getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -136,7 +135,7 @@ def test_exif_turns_the_photo_upright(tmp_path, orientation):
 
 def test_exif_that_cannot_be_parsed_is_ignored(tmp_path):
     SMOOTH.save(tmp_path / "photo.png", exif=b"Exif\0\0no TIFF header")
-    assert open_photo(tmp_path / "photo.png").size == SMOOTH.size
+    assert decode(tmp_path / "photo.png").image.size == SMOOTH.size
 
 
 JPEG, PNG = encoded(SMOOTH, "jpeg"), encoded(SMOOTH, "png")
@@ -187,7 +186,7 @@ def test_files_that_the_system_refuses_are_named(tmp_path, monkeypatch, error, w
 
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(S3EError, match=f"photo.jpg: .*{words}"):
-        open_photo(tmp_path / "photo.jpg")
+        decode(tmp_path / "photo.jpg")
 
 
 def test_a_draft_is_smaller_but_tells_the_full_size(tmp_path):
@@ -198,7 +197,7 @@ def test_a_draft_is_smaller_but_tells_the_full_size(tmp_path):
 
 def test_a_broken_photo_crosses_processes(tmp_path):
     with pytest.raises(BrokenPhoto) as error:
-        open_photo(tmp_path / "photo.jpg")
+        decode(tmp_path / "photo.jpg")
     again = pickle.loads(pickle.dumps(error.value))
     assert str(again) == str(error.value) and again.problem == error.value.problem
 

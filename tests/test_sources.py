@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from s3e.data import readers as gopro
-from s3e.data.readers import SPLITS, open_source, read_source
+from s3e.data.readers import SPLITS, open_source, read_source, validation
 from s3e.utils import S3EError, stable_hash
-from tests.conftest import PHOTOS
 from tests.fixtures_data import (
     picture,
     save,
@@ -590,65 +587,14 @@ def test_a_half_of_gopro_is_refused(pairs):
 
 def test_validation_sequences():
     official = {f"GOPR{n:04}_11_00": 95 for n in range(22)}
-    chosen = gopro.validation(official)
-    assert len(chosen) == 3 and chosen == gopro.validation(dict(reversed(official.items())))
-    assert gopro.validation({"a": 10, "b": 10, "x": 1, "y": 1, "z": 1}) <= {
+    chosen = validation(official)
+    assert len(chosen) == 3 and chosen == validation(dict(reversed(official.items())))
+    assert validation({"a": 10, "b": 10, "x": 1, "y": 1, "z": 1}) <= {
         "a",
         "b",
     }  # short ones only if need be
-    assert len(gopro.validation({"x": 1, "y": 1, "z": 1})) == 2  # one stays in train
-    assert gopro.validation({"a": 10, "x": 1}) == {"a"} and gopro.validation({"a": 10}) == set()
-
-
-@pytest.mark.parametrize("frames", [3, 5])
-def test_windows_are_consecutive_frames_of_one_sequence(pairs, frames):
-    (pairs / "train/GOPR0374_11_00/sharp/000003.png").unlink()
-    photos = [photo for part in read_source(pairs).splits.values() for photo in part]
-    windows = gopro.windows(photos, frames)
-    count = {"GOPR0372_07_00": 8, "GOPR0373_07_01": 6, "GOPR0374_11_00": 0, "GOPR0384_11_00": 6}
-    for photo, window in zip(photos, windows, strict=True):
-        reach = frames // 2
-        assert (window is not None) == (reach < photo.frame <= count[photo.sequence] - reach)
-        if window:
-            assert [other.frame for other in window] == list(
-                range(photo.frame - reach, photo.frame + reach + 1)
-            )
-            assert {other.sequence for other in window} == {photo.sequence} and window[
-                reach
-            ] is photo
-
-
-@pytest.mark.parametrize("inside", [True, False])
-def test_raw_windows(tmp_path, inside):
-    root = write_gopro(tmp_path / "GOPRO_Large", raw=True)
-    if not inside:
-        (root / gopro.RAW).rename(tmp_path / gopro.RAW)
-    source, raw = open_source(root), gopro.find_raw(root)
-    photos = {photo.id: photo for part in source.splits.values() for photo in part}
-    window = gopro.raw_window(photos["GOPR0372_07_00/000003"], 3, raw)
-    assert [int(path.stem) for path in window] == list(range(8, 29)) and all(
-        path.is_file() for path in window
-    )
-    middle, sharp = Image.open(window[10]), Image.open(photos["GOPR0372_07_00/000003"].path)
-    assert middle.tobytes() == sharp.tobytes()
-    for end in ("000001", "000008"):
-        assert gopro.raw_window(photos[f"GOPR0372_07_00/{end}"], 3, raw) is None
-    window[4].unlink()
-    with pytest.raises(S3EError, match="000012.png: the raw frame is missing"):
-        gopro.raw_window(photos["GOPR0372_07_00/000003"], 3, raw)
-
-
-def test_raw_frames_that_are_not_there(tmp_path):
-    root = write_gopro(tmp_path, {"train/one": 6, "train/two": 6, "test/GOPR0001_07_00": 6})
-    splits = open_source(root).splits
-    with pytest.raises(S3EError, match="needs the raw frames GOPRO_Large_all/"):
-        gopro.find_raw(root)
-    with pytest.raises(S3EError, match="none: has no sequence GOPR0001_07_00"):
-        gopro.raw_window(splits["test"][0], 3, root / "none")
-    with pytest.raises(
-        S3EError, match="(one|two): blur.average=raw needs sequences that are named GOPRxxxx_yy_zz"
-    ):
-        gopro.raw_window(splits["train"][0], 3, root / "none")
+    assert len(validation({"x": 1, "y": 1, "z": 1})) == 2  # one stays in train
+    assert validation({"a": 10, "x": 1}) == {"a"} and validation({"a": 10}) == set()
 
 
 # --- photos --------------------------------------------------------------------------------------------------------
@@ -755,52 +701,13 @@ def test_a_photo_folder_without_permission_is_skipped_only_when_allowed(open_fol
 # --- real data -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "counts"),
-    [
-        ("captioned_photos", "coco", [4500, 244, 256]),
-        ("captioned_photos_coco", "coco", [80, 54, 55]),
-        ("gopro_sample", "gopro", [13, 10, 12]),
-    ],
-)
-def test_real_folders(name, kind, counts):
-    folder = PHOTOS.parent / name
-    if not folder.is_dir():
-        pytest.skip(f"no data at {folder} (set S3E_PHOTOS)")
-    source = open_source(folder)
-    assert source.kind == kind and sizes(source) == counts and not source.problems
-
-
 def test_clips_of_one_recording_stay_together():
     clips = {f"GOPR{n:04}_11_{part:02}": 30 for n in range(8) for part in range(3)}
-    chosen = gopro.validation(clips)
+    chosen = validation(clips)
     recordings = [
         {name.split("_")[0] for name in names} for names in (chosen, clips.keys() - chosen)
     ]
     assert chosen and not set.intersection(*recordings)
-
-
-@pytest.mark.parametrize("shift", [0, 5, -2])
-def test_raw_numbers_that_are_off_are_told_by_the_sharp_frames(tmp_path, shift):
-    root = write_gopro(tmp_path / "GOPRO_Large", raw=True)
-    raw = gopro.find_raw(root)
-    (folder,) = raw.rglob("GOPR0372_07_00")
-    for path in sorted(folder.iterdir(), reverse=shift > 0):
-        if (number := int(path.stem) + shift) > 0:
-            path.rename(path.with_name(f"{number:06}.png"))
-    photos = [
-        p
-        for part in open_source(root).splits.values()
-        for p in part
-        if p.sequence == "GOPR0372_07_00"
-    ]
-    assert gopro.raw_shift(photos, raw) == shift
-    window = gopro.raw_window(photos[3], 3, raw, shift)
-    assert [int(path.stem) - shift for path in window] == list(range(2 * 7 + 1, 5 * 7 + 1))
-    for path in folder.iterdir():
-        Image.new("RGB", Image.open(path).size, "red").save(path)
-    with pytest.raises(S3EError, match="is not among the raw frames"):
-        gopro.raw_shift(photos, raw)
 
 
 def test_other_json_files_do_not_make_a_folder_captioned(tmp_path):

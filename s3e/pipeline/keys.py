@@ -19,7 +19,7 @@ import s3e
 from s3e import utils
 from s3e.blur import TRANSFORMS
 from s3e.config import Config
-from s3e.data.readers import coco_kind, gopro_found, walk
+from s3e.data.readers import layout, walk
 from s3e.pipeline import graph
 from s3e.pipeline.graph import CAPTIONED, DRAWS, EXPLORES, Instance, Selection
 from s3e.utils import NOTEBOOKS, S3EError, file_digest, read_json, write_json
@@ -151,9 +151,7 @@ def data_kind(source: str) -> str:
     if source == "scenes":
         return source
     root = Path(source)
-    if captions := coco_kind(root):
-        return captions
-    return "gopro" if gopro_found(walk(root)) else "folder"
+    return layout(root)
 
 
 def data_fingerprint(source: str) -> str | None:
