@@ -22,7 +22,6 @@ import signal
 import sys
 import threading
 import time
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +41,7 @@ from s3e import blur, utils
 from s3e.blur import MIX, SEVERITIES, blur_batch, blur_image, extent, kernel_for, psf, trajectories
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import NULL, TreeVocabulary, Vocabulary
-from s3e.config import PROFILES, Blur, Config, Data, load_config, parse_setting
+from s3e.config import Config, load_config, parse_setting
 from s3e.data import photos as decoding
 from s3e.data import readers
 from s3e.data.corpus import Corpus, load_corpus, severity_table, tree_of
@@ -935,22 +934,3 @@ def prepare(
         views = ", ".join(f"{view} ({number:,})" for view, number in there.items())
         print(f"{name:>5}: {count:,} photos of {width} x {height} pixels, sharp, {views}")
     return 0
-
-
-def configure(parser: ArgumentParser) -> None:
-    add, severities = parser.add_argument, get_args(Blur.model_fields["severity"].annotation)
-    add("root", type=Path, metavar="ROOT", help="the data folder")
-    add("--profile", choices=list(PROFILES), help="prepare what the pipeline reads under this")
-    add("--size", type=int, choices=get_args(Data.model_fields["size"].annotation))
-    add("--severity", choices=severities, help="of the training photos")
-    add("--subset", choices=get_args(Subset), help="GoPro: which blurred frames")
-    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", dest="settings")
-    add("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
-    add("--skip-broken", action="store_true", help="report broken files and leave them out")
-    add("--out", type=Path, metavar="FOLDER", help="where the cache goes")
-
-
-def execute(arguments: Namespace) -> int:
-    given = dict(vars(arguments))
-    given.pop("execute", None)
-    return prepare(**given)
