@@ -15,8 +15,7 @@ import numpy as np
 from s3e.config import load_config
 from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
-from s3e.explore.blurlab import RANGES, BlurLab
-from s3e.explore.treebrowser import TreeBrowser
+from s3e.explore.widgets import RANGES, Examples, blur_lab, caption_lab, tree_lab
 from s3e.inference import Restorer
 from s3e.utils import set_threads
 
@@ -47,45 +46,29 @@ def assign(control: object, value: object) -> Callable[[], None]:
 
 
 def laboratory() -> None:
-    lab = BlurLab(np.rint(255 * photograph("astronaut", SIZE)).astype(np.uint8))
+    lab = blur_lab(np.rint(255 * photograph("astronaut", SIZE)).astype(np.uint8))
     for name, (low, high, _) in RANGES.items():
         places = np.linspace(low, high, EVENTS) if name != "seed" else np.arange(1, EVENTS)
-        report(
-            "blur laboratory",
-            name,
-            timed(assign(lab.controls[name], value.item()) for value in places),
-        )
-    names = [name for name in lab.severity.options if name in ("light", "moderate", "severe")] * 4
-    report("blur laboratory", "severity", timed(assign(lab.severity, name) for name in names))
+        events = (assign(lab.controls[name], value.item()) for value in places)
+        report("blur laboratory", name, timed(events))
 
 
-def browser() -> None:
+def trees() -> None:
     restorer = Restorer.load()
     scenes = make_split("test", EVENTS + 1, size=restorer.config.data.size)
-    found = TreeBrowser(
-        restorer, {scene.id: scene.image for scene in scenes}, {"scene": scenes[0].captions}
-    )
     captions = [caption for scene in scenes for caption in scene.captions]
-    report(
-        "tree browser",
-        "caption typed",
-        timed(assign(found.caption, caption) for caption in captions),
-    )
-    report(
-        "tree browser",
-        "10,000 characters",
-        timed([assign(found.caption, "a dog chases a cat " * 526)]),
-    )
-    report(
-        "tree browser",
-        "scene, read first",
-        timed(assign(found.photo, scene.id) for scene in scenes[1:]),
-    )
-    words = range(2, found.word.max + 1)
-    report("tree browser", "word", timed(assign(found.word, place) for place in words))
+    typed = caption_lab(scenes[0].captions).controls["caption"]
+    report("tree browser", "caption typed", timed(assign(typed, text) for text in captions))
+    long = assign(typed, "a dog chases a cat " * 526)
+    report("tree browser", "10,000 characters", timed([long]))
+    found = tree_lab(Examples(restorer, {scene.id: scene.image for scene in scenes})).controls
+    chosen = (assign(found["photo"], scene.id) for scene in scenes[1:])
+    report("tree browser", "scene, read first", timed(chosen))
+    words = (assign(found["word"], place) for place in range(2, found["word"].max + 1))
+    report("tree browser", "word", timed(words))
 
 
 if __name__ == "__main__":
     set_threads(load_config("laptop").runtime.threads, torch=True)
     laboratory()
-    browser()
+    trees()

@@ -321,10 +321,6 @@ def network_costs(config: Config, sizes: Any) -> list[NetworkCost]:
 
 
 _OLD = {  # until these functions are there
-    "blur_photos": "s3e.inference.blur",
-    "deblur_photos": "s3e.inference.deblur",
-    "caption_photos": "s3e.inference.caption",
-    "export_weights": "s3e.inference.export",
     "check": "s3e.data.check",
     "prepare": "s3e.data.prepare",
     "download": "s3e.data.download",
@@ -337,10 +333,7 @@ def _find(run: str) -> Callable:
     if found := getattr(importlib.import_module(module), function, None):
         return found
     old = importlib.import_module(_OLD[function])
-    more = {"statistics": "whole"}
-    return lambda **given: old.execute(
-        argparse.Namespace(**given, **more, arm=given.get("variant"), set=given.get("settings", []))
-    )
+    return lambda **given: old.execute(argparse.Namespace(**given, set=given.get("settings", [])))
 
 
 def main(command: list[str] | None = None) -> int:

@@ -1,422 +1,386 @@
-"""The blur laboratory and the tree browser: what they compute, what their widgets show, and their static figures."""
+"""The laboratories of notebook 09: what is computed, what panels show, and how they complain."""
 
 import io
-import re
-from dataclasses import replace
-from html import unescape
-from types import SimpleNamespace
-from xml.etree import ElementTree
+from datetime import UTC, datetime
 
+import ipywidgets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from s3e.blur import SEVERITIES, blur_image, exposed, extent, psf, trajectories
+from s3e.blur import SEVERITIES, blur_batch, exposed, extent, psf, trajectories
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr
-from s3e.explore import markup, pictures
-from s3e.explore.blurlab import OWN, PRESET, RANGES, BlurLab, Settings, expose, preset
-from s3e.explore.treebrowser import READERS, TreeBrowser, parsed, spoken
-from s3e.inference import Restorer
-from s3e.report import photos as laboratory
-from s3e.report.diagram import NODE_NAMES
-from s3e.report.style import save
+from s3e.explore import widgets
+from s3e.explore.widgets import RANGES, Change, Examples, expose, outcome, preset
+from s3e.inference import Restorer, read_photo
 from s3e.utils import S3EError, rng
 
-LABELS = ("man", "null", "fire_hydrant", "<b>&", "null", "next_to", "ride")
-
-
-def decoded(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)))
-
-
-def words(html: str) -> str:
-    return unescape(re.sub(r"<[^>]+>", " ", html))
+SCENES = {scene.id: scene.image for scene in make_split("test", 3)}
+FIRST, SECOND, THIRD = SCENES
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    return make_split("test", 3, size=64)
+def examples():
+    torch.set_num_threads(1)
+    return Examples(Restorer.load(), SCENES)
 
 
-@pytest.fixture(scope="module")
-def photo(scenes):
-    return scenes[0].image
+def shown(panel, title):
+    """An image of a panel, as the browser gets it."""
+    return np.asarray(Image.open(io.BytesIO(panel.images[title].value)).convert("RGB"))
 
 
-@pytest.fixture(scope="module")
-def restorer():
-    return Restorer.load()
+def upload(name, content):
+    """What `FileUpload` holds after a choice."""
+    about = {
+        "type": "image/png",
+        "size": len(content),
+        "last_modified": datetime(2020, 1, 1, tzinfo=UTC),
+    }
+    return ({"name": name, "content": memoryview(content), **about},)
 
 
-@pytest.fixture
-def lab(photo):
-    return BlurLab(photo)
+def file(image, name, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, name.rpartition(".")[2].upper(), **options)
+    return upload(name, buffer.getvalue())
 
 
-@pytest.fixture
-def browser(restorer, scenes):
-    return TreeBrowser(
-        restorer, {s.id: s.image for s in scenes}, {s.id: s.captions for s in scenes}
+# Panels
+
+
+def test_a_panel_draws_once_for_several_values_and_shows_mistakes():
+    calls = []
+
+    def show(a, b):
+        calls.append((a, b))
+        if a == 3:
+            raise S3EError("file <x> is broken: restore it.")
+        return {"one": np.zeros((4, 8, 3), np.uint8)} if b else {1 / a: None}, f"{a} and {b}"
+
+    controls = {name: ipywidgets.IntSlider(1, 0, 9, description=name) for name in "ab"}
+    panel = widgets.Panel(show, {"one": 64, "two": 64}, controls)
+    panel.set(a=2, b=5)
+    assert calls == [(1, 1), (2, 5)] and panel.text.value == "2 and 5"
+    assert shown(panel, "one").shape == (32, 64, 3) and panel.cells["two"].layout.display == "none"
+    controls["a"].value = 3
+    assert (
+        "file &lt;x&gt; is broken" in panel.message.value and 'role="alert"' in panel.message.value
     )
+    controls["a"].value = 4
+    assert not panel.message.value
+    controls["b"].value = 0
+    with pytest.raises(ZeroDivisionError):
+        controls["a"].value = 0
+    assert "ZeroDivisionError" in panel.message.value
 
 
-# markup
+def test_every_control_has_a_name(examples):
+    panels = (
+        widgets.blur_lab(SCENES[FIRST]), widgets.caption_lab([]), widgets.tree_lab(examples),
+        widgets.compare(examples), widgets.ablation(examples), widgets.own_photo(examples.restorer),
+    )  # fmt: skip
+    for panel in panels:
+        assert len(panel.controls) >= 2 and not panel.message.value
+        assert all(control.description for control in panel.controls.values())
 
 
-def test_a_tree_is_valid_svg_with_every_label_and_probability():
-    shares = [0.9, 0.5, 1.0, 0.123, 0.3, 0.4, 0.55]
-    root = ElementTree.fromstring(markup.tree(LABELS, shares))
-    said = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    for label in ("man", "∅", "fire hydrant", "<b>&", "next to", "ride", *NODE_NAMES):
-        assert label in said
-    assert [text for text in said if "%" in text] == [
-        "90 %",
-        "50 %",
-        "100 %",
-        "12 %",
-        "30 %",
-        "40 %",
-        "55 %",
-    ]
-    assert root.get("aria-label").startswith("leaf 1: man 90 %; leaf 2: ∅ 50 %")
-    assert not [text for text in words(markup.tree(LABELS)).split() if "%" in text]
+# Examples
 
 
-def test_empty_slots_of_a_tree_are_faint_and_long_labels_are_cut_but_kept_whole_in_the_tooltip():
-    long = "pneumonoultramicroscopic"
-    svg = markup.tree((long, *["null"] * 6))
-    assert svg.count("fill-opacity:0.22") == 1 and svg.count("fill-opacity:0.55") == 6
-    assert "pneumonoultr…" in svg and f"<title>leaf 1: {long}</title>" in svg
+def test_an_example_is_blurred_as_in_the_study(examples):
+    blur, images = examples.restorer.config.blur, np.stack(list(SCENES.values()))
+    study = blur_batch(images, list(SCENES), "severe", blur.seed, blur.gamma, blur.noise)[0]
+    for name, blurred in zip(SCENES, study, strict=True):
+        assert (examples.blurred(name, "severe") == blurred).all()
 
 
-def test_html_escapes_what_it_is_given_and_follows_the_theme():
-    nasty = '<img src=x onerror="a">&'
-    bars, table = markup.bars([nasty], [0.5]), markup.table(("a", nasty), [(nasty, 1.5)])
-    for html in (
-        markup.chips([nasty], [nasty]),
-        bars,
-        table,
-        markup.line(nasty),
-        markup.fault(nasty),
-    ):
-        assert "<img" not in html and nasty in words(html)
-        assert "color:var(--jp-ui-font-color1" in html or "color:var(--jp-error-color1" in html
-        ElementTree.fromstring(html)
+def test_images_and_scores_are_those_of_the_restorer(examples):
+    blurred, sharp = examples.blurred(FIRST, "severe"), SCENES[FIRST]
+    table = examples.table()
+    for variant, label in (("baseline", "baseline (no semantics)"), ("full", "S3E-Deblur (full)")):
+        restored = examples.restorer.restore(blurred, variant)
+        assert (examples.image(FIRST, "severe", variant) == restored).all()
+        assert table["PSNR", label][FIRST, "severe"] == psnr(restored, sharp)
+    wanted = np.clip(widgets.GAIN * np.abs(blurred.astype(int) - sharp), 0, 255)
+    assert (examples.image(FIRST, "severe", "error: blurred") == wanted).all()
+    assert not examples.image(FIRST, "severe", "error: sharp").any()
+    assert list(table.index) == [(name, severity) for name in SCENES for severity in SEVERITIES]
 
 
-def test_long_captions_show_their_first_words_and_how_many_follow():
-    html = markup.tagged(["dog"] * 100, ["NOUN"] * 100)
-    assert html.count(">dog<") == markup.WORDS and f"and {100 - markup.WORDS} more words" in html
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("nobody", "severe", "full"), "unknown example 'nobody'; choose one of test-0-000000"),
+        ((FIRST, "hard", "full"), "unknown severity 'hard'; choose one of light"),
+        ((FIRST, "severe", "frozen"), "no variant 'frozen'"),
+    ],
+)
+def test_unknown_names_are_told(examples, asked, says):
+    with pytest.raises(S3EError, match=says):
+        examples.image(*asked)
+    with pytest.raises(S3EError, match="at least one photo"):
+        Examples(examples.restorer, {})
 
 
-def test_mistakes_are_shown_and_faults_of_the_code_are_shown_and_raised():
-    place = SimpleNamespace(value="")
-    with markup.reported(place):
-        raise S3EError("file <x> is broken: restore it.")
-    assert "file &lt;x&gt; is broken" in place.value and 'role="alert"' in place.value
-    with pytest.raises(KeyError), markup.reported(place):
-        raise KeyError("lost")
-    assert "KeyError" in place.value
-    with markup.reported(place):
-        pass
-    assert place.value == ""
+# The blur laboratory
 
 
-# pictures
-
-
-def test_png_keeps_every_pixel_and_the_order_of_colours(photo):
-    np.testing.assert_array_equal(decoded(pictures.png(photo)), photo)
-    np.testing.assert_array_equal(decoded(pictures.png(photo[..., 0])), photo[..., 0])
-
-
-def test_small_pictures_show_their_pixels_and_large_ones_are_averaged(photo):
-    np.testing.assert_array_equal(pictures.enlarged(photo, 256), photo.repeat(4, 0).repeat(4, 1))
-    assert pictures.enlarged(photo[:32], 256).shape == (128, 256, 3)
-    stripes = np.zeros((512, 512, 3), np.uint8)
-    stripes[::2] = 200
-    assert (pictures.enlarged(stripes, 256) == 100).all()
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (40, 90), (600, 300)])
-def test_a_photo_is_lit_where_the_node_looks_and_outlined_there(shape):
-    grey = np.full((*shape, 3), 100, np.uint8)
-    attention = np.full((4, 8), 0.001)
-    attention[1, 6] = 1 - 0.031
-    found = pictures.lit(grey, attention, 160)
-    height, width = found.shape[:2]
-    assert max(height, width) == 160
-    assert found[int(height * 0.375), int(width * 0.8125)].tolist() == [100, 100, 100]
-    assert found[-1, 0].tolist() == [40, 40, 40]
-    rows, columns = np.nonzero((found == pictures.RIM).all(-1))
-    assert abs(rows.mean() / height - 0.375) < 0.03 and abs(columns.mean() / width - 0.8125) < 0.03
-
-
-def test_path_and_kernel_are_drawn_at_one_scale_around_one_centre():
-    along = np.linspace(-20, 20, 2000) + 0j  # level, to the right
-    window = pictures.window_for(along, 256)
-    assert window == 65
-    drawn = pictures.trajectory(along, 1000, window, 256)
-    coloured = np.flatnonzero((drawn == pictures.PATH).all(-1).any(0))
-    left, right = (128 + 256 * end / window for end in (-20, 20))
-    assert 0 <= coloured.min() - left < 9  # behind the dot at the start
-    assert abs(coloured.max() - 128) < 3  # half of the path
-    hidden = np.flatnonzero(
-        ((np.ptp(drawn, -1) == 0) & (drawn[..., 0] < 250)).any(0)
-    )  # thin, so smoothed
-    assert abs(hidden.max() - right) < 3
-    shown = np.flatnonzero(pictures.kernel(psf(along), window, 256).sum(-1).max(0) > 200)
-    assert abs(shown.min() - left) < 5 and abs(shown.max() - right) < 5
-
-
-@pytest.mark.parametrize("reach,window", [(3, 17), (6.6, 33), (15, 65), (100, 257), (300, 513)])
-def test_the_window_is_the_smallest_that_holds_the_path(reach, window):
-    assert pictures.window_for(np.array([0, reach * 1j]), 256) == window
-
-
-def test_spectra_share_the_scale_of_the_sharp_photo(photo):
-    top = pictures.top(photo)
-    blurred = expose(photo, preset("severe")).blurred
-    sharp, soft = pictures.spectrum(photo, top), pictures.spectrum(blurred, top)
-    assert sharp.max() > 240 and soft.mean() < sharp.mean() - 20
-    assert pictures.spectrum(photo, top + 1).mean() < sharp.mean() - 20
-
-
-# the blur laboratory
-
-
-def test_an_exposure_is_what_camera_and_convolution_give(photo):
-    settings = Settings(0.7, 0.005, 0.5, 0.02, 3)
-    found = expose(photo, settings)
+def test_an_exposure_is_what_path_and_convolution_give():
+    photo = SCENES[FIRST]
+    settings = {"length": 0.7, "exploration": 0.005, "exposure": 0.5, "noise": 0.0, "seed": 3}
+    found = expose(photo, **settings)
     path = trajectories(1, 0.7 * 64, 0.005, rng("laboratory", 3))[0]
     seen = exposed(path, 0.5)
     np.testing.assert_allclose(found.path, path - seen.mean())
     np.testing.assert_array_equal(found.kernel, psf(path, 0.5))
-    blurred = blur_image(
-        photo / np.float32(255), psf(path, 0.5), 1.0, 0.02, rng("laboratory noise", 3)
-    )
-    np.testing.assert_array_equal(found.blurred, np.rint(255 * blurred).astype(np.uint8))
-    assert (found.seen, found.extent, found.psnr) == (
-        1000,
-        extent(seen),
-        psnr(found.blurred, photo),
-    )
-    np.testing.assert_array_equal(expose(photo, settings).blurred, found.blurred)
+    assert (found.seen, found.extent) == (len(seen), extent(seen))
+    assert found.psnr == psnr(found.blurred, photo) < 30
+    straight = expose(np.tile(photo, (1, 2, 1)), length=0.5, exploration=0.0).path
+    assert abs(straight[-1] - straight[0]) == pytest.approx(32), "length counts in shorter sides"
 
 
-def test_without_exploration_the_path_is_straight_and_as_long_as_asked(photo):
-    for picture in (photo, np.tile(photo, (1, 2, 1))):  # length counts in shorter sides
-        path = expose(picture, Settings(0.5, 0.0)).path
-        assert abs(path[-1] - path[0]) == pytest.approx(32)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (64, 100), (33, 48)])
 @pytest.mark.parametrize("end", [0, 1])
-def test_the_ends_of_all_ranges_work_at_any_shape(photo, shape, end):
-    picture = np.ascontiguousarray(np.resize(photo, (*shape, 3)))
-    found = expose(picture, Settings(**{name: RANGES[name][end] for name in RANGES}))
-    assert found.blurred.shape == picture.shape and found.kernel.sum() == pytest.approx(1)
-    lab = BlurLab(picture)
-    for name, control in lab.controls.items():
-        control.value = RANGES[name][end]
-    assert lab.message.value == "" and f"{found.psnr:.2f} dB" in lab.text.value
-
-
-def test_each_setting_does_what_its_name_says(photo):
-    def score(**changed):
-        return expose(photo, replace(preset("moderate"), **changed))
-
-    assert score(length=0.9).psnr < score(length=0.2).psnr
-    assert score(exposure=0.1).extent < score(exposure=1.0).extent
-    assert score(noise=0.1).psnr < score(noise=0.0).psnr
-    assert score(seed=1).extent != score(seed=2).extent
+@pytest.mark.parametrize("shape", [(64, 100), (33, 48)])
+def test_the_ends_of_all_ranges_work_at_any_shape(shape, end):
+    photo = np.ascontiguousarray(np.resize(SCENES[FIRST], (*shape, 3)))
+    ends = {name: bounds[end] for name, bounds in RANGES.items()}
+    found = expose(photo, **ends)
+    assert found.blurred.shape == photo.shape and found.kernel.sum() == pytest.approx(1)
+    lab = widgets.blur_lab(photo)
+    lab.set(**ends)
+    assert not lab.message.value and f"{found.psnr:.2f} dB" in lab.text.value
 
 
 @pytest.mark.parametrize(
-    "name,value", [("length", 0), ("exploration", -1), ("exposure", 0), ("noise", 2)]
+    ("photo", "settings", "says"),
+    [
+        (SCENES[FIRST], {"length": 0}, "blur's length is 0: choose a value from"),
+        (SCENES[FIRST], {"noise": 2}, "blur's noise is 2: choose a value from"),
+        (np.zeros((64, 64, 3)), {}, "give uint8"),
+        (np.zeros((64, 64), np.uint8), {}, "give uint8"),
+    ],
 )
-def test_settings_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(S3EError, match=f"blur's {name} is {value}: choose a value from"):
-        Settings(**{name: value})
+def test_settings_out_of_range_and_wrong_photos_are_refused(photo, settings, says):
+    with pytest.raises(S3EError, match=says):
+        expose(photo, **settings)
 
 
-@pytest.mark.parametrize(
-    "wrong", [np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8), np.zeros((9, 9, 4), np.uint8)]
-)
-def test_a_wrong_photo_is_refused_when_the_laboratory_is_made(wrong):
-    with pytest.raises(S3EError, match="give uint8"):
-        BlurLab(wrong)
-
-
-@pytest.mark.parametrize("name", SEVERITIES)
-def test_a_preset_is_the_middle_of_its_severity(name, lab):
-    found, severity = preset(name), SEVERITIES[name]
-    assert found.length == severity.length_ratio
-    assert found.exposure == {"light": 0.5}.get(name, 1.0)
-    assert min(severity.explorations) <= found.exploration <= max(severity.explorations)
-    lab.severity.value, chosen = OWN, []
-    lab.severity.observe(lambda change: chosen.append(change.new), "value")
-    lab.severity.value = name
-    assert chosen == [name]  # it stays while the sliders move one after the other
-    assert [lab.controls[n].value for n in PRESET] == [getattr(found, n) for n in PRESET]
-    assert lab.severity.value == name and f"{lab.compute(found).psnr:.2f} dB" in lab.text.value
-
-
-def test_sliders_change_what_depends_on_them_and_leave_the_preset(lab):
-    before = {name: view.value for name, view in lab.views.items()}
+def test_sliders_change_what_depends_on_them_and_buttons_set_severities():
+    lab = widgets.blur_lab(SCENES[FIRST])
+    before = {title: image.value for title, image in lab.images.items()}
     lab.controls["noise"].value = 0.05
-    after = {name: view.value for name, view in lab.views.items()}
-    assert [name for name in before if before[name] != after[name]] == ["spectrum", "photo"]
-    assert lab.severity.value == "moderate"  # a severity says nothing about noise
-    lab.controls["exploration"].value += 1e-9  # a browser sends a value back that it has rounded
-    assert lab.severity.value == "moderate"
-    lab.controls["length"].value = 0.9
-    assert all(lab.views[name].value != after[name] for name in after) and lab.severity.value == OWN
+    after = {title: image.value for title, image in lab.images.items()}
+    assert [t for t in before if before[t] != after[t]] == ["log spectrum", "blurred photo"]
+    buttons = {button.description: button for button in lab.widget.children[0].children}
+    assert list(buttons) == list(SEVERITIES)
+    buttons["severe"].click()
+    chosen = {name: lab.controls[name].value for name in preset("severe")}
+    assert chosen == preset("severe") and chosen["length"] == SEVERITIES["severe"].length_ratio
+    assert all(lab.images[title].value != after[title] for title in after)
 
 
-def test_the_photo_that_is_shown_is_the_blurred_one(lab, photo):
-    lab.controls["seed"].value = 5
-    settings = Settings(**{name: control.value for name, control in lab.controls.items()})
-    blurred = lab.compute(settings).blurred
-    np.testing.assert_array_equal(
-        decoded(lab.views["photo"].value), blurred.repeat(4, 0).repeat(4, 1)
-    )
-    assert all(control.description == name for name, control in lab.controls.items())
+# The tree browser
 
 
-# the tree browser
-
-
-def test_a_typed_caption_shows_its_parts_of_speech_and_its_tree(browser):
-    browser.caption.value = "a man rides a horse next to a fire hydrant"
-    said = words(browser.parse.value)
-    for part in (
-        "verb",
-        "preposition",
-        "article",
-        "a man → man",
-        "fire hydrant",
-        "ride",
-        "next to",
-        "root",
-    ):
-        assert part in said
-    before = browser.parse.value
-    browser.caption.value = "a dog chases a cat"
-    assert browser.parse.value != before and "chase" in words(browser.parse.value)
-
-
-def test_a_picked_caption_is_the_one_that_is_parsed(browser, scenes):
-    browser.picker.value = scenes[1].captions[2]
-    assert browser.caption.value == scenes[1].captions[2]
-    assert browser.parse.value == parsed(scenes[1].captions[2])
+def test_a_typed_caption_shows_its_entities_and_its_tree():
+    lab = widgets.caption_lab(["a dog chases a cat", "a cup"])
+    lab.controls["caption"].value = "a man rides a horse next to a fire hydrant"
+    for part in ("a man → man", "fire hydrant", "ride", "next to"):
+        assert part in lab.text.value
+    before = lab.images["tree"].value
+    lab.controls["pick"].value = "a cup"
+    assert lab.controls["caption"].value == "a cup" and lab.images["tree"].value != before
+    assert "Tree: cup, ∅" in lab.text.value
 
 
 @pytest.mark.parametrize(
-    "caption",
-    ["", "   ", "🙂🙂", "xqzt", "and and of", "<script>alert(1)</script>", "a\x00b", "x" * 10_000],
+    ("caption", "answer"),
+    [
+        ("", "No words yet"),
+        ("   ", "No words yet"),
+        ("and and of", "none, so that it has no tree"),
+        ("<script>alert(1)</script>", "Entities"),
+        ("a\x00b", "Entities"),
+        ("x" * 10_000, "No words yet"),
+        ("a dog chases a cat " * 526, "more, for which the tree has no room"),
+    ],
 )
-def test_any_caption_is_answered_by_a_line_or_a_tree(browser, caption):
-    browser.caption.value = caption
-    assert browser.parse_message.value == "" and len(words(browser.parse.value)) > 10
-    assert "<script" not in browser.parse.value
+def test_any_caption_is_answered(caption, answer):
+    lab = widgets.caption_lab([])
+    lab.controls["caption"].value = caption
+    assert answer in lab.text.value and not lab.message.value and "<script" not in lab.text.value
 
 
-def test_ten_thousand_characters_are_cut_and_say_how_many_entities_have_no_room(browser):
-    browser.caption.value = "a dog chases a cat " * 526
-    said = words(browser.parse.value)
-    assert re.search(r"\d{3,} more, for which the tree has no room", said) and "more words" in said
-    assert said.count("→") == 4 and len(browser.parse.value) < 40_000
+@pytest.mark.parametrize("severity", ["sharp", "severe"])
+@pytest.mark.parametrize("reader", ["full", "captioner"])
+def test_a_photo_shows_what_is_read_in_it(examples, severity, reader):
+    lab = widgets.tree_lab(examples)
+    lab.set(photo=THIRD, severity=severity, read_by=reader)
+    seen = examples.image(THIRD, severity, "blurred")
+    assert (seen == SCENES[THIRD]).all() == (severity == "sharp")
+    reading = examples.restorer.read(seen, reader)
+    assert lab.controls["word"].max == len(reading.words)
+    for node in range(7):
+        for label, share in reading.ranking(node):
+            assert f"{widgets._name(label)} {share:.0%}" in lab.text.value
+    pictures = set()
+    for word in range(len(reading.words)):
+        lab.controls["word"].value = word + 1
+        assert f"[{reading.words[word]}]" in lab.text.value
+        pictures.add(lab.images["where the word looks"].value)
+    assert len(pictures) > 1 and not lab.message.value
 
 
-@pytest.mark.parametrize("severity", ["sharp", "light", "severe"])
-@pytest.mark.parametrize("reader", READERS)
-def test_a_photo_shows_what_the_restorer_reads_in_it(browser, restorer, scenes, severity, reader):
-    browser.photo.value, browser.severity.value, browser.reader.value = (
-        scenes[2].id,
-        severity,
-        reader,
+# Before and after
+
+
+def test_the_border_parts_left_from_right(examples):
+    panel = widgets.compare(examples)
+    blurred = examples.blurred(FIRST, "severe")
+    panel.set(right="sharp", border=0)
+    assert (shown(panel, "before and after")[::7, ::7] == SCENES[FIRST]).all()
+    panel.set(border=100)
+    assert (shown(panel, "before and after")[::7, ::7] == blurred).all()
+    panel.set(border=50)
+    half = shown(panel, "before and after")
+    assert (half[:, 223:225] == 255).all()
+    assert (half[::7, :217:7] == blurred[:, :31]).all()
+    assert (half[::7, 231::7] == SCENES[FIRST][:, 33:]).all()
+    panel.set(left="error: baseline", severity="light")
+    score = examples.scores(FIRST, "light").PSNR["S3E-Deblur (full)"]
+    assert "Left: error of baseline" in panel.text.value and f"{score:.2f}" in panel.text.value
+
+
+# Changed trees
+
+
+@pytest.fixture
+def given(monkeypatch, examples):
+    """The node maps of every later call of the generator."""
+    seen, restore = [], examples.restorer.restore
+    keep = lambda *words, **more: seen.append(more.get("maps")) or restore(*words, **more)  # noqa: E731
+    monkeypatch.setattr(examples.restorer, "restore", keep)
+    return seen
+
+
+def test_the_generator_gets_zeros_for_what_is_off_and_the_rest_as_it_was(examples, given):
+    own, other = (examples.reading(name, "severe").maps for name in (FIRST, SECOND))
+    before, every = own.clone(), frozenset(range(7))
+    outcome(examples, FIRST, "severe", Change(off=frozenset({1, 6})))
+    outcome(examples, FIRST, "severe", Change(off=every))
+    outcome(examples, FIRST, "severe", Change(tree_of=SECOND, off=frozenset({0})))
+    some, none, borrowed = (maps for maps in given if maps is not None)
+    assert not some[:, [1, 6]].any() and (some[:, [0, 2, 3, 4, 5]] == own[:, [0, 2, 3, 4, 5]]).all()
+    assert not none.any() and not borrowed[:, 0].any()
+    assert (borrowed[:, 1:] == other[:, 1:]).all() and (own == before).all()
+
+
+def test_no_change_changes_nothing(examples):
+    found = outcome(examples, FIRST, "severe", Change())
+    assert (found.changed == examples.restored(FIRST, "severe", "full")).all() and found.gain == 0
+
+
+def test_the_changes_are_all_there_and_their_effects_are_means(examples):
+    found = widgets.changes(examples, FIRST, "severe")
+    assert [found[words].off for words in list(found)[:7]] == [frozenset({n}) for n in range(7)]
+    assert found["leaves off"].off | found["relations off"].off == found["all nodes off"].off
+    assert found["tree of another"].tree_of == SECOND
+    read = examples.reading(FIRST, "severe").nodes
+    first, second = (read[leaf] for leaf in found["labels swapped"].leaves)
+    assert first != second and "null" not in (first, second)
+    table = widgets.effects(examples, "severe")
+    assert list(table.index) == list(found)
+    gains = [outcome(examples, n, "severe", Change(off=frozenset(range(7)))).gain for n in SCENES]
+    assert table["mean"]["all nodes off"] == pytest.approx(np.mean(gains))
+    assert (table["max"][["all nodes off", "tree of another"]] < -0.2).all()
+
+
+def test_the_panel_does_what_its_controls_say(examples):
+    panel = widgets.ablation(examples)
+    image, difference = panel.images["changed tree"], f"difference x {2 * widgets.GAIN}"
+    whole = image.value
+    assert not shown(panel, difference).any()
+    panel.controls["root"].value = False
+    assert image.value != whole and shown(panel, difference).any()
+    assert panel.text.value.count("<td>no</td>") == 1
+    on, off = panel.widget.children[0].children
+    off.click()
+    assert panel.text.value.count("<td>no</td>") == 7
+    on.click()
+    assert image.value == whole
+    panel.set(tree_of=THIRD)
+    assert examples.reading(THIRD, "severe").caption in panel.text.value
+    panel.set(tree_of="", swap="places", leaf=0, other=2)
+    assert image.value != whole and not panel.message.value
+
+
+# A photo of one's own
+
+
+@pytest.fixture
+def own(examples):
+    return widgets.own_photo(examples.restorer)
+
+
+def test_an_upload_is_read_and_restored(examples, own):
+    own.controls["upload"].value = file(SCENES[FIRST], "scene.png")
+    restored = examples.restorer.restore(SCENES[FIRST])
+    assert (shown(own, "restored") == widgets.style.enlarged(restored, 272)).all()
+    assert examples.restorer.read(SCENES[FIRST]).caption in own.text.value
+    assert "64 x 64" in own.text.value and own.cells["blurred"].layout.display == "none"
+    before = own.images["restored"].value
+    own.set(variant="baseline")
+    assert own.images["restored"].value != before
+    own.set(severity="severe")
+    assert "dB" in own.text.value and own.cells["blurred"].layout.display == ""
+
+
+def test_it_is_saved_upright_with_what_the_file_said(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"  # turned, camera
+    wide = np.tile(SCENES[FIRST], (1, 2, 1))[:50, :101]
+    own.controls["upload"].value = file(wide, "wide.jpeg", exif=exif)
+    target, save = own.widget.children[-2].children
+    saved = own.widget.children[-1]
+    assert target.value == "wide-restored.jpeg"
+    save.click()
+    assert "Saved as" in saved.value and read_photo("wide-restored.jpeg").pixels.shape == (
+        101,
+        50,
+        3,
     )
-    seen = browser.view(scenes[2].id, severity)
-    assert (seen == scenes[2].image).all() == (severity == "sharp")
-    reading = restorer.read(seen, reader)
-    np.testing.assert_array_equal(decoded(browser.seen.value), pictures.enlarged(seen))
-    assert browser.tree.value == markup.tree(reading.nodes, reading.confidence)
-    assert browser.words.value == spoken(reading, browser.word.value - 1)
-    for node, (picture, guess) in enumerate(zip(browser.maps, browser.guesses, strict=True)):
-        np.testing.assert_array_equal(
-            decoded(picture.value), pictures.lit(seen, reading.attention[node], 160)
-        )
-        assert markup.percent(reading.confidence[node]) in guess.value
-    assert browser.message.value == "" and browser.word.max == len(reading.words)
+    assert Image.open("wide-restored.jpeg").getexif()[0x010F] == "maker"
+    save.click()
+    assert "there already" in saved.value
+    target.value = "x.txt"
+    save.click()
+    assert "not written as &#x27;.txt&#x27;" in saved.value
 
 
-def test_the_word_slider_walks_through_the_caption(browser, scenes):
-    reading = browser.reading(browser.photo.value, browser.severity.value)
-    shown = set()
-    for place in range(1, browser.word.max + 1):
-        browser.word.value = place
-        share = reading.word_attention[place - 1]
-        assert browser.heard.value == markup.bars(NODE_NAMES, share)
-        looked = np.einsum("k,khw->hw", share, reading.attention)
-        seen = browser.view(browser.photo.value, browser.severity.value)
-        apart = decoded(browser.listening.value).astype(int) - pictures.lit(seen, looked)
-        assert np.abs(apart).max() <= 1 or (apart != 0).mean() < 0.01
-        shown.add(browser.listening.value)
-    assert len(shown) > 1
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        (upload("<cut>.png", b"\x89PNG\r\n"), "&lt;cut&gt;.png: not a photo"),
+        (file(np.zeros((8, 40, 3), np.uint8), "tiny.png"), "tiny.png: 40 x 8 pixels"),
+        (file(np.zeros((9000, 9000), bool), "huge.png"), "huge.png: larger than 80 megapixels"),
+    ],
+)
+def test_a_bad_upload_is_one_line_and_the_next_good_one_clears_it(own, item, says, tmp_path):
+    own.controls["upload"].value = item
+    assert says in own.message.value and "/tmp" not in own.message.value
+    Image.fromarray(SCENES[SECOND]).save(tmp_path / "a scene.png")
+    own.controls["path"].value = f'"{tmp_path / "a scene.png"}" '
+    assert not own.message.value and "a scene.png: 64 x 64" in own.text.value
+    own.controls["path"].value = str(tmp_path / "none.png")
+    assert "none.png: not there" in own.message.value
 
 
-def test_a_reader_that_says_nothing_and_a_broken_one_are_told_in_a_line(
-    browser, restorer, scenes, monkeypatch
-):
-    silent = replace(
-        restorer.read(scenes[1].image), words=[], word_attention=np.zeros((0, 7), np.float32)
-    )
-    monkeypatch.setattr(Restorer, "read", lambda *_: silent)
-    browser.photo.value = scenes[1].id
-    assert (
-        "says nothing" in browser.words.value
-        and browser.heard.value == ""
-        and browser.word.disabled
-    )
-    assert browser.listening.value == browser.seen.value and browser.message.value == ""
-
-    def broken(*_):
-        raise S3EError("weights.safetensors is damaged: restore it.")
-
-    monkeypatch.setattr(Restorer, "read", broken)
-    browser.photo.value = scenes[2].id
-    assert "weights.safetensors is damaged" in browser.message.value
-
-
-def test_a_browser_needs_no_captions_and_takes_photos_of_any_shape(restorer, photo):
-    found = TreeBrowser(restorer, {"wide": np.tile(photo, (1, 3, 1))}, {})
-    assert found.message.value == "" and "type a caption" in found.parse.value
-    assert decoded(found.maps[0].value).shape == (53, 160, 3)
-
-
-# static figures
-
-
-def texts(figure):
-    found = [text.get_text() for axes in figure.axes for text in axes.texts]
-    return found + [axes.get_title(where) for axes in figure.axes for where in ("left", "center")]
-
-
-def test_the_laboratory_s_figure_says_all_that_the_widget_says(photo, tmp_path):
-    results = [expose(photo, preset(name)) for name in SEVERITIES]
-    figure = laboratory.blur_laboratory(results)
-    said = " | ".join(texts(figure))
-    for result in results:
-        for part in (
-            result.settings,
-            f"{result.window} px wide",
-            f"{result.extent:.1f} px",
-            f"{result.psnr:.2f} dB",
-        ):
-            assert str(part) in said
-    np.testing.assert_array_equal(figure.axes[3].images[0].get_array(), results[0].blurred)
-    assert len(figure.axes) == 12 and all(
-        path.stat().st_size for path in save(figure, tmp_path, "laboratory")
-    )
+def test_the_bar_follows_a_large_photo(own):
+    bar, seen = own.widget.children[-3], []
+    bar.observe(lambda change: seen.append(change.new / bar.max), "value")
+    own.controls["upload"].value = file(np.tile(SCENES[FIRST], (1, 26, 1)), "long.png")
+    assert seen and seen == sorted(seen) and seen[-1] == 1 and not own.message.value

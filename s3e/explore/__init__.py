@@ -1,1 +1,1 @@
-"""Interactive parts of notebook 09; each class has a `widget`, and works without a browser."""
+"""Interactive parts of notebook 09 (`widgets`); each works without a browser, too."""

@@ -1,5 +1,6 @@
-"""Trained networks at work on any photo: weights (`bundle`), reading and restoring (`restorer`), tiles, files."""
+"""Trained networks at work on any photo: files in and out (`photos`), reading and restoring (`restorer`)."""
 
+from s3e.inference.photos import read_photo, write_photo
 from s3e.inference.restorer import Reading, Restorer
 
-__all__ = ["Reading", "Restorer"]
+__all__ = ["Reading", "Restorer", "read_photo", "write_photo"]

@@ -1,33 +1,58 @@
-"""Read and restore one photo of any size with trained networks: the suite's door for users.
+"""Trained networks at work on single photos of any size: restore them, read their trees and captions, pass weights on.
 
 Maps and tree are always those of the whole photo, scaled to the size that the semantic branch was trained at; the
-generator sees every pixel (specification 6.10).
+generator sees every pixel, of a large photo in overlapping tiles (specification 6.10).
 """
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from s3e.captions.tree import EOS
-from s3e.config import VARIANTS
-from s3e.data.corpus import to_images, to_tensor
+from s3e.captions.tree import EOS, NODE_NAMES, NULL, TreeVocabulary, Vocabulary
+from s3e.config import Config
+from s3e.data.corpus import load_corpus, to_images, to_tensor
 from s3e.data.photos import SHORTEST
+from s3e.evaluation.images import PROTOCOL
 from s3e.evaluation.score import STRIDE
-from s3e.inference import bundle, memory
-from s3e.inference.tiles import halo, run_tiled
+from s3e.inference.photos import (
+    Job,
+    check_folder,
+    check_free,
+    find_photos,
+    for_each,
+    plan_results,
+    read_photo,
+    say,
+    write_photo,
+)
 from s3e.models.build import build_generator, build_semantics, load_weights, map_channels
 from s3e.models.encoders import GRID
-from s3e.models.tree import LEAVES, S3Tree, TreeOutput
-from s3e.utils import S3EError
+from s3e.models.tree import LEAVES, TreeOutput
+from s3e.utils import S3EError, atomic_write, file_digest, read_json, write_json
 
-TILE = 768  # pixels of a tile's side: a 12-megapixel photo stays below 4 GiB
+DEMONSTRATION = Path(__file__).parents[1] / "weights"
+RECORD = "bundle.json"
+SOURCES = {  # network -> its file in the run of full, baseline or captioner; the first two are needed
+    "full-generator": "generator",
+    "full-semantics": "semantics",
+    "baseline-generator": "generator",
+    "captioner-semantics": "tree_captioner",
+}
+USED = ("blur", "data", "evaluation", "model", "profile", "seed")  # of a configuration, in a record
+TILE = 1536  # pixels of a tile's side: about 0.6 GiB of memory at width 16
+OVERLAP = 128  # pixels that neighbouring tiles share at least; there one fades into the other
+FINEST = 4  # pixels a cell of the finest features that take maps
 LONGEST = 16  # times the shorter side: a longer photo is squashed to this before it is read
 
 
@@ -37,7 +62,8 @@ class Reading:
 
     `nodes`: seven labels, leaf 1-4, node 5, node 6, root ("null": an empty slot); `probabilities`: of every label, a
     list of seven arrays; `attention`: float32 (7, h, w), each map sums to 1; `maps`: the node maps 1 x 7 x D x h x w;
-    `words` of the caption and `word_attention`: float32 (words, 7), how much each word hears of each node.
+    `words` of the caption and `word_attention`: float32 (words, 7), how much each word attends to each node; `vectors`
+    1 x 7 x D; `features` 1 x C: the encoder's grid, averaged; `names`: labels of entities and of relations.
     """
 
     nodes: tuple[str, ...]
@@ -46,10 +72,10 @@ class Reading:
     maps: Tensor
     words: list[str]
     word_attention: np.ndarray
-    vectors: Tensor  # 1 x 7 x D
-    features: Tensor  # 1 x C: the encoder's grid, averaged
-    names: tuple[list[str], list[str]]  # labels of entities and of relations
-    reader: str  # who read: one of `Restorer.readers`
+    vectors: Tensor
+    features: Tensor
+    names: tuple[list[str], list[str]]
+    reader: str
 
     @property
     def caption(self) -> str:
@@ -67,29 +93,29 @@ class Reading:
         return [(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:k]]
 
 
+@dataclass(eq=False)
 class Restorer:
     """Trained networks for single photos: `restorer.restore(photo)`, `restorer.read(photo)`.
 
-    `arms`: deblurrers ("full", "baseline"); `readers`: who reads a photo: "full" (co-trained on blurred photos) or
-    "captioner" (before co-training, at home on sharp photos too); `about`: what these weights are good for. The
-    networks themselves: `generator(arm)`, `semantics(reader)`.
+    `about`: what these weights are good for; `files`: network -> file of weights (`SOURCES`); `origin`: the run of each
+    network; `longest`: words of the longest caption, signs included. The networks themselves: `generator(variant)`, `semantics(reader)`.
     """
 
-    def __init__(self, source: bundle.Bundle, device: str = "cpu"):
-        self.source, self.device = source, device
-        self.config, self.words, self.labels, self.about = (
-            source.config,
-            source.words,
-            source.labels,
-            source.about,
-        )
-        self.arms = tuple(
-            name for name in ("baseline", "full") if f"{name}-generator" in source.files
-        )
-        self.readers = tuple(
-            name for name in ("full", "captioner") if f"{name}-semantics" in source.files
-        )
-        self.generator, self.semantics = cache(self._load_generator), cache(self._load_semantics)
+    folder: Path
+    config: Config
+    words: Vocabulary
+    labels: TreeVocabulary
+    longest: int
+    files: dict[str, Path]
+    about: str
+    origin: dict[str, dict[str, Any]]
+    device: str = "cpu"
+    categories = ()  # no network here reads true label maps
+
+    def __post_init__(self) -> None:
+        self.variants = self._having("generator", ("baseline", "full"))
+        self.readers = self._having("semantics", ("full", "captioner"))
+        self.generator, self.semantics = cache(self._generator), cache(self._semantics)
 
     @classmethod
     def load(cls, folder: Path | str | None = None, device: str = "cpu") -> "Restorer":
@@ -97,160 +123,137 @@ class Restorer:
 
         Raises `S3EError` where there are no weights, or damaged ones (when they are first used).
         """
-        return cls(bundle.find(folder), device)
+        folder = DEMONSTRATION if folder is None else Path(folder).expanduser().resolve()
+        if (folder / RECORD).is_file():
+            return cls(folder, **_exported(folder), device=device)
+        if (folder / "05_co_training").is_dir():
+            return cls(folder, **_store(folder), device=device)
+        raise S3EError(
+            f"{folder}: no weights there; give a finished store of runs such as runs/laptop (made by: python "
+            "run_all.py), or a folder made by `python -m s3e weights export`."
+        )
 
     @torch.no_grad()
     def read(self, photo: np.ndarray, reader: str = "full") -> Reading:
-        """Tree and caption of a photo, uint8 (H, W, 3) in any size. Raises `S3EError` for an unknown reader.
+        """Tree and caption of a photo, uint8 (H, W, 3) in any size; an unknown reader raises `S3EError`.
 
+        `reader`: "full" (co-trained on blurred photos) or "captioner" (before co-training, at home on sharp ones too).
         A photo longer than `LONGEST` times its shorter side is squashed to that before it is read.
         """
         source = self.semantics(reader)
-        features = source.encoder(_tensor(self._scaled(photo)).to(self.device))
+        features = source.encoder(to_tensor(self._scaled(photo)[None]).to(self.device))
         return self._told(reader, source.tree(features), features.mean((2, 3)))
 
     @torch.no_grad()
     def restore(
-        self, photo: np.ndarray, arm: str = "full", *, reading: Reading | None = None, maps: Tensor | None = None,
-        tile: int = TILE, statistics: str = "whole", progress: Callable[[int, int], None] | None = None,
+        self, photo: np.ndarray, variant: str = "full", *, reading: Reading | None = None, maps: Tensor | None = None,
+        tile: int = TILE, progress: Callable[[list], Iterable] = iter,
     ) -> np.ndarray:  # fmt: skip
-        """The restored photo, uint8 (H, W, 3) like `photo`.
+        """The restored photo, uint8 (H, W, 3) like `photo`, by `variant` "full" or "baseline".
 
         `reading` (by "full") and `maps` (1 x 7 x D x h x w) take the place of what the photo itself says; zeros switch
-        a node off. `tile`, `statistics`, `progress`: see `s3e.inference.tiles.run_tiled`. Raises `S3EError` for an
-        unknown arm, a reading by another than "full", and a photo that does not fit into memory.
+        a node off. A photo larger than `tile` pixels (0: never) is restored in tiles that fade into each other;
+        `progress` goes round their list, e.g. `tqdm`. Raises `S3EError` for an unknown variant, a reading by another
+        than "full" and a tile of less than twice `OVERLAP`.
         """
-        generator = self.generator(arm)
+        generator = self.generator(variant)
         _check(photo)
-        _by_full(reading)
+        _check_reader(reading)
+        if tile and tile < 2 * OVERLAP:
+            raise S3EError(f"tile = {tile}: give {2 * OVERLAP} pixels or more, or 0 for one piece.")
         height, width = photo.shape[:2]
-        image = F.pad(_tensor(photo), (0, -width % STRIDE, 0, -height % STRIDE), "reflect").to(
-            self.device
-        )
-        if arm == "baseline":
+        padding = (0, -width % STRIDE, 0, -height % STRIDE)
+        image = F.pad(to_tensor(np.array(photo)[None]), padding, "reflect")
+        if variant == "baseline":
             maps = None
         elif maps is None:
             maps = (reading or self.read(photo)).maps
-        self._fit(generator, tuple(image.shape[2:]), tile, statistics)
-        embedded = (
-            None
-            if maps is None
-            else _widened(maps.to(self.device).flatten(1, 2), photo.shape, image.shape)
-        )
-        restored = run_tiled(
-            generator, image, embedded, tile=tile, statistics=statistics, progress=progress
-        )
-        return to_images(restored[:, :, :height, :width])[0]
+        if maps is not None:
+            maps = maps.to(self.device).flatten(1, 2)
+        # Each tile has statistics (normalisation, channel attention) of its own, as the patches of the training had.
+        tiles = [
+            (rows, columns)
+            for rows in _cut(image.shape[2], tile)
+            for columns in _cut(image.shape[3], tile)
+        ]
+        total, weights = torch.zeros_like(image), torch.zeros_like(image[:, :1])
+        for rows, columns in progress(tiles) if len(tiles) > 1 else tiles:
+            own = None if maps is None else _maps_of(maps, photo.shape, rows, columns)
+            restored = generator(image[..., rows, columns].to(self.device), own).cpu()
+            weight = torch.outer(_fade(rows, image.shape[2]), _fade(columns, image.shape[3]))
+            total[..., rows, columns] += weight * restored
+            weights[..., rows, columns] += weight
+        return to_images((total / weights)[..., :height, :width])[0]
 
     @torch.no_grad()
-    def relabel(self, reading: Reading, leaf: int, label: str) -> Reading:
-        """A reading by "full" in which one leaf (0-3) shows another entity; the tree itself reads the edit again.
+    def swap(self, reading: Reading, first: int, second: int, places: bool = False) -> Reading:
+        """A reading by "full" in which two leaves (0-3) have swapped their labels; everything above them follows.
 
-        Where the leaf looks, its map is moved towards the mean vector that this entity has in this leaf
-        (`bundle.leaf_prototypes`), up to six times as far where the tree does not name it before; the result's `nodes`
-        tell whether it does. Sub-relation, root and caption follow. Raises `S3EError` for an unknown leaf, and for a
-        label that is not in `editable`. (Specification 6.10.)
+        Where a leaf looks, its map is moved by the difference of the two vectors. With `places`, the leaves then swap
+        their maps, so that each keeps its label and has the other's place.
         """
-        if leaf not in range(LEAVES) or label not in self.labels.entities:
-            raise S3EError(
-                f"relabel: leaf {leaf} (0-3) or label '{label}' is unknown; see restorer.labels.entities."
-            )
-        _by_full(reading)
-        source, wanted = self.semantics("full"), self.labels.entities.index(label)
-        target = torch.from_numpy(self._prototypes[leaf, wanted]).to(self.device)
-        if label not in self.editable:
-            raise S3EError(
-                f"relabel: none of the first {bundle.SEEN} training photos shows '{label}', so its look is unknown; "
-                "choose one of restorer.editable."
-            )
-        weight = torch.from_numpy(reading.attention[leaf] / reading.attention[leaf].max()).to(
-            self.device
-        )
-        move = (target - reading.vectors[0, leaf])[:, None, None] * weight
-        for strength in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
-            leaves = reading.maps[0, :LEAVES].clone()
-            leaves[leaf] = (leaves[leaf] + strength * move).relu()
-            tree = _grown(source.tree, leaves)
-            if int(tree.entity_logits[0, leaf].argmax()) == wanted:
-                break
+        _check_reader(reading)
+        maps, vectors = reading.maps.clone(), reading.vectors[0]
+        for leaf, other in ((first, second), (second, first)):
+            light = torch.from_numpy(reading.attention[leaf]).to(self.device)
+            moved = (vectors[other] - vectors[leaf])[:, None, None] * light / light.square().sum()
+            maps[:, other if places else leaf] = (reading.maps[:, leaf] + moved).relu()
+        tree = _grow(self.semantics("full").tree, list(maps[:, :LEAVES].unbind(1)))
         return self._told("full", tree, reading.features)
 
     def _told(self, reader: str, tree: TreeOutput, features: Tensor) -> Reading:
         """The reading that a tree's output amounts to, with the caption by beam search."""
-        source, logits = self.semantics(reader), [*tree.entity_logits[0], *tree.relation_logits[0]]
-        probabilities = [row.softmax(-1).cpu().numpy() for row in logits]
+        decoder, logits = self.semantics(reader).decoder, [*tree.entity_logits[0]]
+        probabilities = [
+            row.softmax(-1).cpu().numpy() for row in (*logits, *tree.relation_logits[0])
+        ]
         names = (self.labels.entities, self.labels.relations)
-        nodes = tuple(
-            names[node >= LEAVES][int(row.argmax())] for node, row in enumerate(probabilities)
-        )
+        nodes = [names[node >= LEAVES][row.argmax()] for node, row in enumerate(probabilities)]
         context = torch.cat([tree.vectors[:, -1], features], 1)
-        ids = source.decoder.beam(
-            context, tree.vectors, self.source.longest, self.config.evaluation.beam
-        )
+        ids = decoder.beam(context, tree.vectors, self.longest, self.config.evaluation.beam)
         said = [i for i in ids[0].tolist() if i >= EOS]
         said = said[: said.index(EOS)] if EOS in said else said
-        heard = source.decoder.attend(ids, context, tree.vectors)[0, : len(said)]
+        heard = decoder.attend(ids, context, tree.vectors)[0, : len(said)]
         return Reading(
-            nodes=nodes, probabilities=probabilities, attention=tree.attention[0].cpu().numpy(), maps=tree.maps,
+            nodes=tuple(nodes), probabilities=probabilities, attention=tree.attention[0].cpu().numpy(), maps=tree.maps,
             words=[self.words.words[i] for i in said], word_attention=heard.cpu().numpy(), vectors=tree.vectors,
             features=features, names=names, reader=reader,
         )  # fmt: skip
 
     def _scaled(self, photo: np.ndarray) -> np.ndarray:
-        """The photo with its shorter side at the training size and its longer one a multiple of the encoder's stride.
-
-        A photo of the training size stays as it is; beyond `LONGEST` times the shorter side the longer one is squashed.
-        """
+        """The photo with its shorter side at the training size, sides multiples of the encoder's stride."""
         _check(photo)
         size, shorter = self.config.data.size, min(photo.shape[:2])
         step = size // GRID
-        scaled = (max(size, round(side * size / shorter / step) * step) for side in photo.shape[:2])
-        height, width = (min(side, LONGEST * size) for side in scaled)
+        sides = (max(size, round(side * size / shorter / step) * step) for side in photo.shape[:2])
+        height, width = (min(side, LONGEST * size) for side in sides)
         if (height, width) == photo.shape[:2]:
-            return photo
-        return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
+            return np.array(photo)
+        return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
 
-    @cached_property
-    def _prototypes(self) -> np.ndarray:
-        return bundle.prototypes(self.source, self.semantics("full"))
+    def _having(self, kind: str, owners: Sequence[str]) -> tuple[str, ...]:
+        return tuple(owner for owner in owners if f"{owner}-{kind}" in self.files)
 
-    @cached_property
-    def editable(self) -> tuple[str, ...]:
-        """Entities whose look is known, so that `relabel` can give them to a leaf (of a store: found by reading)."""
-        known = np.isfinite(self._prototypes).all((0, 2))
-        return tuple(label for label, here in zip(self.labels.entities, known, strict=True) if here)
+    def _generator(self, variant: str) -> nn.Module:
+        _check_name("variant", variant, self.variants)
+        maps = map_channels(self.config, self, "tree") if variant == "full" else 0
+        return self._weighted(build_generator(self.config, maps), f"{variant}-generator")
 
-    def _fit(
-        self, generator: nn.Module, shape: tuple[int, int], tile: int, statistics: str
-    ) -> None:
-        """Raise `S3EError` if restoring a photo of `shape` (H, W) does not fit into the machine's memory."""
-        if self.device == "cpu" and max(shape) > TILE:
-            width = self.config.model.generator_width
-            memory.check(shape, memory.needed(shape, width, halo(generator), tile, statistics))
-
-    def _load_generator(self, arm: str) -> nn.Module:
-        _known(arm, self.arms, "arm")
-        maps = map_channels(self.config, self.source, VARIANTS[arm].semantics)
-        return self._weighted(build_generator(self.config, maps), f"{arm}-generator")
-
-    def _load_semantics(self, reader: str) -> nn.Module:
-        _known(reader, self.readers, "reader")
-        return self._weighted(
-            build_semantics(self.config, self.source, "tree"), f"{reader}-semantics"
-        )
+    def _semantics(self, reader: str) -> nn.Module:
+        _check_name("reader", reader, self.readers)
+        return self._weighted(build_semantics(self.config, self, "tree"), f"{reader}-semantics")
 
     def _weighted(self, network: nn.Module, name: str) -> nn.Module:
-        load_weights(network, self.source.files[name])
+        load_weights(network, self.files[name])
         return network.to(self.device).eval().requires_grad_(False)
 
 
-def _known(name: str, names: tuple[str, ...], what: str) -> str:
+def _check_name(what: str, name: str, names: Sequence[str]) -> None:
     if name not in names:
         raise S3EError(f"these weights have no {what} '{name}'; choose one of {', '.join(names)}.")
-    return name
 
 
-def _by_full(reading: Reading | None) -> None:
+def _check_reader(reading: Reading | None) -> None:
     if reading is not None and reading.reader != "full":
         raise S3EError(
             f"the reading is by '{reading.reader}', which no deblurrer knows: give one by 'full'."
@@ -258,44 +261,284 @@ def _by_full(reading: Reading | None) -> None:
 
 
 def _check(photo: np.ndarray) -> None:
+    remedy = "s3e.read_photo(path).pixels reads any file so"
     if not isinstance(photo, np.ndarray):
-        raise S3EError(
-            f"a photo must be an array, not {type(photo).__name__}; s3e.read_photo(path).pixels reads a file."
-        )
+        raise S3EError(f"a photo must be an array, not {type(photo).__name__}; {remedy}.")
+    shape = photo.shape
     if (
         photo.dtype != np.uint8
-        or photo.ndim != 3
-        or photo.shape[2] != 3
-        or min(photo.shape[:2]) < SHORTEST
+        or len(shape) != 3
+        or shape[2] != 3
+        or min(shape) < 3
+        or min(shape[:2]) < SHORTEST
     ):
         raise S3EError(
             f"a photo must be uint8 (height, width, 3) with {SHORTEST} pixels or more at each side, not {photo.dtype} "
-            f"{photo.shape}; s3e.read_photo(path).pixels reads any file so."
+            f"{shape}; {remedy}."
         )
 
 
-def _tensor(photo: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3), read-only or not -> float32 1 x 3 x H x W in [-1, 1]."""
-    return to_tensor(np.array(photo)[None])
-
-
-def _widened(maps: Tensor, photo: tuple[int, ...], padded: tuple[int, ...]) -> Tensor:
-    """Maps B x M x h x w that cover `photo` (H, W, 3), continued so that they cover the picture `padded` to strides."""
-    scale = padded[2] / photo[0], padded[3] / photo[1]
-    if scale == (1.0, 1.0):
-        return maps
-    turn = maps.new_tensor([[[scale[1], 0.0, scale[1] - 1], [0.0, scale[0], scale[0] - 1]]])
-    places = F.affine_grid(turn, [1, 1, *maps.shape[2:]], align_corners=False)
-    return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
-
-
-def _grown(tree: S3Tree, leaves: Tensor) -> TreeOutput:
-    """The tree over four given leaf maps, 4 x D x h x w."""
-    pairs = (leaves[:2], leaves[2:])
+def _grow(tree: nn.Module, leaves: list[Tensor]) -> TreeOutput:
+    """The tree over four given leaf maps, each B x D x h x w."""
     subs = [
-        conv(pair.flatten(0, 1)[None]) for conv, pair in zip(tree.sub_relations, pairs, strict=True)
+        conv(torch.cat(pair, 1))
+        for conv, pair in zip(tree.sub_relations, (leaves[:2], leaves[2:]), strict=True)
     ]
-    root = tree.root(torch.cat(subs, 1))
-    maps = torch.stack([*leaves[:, None], *subs, root], 1)
+    maps = torch.stack([*leaves, *subs, tree.root(torch.cat(subs, 1))], 1)
     vectors, attention = tree.pool(maps)
     return TreeOutput(maps, vectors, attention, *tree.classify(vectors))
+
+
+def _cut(side: int, tile: int) -> list[slice]:
+    """Tiles along a side (a multiple of `STRIDE`): equally long, evenly spaced, at least `OVERLAP` in common."""
+    tile = -(-tile // STRIDE) * STRIDE
+    if not tile or side <= tile:
+        return [slice(0, side)]
+    count = -(-(side - OVERLAP) // (tile - OVERLAP))
+    starts = [(side - tile) * i // (count - 1) // STRIDE * STRIDE for i in range(count)]
+    return [slice(start, start + tile) for start in starts]
+
+
+def _fade(place: slice, side: int) -> Tensor:
+    """Weights (0, 1] of a tile's pixels along one axis: falling towards its ends, but not at the photo's border."""
+    ramp, weights = torch.linspace(0, 1, OVERLAP + 2)[1:-1], torch.ones(place.stop - place.start)
+    if place.start:
+        weights[:OVERLAP] = ramp
+    if place.stop < side:
+        weights[-OVERLAP:] = ramp.flip(0)
+    return weights
+
+
+def _maps_of(maps: Tensor, photo: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
+    """The part of maps (1 x M x h x w, they cover `photo`) that covers a tile, which may end beyond the photo."""
+    places = ((columns, photo[1]), (rows, photo[0]))
+    wide, high = ((place.stop - place.start) / side for place, side in places)
+    right, down = ((place.stop + place.start) / side - 1 for place, side in places)
+    if (wide, high) == (1, 1):
+        return maps
+    size = [(place.stop - place.start) // FINEST for place in (rows, columns)]
+    if wide >= 1 and high >= 1:  # one piece
+        size = maps.shape[2:]
+    turn = maps.new_tensor([[[wide, 0, right], [0, high, down]]])
+    grid = F.affine_grid(turn, [1, 1, *size], align_corners=False)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+
+
+def _exported(folder: Path) -> dict[str, Any]:
+    """Arguments of `Restorer` from an exported folder: `bundle.json` and the runs' own files of weights."""
+    path = folder / RECORD
+    record = read_json(path)
+    try:
+        found = {
+            "config": Config.model_validate(record["config"]),
+            "words": Vocabulary.from_dict(record["words"]),
+            "labels": TreeVocabulary.from_dict(record["labels"]),
+            "files": {name: folder / f"{name}.safetensors" for name in sorted(record["origin"])},
+            **{name: record[name] for name in ("longest", "about", "origin")},
+        }
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        why = " ".join((str(error) or type(error).__name__).split()[:12])
+        raise S3EError(
+            f"{path} is damaged or of another version ({why}): restore the folder, or export it again."
+        ) from None
+    for file in found["files"].values():
+        if not file.is_file():
+            raise S3EError(f"{file} is missing: restore the folder, or export it again.")
+    return found
+
+
+def _store(folder: Path) -> dict[str, Any]:
+    """Arguments of `Restorer` from the first seed of a finished store of runs."""
+    finished = folder.glob("05_co_training/full-s*/done.json")
+    runs = {int(done.parent.name.removeprefix("full-s")): done.parent for done in finished}
+    if not runs:
+        raise S3EError(
+            f"{folder}: the co-training is not finished; go on with `python run_all.py`, then try again."
+        )
+    seed, full = min(runs.items())
+    config = Config.model_validate(read_json(full / "params.json")["config"])
+    # Words, labels and captioner are those of the store itself, or of the one that it names.
+    captioned = Path(getattr(config, "semantics_from", "") or folder)
+    owners = {
+        "full": full,
+        "baseline": folder / f"06_ablation/baseline-s{seed}",
+        "captioner": captioned / f"03_train_captioner/s{seed}",
+    }
+    files = {
+        name: owners[name.split("-")[0]] / f"{kind}.safetensors" for name, kind in SOURCES.items()
+    }
+    files = {
+        name: file
+        for name, file in files.items()
+        if file.is_file() and (file.parent / "done.json").is_file()
+    }
+    if lost := [name for name in tuple(SOURCES)[:2] if name not in files]:
+        raise S3EError(
+            f"{full}: its {SOURCES[lost[0]]}.safetensors is missing: run that stage again."
+        )
+    data = captioned / "01_data_blurring/all"
+    if not (data / "done.json").is_file():
+        raise S3EError(f"{data}: the images and words of its training are gone; run it again.")
+    corpus = load_corpus(data)
+    about = f"Weights of the run {folder.name}, s{seed}, trained on {_trained_on(config)}: see its notebooks and tables."
+    return {
+        "config": config, "words": corpus.words, "labels": corpus.labels, "files": files, "about": about,
+        "longest": corpus.train.words.shape[-1],
+        "origin": {name: _origin(file.parent) for name, file in files.items()},
+    }  # fmt: skip
+
+
+def _trained_on(config: Config) -> str:
+    """On what the deblurrers were trained, in a few words."""
+    source = config.data.source
+    photos = f"the photos of {Path(source).name}"
+    what = "the suite's built-in scenes" if source == "scenes" else photos
+    return f"{what} ({config.data.size} px, {config.blur.severity} blur)"
+
+
+def _origin(run: Path) -> dict[str, Any]:
+    done, made = read_json(run / "done.json"), read_json(run / "provenance.json")
+    return {"run": "/".join(run.parts[-3:]), "key": done["key"], "commit": made["commit"]}
+
+
+def export_weights(store: Path, to: Path, overwrite: bool = False) -> int:
+    """`python -m s3e weights export`: a store's first seed as a folder that can be passed on; returns 0.
+
+    Writes weights (unchanged copies), `bundle.json` and a card (README.md). Raises `S3EError` if the store is not
+    finished, lacks the baseline or was exported itself, and if `to` holds anything but exported weights that may be
+    replaced; nothing is written then.
+    """
+    source = Restorer.load(store)
+    if (source.folder / RECORD).is_file():
+        raise S3EError(f"{store} was exported itself: copy the folder as it is.")
+    if "baseline" not in source.variants:
+        raise S3EError(f"{store}: the baseline is not finished; go on with `python run_all.py`.")
+    check_folder(to)
+    exported = (to / RECORD).is_file()
+    if to.is_dir() and any(to.iterdir()) and not (exported and overwrite):
+        remedy = "add --overwrite to replace them" if exported else "name a new or empty folder"
+        what = "weights" if exported else "other files"
+        raise S3EError(f"--to {to} holds {what} already: {remedy}.")
+    if source.config.data.source == "scenes":
+        source.about = (
+            f"Weights trained on {_trained_on(source.config)}: they show how the method works and are of no use on "
+            "photographs."
+        )
+    record = {
+        "about": source.about, "config": source.config.model_dump(mode="json", include=set(USED)),
+        "words": source.words.to_dict(), "labels": source.labels.to_dict(), "longest": source.longest,
+        "origin": {n: {**o, "sha256": file_digest(source.files[n])} for n, o in source.origin.items()},
+    }  # fmt: skip
+    text = _card(source)
+    for name in SOURCES.keys() - source.files.keys():  # of the weights that were there before
+        (to / f"{name}.safetensors").unlink(missing_ok=True)
+    for name, path in source.files.items():
+        with atomic_write(to / f"{name}.safetensors") as temporary:
+            shutil.copyfile(path, temporary)
+    with atomic_write(to / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    write_json(to / RECORD, record)
+    print(f"{to} is ready: {sum(p.stat().st_size for p in to.iterdir()) / 1e6:.1f} MB")
+    return 0
+
+
+def _card(source: Restorer) -> str:
+    """What the weights are, where they come from and how they score on test images, in Markdown."""
+    parts = [
+        f"# Weights of the profile {source.config.profile}, seed {source.config.seed}",
+        source.about,
+    ]
+    parts.append(pd.DataFrame(source.origin).T.to_markdown())
+    for name, path in source.files.items():
+        table = path.with_name("nodes.csv" if "semantics" in name else "scores.csv")
+        if table.is_file() and source.folder in table.parents:
+            rows = pd.read_csv(table).query("split == 'test'")
+            means = rows.groupby(rows.columns[1], sort=False).mean(numeric_only=True)
+            parts += [f"## {name}: means over the test images", means.to_markdown(floatfmt=".3f")]
+    return "\n\n".join([*parts, PROTOCOL]) + "\n"
+
+
+def deblur_photos(
+    photos: Sequence[Path], output: Path, overwrite: bool = False, weights: Path | None = None,
+    variant: str = "full", caption: bool = False, tree: bool = False, tile: int | None = None,
+) -> int:  # fmt: skip
+    """`python -m s3e deblur`: restore photos of any size; print and write their captions and trees, if asked for.
+
+    Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before any work.
+    """
+    found, problems = find_photos(photos, output)
+    jobs = plan_results(found, output, [".json"] if caption or tree else [])
+    tile = TILE if tile is None else tile
+    restorer, _ = _ready(weights, ("full",), variant, tile)
+
+    def restore(job: Job) -> None:
+        check_free(job, overwrite)
+        photo = read_photo(job.photo)
+        reading = restorer.read(photo.pixels) if variant == "full" or job.beside else None
+        bar = partial(tqdm, desc=job.photo.name, leave=False)
+        restored = restorer.restore(photo.pixels, variant, reading=reading, tile=tile, progress=bar)
+        write_photo(restored, photo, job.result)
+        print(job.result, f"({', '.join(photo.notes)})" if photo.notes else "", flush=True)
+        for path in job.beside:
+            facts = {"photo": job.photo.name, "weights": restorer.about, "reader": "full"}
+            write_json(path, facts | _described(reading, caption, tree))
+
+    return for_each(jobs, restore, problems)
+
+
+def caption_photos(
+    photos: Sequence[Path], weights: Path | None = None, tree: bool = False, json: Path | None = None
+) -> int:  # fmt: skip
+    """`python -m s3e caption`: print captions of photos, and their trees; `json`: a new file for everything.
+
+    Read by the captioner, which knows sharp photos as well as blurred ones; where the weights have none, by "full".
+    Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before any work.
+    """
+    if json:
+        check_folder(json.parent)
+        if json.exists():
+            raise S3EError(f"{json} is there already: remove it or name another file.")
+    found, problems = find_photos(photos)
+    restorer, reader = _ready(weights, ("captioner", "full"))
+    everything: dict[str, Any] = {}
+
+    def read(path: Path) -> None:
+        reading = restorer.read(read_photo(path).pixels, reader)
+        print(path)
+        everything[str(path)] = _described(reading, True, tree)
+
+    code = for_each(found, read, problems)
+    if json:
+        write_json(json, {"weights": restorer.about, "reader": reader, "photos": everything})
+    return code
+
+
+def _ready(
+    weights: Path | None, readers: Sequence[str], variant: str = "", tile: int = TILE
+) -> tuple[Restorer, str]:
+    """The networks, tried at once, and the first of `readers` that they have; a line (stderr) tells their use."""
+    restorer, blank = Restorer.load(weights), np.zeros((SHORTEST, SHORTEST, 3), np.uint8)
+    reader = next((name for name in readers if name in restorer.readers), readers[0])
+    reading = restorer.read(blank, reader)
+    if variant:
+        restorer.restore(blank, variant, reading=reading, tile=tile)
+    say(restorer.about)
+    if reader != readers[0]:
+        say(f"these weights have no {readers[0]}, so '{reader}' reads the photos")
+    return restorer, reader
+
+
+def _described(reading: Reading, caption: bool, tree: bool) -> dict[str, Any]:
+    """Caption and tree of a reading: printed, and as facts for a file."""
+    facts: dict[str, Any] = {}
+    if caption:
+        facts["caption"] = reading.caption
+        print(f"  caption  {reading.caption}", flush=True)
+    if tree:
+        facts["tree"] = []
+        for node, label, share in zip(NODE_NAMES, reading.nodes, reading.confidence, strict=True):
+            facts["tree"].append(
+                {"node": node, "label": label, "probability": round(float(share), 4)}
+            )
+            print(f"  {node:<8} {'(empty)' if label == NULL else label} {share:.0%}", flush=True)
+    return facts
