@@ -324,7 +324,6 @@ _OLD = {  # until these functions are there
     "check": "s3e.data.check",
     "prepare": "s3e.data.prepare",
     "download": "s3e.data.download",
-    "download_weights": "s3e.models.build",
 }
 
 

@@ -16,7 +16,7 @@ from s3e.models.build import (
     save_weights,
 )
 from s3e.models.encoders import ConvEncoder, ResNet
-from s3e.models.generator import Dropout, Generator
+from s3e.models.generator import Generator
 from s3e.models.nafnet import NAFBlock, NAFNet
 from s3e.models.tree import S3Tree, VectorTree
 from s3e.utils import S3EError
@@ -277,50 +277,6 @@ def test_nafnet_is_the_published_network():
     assert counter.get_total_flops() / 2e9 == pytest.approx(15.96, abs=0.01)
 
 
-def test_nafnet_shapes_by_stage():
-    with torch.device("meta"):
-        network = NAFNet(width=32, blocks=2)
-    layers = [
-        network.intro,
-        *network.encoder,
-        *network.trunk,
-        network.middle,
-        *network.decoder,
-        network.ending,
-    ]
-    expected = [
-        (32, 48, 80),
-        (32, 48, 80),
-        (64, 24, 40),
-        (128, 12, 20),
-        (256, 6, 10),
-        (256, 6, 10),
-        (512, 3, 5),
-    ]
-    expected += [(256, 6, 10), (128, 12, 20), (64, 24, 40), (32, 48, 80), (3, 48, 80)]
-    assert shapes(network, layers, 48, 80) == expected
-
-
-def test_nafnet_in_every_precision_and_memory_format():
-    torch.manual_seed(0)
-    network = NAFNet(width=4, blocks=2, map_channels=3, embed_at=[1])
-    awaken(network)
-    blurred, maps = torch.rand(2, 3, 32, 48) * 2 - 1, torch.randn(2, 3, 16, 16)
-    expected = network(blurred, maps)
-    assert expected.shape == blurred.shape and expected.abs().max() <= 1
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = network(blurred, maps)
-    rough.mean().backward()
-    assert all(
-        weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters()
-    )
-    torch.testing.assert_close(rough, expected, atol=0.05, rtol=0)
-    torch.testing.assert_close(
-        network.to(memory_format=torch.channels_last)(blurred, maps), expected
-    )
-    torch.testing.assert_close(network.double()(blurred.double(), maps.double()).float(), expected)
-
-
 def test_nafnet_starts_alike_with_and_without_maps_and_checks_places():
     networks = []
     for channels in (0, 3):
@@ -366,7 +322,7 @@ def test_shuffled_embeds_the_next_photos_maps(tiny, corpus):
     model = build_model(tiny, corpus, "shuffled").eval()
     batch = corpus.train.draw(3, "severe", 0, "test")
     semantics = model.read(batch)
-    torch.testing.assert_close(model._embedded(semantics).maps[1], semantics.maps[0])
+    torch.testing.assert_close(model.embedded_maps(semantics)[1], semantics.maps[0])
 
 
 def test_oracle_reads_the_sharp_photo_and_full_does_not(tiny, corpus):
@@ -404,22 +360,3 @@ def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tm
     (tmp_path / "b.safetensors").write_bytes(b"nonsense")
     with pytest.raises(S3EError, match="cannot be read"):
         load_weights(model.generator, tmp_path / "b.safetensors")
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
-@pytest.mark.parametrize("count", [1, 7, 40_000])
-def test_dropout_drops_the_share_and_keeps_the_mean(share, count):
-    layer, ones = Dropout(share), torch.ones(count, requires_grad=True)
-    torch.manual_seed(0)
-    dropped = layer(ones)
-    kept = dropped[dropped > 0]
-    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - share)), rtol=1e-4, atol=0)
-    if count > 1000:
-        assert float((dropped == 0).double().mean()) == pytest.approx(share, abs=0.01)
-        odd, even = (
-            dropped[::4] == 0,
-            dropped[1::4] == 0,
-        )  # neighbours share random bits, and must not share fates
-        assert float((odd & even).double().mean()) == pytest.approx(share**2, abs=0.02)
-    (gradient,) = torch.autograd.grad(dropped.sum(), ones)
-    assert torch.equal(gradient, dropped.detach()) and torch.equal(layer.eval()(ones), ones)

@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from torch import nn
 from s3e.config import load_config
 from s3e.data import download as transfer
 from s3e.models import build as weights
-from s3e.models.build import build_encoder, build_perceptual, load_public, locate, read_state
+from s3e.models.build import build_encoder, build_perceptual, load_public, locate
 from s3e.models.encoders import ResNet, vgg_features
 from s3e.utils import S3EError, rng
 from tests.test_download import site  # noqa: F401 (a fixture: a server that cuts and corrupts)
@@ -28,12 +27,6 @@ def published(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "PUBLIC", {name: "loss.vgg19_weights"})
     monkeypatch.setattr(weights, "FOLDER", tmp_path / "weights")
     return name, content
-
-
-def download(name: str, *more: str) -> int:
-    parser = ArgumentParser()
-    weights.configure(parser)
-    return weights.execute(parser.parse_args([name, *more]))
 
 
 # --- finding and fetching --------------------------------------------------------------------------------------------
@@ -87,10 +80,10 @@ def test_download_goes_on_after_a_cut_and_says_how_to_use_it(
     needs = []
     monkeypatch.setattr(transfer, "check_space", lambda folder, needed: needs.append(needed))
     site.files[name], site.faults = content, ["cut"]
-    assert download(name) == 0
+    assert weights.download_weights(name) == 0
     assert locate(name).read_bytes() == content and site.seen[1][1] and needs[0] == len(content)
     assert capsys.readouterr().out.endswith(f"--set loss.vgg19_weights={name}\n")
-    assert download(name, "--to", str(tmp_path / "else")) == 0
+    assert weights.download_weights(name, tmp_path / "else") == 0
     assert capsys.readouterr().out.endswith(
         f"--set loss.vgg19_weights={tmp_path / 'else' / name}\n"
     )
@@ -103,7 +96,7 @@ def test_download_keeps_no_file_with_another_digest(published, site, monkeypatch
     with pytest.raises(
         S3EError, match=f"not the published file .*put it at {tmp_path / 'weights' / name}"
     ):
-        download(name)
+        weights.download_weights(name)
     assert not list((tmp_path / "weights").iterdir())
 
 
@@ -118,62 +111,67 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_both_formats_of_pytorch_and_safetensors_are_read(tmp_path, zipped):
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(4))
+
+
+@pytest.mark.parametrize("format", ["zip", "legacy", "safetensors"])
+def test_both_formats_of_pytorch_and_safetensors_are_read(tmp_path, format):
     state = {"a": torch.randn(3, 2), "b": torch.randn(4), "other": torch.zeros(1)}
-    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    save_file(state, tmp_path / "a.safetensors")
-    for name in ("a.pth", "a.safetensors"):
-        found = read_state(tmp_path / name, ["a", "b"])
-        assert list(found) == ["a", "b"] and all(
-            torch.equal(found[key], state[key]) for key in found
-        )
+    module, path = Pair(), write(tmp_path, state, format)
+    load_public(module, str(path))
+    assert torch.equal(module.a, state["a"]) and torch.equal(module.b, state["b"])
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_file_is_not_run(tmp_path, zipped):
-    state = {"a": torch.ones(1), "b": Bomb(tmp_path / "run")}
-    torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-    (tmp_path / "b.pth").write_bytes(pickle.dumps(state["b"], protocol=2))
-    for name in ("a.pth", "b.pth"):
-        with pytest.raises(
-            S3EError, match=rf"{name} is damaged, or holds more than plain weights .*: give another"
-        ):
-            read_state(tmp_path / name, ["a"])
+def write(folder: Path, state: dict, format: str) -> Path:
+    if format == "safetensors":
+        save_file(state, folder / "a.safetensors")
+        return folder / "a.safetensors"
+    torch.save(state, folder / "a.pth", _use_new_zipfile_serialization=format == "zip")
+    return folder / "a.pth"
+
+
+@pytest.mark.parametrize("format", ["zip", "legacy", "pickle"])
+def test_code_in_a_file_is_not_run(tmp_path, format):
+    bomb = Bomb(tmp_path / "run")
+    if format == "pickle":
+        (tmp_path / "a.pth").write_bytes(pickle.dumps(bomb, protocol=2))
+    else:
+        write(tmp_path, {"a": torch.ones(1), "b": bomb}, format)
+    with pytest.raises(
+        S3EError, match=r"a\.pth is damaged, or holds more than plain weights .*give"
+    ):
+        load_public(Pair(), str(tmp_path / "a.pth"))
     assert not (tmp_path / "run").exists()
 
 
+A, B = torch.ones(3, 2), torch.ones(4)
+
+
 @pytest.mark.parametrize(
-    "content", [[torch.ones(1)], {"a": [1.0]}, {"b": torch.ones(1)}, {"a": torch.ones(1), "z.1": 0}]
+    "content", [[A], {"a": [1.0], "b": B}, {"b": B}, {"a": A, "b": A}, {"a": A, "b": B, "z.1": B}]
 )
 def test_other_contents_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(
-        S3EError, match=r"a\.pth (is damaged, or holds more than|belongs to another)"
-    ):
-        read_state(tmp_path / "a.pth", ["a"], foreign="z.")
+    with pytest.raises(S3EError, match=r"a\.pth (is damaged, or holds more|belongs to another)"):
+        load_public(Pair(), str(tmp_path / "a.pth"), foreign="z.")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_damaged_files_are_refused_or_read_in_shape(tmp_path, kind):
-    state, path = (
-        {"a": torch.randn(20, 3)},
-        tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pth"),
-    )
-    if kind == "safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
-    content, draw = path.read_bytes(), rng("weights", kind)
+@pytest.mark.parametrize("format", ["zip", "legacy", "safetensors"])
+def test_damaged_files_are_refused_or_read_in_shape(tmp_path, format):
+    path = write(tmp_path, {"a": torch.randn(3, 2), "b": torch.randn(4)}, format)
+    content, draw = path.read_bytes(), rng("weights", format)
     for cut in draw.integers(0, len(content), 15):
         path.write_bytes(content[:cut])
         with pytest.raises(S3EError, match="give another file"):
-            read_state(path, ["a"])
+            load_public(Pair(), str(path))
     for place in draw.integers(0, len(content), 40):
         path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
         try:
-            load_public(nn.ParameterDict(state), str(path))
+            load_public(Pair(), str(path))
         except S3EError as error:
             assert str(error).startswith(str(path))
 

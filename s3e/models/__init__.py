@@ -1,7 +1,7 @@
-"""What the processes of one training share: parts of a batch, sums, gradients and the statistics of normalisation.
+"""Networks: one concept a file; `build` alone knows sizes. Here: what the processes of one training share.
 
-A training with several processes (ranks) gives each an equal part of every batch. With the helpers of this module the
-result is that of one process with the whole batch, up to rounding. In one process they do nothing.
+A training with several processes (ranks) gives each an equal part of every batch. With these helpers the result is that
+of one process with the whole batch, up to rounding. In one process they do nothing.
 """
 
 from collections.abc import Iterable
@@ -21,31 +21,24 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(context, value: Tensor) -> Tensor:
-        result = value.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(result)
-        return result
-
-    @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
-        return _Total.apply(gradient)
-
-
 def total(value: Tensor) -> Tensor:
     """Sum of `value` over all ranks; gradients flow back to every rank's share."""
-    return _Total.apply(value) if world() > 1 else value
+    if world() == 1:
+        return value
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(value)
 
 
 def roll(items: Tensor) -> Tensor:
     """`items.roll(1, 0)` of the whole batch, of which each rank holds a part of equal size (rank order)."""
     if world() == 1:
         return items.roll(1, 0)
-    count, places = len(items), items.new_zeros(world() * len(items), *items.shape[1:])
-    start = rank() * count
-    whole = total(torch.cat([places[:start], items, places[start + count :]]))
-    return whole.roll(1, 0)[start : start + count]
+    start = rank() * len(items)
+    whole = items.new_zeros(world() * len(items), *items.shape[1:])
+    stop = start + len(items)
+    whole = total(torch.cat([whole[:start], items, whole[stop:]]))
+    return whole.roll(1, 0)[start:stop]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -66,7 +59,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class _Shared(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation whose training statistics are those of the whole batch, on all ranks (CPU and GPU)."""
+    """Batch normalisation whose training statistics are those of the whole batch, on all ranks.
+
+    `nn.SyncBatchNorm` does so on GPUs alone.
+    """
 
     def _check_input_dim(self, image: Tensor) -> None:
         pass
@@ -83,8 +79,8 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         variance = total(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)
-            unbiased = variance.detach() * (count / (count - 1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            unbiased = variance * (count / (count - 1))
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(image.dtype)

@@ -1,8 +1,11 @@
-"""The only place that knows sizes: networks for a configuration, a corpus and a variant; and the rules of a variant."""
+"""The only place that knows sizes: networks for a configuration, a corpus and a variant; and files of weights.
+
+No code in a file of weights is ever run: only plain tensors are read, from safetensors or from PyTorch's own format
+(`weights_only`). Public files (ImageNet's) have torchvision's names and addresses; the eight hexadecimal digits of a
+name are the first of the file's SHA-256.
+"""
 
 import zipfile
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,15 +33,24 @@ from s3e.models.semantics import (
 from s3e.models.tree import NODES, S3Tree, VectorTree
 from s3e.utils import RUNS, S3EError, atomic_write, file_digest, seed_everything
 
+ADDRESS = "https://download.pytorch.org/models"
+FOLDER = RUNS / "weights"
+PUBLIC = {  # file: the setting that takes it
+    "vgg19-dcbb9e9d.pth": "loss.vgg19_weights",
+    "resnet50-0676ba61.pth": "model.encoder_weights",
+    "resnet50-11ad3fa6.pth": "model.encoder_weights",
+    "resnet101-63fe2227.pth": "model.encoder_weights",
+    "resnet101-cd907fc2.pth": "model.encoder_weights",
+}
+
 
 def variant_rules(variant: str, captioned: bool) -> Variant:
-    """The rules of an arm; on data without captions (stage D) only the deblurring loss, pretrained semantics frozen."""
-    arm = VARIANTS[variant]
+    """The rules of a variant; on data without captions only the deblurring loss, pretrained semantics frozen."""
+    rules = VARIANTS[variant]
     if captioned:
-        return arm
-    return arm.model_copy(
-        update={"caption_loss": False, "tree_loss": False, "trained": arm.start == "scratch"}
-    )
+        return rules
+    trained = rules.start == "scratch"
+    return rules.model_copy(update={"caption_loss": False, "tree_loss": False, "trained": trained})
 
 
 def map_channels(config: Config, corpus: Corpus, kind: str | None) -> int:
@@ -60,7 +72,7 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
 
 
 def _semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
-    channels = map_channels(config, corpus, kind)
+    channels, node_width = map_channels(config, corpus, kind), config.model.node_width
     if kind in TRUTH:
         if not corpus.categories:
             raise S3EError(
@@ -70,39 +82,31 @@ def _semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     if kind == "noise":
         return NoiseMaps(map_channels=channels)
     encoder = build_encoder(config)
+    width = encoder.channels
     if kind in ("tree", "vectors"):
-        return TreeSemantics(
-            encoder=encoder,
-            tree=build_tree(config, corpus, kind),
-            decoder=_decoder(
-                config,
-                corpus,
-                config.model.node_width + encoder.channels,
-                config.model.node_width,
-                NODES,
-            ),
-        )
-    source = {"global": GlobalSemantics, "flat": FlatSemantics}[kind]
-    context, items = (channels, 0) if kind == "global" else (encoder.channels, encoder.channels)
-    decoder = _decoder(config, corpus, context, items, GRID**2)
-    return source(
-        encoder=encoder, channels=encoder.channels, map_channels=channels, decoder=decoder
-    )
+        tree = build_tree(config, corpus, kind)
+        decoder = _decoder(config, corpus, node_width + width, node_width, NODES)
+        return TreeSemantics(encoder=encoder, tree=tree, decoder=decoder)
+    if kind == "global":
+        source, decoder = GlobalSemantics, _decoder(config, corpus, channels, 0, 0)
+    else:
+        source, decoder = FlatSemantics, _decoder(config, corpus, width, width, GRID**2)
+    return source(encoder=encoder, channels=width, map_channels=channels, decoder=decoder)
 
 
 def build_encoder(config: Config) -> ConvEncoder | ResNet:
-    """The semantic encoder for the configured photo size; `S3EError` where its public weights cannot be used."""
+    """The semantic encoder for the configured image size; `S3EError` where its public weights cannot be used."""
     model, size = config.model, config.data.size
     if model.encoder == "conv":
         return ConvEncoder(size=size, widths=model.encoder_widths)
     encoder = ResNet(kind=model.encoder, size=size, channels=model.encoder_widths[-1])
     if model.encoder_weights:
-        foreign = f"layer3.{LAYERS[model.encoder][2]}."  # of a deeper ResNet
-        load_public(encoder, model.encoder_weights, own=("project.",), foreign=foreign)
+        deeper = f"layer3.{LAYERS[model.encoder][2]}."
+        load_public(encoder, model.encoder_weights, own=("project.",), foreign=deeper)
     return encoder
 
 
-def build_tree(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
+def build_tree(config: Config, corpus: Corpus, kind: str = "tree") -> S3Tree | VectorTree:
     """The S3-tree, or the tree of vectors, with one class per label of the corpus's vocabulary."""
     return (S3Tree if kind == "tree" else VectorTree)(
         channels=config.model.encoder_widths[-1],
@@ -151,33 +155,38 @@ def build_perceptual(config: Config) -> PerceptualLoss | None:
 
 
 def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
-    """The whole model of one ablation arm, initialised from the configuration's seed."""
-    arm = VARIANTS[variant]
+    """The whole model of one variant, initialised from the configuration's seed."""
+    rules = VARIANTS[variant]
+    kind = rules.semantics
     seed_everything(config.seed, "semantics")
-    semantics = None if arm.semantics is None else build_semantics(config, corpus, arm.semantics)
+    semantics = None if kind is None else build_semantics(config, corpus, kind)
     seed_everything(config.seed, "generator")
-    generator = build_generator(config, map_channels(config, corpus, arm.semantics))
-    view = arm.semantics if arm.semantics in VIEWS else arm.view
-    detach = arm.detached or config.loss.detach_semantics
     return S3EDeblur(
-        generator=generator, semantics=semantics, view=view, shuffled=arm.shuffled, detach=detach
+        generator=build_generator(config, map_channels(config, corpus, kind)),
+        semantics=semantics,
+        view=kind if kind in VIEWS else rules.view,
+        shuffled=rules.shuffled,
+        detach=rules.detached or config.loss.detach_semantics,
     )
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's weights as safetensors, whole or not at all."""
-    state = {
-        name: value.detach().cpu().contiguous()
-        for name, value in module.state_dict(keep_vars=True).items()
-    }
+def count_parameters(module: nn.Module | None) -> int:
+    """Learned numbers of a module, frozen ones included (0 for none)."""
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """Name of each tensor of a module -> the first name that the same tensor has (modules may share them)."""
     seen: dict[int, str] = {}
-    unique = {
-        name: value
-        for name, value in state.items()
-        if seen.setdefault(value.data_ptr(), name) == name
-    }
+    tensors = module.state_dict(keep_vars=True)
+    return {name: seen.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's weights as safetensors, whole or not at all; shared ones once, under their first name."""
+    state, names = module.state_dict(), set(_first_names(module).values())
     with atomic_write(path) as temporary:
-        save_file(unique, str(temporary))
+        save_file({name: state[name].cpu().contiguous() for name in names}, str(temporary))
 
 
 def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> nn.Module:
@@ -186,99 +195,56 @@ def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) ->
     Raises `S3EError` for a missing, damaged or foreign file.
     """
     try:
-        state = load_file(str(path))
+        state = load_file(path)
+        names = _first_names(module).items()
+        state |= {name: state[first] for name, first in names if first in state}
+        missing, unexpected = module.load_state_dict(state, strict=False)
     except (OSError, safetensors.SafetensorError) as error:
         raise S3EError(
             f"{path}: weights cannot be read ({error}); run the stage that makes them again."
         ) from None
-    shared = _shared_names(module)
-    state.update({name: state[first] for name, first in shared.items() if first in state})
-    missing, unexpected = _load(module, state, path)
-    missing = [name for name in missing if not name.startswith(ignore)] if ignore else missing
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise S3EError(f"{path}: made with other sizes ({reason}).") from None
+    missing = [name for name in missing if not name.startswith(ignore)]
     if missing or unexpected:
         raise S3EError(
-            f"{path}: made by another network (missing {list(missing)[:3]}, unexpected {list(unexpected)[:3]}); "
+            f"{path}: made by another network (missing {missing[:3]}, unexpected {unexpected[:3]}); "
             "run its stage again."
         )
     return module
 
 
-def _shared_names(module: nn.Module) -> dict[str, str]:
-    seen: dict[int, str] = {}
-    shared = {}
-    for name, value in module.state_dict(keep_vars=True).items():
-        first = seen.setdefault(id(value), name)
-        if first != name:
-            shared[name] = first
-    return shared
-
-
-def _load(module: nn.Module, state: dict, path: Path) -> tuple[list[str], list[str]]:
-    try:
-        result = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise S3EError(
-            f"{path}: made with other sizes ({str(error).splitlines()[-1].strip()})."
-        ) from None
-    return result.missing_keys, result.unexpected_keys
-
-
-def count_parameters(module: nn.Module | None) -> int:
-    """Learned numbers of a module, frozen ones included (0 for none)."""
-    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
-
-
-ADDRESS = "https://download.pytorch.org/models"
-FOLDER = RUNS / "weights"
-PUBLIC = {  # file: the setting that takes it
-    "vgg19-dcbb9e9d.pth": "loss.vgg19_weights",
-    "resnet50-0676ba61.pth": "model.encoder_weights",
-    "resnet50-11ad3fa6.pth": "model.encoder_weights",
-    "resnet101-63fe2227.pth": "model.encoder_weights",
-    "resnet101-cd907fc2.pth": "model.encoder_weights",
-}
-
-
-def configure(parser: ArgumentParser) -> None:
-    """Add the arguments of `python -m s3e weights download`."""
-    parser.add_argument(
-        "name", choices=PUBLIC, metavar="NAME", help=f"what to fetch: {', '.join(PUBLIC)}"
-    )
-    parser.add_argument(
-        "--to", type=Path, metavar="FOLDER", help="where to (default: runs/weights)"
-    )
-
-
-def execute(arguments: Namespace) -> int:
-    """Fetch one file (an interrupted call goes on where it stopped), check its digest, and say how to use it."""
-    name, path = arguments.name, (arguments.to or FOLDER) / arguments.name
+def download_weights(name: str, to: Path | None = None) -> int:
+    """Fetch one of `PUBLIC` into a folder (an interrupted call resumes), check it, print how to use it; returns 0."""
+    path = (to or FOLDER) / name
     remedy = f"run the command again, or fetch the file with a browser and put it at {path}"
     fetch(f"{ADDRESS}/{name}", path, sha256=_published(name), remedy=remedy, archive=False)
-    print(f"{path} is ready: --set {PUBLIC[name]}={path.resolve() if arguments.to else name}")
+    print(f"{path} is ready: --set {PUBLIC[name]}={path.resolve() if to else name}")
     return 0
+
+
+def _published(name: str) -> str:
+    return Path(name).stem.rpartition("-")[2]
 
 
 def locate(weights: str) -> Path:
     """The file that a setting means: a path, or a public name, then looked for in `runs/weights`.
 
-    A file under a public name has the digest that its name tells. Raises `S3EError` where it has not, or is missing.
+    A file under a public name has the digest that its name promises. Raises `S3EError` where it has not, or is missing.
     """
     path = Path(weights)
-    if weights in PUBLIC and not path.is_file():
+    public = weights in PUBLIC
+    if public and not path.is_file():
         path = FOLDER / weights
     if not path.is_file():
-        name = weights if weights in PUBLIC else "NAME"
-        known = (
-            ""
-            if weights in PUBLIC
-            else f" (one of {', '.join(PUBLIC)}), or give the path of a file of weights"
-        )
+        names = f" (one of {', '.join(PUBLIC)}), or give the path of a file of weights"
         raise S3EError(
-            f"{path} does not exist: fetch it by `python -m s3e weights download {name}`{known}."
+            f"{path} does not exist: fetch it by `python -m s3e weights download "
+            f"{weights if public else 'NAME'}`{'' if public else names}."
         )
     if path.name in PUBLIC:
-        status = path.stat()
-        found = _digest(path, status.st_size, status.st_mtime_ns)
+        found = _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
         if not found.startswith(_published(path.name)):
             raise S3EError(
                 f"{path} is damaged or another file (its SHA-256 begins with {found[:8]}): delete it, then fetch it "
@@ -293,40 +259,19 @@ def _digest(path: Path, size: int, changed: int) -> str:
     return file_digest(path)
 
 
-def _published(name: str) -> str:
-    return Path(name).stem.rpartition("-")[2]
-
-
-def read_state(path: Path, names: Iterable[str], foreign: str = "") -> dict[str, Tensor]:
-    """The tensors `names` of a .pth or .safetensors file.
-
-    Raises `S3EError` for a damaged file, one with other contents than tensors (nothing of it is run), one without a
-    name, or with a name that begins with `foreign`, by which a similar network is told.
-    """
+def _read(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name, left on the disk where the format allows it."""
     try:
-        state = _read(path)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:  # damaged bytes make the readers fail in every possible way
         reason = type(error).__name__
         raise S3EError(
             f"{path} is damaged, or holds more than plain weights ({reason}): give another file."
         ) from None
-    missing = [name for name in names if not isinstance(state.get(name), Tensor)]
-    if missing or (foreign and any(str(name).startswith(foreign) for name in state)):
-        reason = f"it has no weights '{missing[0]}'" if missing else f"it has weights '{foreign}*'"
-        raise S3EError(
-            f"{path} belongs to another network ({reason}): give the file of the network that is set."
-        )
-    return {name: state[name] for name in names}
-
-
-def _read(path: Path) -> dict:
-    """All tensors of a file by name, left on the disk where the format allows it."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    if not isinstance(state, dict):
-        raise TypeError("not named tensors")
-    return state
 
 
 def load_public(
@@ -334,22 +279,25 @@ def load_public(
 ) -> None:  # fmt: skip
     """Fill `module` from the file that `weights` means, where its names begin with `prefix`.
 
-    Names of `module` that begin with one of `own` keep their values. Raises `S3EError` as `locate` and `read_state` do,
-    and for other sizes.
+    Names of `module` that begin with one of `own` keep their values. Raises `S3EError` as `locate` does, and for a file
+    that is damaged, holds more than plain tensors (nothing of it is run) or belongs to another network: one that lacks
+    a name, has another size, or has a name that begins with `foreign`.
     """
     path = locate(weights)
-    wanted = {
-        name: value
-        for name, value in module.state_dict().items()
-        if not name.startswith(own)
-        and not name.endswith("num_batches_tracked")  # older files do not have them
-    }
-    state = read_state(path, [prefix + name for name in wanted], foreign)
-    for name, value in wanted.items():
-        found = state[prefix + name].shape
-        if found != value.shape:
-            raise S3EError(
-                f"{path} belongs to another network ('{prefix}{name}' is {tuple(found)}, not {tuple(value.shape)}): "
-                "give the file of the network that is set."
-            )
-    module.load_state_dict({name: state[prefix + name] for name in wanted}, strict=False)
+    state, wanted, fault = _read(path), {}, ""
+    for name, value in module.state_dict().items():
+        # older files do not have counters of batches
+        if name.startswith(own) or name.endswith("num_batches_tracked"):
+            continue
+        found = wanted[name] = state.get(prefix + name)
+        if found is None:
+            fault = fault or f"it has no weights '{prefix}{name}'"
+        elif found.shape != value.shape:
+            fault = fault or f"'{prefix}{name}' is {tuple(found.shape)}, not {tuple(value.shape)}"
+    if foreign and any(name.startswith(foreign) for name in state):
+        fault = f"it has weights '{foreign}*'"
+    if fault:
+        raise S3EError(
+            f"{path} belongs to another network ({fault}): give the file of the network that is set."
+        )
+    module.load_state_dict(wanted, strict=False)

@@ -1,4 +1,4 @@
-"""The DeblurGAN generator with places where node maps are embedded (specification 3.1 and 6.5)."""
+"""DeblurGAN: the generator, with places where node maps are embedded, and the critic (specification 3.1, 3.2, 6.5)."""
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +52,10 @@ class Embed(nn.Module):
 
     def __init__(self, map_channels: int, width: int, fuse: str):
         super().__init__()
-        self.fuse = fuse
         self.project = nn.Conv2d(map_channels, width, 1)
-        self.mix = nn.Conv2d(
-            2 * width if fuse == "concat" else width, width if fuse == "concat" else 2 * width, 1
-        )
+        self.fuse = fuse
+        inputs, outputs = (2 * width, width) if fuse == "concat" else (width, 2 * width)
+        self.mix = nn.Conv2d(inputs, outputs, 1)
         self.zero()
 
     def zero(self) -> None:
@@ -65,9 +64,8 @@ class Embed(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, features: Tensor, maps: Tensor) -> Tensor:
-        maps = F.interpolate(
-            self.project(maps), features.shape[2:], mode="bilinear", align_corners=False
-        )
+        maps = self.project(maps)  # B x C x h x w
+        maps = F.interpolate(maps, features.shape[2:], mode="bilinear", align_corners=False)
         if self.fuse == "concat":
             return features + self.mix(torch.cat([features, maps], 1))
         gamma, beta = self.mix(maps).chunk(2, 1)
@@ -82,9 +80,19 @@ def embeddings(
         raise ValueError(
             f"model.embed_at = {list(places)}: the generator has blocks 0 to {blocks - 1}"
         )
-    return nn.ModuleDict(
-        {str(place): Embed(map_channels, width, fuse) for place in (places if map_channels else [])}
-    )
+    places = places if map_channels else []
+    return nn.ModuleDict({str(place): Embed(map_channels, width, fuse) for place in places})
+
+
+def run_trunk(
+    trunk: nn.ModuleList, embed: nn.ModuleDict, features: Tensor, maps: Tensor | None
+) -> Tensor:
+    """The blocks of `trunk` one after the other; `maps` are embedded before those that `embed` names."""
+    for place, block in enumerate(trunk):
+        if maps is not None and str(place) in embed:
+            features = embed[str(place)](features, maps)
+        features = block(features)
+    return features
 
 
 class Generator(nn.Module):
@@ -116,11 +124,8 @@ class Generator(nn.Module):
             embed.zero()
 
     def forward(self, blurred: Tensor, maps: Tensor | None = None) -> Tensor:
-        features = self.encoder(blurred)
-        for place, block in enumerate(self.trunk):
-            if maps is not None and str(place) in self.embed:
-                features = self.embed[str(place)](features, maps)
-            features = block(features)
+        features = self.encoder(blurred)  # B x 4 width x H/4 x W/4
+        features = run_trunk(self.trunk, self.embed, features, maps)
         return (blurred + self.decoder(features)).clamp(-1, 1)
 
 
@@ -141,19 +146,15 @@ def initialise(module: nn.Module) -> None:
 
 
 class Critic(nn.Module):
-    """B x 3 x H x W in [-1, 1] -> B x 1 x h x w scores without sigmoid (35 x 35 at 256 px)."""
+    """The PatchGAN critic: B x 3 x H x W in [-1, 1] -> scores B x 1 x h x w without sigmoid (35 x 35 at 256 px)."""
 
     def __init__(self, *, width: int):
         super().__init__()
-        channels = [width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 2), nn.LeakyReLU(0.2)]
-        for inputs, outputs, stride in zip(channels[:-1], channels[1:], (2, 2, 1), strict=True):
-            layers += [
-                nn.Conv2d(inputs, outputs, 4, stride, 2),
-                nn.InstanceNorm2d(outputs),
-                nn.LeakyReLU(0.2),
-            ]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 4, 1, 2))
+        for inputs, outputs, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
+            layers.append(nn.Conv2d(inputs * width, outputs * width, 4, stride, 2))
+            layers += [nn.InstanceNorm2d(outputs * width), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, 1, 2))
         initialise(self)
 
     def forward(self, image: Tensor) -> Tensor:

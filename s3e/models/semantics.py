@@ -1,7 +1,10 @@
-"""Semantic sources: what is embedded into the generator; an ablation swaps one for another."""
+"""S3E-Deblur: a semantic source, whose maps are embedded, and a generator (specification 6.0); parts are passed in.
+
+An ablation swaps one source for another.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,37 +12,31 @@ from torch import Tensor, nn
 
 from s3e.data.corpus import Batch
 from s3e.models import roll
-from s3e.models.captioner import CaptionDecoder
 from s3e.models.encoders import GRID
-from s3e.models.generator import Generator
 from s3e.models.tree import TreeOutput
 
 
 @dataclass(frozen=True)
 class Semantics:
-    """What a source says of a batch.
+    """What a source reads in a batch; None where it has no such thing."""
 
-    maps B x M x 16 x 16 are embedded; `tree` feeds L_tree; `context` B x F and `items` B x K x I feed the decoder;
-    `features` is the encoder's grid V (for distillation). None where a source has no such thing.
-    """
-
-    maps: Tensor
-    tree: TreeOutput | None = None
-    context: Tensor | None = None
-    items: Tensor | None = None
-    features: Tensor | None = None
+    maps: Tensor  # B x M x 16 x 16, embedded into the generator
+    tree: TreeOutput | None = None  # for L_tree
+    context: Tensor | None = None  # B x F, starts the caption decoder
+    items: Tensor | None = None  # B x K x I, attended by the caption decoder
+    features: Tensor | None = None  # B x C x 16 x 16, the encoder's grid V
 
 
 class TreeSemantics(nn.Module):
-    """Encoder, S3-tree (or vector tree) and caption decoder; M = [X_1; ...; X_7] (specification 6.0)."""
+    """Encoder, S3-tree (or vector tree) and caption decoder; M = [X_1; ...; X_7]."""
 
-    def __init__(self, *, encoder: nn.Module, tree: nn.Module, decoder: CaptionDecoder):
+    def __init__(self, *, encoder: nn.Module, tree: nn.Module, decoder: nn.Module):
         super().__init__()
         self.encoder, self.tree, self.decoder = encoder, tree, decoder
 
     def forward(self, image: Tensor) -> Semantics:
-        features = self.encoder(image)
-        tree = self.tree(features)
+        features = self.encoder(image)  # B x C x 16 x 16
+        tree = self.tree(features)  # maps B x 7 x D x 16 x 16
         context = torch.cat([tree.vectors[:, -1], features.mean((2, 3))], 1)
         return Semantics(tree.maps.flatten(1, 2), tree, context, tree.vectors, features)
 
@@ -47,16 +44,14 @@ class TreeSemantics(nn.Module):
 class GlobalSemantics(nn.Module):
     """One vector that starts the caption decoder, broadcast over the grid: the NIC captioner and `global_caption`."""
 
-    def __init__(
-        self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: CaptionDecoder
-    ):
+    def __init__(self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.vector = nn.Sequential(nn.Linear(channels, map_channels), nn.ReLU())
 
     def forward(self, image: Tensor) -> Semantics:
         features = self.encoder(image)
-        vector = self.vector(features.mean((2, 3)))
+        vector = self.vector(features.mean((2, 3)))  # B x M
         maps = vector[..., None, None].expand(-1, -1, *features.shape[2:])
         return Semantics(maps, None, vector, None, features)
 
@@ -64,16 +59,14 @@ class GlobalSemantics(nn.Module):
 class FlatSemantics(nn.Module):
     """The feature grid without a tree: soft attention over cells, and `flat_spatial` (space without structure)."""
 
-    def __init__(
-        self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: CaptionDecoder
-    ):
+    def __init__(self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.maps = nn.Sequential(nn.Conv2d(channels, map_channels, 3, padding=1), nn.ReLU())
 
     def forward(self, image: Tensor) -> Semantics:
         features = self.encoder(image)
-        cells = features.flatten(2).transpose(1, 2)
+        cells = features.flatten(2).transpose(1, 2)  # B x 256 x C
         return Semantics(self.maps(features), None, features.mean((2, 3)), cells, features)
 
 
@@ -104,6 +97,7 @@ class LabelMaps(nn.Module):
         return Semantics(F.adaptive_avg_pool2d(onehot, GRID))
 
 
+# what a source reads of a batch
 VIEWS: dict[str, Callable[[Batch], Tensor | Batch]] = {
     "blurred": lambda batch: batch.blurred,
     "sharp": lambda batch: batch.sharp,
@@ -116,13 +110,12 @@ VIEWS: dict[str, Callable[[Batch], Tensor | Batch]] = {
 class S3EDeblur(nn.Module):
     """Restore a batch with the help of what it shows.
 
-    `view` names what the semantic source reads (blurred, sharp, labels, noise). `shuffled` embeds the maps of another
-    photo of the batch; `detach` keeps the deblurring loss out of the semantic source; `semantics=None` is the deblurrer
-    alone.
+    `view` names what the semantic source reads. `shuffled` embeds the maps of another image of the batch; `detach`
+    keeps the deblurring loss out of the semantic source; `semantics=None` is the deblurrer alone.
     """
 
     def __init__(
-        self, *, generator: Generator, semantics: nn.Module | None = None, view: str = "blurred",
+        self, *, generator: nn.Module, semantics: nn.Module | None = None, view: str = "blurred",
         shuffled: bool = False, detach: bool = False,
     ):  # fmt: skip
         super().__init__()
@@ -135,15 +128,16 @@ class S3EDeblur(nn.Module):
 
     def restore(self, blurred: Tensor, semantics: Semantics | None) -> Tensor:
         """Blurred B x 3 x H x W in [-1, 1] -> restored, with the maps of `semantics` embedded."""
-        maps = None if semantics is None else self._embedded(semantics).maps.to(blurred.dtype)
+        maps = None if semantics is None else self.embedded_maps(semantics).to(blurred.dtype)
         return self.generator(blurred, maps)
+
+    def embedded_maps(self, semantics: Semantics) -> Tensor:
+        """The maps B x M x 16 x 16 that the generator gets: those of the image before it, where `shuffled`."""
+        maps = semantics.maps.detach() if self.detach else semantics.maps
+        if not self.shuffled:
+            return maps
+        return roll(maps) if self.training else maps.roll(1, 0)  # over all processes in training
 
     def forward(self, batch: Batch) -> tuple[Tensor, Semantics | None]:
         semantics = self.read(batch)
         return self.restore(batch.blurred, semantics), semantics
-
-    def _embedded(self, semantics: Semantics) -> Semantics:
-        maps = semantics.maps.detach() if self.detach else semantics.maps
-        if self.shuffled:
-            maps = roll(maps) if self.training else maps.roll(1, 0)
-        return replace(semantics, maps=maps)

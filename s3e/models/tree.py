@@ -1,5 +1,6 @@
 """The structured-spatial semantic tree: seven nodes, each a feature map (specification 6.3)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,17 +14,18 @@ LEAVES, NODES = 4, 7
 
 @dataclass(frozen=True)
 class TreeOutput:
-    """What the tree says of a photo.
+    """What the tree predicts of a batch; nodes in the order leaves 1-4, sub-relations 5 and 6, root."""
 
-    maps B x 7 x D x h x w; vectors B x 7 x D (attention-pooled); attention B x 7 x h x w (sums to 1 over a map);
-    entity_logits B x 4 x E and relation_logits B x 3 x R (class 0 is NULL). Nodes: leaves 1-4, sub-relations, root.
-    """
+    maps: Tensor  # B x 7 x D x h x w
+    vectors: Tensor  # B x 7 x D: the maps, pooled by attention
+    attention: Tensor  # B x 7 x h x w, sums to 1 over a map
+    entity_logits: Tensor  # B x 4 x E, class 0 is NULL
+    relation_logits: Tensor  # B x 3 x R, class 0 is NULL
 
-    maps: Tensor
-    vectors: Tensor
-    attention: Tensor
-    entity_logits: Tensor
-    relation_logits: Tensor
+
+def predicted_nodes(tree: TreeOutput) -> Tensor:
+    """Most likely class of each node: B x 7."""
+    return torch.cat([tree.entity_logits.argmax(-1), tree.relation_logits.argmax(-1)], 1)
 
 
 def predicted_nodes(tree: TreeOutput) -> Tensor:
@@ -40,11 +42,11 @@ class AttentionPool(nn.Module):
         self.score = nn.Sequential(hidden, nn.Tanh(), score)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        batch, nodes, width, height, breadth = maps.shape
-        scores = self.score(maps.flatten(0, 1)).view(batch, nodes, height * breadth)
-        attention = scores.softmax(-1)
+        batch, nodes, _, height, width = maps.shape
+        scores = self.score(maps.flatten(0, 1)).view(batch, nodes, height * width)
+        attention = scores.softmax(-1)  # B x 7 x hw
         vectors = torch.einsum("bnp,bndp->bnd", attention, maps.flatten(3))
-        return vectors, attention.view(batch, nodes, height, breadth)
+        return vectors, attention.view(batch, nodes, height, width)
 
 
 class NodeClassifiers(nn.Module):
@@ -59,76 +61,63 @@ class NodeClassifiers(nn.Module):
         return self.entity(vectors[:, :LEAVES]), self.relation(vectors[:, LEAVES:])
 
 
-class S3Tree(nn.Module):
-    """V (B x C x h x w) -> `TreeOutput`: a leaf has its own 3x3 convolution of V, a parent convolves its children."""
+class _Nodes(nn.Module):
+    """Features -> seven nodes: a leaf has a block of its own, a parent reads its two children through one."""
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        width: int,
-        entities: int,
-        relations: int,
-        share_sub_relations: bool = True,
+        self, block: Callable[[int, int], nn.Module], channels: int, width: int, share: bool
     ):
         super().__init__()
-        self.leaves = nn.ModuleList(conv_block(channels, width) for _ in range(LEAVES))
-        left = conv_block(2 * width, width)
-        self.sub_relations = nn.ModuleList(
-            [left, left if share_sub_relations else conv_block(2 * width, width)]
-        )
-        self.root = conv_block(2 * width, width)
-        self.pool = AttentionPool(width)
-        self.classify = NodeClassifiers(width, entities, relations)
+        self.leaves = nn.ModuleList(block(channels, width) for _ in range(LEAVES))
+        left = block(2 * width, width)
+        self.sub_relations = nn.ModuleList([left, left if share else block(2 * width, width)])
+        self.root = block(2 * width, width)
         self.width = width
 
+    def nodes(self, features: Tensor) -> Tensor:
+        """B x C (x h x w) -> B x 7 x D (x h x w)."""
+        leaf1, leaf2, leaf3, leaf4 = (block(features) for block in self.leaves)
+        node5 = self.sub_relations[0](torch.cat([leaf1, leaf2], 1))
+        node6 = self.sub_relations[1](torch.cat([leaf3, leaf4], 1))
+        root = self.root(torch.cat([node5, node6], 1))
+        return torch.stack([leaf1, leaf2, leaf3, leaf4, node5, node6, root], 1)
+
+
+class S3Tree(_Nodes):
+    """V (B x C x h x w) -> `TreeOutput`: every node is a 3x3 convolution, of V (leaves) or of its children."""
+
+    def __init__(
+        self, *, channels: int, width: int, entities: int, relations: int, share_sub_relations: bool = True
+    ):  # fmt: skip
+        super().__init__(conv_block, channels, width, share_sub_relations)
+        self.pool = AttentionPool(width)
+        self.classify = NodeClassifiers(width, entities, relations)
+
     def forward(self, features: Tensor) -> TreeOutput:
-        leaf = [conv(features) for conv in self.leaves]
-        subs = [
-            conv(torch.cat(pair, 1))
-            for conv, pair in zip(self.sub_relations, (leaf[:2], leaf[2:]), strict=True)
-        ]
-        maps = torch.stack([*leaf, *subs, self.root(torch.cat(subs, 1))], dim=1)
+        maps = self.nodes(features)  # B x 7 x D x h x w
         vectors, attention = self.pool(maps)
         return TreeOutput(maps, vectors, attention, *self.classify(vectors))
 
 
-class VectorTree(nn.Module):
-    """The tree of the StructCap lineage: global-average V, fully connected nodes, no space.
+def _linear_block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), BatchNorm1d(outputs), nn.ReLU())
 
-    Its `maps` are the node vectors broadcast over the grid, its attention is uniform (ablation `vector_nodes`).
+
+class VectorTree(_Nodes):
+    """The tree of the StructCap lineage: global-average V, fully connected nodes, no space (ablation `vector_nodes`).
+
+    Its `maps` are the node vectors broadcast over the grid, its attention is uniform.
     """
 
     def __init__(
-        self,
-        *,
-        channels: int,
-        width: int,
-        entities: int,
-        relations: int,
-        share_sub_relations: bool = True,
-    ):
-        super().__init__()
-
-        def node(inputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(inputs, width), BatchNorm1d(width), nn.ReLU())
-
-        self.leaves = nn.ModuleList(node(channels) for _ in range(LEAVES))
-        left = node(2 * width)
-        self.sub_relations = nn.ModuleList([left, left if share_sub_relations else node(2 * width)])
-        self.root = node(2 * width)
+        self, *, channels: int, width: int, entities: int, relations: int, share_sub_relations: bool = True
+    ):  # fmt: skip
+        super().__init__(_linear_block, channels, width, share_sub_relations)
         self.classify = NodeClassifiers(width, entities, relations)
-        self.width = width
 
     def forward(self, features: Tensor) -> TreeOutput:
-        pooled = features.mean((2, 3))
-        leaf = [layer(pooled) for layer in self.leaves]
-        subs = [
-            layer(torch.cat(pair, 1))
-            for layer, pair in zip(self.sub_relations, (leaf[:2], leaf[2:]), strict=True)
-        ]
-        vectors = torch.stack([*leaf, *subs, self.root(torch.cat(subs, 1))], dim=1)
         size = features.shape[2:]
-        attention = vectors.new_full((len(features), NODES, *size), 1 / size.numel())
+        vectors = self.nodes(features.mean((2, 3)))  # B x 7 x D
         maps = vectors[..., None, None].expand(-1, -1, -1, *size)
+        attention = vectors.new_full((len(features), NODES, *size), 1 / size.numel())
         return TreeOutput(maps, vectors, attention, *self.classify(vectors))
