@@ -9,23 +9,6 @@ def _norm_relu(width: int) -> list[nn.Module]:
     return [nn.InstanceNorm2d(width), nn.ReLU()]
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout`, on a CPU from a quarter of the random draws: 64 random bits decide over four values.
-
-    The share that is dropped is rounded to a multiple of 2^-16 (0.5 is exact) and what stays is scaled to fit.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        if not self.training or not self.p or features.device.type != "cpu":
-            return super().forward(features)
-        count, border = features.numel(), round(self.p * 2**16)
-        bits = (
-            torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        )
-        kept = (bits[:count] >= border - 2**15).view(features.shape).to(features.dtype)
-        return features * kept.div_(1 - border / 2**16)
-
-
 class ResidualBlock(nn.Module):
     """pad, conv, IN, ReLU, dropout, pad, conv, IN; identity skip, no ReLU after the sum.
 
@@ -35,7 +18,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.body = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *_norm_relu(width), Dropout(dropout),
+            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *_norm_relu(width), nn.Dropout(dropout),
             nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width),
         )  # fmt: skip
 
