@@ -28,11 +28,6 @@ def predicted_nodes(tree: TreeOutput) -> Tensor:
     return torch.cat([tree.entity_logits.argmax(-1), tree.relation_logits.argmax(-1)], 1)
 
 
-def predicted_nodes(tree: TreeOutput) -> Tensor:
-    """Most likely class of each node: B x 7."""
-    return torch.cat([tree.entity_logits.argmax(-1), tree.relation_logits.argmax(-1)], 1)
-
-
 class AttentionPool(nn.Module):
     """x = sum over the grid of softmax(w^T tanh(W X)) X, the same W and w at every node."""
 
