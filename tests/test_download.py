@@ -9,16 +9,13 @@ import socket
 import threading
 import urllib.error
 import zipfile
-from argparse import ArgumentParser
 from collections import namedtuple
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from s3e.data import download
-from s3e.data import download as transfer
 from s3e.utils import S3EError, rng
 
 NOISE = rng("download", "noise").bytes(
@@ -105,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def site(monkeypatch):
     """A running server; downloads wait for no longer than a moment."""
-    monkeypatch.setattr(transfer, "WAITS", (0, 0))
+    monkeypatch.setattr(download, "WAITS", (0, 0))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.site = site = Site()
     site.url = f"http://127.0.0.1:{server.server_port}"
@@ -122,27 +119,20 @@ def site(monkeypatch):
 def small(site, monkeypatch):
     """The real data sets with tiny archives of the real layouts, on the server."""
     for key, data in download.DATASETS.items():
-        items = []
-        for item in data.items:
-            archive = packed(CONTENTS.get(item.name, {}))
-            facts = (
-                {}
-                if item.name.startswith("GOPRO")
-                else {"sha256": hashlib.sha256(archive).hexdigest()}
-            )
-            size = 0 if item.name.startswith("GOPRO") else len(archive)
-            items.append(replace(item, **{"size": size, "unpacked": 0, "sha256": "", **facts}))
-            if item.name in CONTENTS:
-                site.files[item.url.rpartition("/")[2]] = archive
-        monkeypatch.setitem(download.DATASETS, key, replace(data, items=tuple(items)))
+        archives = {}
+        for name, item in data["archives"].items():
+            content = packed(CONTENTS.get(name, {}))
+            facts = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            facts = facts if key == "coco" else {"size": 0, "sha256": ""}
+            archives[name] = {**item, "unpacked": 0, **facts}
+            if name in CONTENTS:
+                site.files[item["url"].rpartition("/")[2]] = content
+        monkeypatch.setitem(download.DATASETS, key, {**data, "archives": archives})
     return site
 
 
-def run(folder: Path, site: Site, *arguments: str) -> int:
-    parser = ArgumentParser()
-    download.configure(parser)
-    mirror = () if "--archive" in arguments else ("--base-url", site.url)
-    return download.execute(parser.parse_args([*arguments, "--to", str(folder), *mirror]))
+def run(folder: Path, site: Site, dataset: str, *only: str, archive: Path | None = None) -> int:
+    return download.download(dataset, folder, only, None if archive else site.url, archive)
 
 
 def names(folder: Path) -> set[str]:
@@ -170,58 +160,51 @@ def whole(archive: tuple, site: Site) -> bool:
 # --- one archive over HTTP -------------------------------------------------------------------------------------------
 
 
-def test_cut_download_goes_on_where_it_stopped(site, archive):
-    site.faults = ["cut"]
-    assert transfer.fetch(*archive) == archive[3]
+@pytest.mark.parametrize(
+    ("faults", "resumed"),
+    [
+        (["cut"], [False, True]),
+        (["cut", "deaf"], [False, True]),  # the server sends all of it again
+        (["cut", "misplaced"], [False, True, False]),
+        (["cut", "redirect"], [False, True, True]),
+        (["cut", "416"], [False, True, False]),
+        (["untagged"], [False, False]),  # nothing to tell versions apart
+        (["500", "503", ""], [False, False, False]),
+        (["endless"], [False]),  # no length: told by the known size
+    ],
+)
+def test_cut_download_goes_on_where_it_stopped(site, archive, faults, resumed):
+    site.faults = list(faults)
+    assert download.fetch(*archive) == archive[3]
     assert whole(archive, site)
-    assert [asked for _, asked, _ in site.seen] == [None, f"bytes={archive[2] // 2}-"]
+    asked = [f"bytes={archive[2] // 2}-" if again else None for again in resumed]
+    assert [given for _, given, _ in site.seen] == asked
 
 
 def test_next_call_goes_on_and_other_addresses_do_not_mix(site, archive, monkeypatch):
-    monkeypatch.setattr(transfer, "WAITS", ())
+    monkeypatch.setattr(download, "WAITS", ())
     site.faults = ["cut", "cut"]
     with pytest.raises(S3EError, match="cut after .*goes on where it stopped"):
-        transfer.fetch(*archive)
+        download.fetch(*archive)
     with pytest.raises(S3EError, match="cut after"):
-        transfer.fetch(f"{site.url}/mirror/a.zip", *archive[1:])
+        download.fetch(f"{site.url}/mirror/a.zip", *archive[1:])
     assert site.seen[1][1] is None
-    transfer.fetch(f"{site.url}/mirror/a.zip", *archive[1:])
+    download.fetch(f"{site.url}/mirror/a.zip", *archive[1:])
     assert whole(archive, site) and site.seen[2][1] == f"bytes={archive[2] // 2}-"
-
-
-def test_server_without_ranges_sends_all_again(site, archive):
-    site.faults = ["cut", "deaf"]
-    transfer.fetch(*archive)
-    assert whole(archive, site) and site.seen[1][1]
 
 
 @pytest.mark.parametrize("fault", ["", "careless"])
 def test_file_that_changed_is_not_glued(site, archive, monkeypatch, fault):
     """With If-Range honoured, and by a server that ignores it; nothing but the validator can tell (no size, no sha)."""
-    monkeypatch.setattr(transfer, "WAITS", ())
+    monkeypatch.setattr(download, "WAITS", ())
     site.faults = ["cut"]
     with pytest.raises(S3EError):
-        transfer.fetch(*archive[:2])
+        download.fetch(*archive[:2])
     site.files["a.zip"] = packed({"train2014/other.jpg": NOISE})
-    monkeypatch.setattr(transfer, "WAITS", (0, 0))
+    monkeypatch.setattr(download, "WAITS", (0, 0))
     site.faults = [fault]
-    transfer.fetch(*archive[:2])
+    download.fetch(*archive[:2])
     assert whole(archive, site)
-
-
-def test_nothing_to_tell_versions_apart_starts_anew(site, archive):
-    site.faults = ["untagged"]
-    transfer.fetch(*archive)
-    assert whole(archive, site) and [asked for _, asked, _ in site.seen] == [None, None]
-
-
-def test_rest_without_a_validator_still_goes_on(site, archive):
-    """The second answer continues the first but does not repeat the ETag."""
-    site.faults = ["cut", "untagged"]
-    transfer.fetch(*archive)
-    assert (
-        whole(archive, site) and site.seen[2][1] == f"bytes={(archive[2] // 2 + archive[2]) // 2}-"
-    )
 
 
 def test_part_without_its_notes_starts_anew(site, archive):
@@ -230,37 +213,16 @@ def test_part_without_its_notes_starts_anew(site, archive):
         part.write_bytes(b"something else")
         if notes:
             part.with_name("a.zip.part.json").write_text(notes)
-        transfer.fetch(*archive)
+        download.fetch(*archive)
         assert whole(archive, site) and site.seen.pop()[1] is None
         archive[1].unlink()
 
 
-def test_misplaced_range_is_not_glued(site, archive):
-    site.faults = ["cut", "misplaced"]
-    transfer.fetch(*archive)
-    assert whole(archive, site) and len(site.seen) == 3
-
-
-def test_redirect_keeps_the_range(site, archive):
-    site.faults = ["cut", "redirect"]
-    transfer.fetch(*archive)
-    assert whole(archive, site) and site.seen[2][:2] == (
-        "/elsewhere/a.zip",
-        f"bytes={archive[2] // 2}-",
-    )
-
-
 def test_silent_server_counts_as_cut(site, archive, monkeypatch):
-    monkeypatch.setattr(transfer, "PATIENCE", 0.2)
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
     site.faults = ["silent"]
-    transfer.fetch(*archive)
+    download.fetch(*archive)
     assert whole(archive, site) and len(site.seen) == 2 and not site.patience_lost
-
-
-def test_passing_errors_are_tried_again(site, archive):
-    site.faults = ["500", "503", ""]
-    transfer.fetch(*archive)
-    assert whole(archive, site)
 
 
 def test_lasting_errors_end_with_address_and_remedy(site, archive):
@@ -268,62 +230,41 @@ def test_lasting_errors_end_with_address_and_remedy(site, archive):
     with pytest.raises(
         S3EError, match=r"a\.zip could not be fetched \(500 .*run the command again"
     ):
-        transfer.fetch(*archive)
+        download.fetch(*archive)
     assert len(site.seen) == 3 and not names(archive[1].parent)
-
-
-def test_new_bytes_renew_the_patience(site, archive):
-    site.faults = ["500", "500", "cut", "500", "500"]
-    with pytest.raises(S3EError, match="could not be fetched"):
-        transfer.fetch(*archive)  # two waits and no byte
-    site.faults = ["500", "cut", "500", "cut", "500", "cut", "500"]
-    transfer.fetch(*archive)
-    assert whole(archive, site)
 
 
 def test_refusal_is_final(site, archive):
     with pytest.raises(S3EError, match=r"none\.zip was refused \(404 Not Found\): ask the owner\."):
-        transfer.fetch(f"{site.url}/none.zip", *archive[1:], remedy="ask the owner")
+        download.fetch(f"{site.url}/none.zip", *archive[1:], remedy="ask the owner")
     assert len(site.seen) == 1
-
-
-def test_unsatisfiable_range_starts_anew(site, archive):
-    site.faults = ["cut", "416"]
-    transfer.fetch(*archive)
-    assert whole(archive, site) and site.seen[2][1] is None
 
 
 def test_always_truncated_archive_never_gets_its_name(site, archive):
     site.files["a.zip"] = site.files["a.zip"][:-30]
     with pytest.raises(S3EError, match="offers a file of .* instead of"):
-        transfer.fetch(*archive)
+        download.fetch(*archive)
     assert not names(archive[1].parent)
     site.faults = ["endless"] * 9
     with pytest.raises(S3EError, match="cut after"):
-        transfer.fetch(*archive)
+        download.fetch(*archive)
     assert not archive[1].exists()
-
-
-def test_no_length_is_told_by_the_known_size(site, archive):
-    site.faults = ["endless"]
-    transfer.fetch(*archive)
-    assert whole(archive, site)
 
 
 def test_no_length_and_no_size_is_told_by_the_archive(site, archive):
     site.files["a.zip"] = site.files["a.zip"][:-30]
     site.faults = ["endless"]
     with pytest.raises(S3EError, match="damaged or not the published archive"):
-        transfer.fetch(*archive[:2])
+        download.fetch(*archive[:2])
     assert not names(archive[1].parent)
 
 
 def test_corrupt_archive_is_thrown_away(site, archive):
     site.faults = ["corrupt"]
     with pytest.raises(S3EError, match="damaged or not the published archive .*SHA-256"):
-        transfer.fetch(*archive)
+        download.fetch(*archive)
     assert not names(archive[1].parent)
-    transfer.fetch(*archive)
+    download.fetch(*archive)
     assert whole(archive, site)
 
 
@@ -331,24 +272,19 @@ def test_whole_part_is_not_fetched_again(site, archive):
     """Killed between the last byte and the final name."""
     part = archive[1].with_name("a.zip.part")
     part.write_bytes(site.files["a.zip"])
-    transfer.write_json(
-        transfer._notes(part), {"url": archive[0], "validator": '"x"', "total": archive[2]}
+    download.write_json(
+        download._notes(part), {"url": archive[0], "validator": '"x"', "total": archive[2]}
     )
-    transfer.fetch(*archive)
+    download.fetch(*archive)
     assert whole(archive, site) and not site.seen
 
 
 def test_archive_that_is_there_is_checked(site, archive):
-    transfer.fetch(*archive)
-    assert transfer.fetch(*archive) == archive[3] and len(site.seen) == 1
+    download.fetch(*archive)
+    assert download.fetch(*archive) == archive[3] and len(site.seen) == 1
     for known in ((archive[2] - 1,), (0, "0" * 64)):
         with pytest.raises(S3EError, match=r"a\.zip is damaged .*delete it"):
-            transfer.fetch(*archive[:2], *known)
-
-
-def test_nobody_answers(archive):
-    with pytest.raises(S3EError, match=r"127\.0\.0\.1:1/a\.zip could not be fetched"):
-        transfer.fetch("http://127.0.0.1:1/a.zip", *archive[1:])
+            download.fetch(*archive[:2], *known)
 
 
 class Full:
@@ -385,16 +321,16 @@ def limit(patch, suffix: str, room: int) -> None:
 
 
 def test_full_disk_midway_goes_on_later(site, archive, monkeypatch):
-    monkeypatch.setattr(transfer, "CHUNK", 1000)
+    monkeypatch.setattr(download, "CHUNK", 1000)
     with (
         monkeypatch.context() as patch,
         pytest.raises(S3EError, match=r"a\.zip: the disk is full; make room"),
     ):
         limit(patch, "a.zip.part", 10_000)
-        transfer.fetch(*archive)
+        download.fetch(*archive)
     assert len(site.seen) == 1  # a full disk is no fault of the connection
     assert not archive[1].exists()
-    transfer.fetch(*archive)
+    download.fetch(*archive)
     assert whole(archive, site) and site.seen[1][1]
 
 
@@ -407,10 +343,10 @@ def test_room_is_checked_before_the_first_byte(site, archive, monkeypatch):
     """Also where only the server knows the size: room for the archive and for what comes out of it."""
     disk(monkeypatch, 2 * archive[2] - 1)
     with pytest.raises(S3EError, match="free, but .* needed: make room"):
-        transfer.fetch(*archive[:2])
+        download.fetch(*archive[:2])
     assert not names(archive[1].parent)
     disk(monkeypatch, 2 * archive[2])
-    transfer.fetch(*archive[:2])
+    download.fetch(*archive[:2])
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -432,11 +368,6 @@ def test_coco_comes_in_the_official_layout(small, tmp_path, capsys):
     assert (
         run(tmp_path, small, "coco") == 0 and len(small.seen) == requests
     )  # nothing is fetched twice
-
-
-def test_only_fetches_what_is_named(small, tmp_path):
-    run(tmp_path, small, "coco", "--only", "val2014")
-    assert [path for path, *_ in small.seen] == ["/val2014.zip"]
 
 
 @pytest.mark.parametrize("top", ["GOPRO_Large/", ""])
@@ -465,35 +396,19 @@ def test_refused_gopro_names_the_manual_step(small, tmp_path):
 def test_archive_fetched_by_hand(small, tmp_path, capsys):
     mine = tmp_path / "mine.zip"
     mine.write_bytes(packed(CONTENTS["GOPRO_Large"]))
-    run(tmp_path / "to", small, "gopro", "--archive", str(mine))
+    run(tmp_path / "to", small, "gopro", archive=mine)
     assert names(tmp_path / "to") == {*CONTENTS["GOPRO_Large"], "download.json"}
     assert mine.exists() and not small.seen
     mine.write_bytes(packed({"val2014/other.jpg": b"x"}))
-    run(tmp_path / "to", small, "coco", "--only", "val2014", "--archive", str(mine))
+    run(tmp_path / "to", small, "coco", "val2014", archive=mine)
     assert "(not the published archive)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("coco", "--archive", "x.zip"), "x.zip is one archive: say with --only"),
-        (("gopro", "--archive", "no.zip"), "no.zip is not a file"),
-        (("coco", "--only", "train2015"), "train2015 is not known: choose from train2014, "),
-        (("coco", "--base-url", "file:///etc"), "file:///etc is not an address"),
-    ],
-)
-def test_wrong_requests(small, tmp_path, arguments, message):
-    parser = ArgumentParser()
-    download.configure(parser)
-    with pytest.raises(S3EError, match=message):
-        download.execute(parser.parse_args([*arguments, "--to", str(tmp_path)]))
 
 
 @pytest.mark.parametrize("content", [b"<html>sign in</html>", packed(CONTENTS["val2014"])[:-40]])
 def test_archive_by_hand_that_is_none(small, tmp_path, content):
     (tmp_path / "mine.zip").write_bytes(content)
     with pytest.raises(S3EError, match=r"mine\.zip is damaged .*fetch it again"):
-        run(tmp_path, small, "gopro", "--archive", str(tmp_path / "mine.zip"))
+        run(tmp_path, small, "gopro", archive=tmp_path / "mine.zip")
 
 
 def test_other_archive_is_refused(small, tmp_path):
@@ -505,10 +420,8 @@ def test_other_archive_is_refused(small, tmp_path):
             tmp_path,
             small,
             "coco",
-            "--only",
             "annotations2014",
-            "--archive",
-            str(tmp_path / "mine.zip"),
+            archive=tmp_path / "mine.zip",
         )
     assert names(tmp_path) == {"mine.zip"}
 
@@ -523,10 +436,8 @@ def test_unsafe_paths_are_refused(small, tmp_path, name):
             tmp_path / "to",
             small,
             "coco",
-            "--only",
             "val2014",
-            "--archive",
-            str(tmp_path / "mine.zip"),
+            archive=tmp_path / "mine.zip",
         )
     assert names(tmp_path) == {"mine.zip"}
 
@@ -536,7 +447,7 @@ def test_member_with_wrong_crc_never_gets_its_place(small, tmp_path):
     content[3000] ^= 1  # inside the first frame
     (tmp_path / "mine.zip").write_bytes(content)
     with pytest.raises(S3EError, match=r"mine\.zip is damaged"):
-        run(tmp_path, small, "gopro", "--archive", str(tmp_path / "mine.zip"))
+        run(tmp_path, small, "gopro", archive=tmp_path / "mine.zip")
     assert not (tmp_path / "GOPRO_Large").exists() and not (tmp_path / "download.json").exists()
 
 
@@ -562,66 +473,22 @@ def test_full_disk_while_unpacking_goes_on_later(small, tmp_path, monkeypatch):
         pytest.raises(S3EError, match="the disk is full; make room"),
     ):
         patch.setattr(shutil, "copyfileobj", copy)
-        run(tmp_path, small, "coco", "--only", "train2014")
+        run(tmp_path, small, "coco", "train2014")
     assert not (tmp_path / "train2014").exists() and (tmp_path / "train2014.zip").exists()
     monkeypatch.setattr(
         shutil, "copyfileobj", lambda *rest: copied.append(rest[0].name) or usual(*rest)
     )
-    run(tmp_path, small, "coco", "--only", "train2014")
+    run(tmp_path, small, "coco", "train2014")
     assert sorted(copied) == sorted(CONTENTS["train2014"])  # the first file was not unpacked twice
     assert names(tmp_path) == {*CONTENTS["train2014"], "download.json"} and len(small.seen) == 1
 
 
-def test_interrupted_move_goes_on(small, tmp_path, monkeypatch):
-    """Killed between the two captions files."""
-    usual = Path.replace
-
-    def once(path, target):
-        if target == tmp_path / "annotations" / "captions_val2014.json":
-            raise KeyboardInterrupt
-        return usual(path, target)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", once)
-        run(tmp_path, small, "coco", "--only", "annotations2014")
-    assert (tmp_path / "annotations" / "captions_train2014.json").exists()
-    run(tmp_path, small, "coco", "--only", "annotations2014")
-    assert "annotations/captions_val2014.json" in names(tmp_path) and len(small.seen) == 1
-
-
-def test_unpacking_of_another_archive_is_not_continued(small, tmp_path, monkeypatch):
-    """Interrupted with an archive fetched by hand, then begun with the published one."""
-    name, mine = next(iter(CONTENTS["val2014"])), tmp_path / "mine.zip"
-    mine.write_bytes(packed({name: b"other bytes"}))
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(download, "_settle", lambda *_: 1 / 0)
-        run(tmp_path / "to", small, "coco", "--only", "val2014", "--archive", str(mine))
-    assert (len(names(tmp_path / "to"))) == 1
-    run(tmp_path / "to", small, "coco", "--only", "val2014")
-    assert names(tmp_path / "to") == {name, "download.json"}
-    assert (tmp_path / "to" / name).read_bytes() == NOISE[:9000]
-
-
 def test_room_for_all_archives_is_checked_first(small, tmp_path, monkeypatch):
-    size = download.DATASETS["coco"].items[0].size  # by far the largest
+    size = download.DATASETS["coco"]["archives"]["train2014"]["size"]  # by far the largest
     disk(monkeypatch, 2 * size - 1)
     with pytest.raises(S3EError, match="free, but .* needed"):
         run(tmp_path / "to", small, "coco")
     assert not small.seen and not (tmp_path / "to").exists()
-
-
-def test_most_room_at_once(tmp_path):
-    """Each archive goes when its contents are there; what is on the disk already is not needed again."""
-    sizes = {"a": (100, 0), "b": (50, 300), "c": (150, 0)}
-    items = [
-        download.Item(name, f"x/{name}.zip", "", (), "", *bytes_) for name, bytes_ in sizes.items()
-    ]
-    assert download._peak(items[:1], tmp_path) == 100 + 100
-    assert download._peak(items, tmp_path) == 100 + 300 + 150 + 150
-    (tmp_path / "c.zip.part").write_bytes(bytes(7))
-    (tmp_path / ".b-0123abcd.unpacking" / "d").mkdir(parents=True)
-    (tmp_path / ".b-0123abcd.unpacking" / "d" / "f").write_bytes(bytes(20))
-    assert download._peak(items, tmp_path) == 700 - 7 - 20
 
 
 def test_room_for_the_contents_is_checked_before_unpacking(small, tmp_path, monkeypatch):
@@ -634,10 +501,8 @@ def test_room_for_the_contents_is_checked_before_unpacking(small, tmp_path, monk
             tmp_path / "to",
             small,
             "coco",
-            "--only",
             "val2014",
-            "--archive",
-            str(tmp_path / "mine.zip"),
+            archive=tmp_path / "mine.zip",
         )
     assert names(tmp_path) == {"mine.zip"}
 
@@ -651,7 +516,7 @@ def test_folder_that_cannot_be(small, tmp_path, to):
 
 def test_any_damage_ends_in_one_sentence(tmp_path):
     """Each byte of an archive changed in some ways, and many lengths: unpacked whole or refused, nothing half-done."""
-    item = next(item for item in download.DATASETS["coco"].items if item.name == "karpathy")
+    item = download.Archive("karpathy", **download.DATASETS["coco"]["archives"]["karpathy"])
     content, whole = b'{"images": [%s]}' % (b'"a photo", ' * 30), tmp_path / "dataset_coco.json"
     archive = packed({"dataset_coco.json": content, "ä": b""})  # a name in UTF-8
     changed = [
@@ -670,16 +535,6 @@ def test_any_damage_ends_in_one_sentence(tmp_path):
             whole.unlink()
 
 
-def test_published_facts_are_complete():
-    """Every size with its digest; the sum of MSCOCO's usual archives is the 20 GB that its page speaks of."""
-    for data in download.DATASETS.values():
-        for item in data.items:
-            assert not item.size or len(item.sha256) == 64
-            assert item.url.endswith(".zip") and item.url.startswith(("http://", "https://"))
-    coco = download.DATASETS["coco"]
-    assert 20e9 < sum(item.size for item in coco.items if item.name in coco.usual) < 21e9
-
-
 def test_no_internet_is_said_at_once(tmp_path, monkeypatch):
     def nowhere(*_, **__):
         raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
@@ -691,4 +546,28 @@ def test_no_internet_is_said_at_once(tmp_path, monkeypatch):
     with pytest.raises(
         S3EError, match="nowhere.invalid cannot be found, so there may be no internet here"
     ):
-        transfer.fetch("http://nowhere.invalid/a.zip", tmp_path / "a.zip")
+        download.fetch("http://nowhere.invalid/a.zip", tmp_path / "a.zip")
+
+
+def test_published_facts_are_complete():
+    """Every size with its digest; the sum of MSCOCO's usual archives is the 20 GB that its page speaks of."""
+    for data in download.DATASETS.values():
+        for item in data["archives"].values():
+            assert not item.get("size") or len(item["sha256"]) == 64
+            assert item["url"].endswith(".zip") and item["url"].startswith(("http://", "https://"))
+    coco = download.DATASETS["coco"]
+    assert 20e9 < sum(coco["archives"][name]["size"] for name in coco["usual"]) < 21e9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("coco", None, (), None, Path("x.zip")), "x.zip is one archive: say with --only"),
+        (("gopro", None, (), None, Path("no.zip")), "no.zip is not a file"),
+        (("coco", None, ["train2015"]), "train2015 is not known: choose from train2014, "),
+        (("coco", None, (), "file:///etc"), "file:///etc is not an address"),
+    ],
+)
+def test_wrong_requests(arguments, message):
+    with pytest.raises(S3EError, match=message):
+        download.download(*arguments)

@@ -78,7 +78,7 @@ def test_download_goes_on_after_a_cut_and_says_how_to_use_it(
     name, content = published
     monkeypatch.setattr(weights, "ADDRESS", site.url)
     needs = []
-    monkeypatch.setattr(transfer, "check_space", lambda folder, needed: needs.append(needed))
+    monkeypatch.setattr(transfer, "_check_space", lambda folder, needed: needs.append(needed))
     site.files[name], site.faults = content, ["cut"]
     assert weights.download_weights(name) == 0
     assert locate(name).read_bytes() == content and site.seen[1][1] and needs[0] == len(content)
