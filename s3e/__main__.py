@@ -1,6 +1,6 @@
 """`python -m s3e VERB`: the suite's command line. Exit codes: 0 done, 1 something was broken, 2 wrong request.
 
-Each verb calls one function with its arguments; the function's module, slow to import, is imported only then.
+Each verb calls one function with its arguments as keywords; the function's module, slow to import, is imported only then.
 """
 
 import argparse
@@ -14,185 +14,202 @@ from typing import Any
 from s3e.config import PROFILES, Blur, Config, Data, choices, load_config, parse_setting
 from s3e.utils import FIGURES, S3EError, reader_gone
 
-COCO_WORDS = (
-    9_490  # MSCOCO, Karpathy's training captions, words that occur at most five times left out
-)
-NetworkCost = tuple[str, int, int, tuple[int, ...]]
+# MSCOCO, Karpathy's training captions, words that occur at most five times left out
+COCO_WORDS = 9_490
+
+
+def arg(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """An argument of a verb, as `ArgumentParser.add_argument` takes it."""
+    return names, options
+
+
+def path(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """An argument that is a file or a folder."""
+    return arg(*names, type=Path, **options)
+
+
+def flag(name: str, text: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """An argument without a value."""
+    return arg(name, action="store_true", help=text)
+
+
+def number(name: str, low: float, high: float, text: str, default: float | None = None) -> tuple:
+    """An argument that is a number from `low` to `high`."""
+
+    def parse(given: str) -> float:
+        value = float(given)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{given} is not between {low:g} and {high:g}")
+        return value
+
+    return arg(name, type=parse, default=default, help=text)
+
+
+PHOTOS = path("photos", nargs="+", metavar="PHOTO", help="photos, or folders of photos")
+RESULTS = (
+    path(
+        "-o", "--output", required=True, metavar="DIR",
+        help="the folder for the results; other results inside a folder named as PHOTO are read as photos",
+    ),
+    flag("--overwrite", "replace files that are there already"),
+)  # fmt: skip
+WEIGHTS = path(
+    "--weights", metavar="PATH",
+    help="a finished store of runs such as runs/laptop, or an exported folder; default: the demonstration weights",
+)  # fmt: skip
+WRITTEN = "print the {}, and write it to NAME.json; by the reader whose tree guides the restoration"
+ROOT = path("root", metavar="ROOT", help="the data folder")
+SUBSET = {"choices": choices(Data, "subset"), "help": "GoPro: which blurred frames"}
+JOBS = arg("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
+SETTINGS = arg(
+    "--set", dest="settings", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+    help="as in run_all.py, e.g. blur.gamma=2.2",
+)  # fmt: skip
+PROFILE = {"choices": list(PROFILES), "metavar": "NAME"}
+
+VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or actions
+    "deblur": (
+        "s3e.inference.restorer:deblur_photos",
+        "restore photos of any size, large ones in overlapping tiles",
+        PHOTOS,
+        *RESULTS,
+        WEIGHTS,
+        arg("--variant", "--arm", choices=("full", "baseline"), default="full"),
+        flag("--caption", WRITTEN.format("caption")),
+        flag("--tree", WRITTEN.format("S3-tree")),
+        arg(
+            "--tile",
+            type=int,
+            metavar="N",
+            help="side of a tile in pixels; a smaller one needs less memory; 0: one piece",
+        ),
+    ),
+    "blur": (
+        "s3e.inference.photos:blur_photos",
+        "blur photos by a random camera shake: of a named severity, or along a path of one's own",
+        PHOTOS,
+        *RESULTS,
+        arg("--severity", choices=("light", "moderate", "severe"), help="default: moderate"),
+        number("--length", 0.001, 4, "of the camera's path, in shorter sides"),
+        number(
+            "--exploration",
+            0,
+            1,
+            "how often the camera changes direction: a larger one curls the path up and blurs "
+            "less; the severities use 0.003 to 0.01",
+        ),
+        number("--exposure", 0.001, 1, "the share of the path that is seen"),
+        number("--noise", 0, 0.5, "of the sensor, its deviation; white is 1", 0.0),
+        arg("--seed", type=int, default=0, help="another shake for the same photo; default: 0"),
+    ),
+    "caption": (
+        "s3e.inference.restorer:caption_photos",
+        "print captions and trees of photos, as the captioner reads them (or 'full', where the weights have none)",
+        PHOTOS,
+        WEIGHTS,
+        flag("--tree", "the S3-tree, too"),
+        path("--json", metavar="FILE", help="write everything to a new file"),
+    ),
+    "data": {
+        "check": (
+            "s3e.data.prepare:check",
+            "say what a data folder holds, and which of its files are broken",
+            ROOT,
+            arg("--subset", **SUBSET, default="blur"),
+            JOBS,
+            flag("--skip-broken", "broken files are reported, but allowed"),
+        ),
+        "prepare": (
+            "s3e.data.prepare:prepare",
+            "decode, resize and blur a data folder once, into a cache",
+            ROOT,
+            arg(
+                "--profile",
+                **PROFILE,
+                help="what the pipeline reads under this profile (default: all)",
+            ),
+            arg(
+                "--size",
+                type=int,
+                choices=choices(Data, "size"),
+                help="side of the photos in pixels",
+            ),
+            arg("--severity", choices=choices(Blur, "severity"), help="of the training photos"),
+            arg("--subset", **SUBSET),
+            SETTINGS,
+            JOBS,
+            flag("--skip-broken", "report broken files and leave them out"),
+            path(
+                "--out", metavar="FOLDER", help="where the cache goes (default: below runs/cache)"
+            ),
+        ),
+        "download": (
+            "s3e.data.download:download",
+            "fetch MSCOCO or GoPro from its official address",
+            arg("dataset", choices=("coco", "gopro"), help="what to fetch"),
+            path("--to", metavar="FOLDER", help="where to (default: runs/data/DATASET)"),
+            arg("--only", nargs="+", default=(), metavar="NAME", help="only these archives"),
+            arg("--base-url", metavar="URL", help="take the archives from a mirror"),
+            path("--archive", metavar="FILE", help="unpack this archive, fetched by hand"),
+        ),
+    },
+    "weights": {
+        "download": (
+            "s3e.models.build:download_weights",
+            "fetch public weights (VGG19, ResNet) from their official address",
+            arg("name", metavar="NAME", help="e.g. vgg19-dcbb9e9d.pth"),
+            path("--to", metavar="FOLDER", help="where to (default: runs/weights)"),
+        ),
+        "export": (
+            "s3e.inference.restorer:export_weights",
+            "copy the networks of a finished store of runs into a folder, with a card",
+            path("store", help="a finished store of runs, e.g. runs/study"),
+            path("--to", required=True, metavar="FOLDER", help="a new or empty folder"),
+            flag("--overwrite", "replace weights that were exported there before"),
+        ),
+    },
+    "report": {
+        "check": (
+            "s3e.report.manifest:check",
+            "say which figures and tables were edited, are missing or made by older code",
+            path("folders", nargs="*", metavar="FOLDER", help="default: those that are published"),
+            flag("--strict", "fail on what older code or settings made, too"),
+        ),
+        "build": (
+            "s3e.__main__:build_report",
+            "put a folder of figures and tables into one HTML file",
+            path("folder", nargs="?", metavar="FOLDER", help="default: figures/study"),
+        ),
+        "fill": ("s3e.report.manifest:fill", "write results from files into README and docs"),
+    },
+    "info": (
+        "s3e.__main__:info",
+        "print networks, parameters and multiply-adds of a profile",
+        arg("--profile", **PROFILE, default="laptop", help="default: laptop"),
+        arg("--data", metavar="FOLDER", help="count the vocabulary of these data"),
+        SETTINGS,
+    ),
+}
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line; `arguments.run` is "module:function" of the chosen verb."""
-    root = argparse.ArgumentParser("python -m s3e", allow_abbrev=False)
-    verbs = root.add_subparsers(required=True, metavar="VERB")
+    """The command line; `run` among its results is the "module:function" of the chosen verb."""
+    result = argparse.ArgumentParser("python -m s3e", allow_abbrev=False)
+    _add(result, VERBS)
+    return result
 
-    def group(name: str, *actions: str) -> Any:
-        inner = verbs.add_parser(name, help=" | ".join(actions), allow_abbrev=False)
-        return inner.add_subparsers(required=True, metavar="ACTION")
 
-    def verb(parent: Any, name: str, run: str | Callable, does: str, more: str = "") -> Callable:
-        words = does[0].upper() + does[1:] + "."
-        child = parent.add_parser(
-            name, help=does, description=words, epilog=more, allow_abbrev=False
-        )
+def _add(parent: argparse.ArgumentParser, verbs: dict[str, Any]) -> None:
+    choice = parent.add_subparsers(required=True, metavar="VERB")
+    for name, verb in verbs.items():
+        if isinstance(verb, dict):
+            _add(choice.add_parser(name, help=" | ".join(verb), allow_abbrev=False), verb)
+            continue
+        run, does, *arguments = verb
+        child = choice.add_parser(name, help=does, description=does, allow_abbrev=False)
         child.set_defaults(run=run)
-        return child.add_argument
-
-    _photo_verbs(verbs, verb)
-    _data_verbs(group("data", "check", "prepare", "download"), verb)
-    weights = group("weights", "download", "export")
-    add = verb(
-        weights,
-        "download",
-        "s3e.models.build:download_weights",
-        "fetch public weights (VGG19, ResNet) from their official address",
-    )
-    add("name", metavar="NAME", help="what to fetch, e.g. vgg19-dcbb9e9d.pth")
-    add("--to", type=Path, metavar="FOLDER", help="where to (default: runs/weights)")
-    add = verb(
-        weights,
-        "export",
-        "s3e.inference.restorer:export_weights",
-        "copy the networks of a finished store of runs into a folder, with a card",
-    )
-    add("store", type=Path, help="a finished store of runs, e.g. runs/study")
-    add("--to", type=Path, required=True, metavar="FOLDER", help="a new or empty folder")
-    add("--overwrite", action="store_true", help="replace weights that were exported there before")
-    report = group("report", "check", "build", "fill")
-    add = verb(
-        report,
-        "check",
-        "s3e.report.manifest:check",
-        "say which figures and tables were edited, are missing or made by older code",
-    )
-    add("folders", type=Path, nargs="*", metavar="FOLDER", help="default: those that are published")
-    add("--strict", action="store_true", help="fail on what older code or settings made, too")
-    add = verb(
-        report, "build", build_report, "put a folder of figures and tables into one HTML file"
-    )
-    add("folder", type=Path, nargs="?", metavar="FOLDER", help="default: figures/study")
-    verb(
-        report, "fill", "s3e.report.manifest:fill", "write results from files into README and docs"
-    )
-    add = verb(verbs, "info", info, "print networks, parameters and multiply-adds of a profile")
-    add("--profile", choices=list(PROFILES), default="laptop", help="default: laptop")
-    text = "count the vocabulary of these data (default: the profile's)"
-    add("--data", metavar="FOLDER", help=text)
-    add(*_SETTINGS, **_MANY, help="as in run_all.py")
-    return root
-
-
-_SETTINGS, _MANY = (
-    ("--set",),
-    {
-        "dest": "settings",
-        "nargs": "+",
-        "action": "extend",
-        "default": [],
-        "metavar": "NAME=VALUE",
-    },
-)
-_JOBS = {"type": int, "default": 0, "metavar": "N", "help": "processes; 0, the default: one a core"}
-
-
-def _photo_verbs(verbs: Any, verb: Callable) -> None:
-    def photos(add: Callable, results: bool) -> None:
-        add("photos", type=Path, nargs="+", metavar="PHOTO", help="photos, or folders of photos")
-        if results:
-            text = "the folder for the results; other results inside a folder named as PHOTO are read as photos"
-            add("-o", "--output", type=Path, required=True, metavar="DIR", help=text)
-            add("--overwrite", action="store_true", help="replace files that are there already")
-
-    def weights(add: Callable) -> None:
-        text = "a finished store of runs such as runs/laptop, or an exported folder; default: the demonstration weights"
-        add("--weights", type=Path, metavar="PATH", help=text)
-
-    add = verb(
-        verbs, "deblur", "s3e.inference.restorer:deblur_photos", "restore photos of any size",
-        "Large photos are restored in overlapping tiles; a smaller --tile needs less memory.",
-    )  # fmt: skip
-    photos(add, results=True)
-    weights(add)
-    add("--variant", "--arm", choices=("full", "baseline"), default="full", help="default: full")
-    text = "print the {}, and write it to NAME.json; by the reader whose tree guides the restoration ('full')"
-    add("--caption", action="store_true", help=text.format("caption"))
-    add("--tree", action="store_true", help=text.format("S3-tree"))
-    text = "side of a tile in pixels; 0: the photo in one piece"
-    add("--tile", type=int, metavar="N", help=text)
-
-    add = verb(
-        verbs, "blur", "s3e.inference.photos:blur_photos", "blur photos by a random camera shake",
-        "What is not given of a path of one's own is that of the severity 'moderate'.",
-    )  # fmt: skip
-    photos(add, results=True)
-    text = "a named severity; default: moderate"
-    add("--severity", choices=("light", "moderate", "severe"), help=text)
-    add("--length", type=_between(0.001, 4), help="of the camera's path, in shorter sides")
-    text = "how often the camera changes direction: a larger one curls the path up and blurs less; the severities use "
-    add("--exploration", type=_between(0, 1), help=text + "0.003 to 0.01")
-    add("--exposure", type=_between(0.001, 1), help="the share of the path that is seen")
-    text = "of the sensor, its deviation; white is 1"
-    add("--noise", type=_between(0, 0.5), default=0.0, help=text)
-    add("--seed", type=int, default=0, help="another shake for the same photo; default: 0")
-
-    add = verb(
-        verbs, "caption", "s3e.inference.restorer:caption_photos", "print captions and trees of photos",
-        "The reader is the captioner, which knows sharp photos as well as blurred ones; where the weights have none, it "
-        "is 'full', the reader of deblur, trained on blurred photos.",
-    )  # fmt: skip
-    photos(add, results=False)
-    weights(add)
-    add("--tree", action="store_true", help="the S3-tree, too")
-    add("--json", type=Path, metavar="FILE", help="write everything to a new file")
-
-
-def _data_verbs(verbs: Any, verb: Callable) -> None:
-    subset = {"choices": choices(Data, "subset"), "help": "GoPro: which blurred frames"}
-    add = verb(
-        verbs, "check", "s3e.data.prepare:check",
-        "say what a data folder holds, and which of its files are broken",
-    )  # fmt: skip
-    add("root", type=Path, metavar="ROOT", help="the data folder")
-    add("--subset", **subset, default="blur")
-    add("--jobs", **_JOBS)
-    add("--skip-broken", action="store_true", help="broken files are reported, but allowed")
-
-    add = verb(
-        verbs, "prepare", "s3e.data.prepare:prepare",
-        "decode, resize and blur a data folder once, into a cache",
-    )  # fmt: skip
-    add("root", type=Path, metavar="ROOT", help="the data folder")
-    text = "prepare what the pipeline reads under this profile (default: all)"
-    add("--profile", choices=list(PROFILES), help=text)
-    add("--size", type=int, choices=choices(Data, "size"), help="side of the photos in pixels")
-    text = "of the training photos (validation and test come in all)"
-    add("--severity", choices=choices(Blur, "severity"), help=text)
-    add("--subset", **subset)
-    add(*_SETTINGS, **_MANY, help="e.g. blur.gamma=2.2")
-    add("--jobs", **_JOBS)
-    add("--skip-broken", action="store_true", help="report broken files and leave them out")
-    text = "where the cache goes (default: a folder of its own in runs/cache)"
-    add("--out", type=Path, metavar="FOLDER", help=text)
-
-    add = verb(
-        verbs, "download", "s3e.data.download:download",
-        "fetch MSCOCO or GoPro from its official address",
-    )  # fmt: skip
-    add("dataset", choices=("coco", "gopro"), help="what to fetch")
-    add("--to", type=Path, metavar="FOLDER", help="where to (default: runs/data/DATASET)")
-    add("--only", nargs="+", default=(), metavar="NAME", help="only these archives")
-    text = "take the archives from this address instead, a mirror"
-    add("--base-url", metavar="URL", help=text)
-    add("--archive", type=Path, metavar="FILE", help="unpack this archive, fetched by hand")
-
-
-def _between(low: float, high: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
-        return value
-
-    return number
+        for names, options in arguments:
+            child.add_argument(*names, **options)
 
 
 def build_report(folder: Path | None) -> int:
@@ -274,7 +291,7 @@ def counted(config: Config) -> tuple[SimpleNamespace, str]:
     return sizes, f"counted in the training captions of {data.source}"
 
 
-def network_costs(config: Config, sizes: Any) -> list[NetworkCost]:
+def network_costs(config: Config, sizes: Any) -> list[tuple[str, int, int, tuple[int, ...]]]:
     """Name, parameters, multiply-adds and shape of the result (without the batch) of each network of S3E-Deblur.
 
     `sizes`: anything with the vocabularies of a `Corpus`. Nothing is computed: tensors have shapes and no values.

@@ -5,7 +5,6 @@ left out on purpose: a kernel keeps unit sum (no min-max scaling) and is centred
 is keyed by (image id, severity, size, seed), hence the same in every run and in every batch.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ class Draw(NamedTuple):
 
     velocity: tuple[float, float]  # the first one
     pull: float
-    noise: np.ndarray  # (steps - 1, 2)
+    noise: np.ndarray  # (2, steps - 1)
     shakes: dict[int, float]  # time -> angle
 
 
@@ -66,11 +65,11 @@ def _draw(generator: np.random.Generator, exploration: float, step: float, steps
     inertia, shake, gauss = generator.random(3) * (0.7, 0.2, 10.0)
     angle = generator.random() * 2 * math.pi
     speed = exploration / step if exploration > 0 else 1.0
-    noise = generator.standard_normal((steps - 1, 2)) * (exploration * gauss)
+    noise = generator.standard_normal((steps - 1, 2)).T * (exploration * gauss)
     times = np.flatnonzero(generator.random(steps - 1) < shake * exploration)
-    angles = math.pi + generator.random(len(times)) - 0.5
+    shakes = dict(zip(times, math.pi + generator.random(len(times)) - 0.5, strict=True))
     velocity = speed * math.cos(angle), speed * math.sin(angle)
-    return Draw(velocity, exploration * inertia, noise, dict(zip(times, angles, strict=True)))
+    return Draw(velocity, exploration * inertia, noise, shakes)
 
 
 def walk(draws: Sequence[Draw], step: float) -> np.ndarray:
@@ -78,27 +77,33 @@ def walk(draws: Sequence[Draw], step: float) -> np.ndarray:
 
     Real, elementwise arithmetic only, so that a path has the same bits in any company.
     """
-    moves = np.stack([draw.noise.T for draw in draws], axis=-1).transpose(1, 0, 2).copy()
-    pull = np.array([draw.pull * step for draw in draws])
-    velocity = np.array([draw.velocity for draw in draws]).T.copy()  # (x and y, n)
-    shakes: dict[int, list[int]] = {}
-    for i, draw in enumerate(draws):
-        for t in draw.shakes:
-            shakes.setdefault(t, []).append(i)
+    velocity, pull, noise, shakes = zip(*draws, strict=True)
+    velocity, pull = np.transpose(velocity), step * np.array(pull)
+    moves = np.stack(noise, axis=-1).swapaxes(0, 1).copy()  # (steps - 1, x and y, n)
+    shaken = {t for one in shakes for t in one}
     force = np.zeros_like(velocity)
     for t, move in enumerate(moves):
-        for i in shakes.get(t, ()):  # v + 2 v exp(i angle), in real numbers
-            a, b = 1 + 2 * math.cos(draws[i].shakes[t]), 2 * math.sin(draws[i].shakes[t])
-            x, y = velocity[:, i]
-            velocity[:, i] = a * x - b * y, b * x + a * y
+        if t in shaken:
+            velocity = _shake(velocity, t, shakes)
         move += velocity
         move += force
         move /= np.sqrt(move[0] * move[0] + move[1] * move[1])
         force -= move * pull
-        velocity = move.copy()
+        velocity = move
     path = np.zeros((len(draws), len(moves) + 1), complex)
     path.real[:, 1:], path.imag[:, 1:] = moves.cumsum(axis=0).transpose(1, 2, 0)
     return path * step
+
+
+def _shake(velocity: np.ndarray, t: int, shakes: Sequence[dict[int, float]]) -> np.ndarray:
+    """v + 2 v exp(i angle) for the paths that are shaken at `t`, in real numbers."""
+    velocity = velocity.copy()
+    for i, angles in enumerate(shakes):
+        if t in angles:
+            a, b = 1 + 2 * math.cos(angles[t]), 2 * math.sin(angles[t])
+            x, y = velocity[:, i]
+            velocity[:, i] = a * x - b * y, b * x + a * y
+    return velocity
 
 
 def trajectories(
@@ -113,16 +118,12 @@ def trajectories(
     Returns complex128 (count, steps): real = column, imaginary = row, in pixels, starting at 0, equal exposure time
     between samples. A path depends on the generator's state only, not on how many are drawn with it.
     """
-    if length <= 0 or exploration < 0 or steps < 2 or count < 0:
+    if length <= 0 or exploration < 0 or steps < 2 or count < 1:
         raise ValueError(
-            "trajectories: need count >= 0, length > 0, exploration >= 0 and steps >= 2."
+            "trajectories: need count >= 1, length > 0, exploration >= 0 and steps >= 2."
         )
     step = length / (steps - 1)
-    paths = np.empty((count, steps), complex)
-    for start in range(0, count, CHUNK):
-        part = paths[start : start + CHUNK]
-        part[:] = walk([_draw(generator, exploration, step, steps) for _ in part], step)
-    return paths
+    return walk([_draw(generator, exploration, step, steps) for _ in range(count)], step)
 
 
 def exposed(trajectory: np.ndarray, fraction: float) -> np.ndarray:
@@ -175,29 +176,24 @@ def kernels_for(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Kernels of many images and their extents in pixels, float64 (n,); one too large for its image is drawn again."""
     setting = severity_of(severity)
+    step = setting.length_ratio * size / (STEPS - 1)
     kernels: list = [None] * len(ids)
     extents = np.zeros(len(ids))
-    wanted = range(len(ids))
-    for attempt in itertools.count():
-        for start in range(0, len(wanted), CHUNK):
-            chunk = wanted[start : start + CHUNK]
-            keys = [("blur", seed, severity, size, str(ids[i]), attempt) for i in chunk]
-            for i, path in zip(chunk, _keyed_paths(keys, setting, size), strict=True):
-                kernels[i], extents[i] = psf(path), extent(path)
-        wanted = [i for i in wanted if len(kernels[i]) // 2 >= size / 2]
-        if not wanted:
-            return kernels, extents
-
-
-def _keyed_paths(keys: list[tuple], setting: Severity, size: int) -> list[np.ndarray]:
-    step = setting.length_ratio * size / (STEPS - 1)
-    fractions, draws = [], []
-    for key in keys:
-        generator = rng(*key)
-        exploration = setting.explorations[generator.integers(len(setting.explorations))]
-        fractions.append(setting.fractions[generator.integers(len(setting.fractions))])
-        draws.append(_draw(generator, exploration, step, STEPS))
-    return [exposed(*pair) for pair in zip(walk(draws, step), fractions, strict=True)]
+    attempts, wanted = [0] * len(ids), list(range(len(ids)))
+    while wanted:
+        chunk, wanted = wanted[:CHUNK], wanted[CHUNK:]
+        fractions, draws = [], []
+        for i in chunk:
+            generator = rng("blur", seed, severity, size, str(ids[i]), attempts[i])
+            exploration = setting.explorations[generator.integers(len(setting.explorations))]
+            fractions.append(setting.fractions[generator.integers(len(setting.fractions))])
+            draws.append(_draw(generator, exploration, step, STEPS))
+        for i, path, fraction in zip(chunk, walk(draws, step), fractions, strict=True):
+            path = exposed(path, fraction)
+            kernels[i], extents[i] = psf(path), extent(path)
+            attempts[i] += 1
+        wanted += [i for i in chunk if len(kernels[i]) // 2 >= size / 2]
+    return kernels, extents
 
 
 # Images
@@ -290,17 +286,16 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     cells, above, left = _trim(kernel)
     (height, width), (tall, wide) = image.shape[:2], cells.shape
     if np.count_nonzero(cells) <= TAPS:
-        rows = _mirror(height, above, height + tall - 1)
-        columns = _mirror(width, left, width + wide - 1)
-        padded = image[rows[:, None], columns].astype(np.float32)
+        rim = (above, tall - 1 - above), (left, wide - 1 - left), (0, 0)
+        padded = np.pad(image, rim, "reflect").astype(np.float32)
         blurred = np.zeros(image.shape, np.float32)
         for i, j in np.argwhere(cells):
             y, x = tall - 1 - i, wide - 1 - j
             blurred += cells[i, j] * padded[y : y + height, x : x + width]
         return blurred
-    shape = _fast_size(height + tall - 1), _fast_size(width + wide - 1)
-    border = above, shape[0] - height - above, left, shape[1] - width - left
-    response = np.zeros(shape, np.float32)
+    full = _fast_size(height + tall - 1), _fast_size(width + wide - 1)
+    border = above, full[0] - height - above, left, full[1] - width - left
+    response = np.zeros(full, np.float32)
     response[:tall, :wide] = cells * np.float32(1 / response.size)
     response = cv2.dft(response)
     planes = []
@@ -315,19 +310,11 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 def _trim(kernel: np.ndarray) -> tuple[np.ndarray, int, int]:
     """Cut a kernel's empty rim off: float32 cells, and the pixels needed above and left of the image."""
-    middle = kernel.shape[0] // 2, kernel.shape[1] // 2
-    used = np.nonzero(kernel)
-    first = [int(index.min(initial=centre)) for index, centre in zip(used, middle, strict=True)]
-    last = [int(index.max(initial=centre)) for index, centre in zip(used, middle, strict=True)]
-    cells = kernel[first[0] : last[0] + 1, first[1] : last[1] + 1].astype(np.float32)
-    return cells, last[0] - middle[0], last[1] - middle[1]
-
-
-def _mirror(size: int, before: int, total: int) -> np.ndarray:
-    """Indices that extend an axis by reflection to `total`: -2 -1 0 1 ... reads 2 1 0 1 ..."""
-    period = max(2 * (size - 1), 1)
-    index = np.arange(-before, total - before) % period
-    return np.minimum(index, period - index)
+    middle = np.array(kernel.shape) // 2
+    used = np.vstack([np.argwhere(kernel), middle])
+    (top, left), (bottom, right) = used.min(0), used.max(0)
+    cells = kernel[top : bottom + 1, left : right + 1].astype(np.float32)
+    return cells, int(bottom - middle[0]), int(right - middle[1])
 
 
 @lru_cache(maxsize=4096)
