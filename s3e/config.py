@@ -22,12 +22,10 @@ class Section(BaseModel):
 class Data(Section):
     """What is read. `source`: "scenes" or a data folder (see `s3e.data.readers`); 0 photos mean all that it has.
 
-    `captioned`: where photos without captions borrow tree and captioner from, "scenes" or a captioned folder.
     `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in full or as central crops.
     """
 
     source: str = "scenes"
-    captioned: str = "scenes"
     subset: Literal["blur", "blur_gamma"] = "blur"
     whole_frames: bool = False
     skip_broken: bool = False
@@ -308,18 +306,20 @@ def load_config(
     """
     if profile not in PROFILES:
         raise S3EError(f"unknown profile '{profile}'; known: {', '.join(PROFILES)}.")
-    tree: dict[str, Any] = json.loads(json.dumps(_complete(PROFILES[profile])))
-    tree.update(profile=profile, seed=seed)
+    tree = Config(profile=profile).model_dump()
+    for name, value in PROFILES[profile].items():
+        tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
+    tree["seed"] = seed
+    if data == "scenes" and not tree["data"]["source"]:
+        raise S3EError(
+            f"the profile '{profile}' needs photographs: add --data FOLDER (COCO-captions layout)."
+        )
     if data != "scenes":
         if not Path(data).is_dir():
             raise S3EError(
                 f"--data {data}: no such folder; give a folder with images/ and annotations/, or 'scenes'."
             )
-        tree.setdefault("data", {})["source"] = str(Path(data).resolve())
-    elif tree.get("data", {}).get("source") == "":
-        raise S3EError(
-            f"the profile '{profile}' needs photographs: add --data FOLDER (COCO-captions layout)."
-        )
+        tree["data"]["source"] = str(Path(data).resolve())
     if not isinstance(overrides or {}, dict):
         raise S3EError(
             f"overrides must be a dictionary such as {{'loss.caption': 0.5}}, not {overrides!r}."
@@ -346,21 +346,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _complete(profile: dict[str, Any]) -> dict[str, Any]:
-    """Lay a profile's partial sections over the defaults, so that a section with required fields can be partial."""
-    base = Config(profile="base").model_dump()
-    merged = {**base, **profile}
-    return {
-        name: {**base[name], **value} if isinstance(value, dict) else value
-        for name, value in merged.items()
-    }
-
-
-FIXED = {
-    "profile": "--profile",
-    "seed": "--seeds",
-    "data.source": "--data",
-}  # have parameters of their own
+# Settings that have parameters of their own
+FIXED = {"profile": "--profile", "seed": "--seeds", "data.source": "--data"}
 
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
@@ -368,16 +355,14 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
         raise S3EError(
             f"setting '{name}' cannot be overridden: use {FIXED[name]} (or the notebook's parameter)."
         )
-    section, _, field = name.partition(".")
-    if not field:
-        tree[section] = value
-        return
-    if not isinstance(tree.get(section), dict):
-        known = ", ".join(key for key, item in tree.items() if isinstance(item, dict))
+    section, _, field = name.rpartition(".")
+    sections = {key: item for key, item in tree.items() if isinstance(item, dict)}
+    if section and section not in sections:
+        known = ", ".join(sections)
         raise S3EError(
             f"unknown setting '{name}': there is no section '{section}'; sections: {known}."
         )
-    tree[section][field] = value
+    (sections[section] if section else tree)[field] = value
 
 
 def _explain(item: Any) -> str:
