@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from s3e.captions.tree import BOS, EOS, PAD, UNK
 from s3e.models.captioner import CaptionDecoder
@@ -171,19 +172,16 @@ def test_beam_search_under_autocast_finds_captions_as_good_as_the_plain_one(deco
             assert scores[0] == pytest.approx(scores[1], abs=0.03)
 
 
-def test_beam_of_one_is_greedy():
+def test_beam_of_one_is_greedy_and_attention_is_a_distribution():
     decoder = make_decoder(end=1.0)
     context, items = images(6)
-    greedy, attention = decoder.greedy(context, items, 9)
-    assert torch.equal(greedy, decoder.beam(context, items, 9, 1))
-    torch.testing.assert_close(attention.sum(-1), torch.ones(6, 9))
-    torch.testing.assert_close(decoder.attend(greedy, context, items), attention)
-    ended = (greedy == EOS).cumsum(1) - (greedy == EOS).long()
-    assert (
-        0 < ended.sum()
-        and (greedy[ended > 0] == PAD).all()
-        and (greedy[ended == 0] > EOS - 1).all()
-    )
+    words = decoder.beam(context, items, 9, 1)
+    logits = decoder(F.pad(words, (1, 0), value=BOS), context, items, length=10)
+    logits[..., [PAD, BOS, UNK]] = -math.inf
+    ended = (words == EOS).cumsum(1) - (words == EOS).long() > 0
+    assert ended.any() and (words[ended] == PAD).all()
+    assert torch.equal(words[~ended], logits.argmax(-1)[~ended])
+    torch.testing.assert_close(decoder.attend(words, context, items).sum(-1), torch.ones(6, 9))
 
 
 def test_captions_do_not_depend_on_the_batch():

@@ -198,7 +198,7 @@ class Restorer:
             light = torch.from_numpy(reading.attention[leaf]).to(self.device)
             moved = (vectors[other] - vectors[leaf])[:, None, None] * light / light.square().sum()
             maps[:, other if places else leaf] = (reading.maps[:, leaf] + moved).relu()
-        tree = _grow(self.semantics("full").tree, list(maps[:, :LEAVES].unbind(1)))
+        tree = self.semantics("full").tree.grow(list(maps[:, :LEAVES].unbind(1)))
         return self._told("full", tree, reading.features)
 
     def _told(self, reader: str, tree: TreeOutput, features: Tensor) -> Reading:
@@ -276,17 +276,6 @@ def _check(photo: np.ndarray) -> None:
             f"a photo must be uint8 (height, width, 3) with {SHORTEST} pixels or more at each side, not {photo.dtype} "
             f"{shape}; {remedy}."
         )
-
-
-def _grow(tree: nn.Module, leaves: list[Tensor]) -> TreeOutput:
-    """The tree over four given leaf maps, each B x D x h x w."""
-    subs = [
-        conv(torch.cat(pair, 1))
-        for conv, pair in zip(tree.sub_relations, (leaves[:2], leaves[2:]), strict=True)
-    ]
-    maps = torch.stack([*leaves, *subs, tree.root(torch.cat(subs, 1))], 1)
-    vectors, attention = tree.pool(maps)
-    return TreeOutput(maps, vectors, attention, *tree.classify(vectors))
 
 
 def _cut(side: int, tile: int) -> list[slice]:

@@ -6,7 +6,6 @@ name are the first of the file's SHA-256.
 """
 
 import zipfile
-from functools import lru_cache
 from pathlib import Path
 
 import safetensors
@@ -66,32 +65,30 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
 
     Raises `S3EError` for the last two without label maps.
     """
-    source = _semantics(config, corpus, kind)
+    channels, node_width = map_channels(config, corpus, kind), config.model.node_width
+    if kind in TRUTH and not corpus.categories:
+        raise S3EError(
+            "these data have no label maps: true label maps exist for the built-in scenes only."
+        )
+    if kind in TRUTH:
+        source = LabelMaps(classes=channels)
+    elif kind == "noise":
+        source = NoiseMaps(map_channels=channels)
+    else:
+        encoder = build_encoder(config)
+        width = encoder.channels
+        if kind in ("tree", "vectors"):
+            tree = build_tree(config, corpus, kind)
+            decoder = _decoder(config, corpus, node_width + width, node_width, NODES)
+            source = TreeSemantics(encoder=encoder, tree=tree, decoder=decoder)
+        elif kind == "global":
+            decoder = _decoder(config, corpus, channels, 0, 0)
+            source = GlobalSemantics(encoder=encoder, map_channels=channels, decoder=decoder)
+        else:
+            decoder = _decoder(config, corpus, width, width, GRID**2)
+            source = FlatSemantics(encoder=encoder, map_channels=channels, decoder=decoder)
     source.kind = kind
     return source
-
-
-def _semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
-    channels, node_width = map_channels(config, corpus, kind), config.model.node_width
-    if kind in TRUTH:
-        if not corpus.categories:
-            raise S3EError(
-                "these data have no label maps: true label maps exist for the built-in scenes only."
-            )
-        return LabelMaps(classes=channels)
-    if kind == "noise":
-        return NoiseMaps(map_channels=channels)
-    encoder = build_encoder(config)
-    width = encoder.channels
-    if kind in ("tree", "vectors"):
-        tree = build_tree(config, corpus, kind)
-        decoder = _decoder(config, corpus, node_width + width, node_width, NODES)
-        return TreeSemantics(encoder=encoder, tree=tree, decoder=decoder)
-    if kind == "global":
-        source, decoder = GlobalSemantics, _decoder(config, corpus, channels, 0, 0)
-    else:
-        source, decoder = FlatSemantics, _decoder(config, corpus, width, width, GRID**2)
-    return source(encoder=encoder, channels=width, map_channels=channels, decoder=decoder)
 
 
 def build_encoder(config: Config) -> ConvEncoder | ResNet:
@@ -175,18 +172,11 @@ def count_parameters(module: nn.Module | None) -> int:
     return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
 
 
-def _first_names(module: nn.Module) -> dict[str, str]:
-    """Name of each tensor of a module -> the first name that the same tensor has (modules may share them)."""
-    seen: dict[int, str] = {}
-    tensors = module.state_dict(keep_vars=True)
-    return {name: seen.setdefault(id(tensor), name) for name, tensor in tensors.items()}
-
-
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's weights as safetensors, whole or not at all; shared ones once, under their first name."""
-    state, names = module.state_dict(), set(_first_names(module).values())
+    """Write a module's weights as safetensors, whole or not at all."""
+    state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_write(path) as temporary:
-        save_file({name: state[name].cpu().contiguous() for name in names}, str(temporary))
+        save_file(state, str(temporary))
 
 
 def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> nn.Module:
@@ -195,10 +185,7 @@ def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) ->
     Raises `S3EError` for a missing, damaged or foreign file.
     """
     try:
-        state = load_file(path)
-        names = _first_names(module).items()
-        state |= {name: state[first] for name, first in names if first in state}
-        missing, unexpected = module.load_state_dict(state, strict=False)
+        missing, unexpected = module.load_state_dict(load_file(path), strict=False)
     except (OSError, safetensors.SafetensorError) as error:
         raise S3EError(
             f"{path}: weights cannot be read ({error}); run the stage that makes them again."
@@ -219,13 +206,9 @@ def download_weights(name: str, to: Path | None = None) -> int:
     """Fetch one of `PUBLIC` into a folder (an interrupted call resumes), check it, print how to use it; returns 0."""
     path = (to or FOLDER) / name
     remedy = f"run the command again, or fetch the file with a browser and put it at {path}"
-    fetch(f"{ADDRESS}/{name}", path, sha256=_published(name), remedy=remedy, archive=False)
+    fetch(f"{ADDRESS}/{name}", path, sha256=path.stem[-8:], remedy=remedy, archive=False)
     print(f"{path} is ready: --set {PUBLIC[name]}={path.resolve() if to else name}")
     return 0
-
-
-def _published(name: str) -> str:
-    return Path(name).stem.rpartition("-")[2]
 
 
 def locate(weights: str) -> Path:
@@ -244,19 +227,13 @@ def locate(weights: str) -> Path:
             f"{weights if public else 'NAME'}`{'' if public else names}."
         )
     if path.name in PUBLIC:
-        found = _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
-        if not found.startswith(_published(path.name)):
+        found = file_digest(path)
+        if not found.startswith(path.stem[-8:]):
             raise S3EError(
                 f"{path} is damaged or another file (its SHA-256 begins with {found[:8]}): delete it, then fetch it "
                 f"by `python -m s3e weights download {path.name}`."
             )
     return path
-
-
-@lru_cache
-def _digest(path: Path, size: int, changed: int) -> str:
-    """SHA-256 of a file, computed once as long as it has the same size and date."""
-    return file_digest(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -84,16 +84,8 @@ class CaptionDecoder(nn.Module):
         return self.output(self.dropout(torch.stack(steps, 1)))
 
     @torch.no_grad()
-    def greedy(
-        self, context: Tensor, items: Tensor | None, max_words: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Most likely word at each step: ids B x max_words (EOS, then PAD) and attention B x max_words x K."""
-        words = self.beam(context, items, max_words, 1)
-        return words, self.attend(words, context, items) if self.item_width else None
-
-    @torch.no_grad()
     def beam(self, context: Tensor, items: Tensor | None, max_words: int, size: int) -> Tensor:
-        """Beam search for a batch, score = mean log-probability per word: ids B x max_words (EOS, then PAD)."""
+        """Beam search (size 1: greedy), score = mean log-probability per word: ids B x max_words (EOS, then PAD)."""
         (hidden, cell), keys = self.begin(context, items)
         state = (hidden.repeat_interleave(size, 0), cell.repeat_interleave(size, 0))
         first = torch.arange(0, len(context) * size, size, device=context.device)[:, None]

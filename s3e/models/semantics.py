@@ -44,10 +44,10 @@ class TreeSemantics(nn.Module):
 class GlobalSemantics(nn.Module):
     """One vector that starts the caption decoder, broadcast over the grid: the NIC captioner and `global_caption`."""
 
-    def __init__(self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: nn.Module):
+    def __init__(self, *, encoder: nn.Module, map_channels: int, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.vector = nn.Sequential(nn.Linear(channels, map_channels), nn.ReLU())
+        self.vector = nn.Sequential(nn.Linear(encoder.channels, map_channels), nn.ReLU())
 
     def forward(self, image: Tensor) -> Semantics:
         features = self.encoder(image)
@@ -59,10 +59,11 @@ class GlobalSemantics(nn.Module):
 class FlatSemantics(nn.Module):
     """The feature grid without a tree: soft attention over cells, and `flat_spatial` (space without structure)."""
 
-    def __init__(self, *, encoder: nn.Module, channels: int, map_channels: int, decoder: nn.Module):
+    def __init__(self, *, encoder: nn.Module, map_channels: int, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.maps = nn.Sequential(nn.Conv2d(channels, map_channels, 3, padding=1), nn.ReLU())
+        conv = nn.Conv2d(encoder.channels, map_channels, 3, padding=1)
+        self.maps = nn.Sequential(conv, nn.ReLU())
 
     def forward(self, image: Tensor) -> Semantics:
         features = self.encoder(image)

@@ -56,29 +56,28 @@ class NodeClassifiers(nn.Module):
         return self.entity(vectors[:, :LEAVES]), self.relation(vectors[:, LEAVES:])
 
 
-class _Nodes(nn.Module):
-    """Features -> seven nodes: a leaf has a block of its own, a parent reads its two children through one."""
+class Nodes(nn.Module):
+    """The blocks of seven nodes: each leaf has its own, a parent reads its two children through one."""
 
     def __init__(
-        self, block: Callable[[int, int], nn.Module], channels: int, width: int, share: bool
+        self, block: Callable[[int, int], nn.Module], channels: int, width: int, shared: bool
     ):
         super().__init__()
         self.leaves = nn.ModuleList(block(channels, width) for _ in range(LEAVES))
-        left = block(2 * width, width)
-        self.sub_relations = nn.ModuleList([left, left if share else block(2 * width, width)])
+        count = 1 if shared else 2
+        self.sub_relations = nn.ModuleList(block(2 * width, width) for _ in range(count))
         self.root = block(2 * width, width)
         self.width = width
 
-    def nodes(self, features: Tensor) -> Tensor:
-        """B x C (x h x w) -> B x 7 x D (x h x w)."""
-        leaf1, leaf2, leaf3, leaf4 = (block(features) for block in self.leaves)
-        node5 = self.sub_relations[0](torch.cat([leaf1, leaf2], 1))
-        node6 = self.sub_relations[1](torch.cat([leaf3, leaf4], 1))
+    def parents(self, leaves: list[Tensor]) -> Tensor:
+        """Four leaves, B x D (x h x w) each -> all nodes, B x 7 x D (x h x w)."""
+        node5 = self.sub_relations[0](torch.cat(leaves[:2], 1))
+        node6 = self.sub_relations[-1](torch.cat(leaves[2:], 1))
         root = self.root(torch.cat([node5, node6], 1))
-        return torch.stack([leaf1, leaf2, leaf3, leaf4, node5, node6, root], 1)
+        return torch.stack([*leaves, node5, node6, root], 1)
 
 
-class S3Tree(_Nodes):
+class S3Tree(Nodes):
     """V (B x C x h x w) -> `TreeOutput`: every node is a 3x3 convolution, of V (leaves) or of its children."""
 
     def __init__(
@@ -89,7 +88,11 @@ class S3Tree(_Nodes):
         self.classify = NodeClassifiers(width, entities, relations)
 
     def forward(self, features: Tensor) -> TreeOutput:
-        maps = self.nodes(features)  # B x 7 x D x h x w
+        return self.grow([block(features) for block in self.leaves])
+
+    def grow(self, leaves: list[Tensor]) -> TreeOutput:
+        """The tree over four given leaf maps, each B x D x h x w."""
+        maps = self.parents(leaves)  # B x 7 x D x h x w
         vectors, attention = self.pool(maps)
         return TreeOutput(maps, vectors, attention, *self.classify(vectors))
 
@@ -98,7 +101,7 @@ def _linear_block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), BatchNorm1d(outputs), nn.ReLU())
 
 
-class VectorTree(_Nodes):
+class VectorTree(Nodes):
     """The tree of the StructCap lineage: global-average V, fully connected nodes, no space (ablation `vector_nodes`).
 
     Its `maps` are the node vectors broadcast over the grid, its attention is uniform.
@@ -112,7 +115,8 @@ class VectorTree(_Nodes):
 
     def forward(self, features: Tensor) -> TreeOutput:
         size = features.shape[2:]
-        vectors = self.nodes(features.mean((2, 3)))  # B x 7 x D
+        pooled = features.mean((2, 3))
+        vectors = self.parents([block(pooled) for block in self.leaves])  # B x 7 x D
         maps = vectors[..., None, None].expand(-1, -1, -1, *size)
         attention = vectors.new_full((len(features), NODES, *size), 1 / size.numel())
         return TreeOutput(maps, vectors, attention, *self.classify(vectors))

@@ -230,7 +230,7 @@ class PretrainSemantics(Stage):
         batch = self.place(self.shown())
         semantics = self.source(batch.blurred)
         length = self.corpus.train.words.shape[-1]
-        words, _ = self.source.decoder.greedy(semantics.context, semantics.items, length)
+        words = self.source.decoder.beam(semantics.context, semantics.items, length, 1)
         captions = [self.corpus.words.decode(row) for row in words.tolist()]
         found = {"ids": np.array(batch.ids), "captions": np.array(captions)}
         if semantics.tree is not None:
