@@ -6,7 +6,6 @@ Each verb calls one function with its arguments as keywords; the function's modu
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -226,16 +225,13 @@ def info(profile: str, data: str | None, settings: list[str]) -> int:
     from tabulate import tabulate
 
     overrides = dict(parse_setting(text) for text in settings)
-    missing = data is None and PROFILES[profile].get("data", {}).get("source") == ""
+    missing = not data and PROFILES[profile].get("data", {}).get("source") == ""
     config = load_config(profile, "." if missing else data or "scenes", overrides=overrides)
-    sizes, origin = assumed(config) if missing else counted(config)
-    words, entities, relations = (
-        len(item) for item in (sizes.words, sizes.labels.entities, sizes.labels.relations)
-    )
-    side, runtime = config.data.size, config.runtime
+    sizes, side = vocabulary(config, missing), config.data.size
+    labels = sizes.labels
+    counts = f"{len(sizes.words):,} words, {len(labels.entities):,} entities, {len(labels.relations):,} relations"
     print(f"profile     {profile}, images of {side} x {side} pixels")
-    print(f"runtime     {runtime.device} x {runtime.devices}, precision {runtime.precision}")
-    print(f"vocabulary  {words:,} words, {entities:,} entities, {relations:,} relations, {origin}")
+    print(f"vocabulary  {counts}, {sizes.origin}")
     for text in config.fallbacks():
         print(f"fallback    {text}")
     rows = [
@@ -251,115 +247,91 @@ def info(profile: str, data: str | None, settings: list[str]) -> int:
     return 0
 
 
-def assumed(config: Config) -> tuple[SimpleNamespace, str]:
-    """Vocabularies for data that are not there: as large as the settings allow, MSCOCO's number of words; and why."""
-    text = config.text
-    labels = SimpleNamespace(  # NULL is one more
-        entities=range(text.entities + 1), relations=range(text.relations + 1)
-    )
-    origin = "assumed: text.entities, text.relations and MSCOCO's words"
-    return SimpleNamespace(words=range(COCO_WORDS), labels=labels, categories=()), origin
+def vocabulary(config: Config, missing: bool) -> SimpleNamespace:
+    """Words and labels of the training captions, with their `origin`, as `network_costs` needs them.
 
-
-def counted(config: Config) -> tuple[SimpleNamespace, str]:
-    """Vocabularies of the training captions, or of the study that data without captions name; and whose they are."""
+    Where data are `missing` or have no captions: as large as the settings allow, with MSCOCO's number of words.
+    """
     from s3e.captions.parser import parse_caption
     from s3e.captions.tree import TreeVocabulary, Vocabulary
-    from s3e.data.corpus import read_vocabulary
     from s3e.data.prepare import plan
     from s3e.data.readers import open_source
-    from s3e.data.scenes import CATEGORIES, make_split
+    from s3e.data.scenes import make_split
 
-    data, text = config.data, config.text
-    if scenes := data.source == "scenes":  # captions are the same at every size
+    data, text, photos = config.data, config.text, []
+    if data.source == "scenes":  # captions are the same at every size
         photos = make_split("train", data.train, size=32, seed=data.seed)
-    else:
+    elif not missing:
         source = open_source(data.source, data.subset, data.skip_broken)
-        if not source.captioned and not config.semantics_from:
-            return assumed(config)
-        if not source.captioned:
-            words, labels, _ = read_vocabulary(Path(config.semantics_from, "01_data_blurring/all"))
-            sizes = SimpleNamespace(words=words, labels=labels, categories=())
-            return sizes, f"of {config.semantics_from}"
-        photos = plan(source, config)["train"].photos
+        photos = plan(source, config)["train"].photos if source.captioned else []
     captions = [caption for photo in photos for caption in photo.captions]
-    words = Vocabulary.build(captions, text.min_count)
-    labels = TreeVocabulary.build(
-        map(parse_caption, captions), text.entities, text.relations, text.label_min_count
+    if not captions:
+        limits = range(text.entities + 1), range(text.relations + 1)  # NULL is one more
+        return SimpleNamespace(
+            words=range(COCO_WORDS),
+            labels=SimpleNamespace(entities=limits[0], relations=limits[1]),
+            categories=(),
+            origin="assumed: text.entities, text.relations and MSCOCO's words",
+        )
+    trees = map(parse_caption, captions)
+    return SimpleNamespace(
+        words=Vocabulary.build(captions, text.min_count),
+        labels=TreeVocabulary.build(trees, text.entities, text.relations, text.label_min_count),
+        categories=(),
+        origin=f"counted in the training captions of {data.source}",
     )
-    sizes = SimpleNamespace(words=words, labels=labels, categories=CATEGORIES if scenes else ())
-    return sizes, f"counted in the training captions of {data.source}"
 
 
 def network_costs(config: Config, sizes: Any) -> list[tuple[str, int, int, tuple[int, ...]]]:
     """Name, parameters, multiply-adds and shape of the result (without the batch) of each network of S3E-Deblur.
 
-    `sizes`: anything with the vocabularies of a `Corpus`. Nothing is computed: tensors have shapes and no values.
+    `sizes`: `words` and `labels` of a `Corpus`. Nothing is computed: tensors have shapes and no values.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from s3e.data.corpus import Batch
-    from s3e.models.build import build_critic, build_generator, build_model
+    from s3e.models.build import build_critic, build_generator, build_model, count_parameters
     from s3e.models.encoders import vgg_features
     from s3e.models.tree import NODES
 
-    def cost(name: str, network: torch.nn.Module, *inputs: torch.Tensor, **options: int) -> tuple:
+    def cost(name: str, network: torch.nn.Module, *inputs: Any, **options: int) -> tuple:
         with FlopCounterMode(display=False) as counter:
             result = network.eval()(*inputs, **options)
-        result = getattr(result, "maps", result)
-        parameters = sum(item.numel() for item in network.parameters())
-        return name, parameters, counter.get_total_flops() // 2, tuple(result.shape[1:])
+        shape = tuple(getattr(result, "maps", result).shape[1:])
+        return name, count_parameters(network), counter.get_total_flops() // 2, shape
 
-    model_settings = config.model.model_copy(update={"encoder_weights": ""})
-    config = config.model_copy(update={"model": model_settings})
+    random = config.model.model_copy(update={"encoder_weights": ""})  # no file of weights is read
+    config = config.model_copy(update={"model": random})
     with torch.device("meta"), torch.no_grad():
         image = torch.zeros(1, 3, config.data.size, config.data.size)
         words = torch.zeros(1, config.text.max_words + 2).long()  # with its signs of begin and end
         nodes = torch.zeros(1, NODES).long()
         model = build_model(config, sizes, "full").eval()
         source = model.semantics
-        semantics = model.read(Batch([""], image, image, words, nodes, None))
-        read = words, semantics.context, semantics.items
+        read = model.read(Batch([""], image, image, words, nodes, None))
         rows = [
             cost("generator", build_generator(config), image),
             cost("critic", build_critic(config), image),
             cost("encoder", source.encoder, image),
-            cost("tree", source.tree, semantics.features),
-            cost("decoder", source.decoder, *read, length=words.shape[1]),
+            cost("tree", source.tree, read.features),
+            cost("decoder", source.decoder, words, read.context, read.items, length=words.shape[1]),
         ]
         if config.loss.effective.perceptual:
             rows.append(cost("VGG19", vgg_features(), image))
         if model.generator.embed:
-            _, parameters, macs, _ = cost("", model.generator, image, semantics.maps)
+            _, parameters, macs, _ = cost("", model.generator, image, read.maps)
             more = parameters - rows[0][1], macs - rows[0][2]
-            rows.append(("embedding", *more, tuple(semantics.maps.shape[1:])))
+            rows.append(("embedding", *more, tuple(read.maps.shape[1:])))
     return rows
-
-
-_OLD = {  # until these functions are there
-    "check": "s3e.data.check",
-    "prepare": "s3e.data.prepare",
-    "download": "s3e.data.download",
-}
-
-
-def _find(run: str) -> Callable:
-    module, _, function = run.partition(":")
-    if found := getattr(importlib.import_module(module), function, None):
-        return found
-    old = importlib.import_module(_OLD[function])
-    return lambda **given: old.execute(argparse.Namespace(**given, set=given.get("settings", [])))
 
 
 def main(command: list[str] | None = None) -> int:
     """Run one command; an `S3EError` is printed as one line and gives exit code 2."""
     try:
         arguments = vars(parser().parse_args(command))
-        run = arguments.pop("run")
-        if isinstance(run, str):
-            run = _find(run)
-        code = run(**arguments)
+        module, _, function = arguments.pop("run").partition(":")
+        code = getattr(importlib.import_module(module), function)(**arguments)
         sys.stdout.flush()
         return code
     except S3EError as error:

@@ -143,9 +143,8 @@ class Training(Section):
 
     A step's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: steps over
     which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` steps. `clip` limits
-    single gradients, `clip_norm` the norm of all of a network's. `ema`: share that averaged weights keep in an update
-    (0: the last weights are the result). Every `validate_every` steps (0: never) a fixed part of validation is
-    scored; after `patience` scores without a better one (0: never) training stops and the best weights are the result.
+    single gradients, `clip_norm` the norm of all of a network's. Every `validate_every` steps (0: never) a fixed part of
+    validation is scored.
     """
 
     steps: int = Field(ge=1)
@@ -160,9 +159,7 @@ class Training(Section):
     sharp_share: float = Field(0.0, ge=0, le=1)
     clip: float = Field(0.0, ge=0)
     clip_norm: float = Field(0.0, ge=0)
-    ema: float = Field(0.0, ge=0, lt=1)
     validate_every: int = Field(0, ge=0)
-    patience: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -170,8 +167,6 @@ class Training(Section):
             raise ValueError(
                 f"accumulate must divide batch = {self.batch} into parts of at least 2 images"
             )
-        if self.patience and not self.validate_every:
-            raise ValueError("patience counts validations: set validate_every too")
         return self
 
 
