@@ -49,8 +49,8 @@ def test_demonstration_weights_are_small_and_say_what_they_are_for(mine):
     files = [path for path in DEMONSTRATION.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 10e6
     assert "no use on photographs" in mine.about and s3e.Restorer is Restorer
-    assert mine.variants == ("baseline", "full") and mine.readers == ("full", "captioner")
-    for name, origin in mine.origin.items():
+    assert mine.variants == ["baseline", "full"] and mine.readers == ["full", "captioner"]
+    for name, origin in mine.record["origin"].items():
         path = DEMONSTRATION / f"{name}.safetensors"
         assert file_digest(path) == origin["sha256"] and load_file(path)
 
@@ -166,9 +166,9 @@ def test_the_lines_of_the_readme(scenes, tmp_path, monkeypatch):
         (lambda r, p: r.restore(p, "fulll"), "no variant 'fulll'; choose one of baseline, full"),
         (lambda r, p: r.restore(p, tile=100), "tile = 100: give 256 pixels or more, or 0"),
         (lambda r, p: r.read(p, "judge"), "no reader 'judge'"),
-        (lambda r, p: r.read(p.astype(float)), "must be uint8"),
+        (lambda r, p: r.read(p.astype(float)), "must be an array, uint8"),
         (lambda r, p: r.restore(p[:8]), "16 pixels or more"),
-        (lambda r, p: r.restore("photo.jpg"), "must be an array, not str; s3e.read_photo(path)"),
+        (lambda r, p: r.restore("photo.jpg"), "not str (); s3e.read_photo(path)"),
         (lambda r, p: r.restore(p, reading=r.read(p, "captioner")), "by 'captioner', which no"),
         (lambda r, p: r.swap(r.read(p, "captioner"), 0, 1), "by 'captioner', which no deblurrer"),
     ],
@@ -233,7 +233,7 @@ def test_progress_goes_round_the_tiles(mine, large):
 
 def test_a_store_of_runs_restores_what_its_own_run_restored(smoke):
     mine = Restorer.load(smoke["runs"])
-    assert "smoke" in mine.about and mine.readers == ("full", "captioner")
+    assert "smoke" in mine.about and mine.readers == ["full", "captioner"]
     blurred = np.load(smoke["runs"] / "01_data_blurring" / "all" / "test_severe.npy")
     runs = {"full": "05_co_training/full-s0", "baseline": "06_ablation/baseline-s0"}
     for variant, folder in runs.items():
@@ -278,7 +278,7 @@ def test_a_store_without_captions_reads_with_the_store_that_it_names(smoke, tmp_
     settings["config"]["semantics_from"] = str(lender)
     params.write_text(json.dumps(settings))
     mine, own = Restorer.load(folder), Restorer.load(runs)
-    assert mine.readers == ("full", "captioner") and mine.words.words == own.words.words
+    assert mine.readers == ["full", "captioner"] and mine.words.words == own.words.words
     photo = np.load(runs / "01_data_blurring" / "all" / "test_severe.npy")[0]
     assert mine.read(photo, "captioner").caption == own.read(photo, "captioner").caption
     shutil.rmtree(lender)

@@ -246,7 +246,7 @@ def tree_lab(examples: Examples) -> ipywidgets.interactive:
         )
         return page(images, f"Caption: {' '.join(said)}", SMALL, table.to_html(border=0))
 
-    severities, readers = [SHARP, *SEVERITIES][::-1], list(examples.restorer.readers)
+    severities, readers = [SHARP, *SEVERITIES][::-1], examples.restorer.readers
     options = {"photo": examples.names, "severity": severities, "read_by": readers}
     return interactive(make, **options, word=(1, 24))
 
@@ -423,7 +423,7 @@ def own_photo(restorer: Restorer) -> ipywidgets.interactive:
         upload=ipywidgets.FileUpload(accept="image/*", description="upload"),
         path=ipywidgets.Text(continuous_update=False),
         blur_it_first=[("no", ""), *zip(SEVERITIES, SEVERITIES, strict=True)],
-        variant=list(restorer.variants)[::-1],
+        variant=restorer.variants[::-1],
         save_as=ipywidgets.Text(continuous_update=False),
     )
 

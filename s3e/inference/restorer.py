@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from s3e.captions.tree import EOS, NODE_NAMES, NULL, TreeVocabulary, Vocabulary
+from s3e.captions.tree import NODE_NAMES, NULL, TreeVocabulary, Vocabulary
 from s3e.config import Config
-from s3e.data.corpus import load_corpus, to_images, to_tensor
+from s3e.data.corpus import to_images, to_tensor
 from s3e.data.photos import SHORTEST
 from s3e.evaluation.images import PROTOCOL
 from s3e.evaluation.score import STRIDE
@@ -43,12 +43,13 @@ from s3e.utils import S3EError, atomic_write, file_digest, read_json, write_json
 
 DEMONSTRATION = Path(__file__).parents[1] / "weights"
 RECORD = "bundle.json"
-SOURCES = {  # network -> its file in the run of full, baseline or captioner; the first two are needed
+SOURCES = {  # network -> its file in the run of full, baseline or captioner
+    "baseline-generator": "generator",
     "full-generator": "generator",
     "full-semantics": "semantics",
-    "baseline-generator": "generator",
     "captioner-semantics": "tree_captioner",
 }
+NEEDED = ("full-generator", "full-semantics")
 USED = ("blur", "data", "evaluation", "model", "profile", "seed")  # of a configuration, in a record
 TILE = 1536  # pixels of a tile's side: about 0.6 GiB of memory at width 16
 OVERLAP = 128  # pixels that neighbouring tiles share at least; there one fades into the other
@@ -74,7 +75,7 @@ class Reading:
     word_attention: np.ndarray
     vectors: Tensor
     features: Tensor
-    names: tuple[list[str], list[str]]
+    names: list[list[str]]
     reader: str
 
     @property
@@ -93,28 +94,25 @@ class Reading:
         return [(names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:k]]
 
 
-@dataclass(eq=False)
 class Restorer:
     """Trained networks for single photos: `restorer.restore(photo)`, `restorer.read(photo)`.
 
-    `about`: what these weights are good for; `files`: network -> file of weights (`SOURCES`); `origin`: the run of each
-    network; `longest`: words of the longest caption, signs included. The networks themselves: `generator(variant)`, `semantics(reader)`.
+    `record`: what a `bundle.json` holds (settings, words, labels, origin of each network); `files`: network -> file of
+    weights (`SOURCES`). `about`: what these weights are good for; `variants` and `readers` are there. The networks
+    themselves: `generator(variant)`, `semantics(reader)`.
     """
 
-    folder: Path
-    config: Config
-    words: Vocabulary
-    labels: TreeVocabulary
-    longest: int
-    files: dict[str, Path]
-    about: str
-    origin: dict[str, dict[str, Any]]
-    device: str = "cpu"
     categories = ()  # no network here reads true label maps
 
-    def __post_init__(self) -> None:
-        self.variants = self._having("generator", ("baseline", "full"))
-        self.readers = self._having("semantics", ("full", "captioner"))
+    def __init__(self, record: dict[str, Any], files: dict[str, Path], device: str = "cpu"):
+        self.record, self.files, self.device = record, files, device
+        self.config = Config.model_validate(record["config"])
+        self.words = Vocabulary.from_dict(record["words"])
+        self.labels = TreeVocabulary.from_dict(record["labels"])
+        self.longest, self.about = record["longest"], record["about"]
+        owners = [name.split("-") for name in SOURCES if name in files]
+        self.variants = [owner for owner, kind in owners if kind == "generator"]
+        self.readers = [owner for owner, kind in owners if kind == "semantics"]
         self.generator, self.semantics = cache(self._generator), cache(self._semantics)
 
     @classmethod
@@ -124,14 +122,26 @@ class Restorer:
         Raises `S3EError` where there are no weights, or damaged ones (when they are first used).
         """
         folder = DEMONSTRATION if folder is None else Path(folder).expanduser().resolve()
-        if (folder / RECORD).is_file():
-            return cls(folder, **_exported(folder), device=device)
+        path = folder / RECORD
         if (folder / "05_co_training").is_dir():
-            return cls(folder, **_store(folder), device=device)
-        raise S3EError(
-            f"{folder}: no weights there; give a finished store of runs such as runs/laptop (made by: python "
-            "run_all.py), or a folder made by `python -m s3e weights export`."
-        )
+            return cls(*_store(folder), device)
+        if not path.is_file():
+            raise S3EError(
+                f"{folder}: no weights there; give a finished store of runs such as runs/laptop (made by: python "
+                "run_all.py), or a folder made by `python -m s3e weights export`."
+            )
+        record = read_json(path)
+        try:
+            files = {name: folder / f"{name}.safetensors" for name in record["origin"]}
+            restorer = cls(record, files, device)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            why = " ".join((str(error) or type(error).__name__).split()[:12])
+            remedy = "restore the folder, or export it again"
+            raise S3EError(f"{path} is damaged or of another version ({why}): {remedy}.") from None
+        for file in files.values():
+            if not file.is_file():
+                raise S3EError(f"{file} is missing: restore the folder, or export it again.")
+        return restorer
 
     @torch.no_grad()
     def read(self, photo: np.ndarray, reader: str = "full") -> Reading:
@@ -159,8 +169,6 @@ class Restorer:
         generator = self.generator(variant)
         _check(photo)
         _check_reader(reading)
-        if tile and tile < 2 * OVERLAP:
-            raise S3EError(f"tile = {tile}: give {2 * OVERLAP} pixels or more, or 0 for one piece.")
         height, width = photo.shape[:2]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         image = F.pad(to_tensor(np.array(photo)[None]), padding, "reflect")
@@ -203,21 +211,20 @@ class Restorer:
 
     def _told(self, reader: str, tree: TreeOutput, features: Tensor) -> Reading:
         """The reading that a tree's output amounts to, with the caption by beam search."""
-        decoder, logits = self.semantics(reader).decoder, [*tree.entity_logits[0]]
-        probabilities = [
-            row.softmax(-1).cpu().numpy() for row in (*logits, *tree.relation_logits[0])
-        ]
-        names = (self.labels.entities, self.labels.relations)
+        decoder, names = (
+            self.semantics(reader).decoder,
+            [self.labels.entities, self.labels.relations],
+        )
+        logits = [*tree.entity_logits[0], *tree.relation_logits[0]]
+        probabilities = [row.softmax(-1).cpu().numpy() for row in logits]
         nodes = [names[node >= LEAVES][row.argmax()] for node, row in enumerate(probabilities)]
         context = torch.cat([tree.vectors[:, -1], features], 1)
         ids = decoder.beam(context, tree.vectors, self.longest, self.config.evaluation.beam)
-        said = [i for i in ids[0].tolist() if i >= EOS]
-        said = said[: said.index(EOS)] if EOS in said else said
-        heard = decoder.attend(ids, context, tree.vectors)[0, : len(said)]
+        words = self.words.decode(ids[0].tolist()).split()
+        heard = decoder.attend(ids, context, tree.vectors)[0, : len(words)].cpu().numpy()
+        attention, vectors = tree.attention[0].cpu().numpy(), tree.vectors
         return Reading(
-            nodes=tuple(nodes), probabilities=probabilities, attention=tree.attention[0].cpu().numpy(), maps=tree.maps,
-            words=[self.words.words[i] for i in said], word_attention=heard.cpu().numpy(), vectors=tree.vectors,
-            features=features, names=names, reader=reader,
+            tuple(nodes), probabilities, attention, tree.maps, words, heard, vectors, features, names, reader
         )  # fmt: skip
 
     def _scaled(self, photo: np.ndarray) -> np.ndarray:
@@ -230,9 +237,6 @@ class Restorer:
         if (height, width) == photo.shape[:2]:
             return np.array(photo)
         return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
-
-    def _having(self, kind: str, owners: Sequence[str]) -> tuple[str, ...]:
-        return tuple(owner for owner in owners if f"{owner}-{kind}" in self.files)
 
     def _generator(self, variant: str) -> nn.Module:
         _check_name("variant", variant, self.variants)
@@ -261,25 +265,18 @@ def _check_reader(reading: Reading | None) -> None:
 
 
 def _check(photo: np.ndarray) -> None:
-    remedy = "s3e.read_photo(path).pixels reads any file so"
-    if not isinstance(photo, np.ndarray):
-        raise S3EError(f"a photo must be an array, not {type(photo).__name__}; {remedy}.")
-    shape = photo.shape
-    if (
-        photo.dtype != np.uint8
-        or len(shape) != 3
-        or shape[2] != 3
-        or min(shape) < 3
-        or min(shape[:2]) < SHORTEST
-    ):
+    kind, shape = getattr(photo, "dtype", type(photo).__name__), np.shape(photo)
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < SHORTEST:
         raise S3EError(
-            f"a photo must be uint8 (height, width, 3) with {SHORTEST} pixels or more at each side, not {photo.dtype} "
-            f"{shape}; {remedy}."
+            f"a photo must be an array, uint8 (height, width, 3), with {SHORTEST} pixels or more at each side, not "
+            f"{kind} {shape}; s3e.read_photo(path).pixels reads any file so."
         )
 
 
 def _cut(side: int, tile: int) -> list[slice]:
     """Tiles along a side (a multiple of `STRIDE`): equally long, evenly spaced, at least `OVERLAP` in common."""
+    if tile and tile < 2 * OVERLAP:
+        raise S3EError(f"tile = {tile}: give {2 * OVERLAP} pixels or more, or 0 for one piece.")
     tile = -(-tile // STRIDE) * STRIDE
     if not tile or side <= tile:
         return [slice(0, side)]
@@ -300,12 +297,13 @@ def _fade(place: slice, side: int) -> Tensor:
 
 def _maps_of(maps: Tensor, photo: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
     """The part of maps (1 x M x h x w, they cover `photo`) that covers a tile, which may end beyond the photo."""
-    places = ((columns, photo[1]), (rows, photo[0]))
-    wide, high = ((place.stop - place.start) / side for place, side in places)
-    right, down = ((place.stop + place.start) / side - 1 for place, side in places)
-    if (wide, high) == (1, 1):
+    spans = ((columns.start, columns.stop, photo[1]), (rows.start, rows.stop, photo[0]))
+    (wide, right), (high, down) = (
+        ((stop - start) / side, (stop + start) / side - 1) for start, stop, side in spans
+    )
+    if wide == high == 1:
         return maps
-    size = [(place.stop - place.start) // FINEST for place in (rows, columns)]
+    size = [(stop - start) // FINEST for start, stop, _ in spans[::-1]]
     if wide >= 1 and high >= 1:  # one piece
         size = maps.shape[2:]
     turn = maps.new_tensor([[[wide, 0, right], [0, high, down]]])
@@ -313,81 +311,42 @@ def _maps_of(maps: Tensor, photo: tuple[int, ...], rows: slice, columns: slice) 
     return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
 
 
-def _exported(folder: Path) -> dict[str, Any]:
-    """Arguments of `Restorer` from an exported folder: `bundle.json` and the runs' own files of weights."""
-    path = folder / RECORD
-    record = read_json(path)
-    try:
-        found = {
-            "config": Config.model_validate(record["config"]),
-            "words": Vocabulary.from_dict(record["words"]),
-            "labels": TreeVocabulary.from_dict(record["labels"]),
-            "files": {name: folder / f"{name}.safetensors" for name in sorted(record["origin"])},
-            **{name: record[name] for name in ("longest", "about", "origin")},
-        }
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        why = " ".join((str(error) or type(error).__name__).split()[:12])
-        raise S3EError(
-            f"{path} is damaged or of another version ({why}): restore the folder, or export it again."
-        ) from None
-    for file in found["files"].values():
-        if not file.is_file():
-            raise S3EError(f"{file} is missing: restore the folder, or export it again.")
-    return found
-
-
-def _store(folder: Path) -> dict[str, Any]:
-    """Arguments of `Restorer` from the first seed of a finished store of runs."""
+def _store(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Record and files of `Restorer` from the first seed of a finished store of runs."""
     finished = folder.glob("05_co_training/full-s*/done.json")
-    runs = {int(done.parent.name.removeprefix("full-s")): done.parent for done in finished}
-    if not runs:
-        raise S3EError(
-            f"{folder}: the co-training is not finished; go on with `python run_all.py`, then try again."
-        )
-    seed, full = min(runs.items())
-    config = Config.model_validate(read_json(full / "params.json")["config"])
-    # Words, labels and captioner are those of the store itself, or of the one that it names.
-    captioned = Path(getattr(config, "semantics_from", "") or folder)
+    seeds = sorted(int(done.parent.name.removeprefix("full-s")) for done in finished)
+    if not seeds:
+        remedy = "go on with `python run_all.py`, then try again"
+        raise S3EError(f"{folder}: the co-training is not finished; {remedy}.")
+    full = folder / f"05_co_training/full-s{seeds[0]}"
+    config = read_json(full / "params.json")["config"]
+    captioned = Path(config["semantics_from"] or folder)  # words, labels and captioner are of it
     owners = {
         "full": full,
-        "baseline": folder / f"06_ablation/baseline-s{seed}",
-        "captioner": captioned / f"03_train_captioner/s{seed}",
+        "baseline": folder / f"06_ablation/baseline-s{seeds[0]}",
+        "captioner": captioned / f"03_train_captioner/s{seeds[0]}",
     }
-    files = {
-        name: owners[name.split("-")[0]] / f"{kind}.safetensors" for name, kind in SOURCES.items()
-    }
-    files = {
-        name: file
-        for name, file in files.items()
-        if file.is_file() and (file.parent / "done.json").is_file()
-    }
-    if lost := [name for name in tuple(SOURCES)[:2] if name not in files]:
-        raise S3EError(
-            f"{full}: its {SOURCES[lost[0]]}.safetensors is missing: run that stage again."
-        )
-    data = captioned / "01_data_blurring/all"
-    if not (data / "done.json").is_file():
-        raise S3EError(f"{data}: the images and words of its training are gone; run it again.")
-    corpus = load_corpus(data)
-    about = f"Weights of the run {folder.name}, s{seed}, trained on {_trained_on(config)}: see its notebooks and tables."
-    return {
-        "config": config, "words": corpus.words, "labels": corpus.labels, "files": files, "about": about,
-        "longest": corpus.train.words.shape[-1],
-        "origin": {name: _origin(file.parent) for name, file in files.items()},
+    files, origin = {}, {}
+    for name, kind in SOURCES.items():
+        run = owners[name.split("-")[0]]
+        file = run / f"{kind}.safetensors"
+        if file.is_file() and (run / "done.json").is_file():
+            done, made = read_json(run / "done.json"), read_json(run / "provenance.json")
+            about = {"run": "/".join(run.parts[-3:]), "key": done["key"], "commit": made["commit"]}
+            files[name], origin[name] = file, about
+        elif name in NEEDED:
+            raise S3EError(f"{file} is missing: run that stage again.")
+    text = read_json(captioned / "01_data_blurring/all/vocabulary.json")
+    source, blur = config["data"]["source"], config["blur"]["severity"]
+    seen = "the suite's built-in scenes" if source == "scenes" else f"photos of {Path(source).name}"
+    about = f"Weights of the run {folder.name}, s{seeds[0]}, trained on {seen} ({blur} blur)"
+    if source == "scenes":
+        about += ": they show how the method works and are of no use on photographs"
+    record = {
+        "config": {name: config[name] for name in USED}, "words": text["words"], "labels": text["labels"],
+        "longest": text["max_words"] + 2, "about": f"{about}.", "origin": origin,
     }  # fmt: skip
-
-
-def _trained_on(config: Config) -> str:
-    """On what the deblurrers were trained, in a few words."""
-    source = config.data.source
-    photos = f"the photos of {Path(source).name}"
-    what = "the suite's built-in scenes" if source == "scenes" else photos
-    return f"{what} ({config.data.size} px, {config.blur.severity} blur)"
-
-
-def _origin(run: Path) -> dict[str, Any]:
-    done, made = read_json(run / "done.json"), read_json(run / "provenance.json")
-    return {"run": "/".join(run.parts[-3:]), "key": done["key"], "commit": made["commit"]}
+    return record, files
 
 
 def export_weights(store: Path, to: Path, overwrite: bool = False) -> int:
@@ -397,9 +356,9 @@ def export_weights(store: Path, to: Path, overwrite: bool = False) -> int:
     finished, lacks the baseline or was exported itself, and if `to` holds anything but exported weights that may be
     replaced; nothing is written then.
     """
-    source = Restorer.load(store)
-    if (source.folder / RECORD).is_file():
+    if (store / RECORD).is_file():
         raise S3EError(f"{store} was exported itself: copy the folder as it is.")
+    source = Restorer.load(store)
     if "baseline" not in source.variants:
         raise S3EError(f"{store}: the baseline is not finished; go on with `python run_all.py`.")
     check_folder(to)
@@ -408,39 +367,29 @@ def export_weights(store: Path, to: Path, overwrite: bool = False) -> int:
         remedy = "add --overwrite to replace them" if exported else "name a new or empty folder"
         what = "weights" if exported else "other files"
         raise S3EError(f"--to {to} holds {what} already: {remedy}.")
-    if source.config.data.source == "scenes":
-        source.about = (
-            f"Weights trained on {_trained_on(source.config)}: they show how the method works and are of no use on "
-            "photographs."
-        )
-    record = {
-        "about": source.about, "config": source.config.model_dump(mode="json", include=set(USED)),
-        "words": source.words.to_dict(), "labels": source.labels.to_dict(), "longest": source.longest,
-        "origin": {n: {**o, "sha256": file_digest(source.files[n])} for n, o in source.origin.items()},
-    }  # fmt: skip
-    text = _card(source)
-    for name in SOURCES.keys() - source.files.keys():  # of the weights that were there before
-        (to / f"{name}.safetensors").unlink(missing_ok=True)
     for name, path in source.files.items():
+        source.record["origin"][name]["sha256"] = file_digest(path)
         with atomic_write(to / f"{name}.safetensors") as temporary:
             shutil.copyfile(path, temporary)
+    for name in SOURCES.keys() - source.files.keys():  # of the weights that were there before
+        (to / f"{name}.safetensors").unlink(missing_ok=True)
     with atomic_write(to / "README.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    write_json(to / RECORD, record)
+        temporary.write_text(_card(source, store.resolve()), encoding="utf-8")
+    write_json(to / RECORD, source.record)
     print(f"{to} is ready: {sum(p.stat().st_size for p in to.iterdir()) / 1e6:.1f} MB")
     return 0
 
 
-def _card(source: Restorer) -> str:
+def _card(source: Restorer, store: Path) -> str:
     """What the weights are, where they come from and how they score on test images, in Markdown."""
     parts = [
         f"# Weights of the profile {source.config.profile}, seed {source.config.seed}",
         source.about,
     ]
-    parts.append(pd.DataFrame(source.origin).T.to_markdown())
+    parts.append(pd.DataFrame(source.record["origin"]).T.to_markdown())
     for name, path in source.files.items():
         table = path.with_name("nodes.csv" if "semantics" in name else "scores.csv")
-        if table.is_file() and source.folder in table.parents:
+        if table.is_file() and store in table.parents:
             rows = pd.read_csv(table).query("split == 'test'")
             means = rows.groupby(rows.columns[1], sort=False).mean(numeric_only=True)
             parts += [f"## {name}: means over the test images", means.to_markdown(floatfmt=".3f")]
@@ -458,7 +407,8 @@ def deblur_photos(
     found, problems = find_photos(photos, output)
     jobs = plan_results(found, output, [".json"] if caption or tree else [])
     tile = TILE if tile is None else tile
-    restorer, _ = _ready(weights, ("full",), variant, tile)
+    _cut(0, tile)
+    restorer, _ = _ready(weights, ("full",), variant)
 
     def restore(job: Job) -> None:
         check_free(job, overwrite)
@@ -502,15 +452,13 @@ def caption_photos(
     return code
 
 
-def _ready(
-    weights: Path | None, readers: Sequence[str], variant: str = "", tile: int = TILE
-) -> tuple[Restorer, str]:
-    """The networks, tried at once, and the first of `readers` that they have; a line (stderr) tells their use."""
-    restorer, blank = Restorer.load(weights), np.zeros((SHORTEST, SHORTEST, 3), np.uint8)
+def _ready(weights: Path | None, readers: Sequence[str], variant: str = "") -> tuple[Restorer, str]:
+    """The networks, loaded at once, and the first of `readers` that they have; a line (stderr) tells their use."""
+    restorer = Restorer.load(weights)
     reader = next((name for name in readers if name in restorer.readers), readers[0])
-    reading = restorer.read(blank, reader)
+    restorer.semantics(reader)
     if variant:
-        restorer.restore(blank, variant, reading=reading, tile=tile)
+        restorer.generator(variant)
     say(restorer.about)
     if reader != readers[0]:
         say(f"these weights have no {readers[0]}, so '{reader}' reads the photos")
