@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,7 +14,7 @@ pytest.importorskip("distributed")
 import dask  # noqa: E402
 from distributed import LocalCluster  # noqa: E402
 
-from s3e.config import load_config  # noqa: E402
+from s3e.config import Runtime  # noqa: E402
 from s3e.pipeline import keys, schedule  # noqa: E402
 from s3e.utils import S3EError, lock_file, read_json  # noqa: E402
 from tests.test_pipeline import DEBLURRER, Command, copy_suite, hanging, wait_for  # noqa: E402
@@ -48,10 +47,8 @@ def join(workers: LocalCluster, tmp_path: Path) -> Iterator[Callable[..., schedu
     opened = []
 
     def opener(jobs: int = 0, **settings: object) -> schedule.Cluster:
-        arguments = SimpleNamespace(scheduler=workers.scheduler_address)
-        config = load_config("smoke", overrides=settings)
-        study = SimpleNamespace(arguments=arguments, config=config, inputs=lambda: [tmp_path])
-        opened.append(schedule.Cluster(study, [tmp_path / "store"], jobs))
+        place = (workers.scheduler_address, Runtime(**settings), jobs)
+        opened.append(schedule.Cluster(*place, tmp_path / "store", [tmp_path]))
         return opened[-1]
 
     yield opener
@@ -71,7 +68,7 @@ def test_ends_are_reported_and_places_counted(join: Callable, tmp_path: Path) ->
     assert places.about.startswith("4 at a time on 2 workers of tcp://")
     futures = [places.submit(job(tmp_path, str(why), why=why)) for why in ("", "broken")]
     assert [future.result(60) for future in futures] == ["", "broken"]
-    assert join(jobs=3).places == 3 and join(**{"runtime.threads": 2}).places == 2
+    assert join(jobs=3).places == 3 and join(threads=2).places == 2
 
 
 def test_a_worker_that_leaves_costs_its_own_runs_and_a_new_one_is_used(
@@ -84,7 +81,7 @@ def test_a_worker_that_leaves_costs_its_own_runs_and_a_new_one_is_used(
     places, seen = join(), []
 
     def told(text: str) -> bool:
-        places.look()
+        assert places.places
         seen.append(capsys.readouterr().out)
         return text in "".join(seen)
 
@@ -98,7 +95,7 @@ def test_a_worker_that_leaves_costs_its_own_runs_and_a_new_one_is_used(
     (tmp_path / "long.hang").unlink()
     assert future.result(60) == "" and places.places == 2
     workers.scale(3)  # its own books still count the closed one
-    wait_for(lambda: places.look() or places.places == 4)
+    wait_for(lambda: places.places == 4)
     monkeypatch.setattr(schedule, "facts", lambda: {"Python": "2"})
     workers.scale(4)
     wait_for(lambda: told("is left out: Python is 2 there and 3 here"))
@@ -121,13 +118,13 @@ def test_a_scheduler_that_goes_is_reported(
     places = join()
     workers.sync(workers.scheduler.close)
     with pytest.raises(S3EError, match="scheduler at tcp://.* is gone"):
-        wait_for(places.look)
+        wait_for(lambda: places.places < 0)
 
 
 def test_what_must_be_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, path = schedule.facts(), tmp_path / ".cluster-1.lock"
     assert {"Python", "torch", "numpy", "the source of the suite"} < set(mine)
-    fits = {"facts": mine, "locks": [path], "inputs": [tmp_path], "gpus": 0}
+    fits = {"facts": mine, "files": [tmp_path, path], "gpus": 0}
 
     def why(**changed: object) -> str:
         return schedule.examine({**fits, **changed})
@@ -137,8 +134,7 @@ def test_what_must_be_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.Mo
         for name in mine:
             reason = why(facts=mine | {name: "other"})
             assert reason.startswith(f"{name} is {mine[name]} there and other here")
-        assert "does not see /no/such" in why(inputs=["/no/such"])
-        assert f"another {tmp_path / 'x'}" in why(locks=[tmp_path / "x" / "y.lock"])
+        assert "does not see /no/such" in why(files=["/no/such"])
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
         assert why(gpus=2) == "" and "it has 2 GPUs" in why(gpus=3)
     assert "locks" in why()
@@ -167,12 +163,12 @@ def test_the_source_is_compared_whole(tmp_path: Path, monkeypatch: pytest.Monkey
         ("tcp://127.0.0.1:1", "cpu", "Timed out trying to connect.*give the address"),
     ],
 )
-def test_addresses(address: str, device: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses(
+    address: str, device: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schedule, "PATIENCE", 0.5)
-    config = load_config("smoke", overrides={"runtime.device": device})
-    study = SimpleNamespace(arguments=SimpleNamespace(scheduler=address), config=config)
     with pytest.raises(S3EError, match=f"--scheduler {address}: .*{says}"):
-        schedule.Cluster(study, [], 0)
+        schedule.Cluster(address, Runtime(device=device), 0, tmp_path, [])
 
 
 # ------------------------------------------------------------------------------------------------ with real notebooks

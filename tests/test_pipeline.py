@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -91,7 +90,7 @@ def here(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(keys, "PACKAGE", repo / "s3e")
     monkeypatch.setattr(utils, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(runner, "NOTEBOOKS", repo / "notebooks")
-    monkeypatch.setattr(store.open_study, "__defaults__", (repo / "notebooks", ""))
+    monkeypatch.setitem(store.Study.__init__.__kwdefaults__, "notebooks", repo / "notebooks")
     keys.forget()
     yield repo
     keys.forget()
@@ -110,10 +109,6 @@ def finish(repo: Path, *stages: str, **arguments: object) -> Path:
             (run.path / name).write_text(stage)
         run.finish({"loss": 1.0})
     return run.path
-
-
-def study_of(*words: str) -> runner.Study:
-    return runner.study_of(runner.parser().parse_args(["--profile", "smoke", *words]))
 
 
 def states(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
@@ -146,7 +141,7 @@ def edit() -> object:
 @pytest.mark.parametrize("captioned", [True, False])
 def test_every_run_comes_after_what_it_reads(captioned: bool) -> None:
     selection = graph.select(load_config("study"))
-    runs = graph.all_runs(selection, captioned)
+    runs = graph.all_runs(selection)
     assert len(set(runs)) == len(runs) and {run.stage for run in runs} == set(STAGES)
     for run in runs:
         before = graph.upstream(run, selection, captioned)
@@ -342,8 +337,8 @@ def test_weights_count_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def settings(path: Path) -> dict[str, object]:
         overrides = {"loss.perceptual": 1.0, "loss.vgg19_weights": str(path)}
-        config = load_config("smoke", overrides=overrides)
-        return keys.Keys(config, ()).parts(Instance(DEBLURRER, seed=0))["settings"]
+        study = store.Study("smoke", overrides=overrides)
+        return study.parts(Instance(DEBLURRER, seed=0))["settings"]
 
     first = settings(mine)
     assert settings(other) == first
@@ -427,13 +422,13 @@ def test_a_failure_is_forgotten_at_the_next_attempt_or_change(
     finish(here, DATA)
     name = f"{DEBLURRER}/s0"
     run = fake_run(here, DEBLURRER)
-    store.note_failure(run.path, run._key, "no memory")
+    utils.write_json(run.path / store.FAILURE, {"key": run._key, "why": "no memory"})
     store._HELD.pop(run.path).close()
     assert "failed" in (seen := states(capsys)[name]) and "no memory" in seen
     again = fake_run(here, DEBLURRER)
     store._HELD.pop(again.path).close()
     assert again.resumed and "goes on where it stopped" in states(capsys)[name]
-    store.note_failure(run.path, run._key, "no memory")
+    utils.write_json(run.path / store.FAILURE, {"key": run._key, "why": "no memory"})
     monkeypatch.setitem(PROFILES["smoke"], "train_b", {"steps": 3, "batch": 8})
     assert "settings changed since" in states(capsys)[name]
 
@@ -453,27 +448,25 @@ def test_the_card_names_what_is_not_usual(here: Path) -> None:
 def test_a_store_belongs_to_one_data_folder(tmp_path: Path) -> None:
     mine, other = tmp_path / "a" / "photos", tmp_path / "b" / "photos"
     mine.mkdir(parents=True), other.mkdir(parents=True)
-    runs = store.Store(tmp_path / "runs" / "smoke@photos")
-    runs.claim(str(mine)), runs.claim(str(mine)), runs.claim("scenes")
-    with pytest.raises(S3EError, match="smoke@photos holds the runs of .*photos, not of .*photos"):
-        runs.claim(str(other))
+
+    def claim(folder: Path) -> None:
+        store.Study("smoke", str(folder), run_dir=str(tmp_path / "store")).claim()
+
+    claim(mine), claim(mine)
+    with pytest.raises(S3EError, match="store holds the runs of .*photos, not of .*photos"):
+        claim(other)
     mine.rmdir()
-    runs.claim(str(other))
-    assert (runs.root / "data.txt").read_text() == str(other)
+    claim(other)
+    assert read_json(tmp_path / "store" / "data.json") == str(other)
 
 
 def test_stores_have_stable_names(tmp_path: Path) -> None:
     def name(profile: str, **overrides: object) -> str:
         given = {key.replace("__", "."): value for key, value in overrides.items()}
-        return store.Store.of(load_config(profile, overrides=given), given).root.name
+        return store.Study(profile, overrides=given).root.name
 
-    assert [name(profile) for profile in ("smoke", "laptop", "study")] == [
-        "smoke",
-        "laptop",
-        "study",
-    ]
+    assert [name(profile) for profile in ("smoke", "laptop")] == ["smoke", "laptop"]
     assert name("study", data__texture="random") == "study+a8406f70"
-    assert name("smoke", semantics_from="a") != name("smoke", semantics_from="b")
 
 
 def test_figures_of_other_data_do_not_replace_those_that_are_there(
@@ -482,8 +475,8 @@ def test_figures_of_other_data_do_not_replace_those_that_are_there(
     data = tmp_path / "mine"
     data.mkdir()
     run = object.__new__(store.Run)
-    run.config, run.store_name = load_config("photos-cpu", str(data)), "photos-cpu@mine"
-    run._overrides, run.selection = {}, graph.select(run.config)
+    run.study = store.Study("photos-cpu", str(data))
+    run.config, run.selection = run.study.config, run.study.selection
     monkeypatch.setattr(store, "FIGURES", tmp_path)
     manifest = tmp_path / "photos" / "manifest.json"
     about = {"profile": "photos-cpu", "data": {"source": "mine"}}
@@ -494,9 +487,7 @@ def test_figures_of_other_data_do_not_replace_those_that_are_there(
         utils.write_json(manifest, other)
         assert run.figures_name == "photos-cpu@mine"
     manifest.unlink()
-    run._overrides = {"loss.tree": 1.0}
-    assert run.figures_name == "photos-cpu@mine"
-    run._overrides, run.selection = {}, run.selection[:2]
+    run.selection = run.selection[:2]
     assert run.figures_name.startswith("photos-cpu@mine+")
 
 
@@ -633,18 +624,14 @@ def test_the_texture_control_is_read_where_it_exists(
     assert fake_run(here, "07_evaluation", **chosen).texture_control() == []
 
 
-def test_files_and_stores_in_overrides_are_written_in_full(
+def test_files_in_overrides_are_written_in_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # notebooks run in another folder
-    (tmp_path / "mine.pth").touch(), (tmp_path / "runs").mkdir()
-    public = {"model.encoder_weights": "vgg19-dcbb9e9d.pth", "loss.tree": 1}
-    given = {"loss.vgg19_weights": "mine.pth", "semantics_from": "runs", **public}
-    full = {
-        "loss.vgg19_weights": str(tmp_path / "mine.pth"),
-        "semantics_from": str(tmp_path / "runs"),
-    }
-    assert store.settled(given) == {**full, **public}
+    (tmp_path / "mine.pth").touch()
+    public = {"model.encoder": "resnet50", "model.encoder_weights": "resnet50-0676ba61.pth"}
+    study = store.Study("smoke", overrides={"loss.vgg19_weights": "mine.pth", **public})
+    assert study.overrides == {"loss.vgg19_weights": str(tmp_path / "mine.pth"), **public}
 
 
 # ------------------------------------------------------------------------------------------------------ bad requests
@@ -722,46 +709,33 @@ def test_places_fit_the_machine(
         assert schedule.local_places(Runtime(**settings), wanted) == places
 
 
-def test_gpus_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = "".join(f"GPU {i}: of a kind\n  MIG part\n" for i in range(5))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=listed))
-    assert schedule.gpus() == ["0", "1", "2", "3", "4"]
-    monkeypatch.undo()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, GPU-ab,-1")
-    assert schedule.gpus() == ["4", "GPU-ab"]
-
-
 def test_every_notebook_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-ab,7,8,9")
     both, seen = threading.Barrier(2, timeout=60), []
 
     def run_notebook(job: dict, stop: object) -> str:
         both.wait()
-        seen.append(schedule._environment({**job, "threads": 3, "runs": "r", "figures": "f"}))
+        seen.append(job["environment"]["CUDA_VISIBLE_DEVICES"])
         return ""
 
     monkeypatch.setattr(schedule, "run_notebook", run_notebook)
     places = schedule.Local(Runtime(device="cuda", devices=2), 0)
-    futures = [places.submit({}) for _ in range(2)]
+    futures = [places.submit({"environment": {}}) for _ in range(2)]
     assert [future.result(60) for future in futures] == ["", ""] and places.places == 2
     places.close()
-    assert {item["CUDA_VISIBLE_DEVICES"] for item in seen} == {"4,GPU-ab", "7,8"}
-    assert {item["OMP_NUM_THREADS"] for item in seen} == {"3"}
+    assert sorted(seen) == ["4,GPU-ab", "7,8"]
 
 
 def test_a_job_names_what_it_needs(here: Path) -> None:
-    folder = finish(here, DATA)
-    study = study_of("--variants", "baseline")
-    places = SimpleNamespace(places=1)
-    job = schedule.Schedule(study, [], places).job(Instance(DEBLURRER, seed=0))
-    assert job["needs"] == {str(folder): study.keys.key(Instance(DATA))} and json.dumps(job)
-    key = job["needs"][str(folder)]
-    assert store.wait_for(folder, "another key", 0) is None
+    folder, study = finish(here, DATA), store.Study("smoke")
+    job = schedule.job_of(study, Instance(DEBLURRER, seed=0), {"seed": 0}, False)
+    assert job["needs"] == {str(folder): study.key(Instance(DATA))} and json.dumps(job)
+    assert job["environment"]["OMP_NUM_THREADS"] == "1"
+    assert store.complete(folder, "another key") is None
     (folder / "val.json").unlink()  # as a shared folder shows files late
     appear = threading.Timer(0.3, lambda: (folder / "val.json").write_text(DATA))
     appear.start()
-    assert store.wait_for(folder, key, 60)["skipped"] == ""
+    assert store.complete(folder, job["needs"][str(folder)], seconds=60)["skipped"] == ""
 
 
 def test_who_waits_for_a_lock_is_told_who_has_it(
@@ -769,19 +743,14 @@ def test_who_waits_for_a_lock_is_told_who_has_it(
 ) -> None:
     path = tmp_path / "lock"
     first = lock_file(path, lambda owner: None)
-    takers = [
-        threading.Thread(target=lambda: store.take_lock(path, "the run").close()),
-        threading.Thread(target=lambda: schedule._turn(path, "the run", lambda: False).close()),
-    ]
-    for taker in takers:
-        taker.start()
+    taker = threading.Thread(target=lambda: schedule._turn(path, "the run", lambda: False).close())
+    taker.start()
     message = f"the run is in use by process {os.getpid()} on {platform.node()}: waiting"
     seen = []
-    wait_for(lambda: seen.append(capsys.readouterr().out) or "".join(seen).count(message) == 2)
+    wait_for(lambda: seen.append(capsys.readouterr().out) or message in "".join(seen))
     first.close()
-    for taker in takers:
-        taker.join(60)
-        assert not taker.is_alive()
+    taker.join(60)
+    assert not taker.is_alive()
     with lock_file(path, lambda owner: None), pytest.raises(S3EError, match="was stopped"):
         schedule._turn(path, "the run", lambda: True)
 

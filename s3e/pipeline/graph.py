@@ -23,20 +23,32 @@ CORPUS = (
     *(f"{split}{end}" for split in SPLITS for end in (".json", "_sharp.npy")),
 )
 CAPTION_TABLES = ("caption_scores.csv", "node_accuracy.csv")  # tables of 07 that need captions
-CAPTION_FILES = {"vocabulary.json", "captions.json", "nodes.csv", "restored_test.npy"}
+CAPTION_FILES = (
+    "vocabulary.json",
+    "captions.json",
+    "nodes.csv",
+    "restored_test.npy",
+    *CAPTION_TABLES,
+)
+SEMANTICS = ("02_train_s3_tree", "03_train_captioner")
 CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
 DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One notebook. `per`: "once", "seed" or "variant"; `fields`: config sections or dotted fields that it reads."""
+    """One notebook.
+
+    `per`: "once", "seed" or "variant"; `reads`: stages before it, by number; `fields`: config sections or dotted fields
+    that it reads; `outputs`: files that it must leave.
+    """
 
     name: str
     what: str
     per: str
-    fields: tuple[str, ...]
-    outputs: tuple[str, ...]
+    reads: str
+    fields: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, order=True)
@@ -61,54 +73,54 @@ class Instance:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("00_start_here", "map of the suite and of this machine", "once", (), ()),
+        Stage("00_start_here", "map of the suite and of this machine", "once", ""),
         Stage(
-            "01_data_blurring", "images, captions, trees, blur", "once",
+            "01_data_blurring", "images, captions, trees, blur", "once", "",
             ("data", "-data.source", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES),
         ),
         Stage(
-            "02_train_s3_tree", "training A1: encoder and S3-tree", "seed",
+            "02_train_s3_tree", "training A1: encoder and S3-tree", "seed", "01",
             ("model", "loss.tree", "loss.null_weight", "train_tree", "runtime", *TRAINED),
             ("log_tree.csv",),
         ),
         Stage(
-            "03_train_captioner", "training A1 and A2: captioner and its baselines", "seed",
-            ("model", "loss.tree", "loss.null_weight", "loss.caption", "loss.distillation", "train_tree", "train_a1",
-             "train_a2", "runtime", *TRAINED, *SCORED),
+            "03_train_captioner", "training A1 and A2: captioner and its baselines", "seed", "01 02",
+            ("model", "loss.tree", "loss.null_weight", "loss.caption", "loss.distillation", "train_tree",
+             "train_a1", "train_a2", "runtime", *TRAINED, *SCORED),
             ("log_captioner_a1.csv", "log_captioner_a2.csv", "captions.json", "nodes.csv", *SAMPLES),
         ),
         Stage(
-            "04_train_deblurrer", "training B: deblurring network alone", "seed",
+            "04_train_deblurrer", "training B: deblurring network alone", "seed", "01",
             ("model", "loss", "-loss.tree", "-loss.null_weight", "-loss.caption", "-loss.distillation",
              "-loss.detach_semantics", "train_b", "runtime", *TRAINED),
             ("log_deblurrer.csv",),
         ),
         Stage(
-            "05_co_training", "training C (D without captions): both branches (variant full)", "seed",
-            ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
+            "05_co_training", "training C (D without captions): both branches (variant full)", "variant",
+            "01 02 03 04", ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
             ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", "restored_test.npy",
              *SAMPLES),
         ),
         Stage(
             "06_ablation", "one ablation variant, one seed", "variant",
-            ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
+            "01 02 03 04", ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
             ("log_cotrain.csv", "scores.csv", "captions.json", "cost.json", "restored_test.npy", *SAMPLES),
         ),
         Stage(
-            "06b_semantic_fidelity", "a judge of its own reads what was restored", "once",
+            "06b_semantic_fidelity", "a judge of its own reads what was restored", "once", "01 05 06",
             ("model", "loss.caption", "train_tree", "train_a1", "runtime", *TRAINED, *SCORED),
             ("fidelity_captions.json",),
         ),
         Stage(
-            "07_evaluation", "collects all scores; statistics", "once", ("evaluation",),
+            "07_evaluation", "collects all scores; statistics", "once", "01 03 05 06 06b", ("evaluation",),
             ("image_scores.csv", "differences.csv", "bins.csv", "cost.csv", *CAPTION_TABLES),
         ),
         Stage(
-            "07b_metric_definitions", "one pair, many scores: what PSNR and SSIM can mean", "once", (),
-            ("definitions.csv",),
+            "07b_metric_definitions", "one pair, many scores: what PSNR and SSIM can mean", "once", "01 05 06",
+            (), ("definitions.csv",),
         ),
-        Stage(DRAWS, "draws every figure and table", "once", (), ()),
-        Stage(EXPLORES, "plays with blur, tree, nodes and your own photo", "once", (), ()),
+        Stage(DRAWS, "draws every figure and table", "once", "01 02 03 04 05 06 06b 07 07b"),
+        Stage(EXPLORES, "plays with blur, tree, nodes and your own photo", "once", ""),
     )
 }  # fmt: skip
 
@@ -127,42 +139,88 @@ def select(config: Config, variants: Iterable[str] = (), seeds: Iterable[int] = 
         raise S3EError(
             "variants and seeds must be lists, e.g. variants = ['baseline'] and seeds = [0, 1]."
         )
-    for name in variants:
-        _check_variant(name)
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise S3EError(f"seeds: {seed!r} is not a seed; give whole numbers from 0 on.")
-    names = dict.fromkeys(variants or config.variants)
     numbers = list(dict.fromkeys(seeds or config.seeds))
     once = [] if seeds else config.one_seed
     return tuple(
-        (name, seed) for name in names for seed in (numbers[:1] if name in once else numbers)
+        (check_variant(name), seed)
+        for name in dict.fromkeys(variants or config.variants)
+        for seed in (numbers[:1] if name in once else numbers)
     )
 
 
-def _check_variant(name: str) -> None:
+def check_variant(name: str) -> str:
+    """The name of a variant; raises `S3EError` that lists them."""
     if name not in VARIANTS:
         raise S3EError(f"unknown variant '{name}'; variants: {', '.join(VARIANTS)}.")
+    return name
 
 
 def instance(stage: str, variant: str = "", seed: int = 0) -> Instance:
     """The run of `stage` for a variant and a seed, of which it takes what it depends on."""
-    per = stage_named(stage).per
+    per = STAGES[stage].per
     if per == "once":
         return Instance(stage)
-    if per == "seed":
-        return Instance(stage, "full" if stage == "05_co_training" else "", seed)
+    if per == "seed" or stage == "05_co_training":
+        return Instance(stage, "full" if per == "variant" else "", seed)
     if variant == "full":
         raise S3EError(
             "the variant 'full' is trained by 05_co_training; choose another for 06_ablation."
         )
-    _check_variant(variant)
-    return Instance(stage, variant, seed)
+    return Instance(stage, check_variant(variant), seed)
 
 
 def variant_run(variant: str, seed: int) -> Instance:
     """The run that trains `variant`: 05 for `full`, else 06."""
     return instance("05_co_training" if variant == "full" else "06_ablation", variant, seed)
+
+
+def runs_of(stage: str, selection: Selection) -> list[Instance]:
+    """The runs of a stage in a study."""
+    if STAGES[stage].per != "variant":
+        return list(dict.fromkeys(instance(stage, seed=seed) for _, seed in selection))
+    return [run for run in (variant_run(*pair) for pair in selection) if run.stage == stage]
+
+
+def all_runs(selection: Selection) -> list[Instance]:
+    """Every run of a study, each after all that it reads."""
+    return [run for stage in STAGES for run in runs_of(stage, selection)]
+
+
+def upstream(run: Instance, selection: Selection, captioned: bool = True) -> list[Instance]:
+    """The finished runs of the same study that `run` reads; `captioned`: its data have captions."""
+    if run.seed >= 0:
+        selection = (("", run.seed),)
+    elif run.stage == "07b_metric_definitions":
+        selection = tuple(pair for pair in selection if pair[1] == selection[0][1])
+    stages = [stage_named(number).name for number in STAGES[run.stage].reads.split()]
+    if run.variant and not (captioned and VARIANTS[run.variant].start == "shared"):
+        stages = [name for name in stages if name not in SEMANTICS]
+    return [other for name in stages for other in runs_of(name, selection)]
+
+
+def borrowed(run: Instance) -> list[Instance]:
+    """The runs of a captioned study that `run` reads where its own data have no captions."""
+    variant = VARIANTS.get(run.variant)
+    if variant is None or variant.semantics in (None, "noise", *TRUTH) or variant.start == "own":
+        return []
+    tree = [Instance("03_train_captioner", seed=run.seed)] if variant.start == "shared" else []
+    return [Instance("01_data_blurring"), *tree]
+
+
+def why_skipped(run: Instance, kind: str) -> str:
+    """Why the notebook of `run` will only report, for a kind of data, that it is skipped; "" if it works."""
+    variant = VARIANTS.get(run.variant)
+    if variant and variant.semantics in TRUTH and kind != "scenes":
+        return "these data have no true label maps"
+    if kind in CAPTIONED:
+        return ""
+    if run.variant == "frozen":
+        return "without captions the semantics of 'full' are frozen already"
+    trains = run.stage in (*SEMANTICS, "06b_semantic_fidelity")
+    return "these data have no captions" if trains or variant and variant.start == "own" else ""
 
 
 def severities(kind: str) -> tuple[str, ...]:
@@ -177,100 +235,26 @@ def outputs(stage: str, kind: str, trained: str) -> tuple[str, ...]:
         sure = dict.fromkeys(("released", trained)) if kind == "gopro" else severities(kind)
         blurred = [f"{split}_{severity}.npy" for split in ("val", "test") for severity in sure]
         names = (*names, f"train_{trained}.npy", *blurred)
-    if kind in CAPTIONED:
-        return names
-    return tuple(name for name in names if name not in CAPTION_FILES | {*CAPTION_TABLES})
-
-
-def upstream(run: Instance, selection: Selection, captioned: bool = True) -> list[Instance]:
-    """The finished runs of the same study that `run` reads; `captioned`: its data have captions."""
-    data, seed = instance("01_data_blurring"), run.seed
-    if run.stage in ("00_start_here", "01_data_blurring", EXPLORES):
-        return []
-    if run.stage in ("02_train_s3_tree", "04_train_deblurrer"):
-        return [data]
-    if run.stage == "03_train_captioner":
-        return [data, instance("02_train_s3_tree", seed=seed)]
-    if run.variant:
-        names = ["02_train_s3_tree", "03_train_captioner"]
-        shared = captioned and VARIANTS[run.variant].start == "shared"
-        names = [*(names if shared else []), "04_train_deblurrer"]
-        return [data, *(instance(name, seed=seed) for name in names)]
-    trained = [variant_run(*pair) for pair in selection]
-    if run.stage == "06b_semantic_fidelity":
-        return [data, *trained]
-    if run.stage == "07b_metric_definitions":
-        return [data, *(other for other in trained if other.seed == trained[0].seed)]
-    seeds = list(dict.fromkeys(seed for _, seed in selection))
-    judge = instance("06b_semantic_fidelity")
-    if run.stage == "07_evaluation":
-        captioners = [instance("03_train_captioner", seed=seed) for seed in seeds]
-        return [data, *captioners, *trained, judge]
-    shared = [instance(name, seed=seed) for name in tuple(STAGES)[2:5] for seed in seeds]
-    tables = [instance("07_evaluation"), instance("07b_metric_definitions")]
-    return [data, *shared, *trained, judge, *tables]
-
-
-def borrowed(run: Instance) -> list[Instance]:
-    """The runs of a captioned study that `run` reads where its own data have no captions."""
-    variant = VARIANTS.get(run.variant)
-    if variant is None or variant.semantics in (None, "noise", *TRUTH) or variant.start == "own":
-        return []
-    tree = [instance("03_train_captioner", seed=run.seed)] if variant.start == "shared" else []
-    return [instance("01_data_blurring"), *tree]
-
-
-def why_skipped(run: Instance, kind: str) -> str:
-    """Why the notebook of `run` will only report, for a kind of data, that it is skipped; "" if it works."""
-    variant = VARIANTS.get(run.variant)
-    if variant and variant.semantics in TRUTH and kind != "scenes":
-        return "these data have no true label maps"
-    if kind in CAPTIONED:
-        return ""
-    if run.variant == "frozen":
-        return "without captions the semantics of 'full' are frozen already"
-    captions = ("02_train_s3_tree", "03_train_captioner", "06b_semantic_fidelity")
-    own = variant is not None and variant.start == "own"
-    return "these data have no captions" if own or run.stage in captions else ""
-
-
-def all_runs(selection: Selection, captioned: bool = True) -> list[Instance]:
-    """Every run of the study, each after all that it reads."""
-    found = {instance(name) for name, stage in STAGES.items() if stage.per == "once"}
-    waiting = list(found)
-    while waiting:
-        before = set(upstream(waiting.pop(), selection, captioned)) - found
-        found |= before
-        waiting += before
-    order = {pair: number for number, pair in enumerate(selection)}
-    return sorted(
-        found, key=lambda run: (run.stage, order.get((run.variant, run.seed), 0), run.seed)
-    )
+    missing = () if kind in CAPTIONED else CAPTION_FILES
+    return tuple(name for name in names if name not in missing)
 
 
 @cache
-def _measured() -> dict[tuple[str, str], float]:
-    with open(Path(__file__).with_name("minutes.csv"), encoding="utf-8", newline="") as file:
-        return {
-            (row["stage"], row["profile"]): float(row["minutes"]) for row in csv.DictReader(file)
-        }
-
-
 def minutes(profile: str) -> dict[str, float]:
     """Measured minutes by notebook (two at a time on two cores); empty for a profile that nobody measured.
 
     Variants that pretrain semantics of their own count as "06_ablation (own semantics)".
     """
-    return {stage: time for (stage, name), time in _measured().items() if name == profile}
+    with open(Path(__file__).with_name("minutes.csv"), encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["profile"] == profile]
+    return {row["stage"]: float(row["minutes"]) for row in rows}
 
 
 def expected_minutes(run: Instance, profile: str) -> float:
-    """Minutes for the run card and for scheduling; of a profile that was not measured those of another."""
+    """Minutes of a run; of a profile that was not measured those of `laptop`."""
+    known = minutes(profile) or minutes("laptop")
     own = run.variant and VARIANTS[run.variant].start == "own"
-    names = (run.stage + " (own semantics)" * bool(own), run.stage)
-    profiles = (profile, "laptop", "study", "smoke")
-    pairs = [(name, item) for item in profiles for name in names if (name, item) in _measured()]
-    return _measured()[pairs[0]] if pairs else 1.0
+    return known.get(f"{run.stage} (own semantics)" if own else run.stage, known[run.stage])
 
 
 def spoken(minutes: float) -> str:
@@ -280,8 +264,7 @@ def spoken(minutes: float) -> str:
 
 def fields(run: Instance, config: Config) -> dict[str, Any]:
     """The settings that `run` reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are among them."""
-    wanted = list(STAGES[run.stage].fields)
-    rules: dict[str, Any] = {}
+    wanted, found = list(STAGES[run.stage].fields), {}
     if run.variant:
         variant = VARIANTS[run.variant]
         wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
@@ -290,7 +273,7 @@ def fields(run: Instance, config: Config) -> dict[str, Any]:
         if variant.semantics in (None, "noise", *TRUTH):
             wanted += ["-loss.distillation", "-loss.detach_semantics"]
         rules = variant.model_dump(mode="json", exclude={"description"})
-    found = {f"variant.{name}": value for name, value in rules.items()}
+        found = {f"variant.{name}": value for name, value in rules.items()}
     for section, values in config.model_dump(mode="json").items():
         for name, value in values.items() if isinstance(values, dict) else ():
             field = f"{section}.{name}"

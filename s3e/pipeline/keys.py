@@ -5,29 +5,29 @@ Code is compared as a syntax tree without comments and docstrings, settings fiel
 """
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from collections.abc import Iterable
+from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 import s3e
 from s3e import utils
 from s3e.blur import TRANSFORMS
-from s3e.config import Config
-from s3e.data.readers import layout, walk
-from s3e.pipeline import graph
-from s3e.pipeline.graph import CAPTIONED, DRAWS, EXPLORES, Instance, Selection
+from s3e.data.readers import coco_kind, gopro_found, walk
+from s3e.pipeline.graph import DRAWS, EXPLORES
 from s3e.utils import NOTEBOOKS, S3EError, file_digest, read_json, write_json
 
 PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e.config", "s3e.utils", "s3e.pipeline")  # their values count; they compute nothing
 WEIGHTS = ("loss.vgg19_weights", "model.encoder_weights")  # settings that name a file
-LARGE = 2**30  # bytes to read from which the user is informed
 SETTLED = 2 * 10**9  # ns: a file younger than this may yet change within one tick of a coarse clock
 
 
@@ -36,21 +36,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-class _Strip(ast.NodeTransformer):
-    """Drop docstrings and other bare strings: they compute nothing."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        bare = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.copy_location(ast.Pass(), node) if bare else node
-
-
 def code_digest(source: str, name: str) -> str:
     """Hash of Python source by its meaning: comments, layout and docstrings do not count."""
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise S3EError(f"{name}, line {error.lineno}: {error.msg}; mend it first.") from None
-    return hashlib.sha256(ast.unparse(_Strip().visit(tree)).encode()).hexdigest()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(None)
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
 @cache
@@ -71,14 +66,11 @@ def _cells(path: Path) -> list[tuple[str, set[str]]]:
     return found
 
 
-def notebook_parameters(path: Path) -> tuple[str, ...]:
+def notebook_parameters(path: Path) -> set[str]:
     """The names that a notebook's parameters cell assigns."""
     source = "\n".join(source for source, tags in _cells(path) if "parameters" in tags)
-    names = []
-    for node in ast.parse(source).body:
-        targets = getattr(node, "targets", [getattr(node, "target", None)])
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return tuple(names)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
 
 
 def _module_file(module: str) -> Path | None:
@@ -87,18 +79,16 @@ def _module_file(module: str) -> Path | None:
     return next((path for path in files if path.is_file()), None)
 
 
-def _imports(source: str, module: str = "", package: bool = False) -> set[str]:
+def _imports(source: str, package: str = "") -> set[str]:
     """Names of `s3e` modules that a source imports, wherever in the source, with their parent packages."""
-    found: set[str] = set()
+    found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parts = module.split(".")
-            above = parts[: len(parts) - node.level + package] if node.level else []
-            base = ".".join([*above, node.module] if node.module else above)
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    found = {".".join(name.split(".")[:n]) for name in found for n in range(1, name.count(".") + 2)}
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    found = {".".join(name.split(".")[:n]) for name in found for n in range(2, name.count(".") + 2)}
     return {name for name in found if name.startswith("s3e.") and _module_file(name)}
 
 
@@ -111,7 +101,7 @@ def _module(name: str) -> tuple[dict[str, str], set[str]]:
     if path.parent != PACKAGE:  # those at the top are profiles, whose values count
         beside = [item for item in path.parent.glob("[!.]*.*") if item.suffix not in (".py", ".md")]
         parts |= {item.relative_to(PACKAGE.parent).as_posix(): file_digest(item) for item in beside}
-    return parts, _imports(source, name, path.name == "__init__.py")
+    return parts, _imports(source, name if path.name == "__init__.py" else name.rpartition(".")[0])
 
 
 @cache
@@ -151,7 +141,9 @@ def data_kind(source: str) -> str:
     if source == "scenes":
         return source
     root = Path(source)
-    return layout(root)
+    if captions := coco_kind(root):
+        return captions
+    return "gopro" if gopro_found(walk(root)) else "folder"
 
 
 def data_fingerprint(source: str) -> str | None:
@@ -167,76 +159,60 @@ def data_fingerprint(source: str) -> str | None:
 
 
 def file_digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file, by its path below `root`; links to nothing are left out, unreadable files are "".
+    """SHA-256 of each file, by its path below `root`; links to nothing are left out.
 
     What was read is remembered by size and date in `runs/cache/files-<folder>-<hash>.json`, which may be deleted.
     """
     name = digest(str(root.resolve()))[:8]
     record = utils.RUNS / "cache" / f"files-{root.resolve().name}-{name}.json"
-    try:
+    known, found, begun = {}, {}, time.time_ns()
+    with contextlib.suppress(S3EError, OSError):
         known = read_json(record)
-    except (S3EError, OSError):
-        known = {}
-    stamps = {os.path.relpath(path, root): _stamp(path) for path in files if path.exists()}
-    new = [name for name, stamp in stamps.items() if known.get(name, [])[:2] != stamp]
-    total = sum(stamps[name][0] for name in new)
-    if total >= LARGE:
-        print(
-            f"reading {len(new):,} files of {root} once ({total / 2**30:.1f} GiB) for their hashes"
-        )
-    begun = time.time_ns()
-    with ThreadPoolExecutor(utils.cores()) as pool:
-        contents = pool.map(_content, (root / name for name in new))
-    known |= {name: [*stamps[name], content] for name, content in zip(new, contents, strict=True)}
-    if new:
-        kept = {name: row for name, row in known.items() if row[2] and row[1] < begun - SETTLED}
-        try:
+    for path in tqdm(list(files), desc=f"hashes of {root.name}", delay=5, leave=False):
+        if path.exists():
+            name, state = os.path.relpath(path, root), path.stat()
+            row = known.get(name, [])
+            if row[:2] != [state.st_size, state.st_mtime_ns]:
+                row = [state.st_size, state.st_mtime_ns, ""]
+                with contextlib.suppress(OSError):  # the readers name it if they need it
+                    row[2] = file_digest(path)
+            found[name] = row
+    if found != known:
+        rows = {**known, **found}.items()
+        kept = {name: row for name, row in rows if row[2] and row[1] < begun - SETTLED}
+        with contextlib.suppress(OSError):  # a folder that cannot be written: read again next time
             write_json(record, kept)
-        except OSError:  # a folder that cannot be written: read again next time
-            pass
-    return {name: known[name][2] for name in stamps}
+    return {name: row[2] for name, row in found.items()}
 
 
-def _stamp(path: Path) -> list[int]:
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns]
-
-
-def _content(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError:  # the readers name it if they need it
-        return ""
-
-
-def _contents(root: Path, files: Iterable[Path]) -> str:
+def contents_digest(root: Path, files: Iterable[Path]) -> str:
     """Hash of files, byte by byte, and of their places below `root`."""
-    found = {path.relative_to(root).as_posix(): file_digest(path) for path in files}
-    return digest(found)
+    return digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
 
 
 def source_digest() -> str:
     """Hash of the package and the notebooks, byte by byte: machines that differ there must not mix."""
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    return digest([_contents(PACKAGE, files), _contents(NOTEBOOKS, NOTEBOOKS.glob("*.ipynb"))])
+    return digest(
+        [contents_digest(PACKAGE, files), contents_digest(NOTEBOOKS, NOTEBOOKS.glob("*.ipynb"))]
+    )
 
 
-def tools(stage: str) -> dict[str, str]:
+def tools(stage: str) -> str:
     """What a stage uses beyond code and data: Java, the library of the blur's transforms, demonstration weights."""
     if stage == EXPLORES:
-        folder = PACKAGE / "weights"
-        weights = [path for path in folder.glob("[!.]*.*") if path.suffix != ".md"]
-        return {"tools": f"weights {_contents(folder, weights)[:12]}"}
+        weights = [path for path in (PACKAGE / "weights").glob("[!.]*.*") if path.suffix != ".md"]
+        return f"weights {contents_digest(PACKAGE, weights)[:12]}"
     if stage == "01_data_blurring":
-        return {"tools": f"transforms by {TRANSFORMS}"}
+        return f"transforms by {TRANSFORMS}"
     if stage != "07_evaluation":
-        return {}
+        return ""
     from s3e.evaluation.captions import find_java
 
-    return {"tools": "Java" if find_java() else "no Java"}
+    return "Java" if find_java() else "no Java"
 
 
-def _setting(name: str, value: Any) -> Any:
+def setting(name: str, value: Any) -> Any:
     """A setting as it stands in a key: of a file of weights its content, wherever it lies."""
     if name not in WEIGHTS or not value or not Path(value).is_file():
         return value
@@ -244,72 +220,17 @@ def _setting(name: str, value: Any) -> Any:
     return f"SHA-256 {file_digests(path.parent, [path])[path.name]}"
 
 
-class Keys:
-    """The keys of all runs of one study, computed from sources alone.
-
-    `foreign`: gives the folders of what a run reads from other studies, by name (see `s3e.pipeline.store.foreign`).
-    """
-
-    def __init__(self, config: Config, selection: Selection, notebooks: Path = NOTEBOOKS):
-        self.config, self.selection, self.notebooks = config, selection, notebooks
-        self.foreign: Callable[[Instance], dict[str, Path]] = lambda run: {}
-        self._parts: dict[Instance, dict[str, Any]] = {}
-
-    @cached_property
-    def kind(self) -> str:
-        """What the data are: "scenes", "coco", "karpathy", "gopro" or "folder"."""
-        return data_kind(self.config.data.source)
-
-    @property
-    def captioned(self) -> bool:
-        """Whether the data can teach a tree and a captioner."""
-        return self.kind in CAPTIONED
-
-    def upstream(self, run: Instance) -> list[Instance]:
-        """The runs of this study that `run` reads."""
-        return graph.upstream(run, self.selection, self.captioned)
-
-    def parts(self, run: Instance) -> dict[str, Any]:
-        """What the key of `run` is made of: code, settings, data, and the keys of what it reads."""
-        if run not in self._parts:
-            settings = graph.fields(run, self.config)
-            before = {str(other): self.key(other) for other in self.upstream(run)}
-            before |= {
-                name: read_json(path / "done.json")["key"]
-                for name, path in self.foreign(run).items()
-            }
-            self._parts[run] = {
-                "stage": str(run),
-                "code": code_parts(run.stage, self.notebooks),
-                "settings": {name: _setting(name, value) for name, value in settings.items()},
-                "data": self._fingerprint if run.stage == "01_data_blurring" else None,
-                "upstream": before,
-            } | tools(run.stage)
-        return self._parts[run]
-
-    def key(self, run: Instance) -> str:
-        """The key of a run: equal keys mean equal results."""
-        return digest(self.parts(run))
-
-    @cached_property
-    def _fingerprint(self) -> str | None:
-        return data_fingerprint(self.config.data.source)
-
-
 def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Why two keys differ: changed modules, settings with both values, data, upstream runs."""
-    reasons = [f"code of {name} changed" for name in _changed(old["code"], new["code"])]
-    for name in _changed(old["settings"], new["settings"]):
-        before, now = (json.dumps(parts["settings"].get(name, "none")) for parts in (old, new))
-        reasons.append(f"{name} {before} -> {now}")
+    """Why two keys differ: changed modules, settings with both values, upstream runs, data, tools."""
+    texts = {"code": "code of {} changed", "settings": "{} {} -> {}", "upstream": "upstream {}"}
+    reasons = []
+    for part, text in texts.items():
+        for name in sorted({*old[part], *new[part]}):
+            before, now = (json.dumps(parts[part].get(name, "none")) for parts in (old, new))
+            if before != now:
+                reasons.append(text.format(name, before, now))
     if old["data"] != new["data"]:
         reasons.append("the data folder changed")
-    if old.get("tools") != new.get("tools"):
-        reasons.append(f"there was {old.get('tools')}, now there is {new.get('tools')}")
-    return reasons + [f"upstream {name}" for name in _changed(old["upstream"], new["upstream"])]
-
-
-def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    missing = object()
-    names = sorted({*old, *new})
-    return [name for name in names if old.get(name, missing) != new.get(name, missing)]
+    if old["tools"] != new["tools"]:
+        reasons.append(f"there was {old['tools']}, now there is {new['tools']}")
+    return reasons

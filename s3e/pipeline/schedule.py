@@ -26,24 +26,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3e import utils
-from s3e.utils import (
-    FIGURES,
-    NOTEBOOKS,
-    ROOT,
-    THREADS,
-    S3EError,
-    atomic_write,
-    is_locked,
-    lock_file,
-    read_json,
-)
+from s3e.utils import FIGURES, NOTEBOOKS, ROOT, S3EError, is_locked, lock_file, read_json
 
 if TYPE_CHECKING:  # the process of a notebook needs none of these
     from s3e.config import Runtime
     from s3e.pipeline.graph import Instance
-    from s3e.pipeline.runner import Study
+    from s3e.pipeline.store import Study
 
-Job = dict[str, Any]  # what starts a notebook, as plain JSON: see `Schedule.job`
+Job = dict[str, Any]  # what starts a notebook, as plain JSON: see `job_of`
 POLL = 0.1  # seconds between looks at a process
 LOOK = 1.0  # seconds between looks at the workers of a cluster
 PATIENCE = 10  # seconds until an address counts as unreachable
@@ -74,6 +64,16 @@ def main(job: Job) -> None:
         log_output=True,
         start_timeout=120,
     )
+    _mend_links(Path(job["output"]), Path(job["notebook"]).parent)
+
+
+def _mend_links(output: Path, notebooks: Path) -> None:
+    """Let the links of an executed copy lead to the notebooks beside its source, not beside itself."""
+    base = Path(os.path.relpath(notebooks, output.parent)).as_posix()
+    link = r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|md))\)"
+    text = re.sub(link, rf"]({base}/\1)", output.read_text(encoding="utf-8"))
+    with utils.atomic_write(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _end_with_parent() -> None:
@@ -86,16 +86,15 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
 
     Kills the process once `stop()` is true.
     """
-    from s3e.pipeline.store import complete, note_failure, wait_for
+    from s3e.pipeline.store import FAILURE, complete
 
     output, key = Path(job["output"]), job["key"]
     folder = output.parent
-    lock = _turn(folder / ".worker.lock", job["name"], stop)
-    with lock:
+    with _turn(folder / ".worker.lock", job["name"], stop):
         if not job["force"] and complete(folder, key):
             return ""  # another runner finished it in the meantime
         for place, other in job["needs"].items():
-            wait_for(Path(place), other)
+            complete(Path(place), other, seconds=60)
         if is_locked(folder / ".lock"):
             print(
                 f"{job['name']} is open in another notebook: waiting until that ends ...",
@@ -103,91 +102,62 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
             )
         output.unlink(missing_ok=True)
         code = _execute(job, stop)
-        if code == 0:
-            _mend_links(output, Path(job["notebook"]).parent)
         if complete(folder, key):
             return ""
         why = _why_failed(output, code)
-        note_failure(folder, key, why.splitlines()[-1].strip())
+        utils.write_json(folder / FAILURE, {"key": key, "why": why.splitlines()[-1].strip()})
         return why
 
 
 def _turn(path: Path, name: str, stop: Callable[[], bool]) -> contextlib.ExitStack:
     """Hold the lock of a run once it is free."""
+    owners: list[str] = []
 
     def busy(owner: str) -> None:
-        raise LookupError(owner)
+        if not owners:
+            print(f"{name} is in use by process {owner}: waiting until that ends ...", flush=True)
+        owners.append(owner)
+        raise LookupError
 
-    informed = False
     while not stop():
-        try:
+        with contextlib.suppress(LookupError):
             return lock_file(path, busy)
-        except LookupError as error:
-            if not informed:
-                print(
-                    f"{name} is in use by process {error.args[0]}: waiting until that ends ...",
-                    flush=True,
-                )
-            informed = True
-            time.sleep(POLL)
+        time.sleep(POLL)
     raise S3EError(f"{name} was stopped while it waited.")
 
 
 def _execute(job: Job, stop: Callable[[], bool]) -> int:
     """Execute the notebook of a job in a process of its own; returns the exit code."""
-    command = [sys.executable, "-m", "s3e.pipeline.schedule", json.dumps(job)]
-    with open(Path(job["output"]).with_name("papermill.log"), "ab") as log:
-        process = subprocess.Popen(
-            command, env=_environment(job), stdin=subprocess.PIPE, stdout=log, stderr=log
-        )
-        with process:
-            while True:
-                try:
-                    return process.wait(POLL)
-                except subprocess.TimeoutExpired:
-                    if stop():
-                        process.kill()
-
-
-def _environment(job: Job) -> dict[str, str]:
     fixed = {
         "JUPYTER_PREFER_ENV_PATH": "1",  # a user-level kernelspec must not win
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
-        "S3E_RUNS": job["runs"],
-        "S3E_FIGURES": job["figures"],
         "TQDM_DISABLE": "1",  # a saved bar would stand at 0 % in the executed notebook for ever
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    threads = dict.fromkeys(THREADS, str(job["threads"]))
-    return {**os.environ, **threads, **fixed, **job.get("environment", {})}
-
-
-def _mend_links(output: Path, notebooks: Path) -> None:
-    """Let the links of an executed copy lead to the notebooks beside its source, not beside itself."""
-    base = Path(os.path.relpath(notebooks, output.parent)).as_posix()
-    link = r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|md))\)"
-    text = re.sub(link, rf"]({base}/\1)", output.read_text(encoding="utf-8"))
-    with atomic_write(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "s3e.pipeline.schedule", json.dumps(job)]
+    environment = {**os.environ, **fixed, **job["environment"]}
+    with open(Path(job["output"]).with_name("papermill.log"), "ab") as log:
+        options = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log, "env": environment}
+        with subprocess.Popen(command, **options) as process:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(POLL)
+                if stop():
+                    process.kill()
 
 
 def _why_failed(output: Path, code: int) -> str:
     """The last lines of the failing cell, or of the log where no cell raised."""
-    cells = read_json(output)["cells"] if output.is_file() else []
-    for cell in cells:
+    for cell in read_json(output)["cells"] if output.is_file() else []:
         for item in cell.get("outputs", []):
             if item["output_type"] == "error" and item["ename"] != "SystemExit":
-                lines = [line for block in item["traceback"] for line in _lines(block)]
-                lines = lines[-LAST_LINES:] or [f"{item['ename']}: {item['evalue']}"]
-                return "\n".join(
-                    [f"  cell In[{cell['execution_count']}]:", *(f"    {line}" for line in lines)]
-                )
+                lines = _lines("\n".join(item["traceback"]))[-LAST_LINES:] or [item["ename"]]
+                return "\n    ".join([f"  cell In[{cell['execution_count']}]:", *lines])
     if code < 0:
         return f"  killed by signal {-code}"
-    if code:
-        log = output.with_name("papermill.log").read_text(encoding="utf-8", errors="replace")
-        return f"  {(_lines(log) or ['it ended'])[-1]}"
-    return "  its notebook ended without run.finish, or its code or data changed meanwhile"
+    log = output.with_name("papermill.log").read_text(encoding="utf-8", errors="replace")
+    ended = "its notebook ended without run.finish, or its code or data changed meanwhile"
+    return f"  {_lines(log)[-1] if code else ended}"
 
 
 def _lines(text: str) -> list[str]:
@@ -203,12 +173,9 @@ def gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    return [str(number) for number in range(count)]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def local_places(runtime: "Runtime", jobs: int) -> int:
@@ -240,9 +207,13 @@ class Local:
     def __init__(self, runtime: "Runtime", jobs: int):
         self.places = local_places(runtime, jobs)
         self.about = f"{self.places} at a time"
-        self._environments: SimpleQueue[dict[str, str]] = SimpleQueue()
-        for place in range(self.places):
-            self._environments.put(_gpus_of(runtime, place))
+        self._gpus: SimpleQueue[dict[str, str]] = SimpleQueue()
+        found = (
+            gpus() if runtime.device == "cuda" else []
+        )  # else on the CPU or the GPU of the settings
+        for first in range(0, self.places * runtime.devices, runtime.devices):
+            own = ",".join(found[first : first + runtime.devices])
+            self._gpus.put({"CUDA_VISIBLE_DEVICES": own} if found else {})
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(self.places)
 
@@ -251,26 +222,18 @@ class Local:
         return self._threads.submit(self._run, job)
 
     def _run(self, job: Job) -> str:
-        environment = self._environments.get()
+        own = self._gpus.get()
         try:
-            return run_notebook({**job, "environment": environment}, self._stopped.is_set)
+            return run_notebook(
+                job | {"environment": job["environment"] | own}, self._stopped.is_set
+            )
         finally:
-            self._environments.put(environment)
-
-    def look(self) -> None:
-        """Nothing joins and nothing leaves here."""
+            self._gpus.put(own)
 
     def close(self) -> None:
         """Kill what still runs."""
         self._stopped.set()
         self._threads.shutdown()
-
-
-def _gpus_of(runtime: "Runtime", place: int) -> dict[str, str]:
-    if runtime.device != "cuda":  # on the CPU, or on the one GPU that the settings name
-        return {}
-    first = place * runtime.devices
-    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus()[first : first + runtime.devices])}
 
 
 # --------------------------------------------------------------------------------------------- places on a cluster
@@ -280,33 +243,26 @@ def facts() -> dict[str, str]:
     """What must be the same on all machines, so that a run is the same wherever it runs."""
     from s3e.pipeline import keys
 
-    python = ".".join(platform.python_version_tuple()[:2])
-    packages = {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
-    stages = ("01_data_blurring", "07_evaluation")
-    tools = {f"what {stage} uses": keys.tools(stage)["tools"] for stage in stages}
-    return {
-        "Python": python,
-        **packages,
-        "the source of the suite": keys.source_digest()[:12],
-        **tools,
+    known = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    known |= {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
+    known |= {
+        f"what {stage} uses": keys.tools(stage) for stage in ("01_data_blurring", "07_evaluation")
     }
+    return known | {"the source of the suite": keys.source_digest()[:12]}
 
 
 def examine(request: dict[str, Any]) -> str:
     """On a worker: why it cannot take part, with the remedy; "" if it can."""
-    mine, devices = facts(), request["gpus"]
-    for name, here in request["facts"].items():
-        if mine[name] != here:
-            return f"{name} is {mine[name]} there and {here} here: start it with the same environment and source"
-    for path in request["inputs"]:
-        if not Path(path).exists():
+    for name, there in facts().items():
+        here = request["facts"][name]
+        if there != here:
+            return f"{name} is {there} there and {here} here: start it with the same environment and source"
+    for path in map(Path, request["files"]):
+        if not path.exists():
             return f"it does not see {path}: share that between all machines, under the same path"
-    for path in map(Path, request["locks"]):
-        if not path.is_file():
-            return f"it sees another {path.parent}: share that folder between all machines, under the same path"
-        if not is_locked(path):
+        if path.suffix == ".lock" and not is_locked(path):
             return f"file locks in {path.parent} do not reach it: mount that folder with locks on all machines"
-    if devices and len(gpus()) < devices:
+    if request["gpus"] and len(gpus()) < request["gpus"]:
         return f"it has {len(gpus())} GPUs: check its CUDA_VISIBLE_DEVICES and runtime.devices"
     return ""
 
@@ -320,8 +276,9 @@ def nurse(job: Job) -> str:
 
     def stop() -> bool:
         task = worker.state.tasks.get(key)
-        closing = worker.status.name in ("closing", "closed")
-        return task is None or task.state == "cancelled" or closing
+        return (
+            task is None or task.state == "cancelled" or worker.status.name in ("closing", "closed")
+        )
 
     return run_notebook(job, stop)
 
@@ -331,71 +288,52 @@ class Cluster:
 
     A worker takes as many notebooks as its threads feed; one with GPUs (`CUDA_VISIBLE_DEVICES`, `--nthreads 1`) takes
     one. Raises `S3EError` for an address where nobody answers and for a worker that cannot take part; one that joins
-    later and cannot is left out, with a message. `folders`: those that the runs write into.
+    later and cannot is left out, with a message. `files`: what all machines must see.
     """
 
-    def __init__(self, study: "Study", folders: list[Path], jobs: int):
-        self.address, self._runtime = study.arguments.scheduler, study.config.runtime
-        self._jobs, self._looked = jobs, 0.0
-        self._known: dict[str, bool] = {}  # by worker: can it take part?
-        self._held = contextlib.ExitStack()
-        self._client = self._connect()
-        paths = [folder / f".cluster-{uuid.uuid4().hex}.lock" for folder in folders]
-        for path in paths:
-            self._held.callback(path.unlink, missing_ok=True)
-            self._held.enter_context(lock_file(path, lambda owner: None))
-        self._executor = self._client.get_executor(pure=False, allow_other_workers=True)
-        self._request = {
-            "facts": facts(),
-            "locks": [str(path) for path in paths],
-            "inputs": [str(path) for path in study.inputs()],
-            "gpus": 0 if self._runtime.device == "cpu" else self._runtime.devices,
-        }
-        try:
+    def __init__(self, address: str, runtime: "Runtime", jobs: int, store: Path, files: list[Path]):
+        self._address, self._runtime, self._jobs, self._looked = address, runtime, jobs, 0.0
+        self._threads: dict[str, int] = {}  # by worker; 0 where it cannot take part
+        with contextlib.ExitStack() as held:
+            self._client = held.enter_context(self._connect(held))
+            path = store / f".cluster-{uuid.uuid4().hex}.lock"
+            held.callback(path.unlink, missing_ok=True)
+            held.enter_context(lock_file(path, lambda owner: None))
+            self._request = {
+                "facts": facts(),
+                "files": [str(item) for item in (*files, path)],
+                "gpus": 0 if runtime.device == "cpu" else runtime.devices,
+            }
             for worker, why in self._newcomers().items():
                 raise S3EError(f"worker {worker} cannot take part: {why}.")
-        except S3EError:
-            self.close()
-            raise
-        self.about = f"{self.places} at a time on {len(self._workers())} workers of {self.address}"
+            self._executor = self._client.get_executor(pure=False, allow_other_workers=True)
+            self._held = held.pop_all()
+        self.about = f"{self.places} at a time on {len(self._threads)} workers of {address}"
 
-    def _connect(self) -> Any:
+    def _connect(self, held: contextlib.ExitStack) -> Any:
         from distributed import Client, LocalCluster
 
-        kind, _, count = self.address.partition(":")
-        if kind == "local":
-            if not count.isdecimal() or not int(count) or self._runtime.device != "cpu":
+        kind, _, count = self._address.partition(":")
+        if kind != "local":
+            try:
+                return Client(self._address, timeout=PATIENCE)
+            except (OSError, ValueError) as error:
                 raise S3EError(
-                    f"--scheduler {self.address}: write local:N, N from 1 on; for GPUs of this machine give --jobs."
-                )
-            threads = self._runtime.threads * self._runtime.devices
-            options = {"threads_per_worker": threads, "dashboard_address": None, "memory_limit": 0}
-            cluster = self._held.enter_context(LocalCluster(n_workers=int(count), **options))
-            return self._held.enter_context(Client(cluster))
-        try:
-            return self._held.enter_context(Client(self.address, timeout=PATIENCE))
-        except (OSError, ValueError) as error:
+                    f"--scheduler {self._address}: {error}; give the address that `dask scheduler` prints."
+                ) from None
+        if not count.isdecimal() or not int(count) or self._runtime.device != "cpu":
             raise S3EError(
-                f"--scheduler {self.address}: {error}; give the address that `dask scheduler` prints."
-            ) from None
-
-    def _workers(self) -> list[str]:
-        return [name for name, fits in self._known.items() if fits]
-
-    @property
-    def places(self) -> int:
-        """How many notebooks run at a time."""
+                f"--scheduler {self._address}: write local:N, N from 1 on; for GPUs of this machine give --jobs."
+            )
         threads = self._runtime.threads * self._runtime.devices
-        single = self._runtime.device != "cpu"
-        free = [1 if single else max(1, self._threads[name] // threads) for name in self._workers()]
-        return min(sum(free), self._jobs or sum(free))
+        options = {"threads_per_worker": threads, "dashboard_address": None, "memory_limit": 0}
+        return Client(held.enter_context(LocalCluster(n_workers=int(count), **options)))
 
     def _newcomers(self) -> dict[str, str]:
         """Note which workers there are; returns {new worker: why it cannot take part}."""
-        self._looked = time.monotonic()
         try:
             workers = self._client.scheduler_info(n_workers=-1)["workers"]
-            new = [name for name in workers if name not in self._known]
+            new = [name for name in workers if name not in self._threads]
             found = (
                 self._client.run(examine, self._request, workers=new, on_error="return")
                 if new
@@ -405,33 +343,41 @@ class Cluster:
             found, workers = {}, {}
         if self._client.status != "running":
             raise S3EError(
-                f"the scheduler at {self.address} is gone: start it and its workers again, and give the same command."
+                f"the scheduler at {self._address} is gone: start it and its workers again, and give the same command."
             )
-        for name in set(self._known) - set(workers):
+        for name in set(self._threads) - set(workers):
             print(f"worker {name} is gone: what it ran goes on elsewhere", flush=True)
-        self._threads = {name: about["nthreads"] for name, about in workers.items()}
-        self._known = {name: self._known.get(name, found.get(name) == "") for name in workers}
+        fits = {
+            name: about["nthreads"] * (found.get(name, "") == "") for name, about in workers.items()
+        }
+        self._threads = {name: self._threads.get(name, threads) for name, threads in fits.items()}
         return {name: str(why) for name, why in found.items() if why != ""}
+
+    @property
+    def places(self) -> int:
+        """How many notebooks run at a time; looks who left or joined.
+
+        Raises `S3EError` if the scheduler is gone.
+        """
+        if time.monotonic() - self._looked > LOOK or self._client.status != "running":
+            for worker, why in self._newcomers().items():
+                print(f"worker {worker} is left out: {why}.", flush=True)
+            self._looked = time.monotonic()
+        each = self._runtime.threads * self._runtime.devices
+        if self._runtime.device != "cpu":
+            each = max(1, *self._threads.values())
+        count = sum(max(1, threads // each) for threads in self._threads.values() if threads)
+        return min(count, self._jobs or count)
 
     def submit(self, job: Job) -> Future[str]:
         """Start a job on a worker; its result is that of `run_notebook`."""
         return self._executor.submit(
             lambda job: importlib.import_module("s3e.pipeline.schedule").nurse(
                 job
-            ),  # the scheduler need not know s3e
+            ),  # a scheduler need not know s3e
             job,
-            workers=self._workers(),
+            workers=[name for name, threads in self._threads.items() if threads],
         )
-
-    def look(self) -> None:
-        """Say who left or does not fit; raises `S3EError` if the scheduler is gone."""
-        if time.monotonic() - self._looked < LOOK and self._client.status == "running":
-            return
-        before = self._workers()
-        for worker, why in self._newcomers().items():
-            print(f"worker {worker} is left out: {why}.", flush=True)
-        if before and not self._workers():
-            print(f"no worker is left at {self.address}: waiting for one to join ...", flush=True)
 
     def close(self) -> None:
         """Leave the cluster, whose workers then kill what still runs."""
@@ -449,92 +395,83 @@ class Result(NamedTuple):
     seconds: float = 0.0
 
 
-class Schedule:
-    """Keep the places busy until nothing more can run."""
-
-    def __init__(self, study: "Study", waiting: list["Instance"], places: Local | Cluster):
-        self.study, self.places, self.waiting = study, places, list(waiting)
-        self.ahead = minutes_ahead(study, waiting)
-        self.running: dict[Future[str], tuple[Instance, float]] = {}
-        self.results: dict[Instance, Result] = {}
-
-    def run(self) -> dict["Instance", Result]:
-        """Run everything; returns what came of each run."""
-        try:
-            while self.running or self.waiting:
-                self._start_ready()
-                done, _ = wait(self.running, timeout=LOOK, return_when=FIRST_COMPLETED)
-                self.places.look()
-                while done:  # no reference stays, or a cluster computes a lost result again
-                    self._finish(done.pop())
-                if not self.running:
-                    time.sleep(POLL)
-        finally:
-            self.places.close()
-        return self.results
-
-    def _start_ready(self) -> None:
-        busy = {*self.waiting, *(run for run, _ in self.running.values())}
-        for run in sorted(self.waiting, key=self.ahead.get, reverse=True):
-            before = self.study.keys.upstream(run)
-            words = {self.results[other].word for other in before if other in self.results}
-            if words & {"failed", "not run"}:
-                self.waiting.remove(run)
-                self.results[run] = Result("not run")
-            elif not busy & set(before) and len(self.running) < self.places.places:
-                self.waiting.remove(run)
-                self.study.store.folder(run).mkdir(parents=True, exist_ok=True)
-                self.running[self.places.submit(self.job(run))] = run, time.monotonic()
-                _say(f"start  {run}  (about {self.study.minutes(run):.1f} min)")
-
-    def job(self, run: "Instance") -> Job:
-        """What a worker needs to run a notebook, as plain JSON."""
-        study = self.study
-        keys = {other: study.keys.key(other) for other in study.keys.upstream(run)}
-        found = {key: study.store.find(other, key) for other, key in keys.items()}
-        return {
-            "name": str(run),
-            "key": study.keys.key(run),
-            "force": study.arguments.force,
-            "notebook": str(NOTEBOOKS / f"{run.stage}.ipynb"),
-            "output": str(study.store.folder(run) / "notebook.ipynb"),
-            "needs": {str(place[0]): key for key, place in found.items() if place},
-            "parameters": study.parameters(run),
-            "threads": study.config.runtime.threads,
-            "runs": str(utils.RUNS),
-            "figures": str(FIGURES),
-        }
-
-    def _finish(self, future: Future[str]) -> None:
-        from s3e.pipeline.store import note_failure, wait_for
-
-        run, started = self.running.pop(future)
-        seconds = time.monotonic() - started
-        folder, key = self.study.store.folder(run), self.study.keys.key(run)
-        try:
-            why = future.result()
-        except Exception as error:  # of a worker
-            why = f"  {type(error).__name__}: {error}"
-            note_failure(folder, key, why.strip())
-        if not why and (record := wait_for(folder, key)):
-            self.results[run] = Result("skipped" if record["skipped"] else "done", seconds)
-            return _say(f"{self.results[run].word:6} {run}  {seconds:.0f} s")
-        self.results[run] = Result("failed", seconds)
-        print(why, flush=True)
-        _say(f"FAILED {run}  {seconds:.0f} s")
-        print(
-            f"  executed notebook: {folder / 'notebook.ipynb'}\n  log: {folder / 'papermill.log'}",
-            flush=True,
-        )
+def job_of(study: "Study", run: "Instance", parameters: dict[str, Any], force: bool) -> Job:
+    """What a worker needs to run a notebook, as plain JSON."""
+    needs = {study.find(other): study.key(other) for other in study.upstream(run)}
+    threads = dict.fromkeys(utils.THREADS, str(study.config.runtime.threads))
+    return {
+        "name": str(run),
+        "key": study.key(run),
+        "force": force,
+        "notebook": str(NOTEBOOKS / f"{run.stage}.ipynb"),
+        "output": str(study.folder(run) / "notebook.ipynb"),
+        "needs": {str(folder): key for folder, key in needs.items() if folder},
+        "parameters": parameters,
+        "environment": threads | {"S3E_RUNS": str(utils.RUNS), "S3E_FIGURES": str(FIGURES)},
+    }
 
 
-def minutes_ahead(study: "Study", runs: list["Instance"]) -> dict["Instance", float]:
-    """Expected minutes from the start of each of `runs` (in order) to the end of the longest chain that waits."""
-    ahead = {run: study.minutes(run) for run in runs}
-    for run in reversed(runs):
-        for other in set(study.keys.upstream(run)) & set(ahead):
-            ahead[other] = max(ahead[other], study.minutes(other) + ahead[run])
-    return ahead
+def run_all(
+    study: "Study",
+    waiting: dict["Instance", float],
+    start: Callable[["Instance"], Future[str]],
+    places: Local | Cluster,
+) -> dict["Instance", Result]:
+    """Keep the places busy until nothing more can run; returns what came of each run.
+
+    `waiting`: the runs with their expected minutes, in order; `start` submits one.
+    """
+    ahead, running, results = (
+        dict(waiting),
+        {},
+        {},
+    )  # ahead: minutes to the end of the longest chain that waits
+    for run in reversed(waiting):
+        for other in {*study.upstream(run)} & {*waiting}:
+            ahead[other] = max(ahead[other], waiting[other] + ahead[run])
+    left = sorted(waiting, key=ahead.get, reverse=True)
+    while left or running:
+        for run in list(left):
+            before, busy = study.upstream(run), {*left, *(other for other, _ in running.values())}
+            if any(
+                other in results and results[other].word in ("failed", "not run")
+                for other in before
+            ):
+                left.remove(run)
+                results[run] = Result("not run")
+            elif not busy & {*before} and len(running) < places.places:
+                left.remove(run)
+                running[start(run)] = run, time.monotonic()
+                _say(f"start  {run}  (about {waiting[run]:.1f} min)")
+        done, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
+        time.sleep(0 if running else POLL)
+        while done:  # no reference stays, or a cluster computes a lost result again
+            future = done.pop()
+            run, since = running.pop(future)
+            results[run] = _result(study, run, future, time.monotonic() - since)
+    return results
+
+
+def _result(study: "Study", run: "Instance", future: Future[str], seconds: float) -> Result:
+    from s3e.pipeline.store import FAILURE, complete
+
+    folder, key = study.folder(run), study.key(run)
+    try:
+        why = future.result()
+    except Exception as error:  # of a worker
+        why = f"  {type(error).__name__}: {error}"
+        utils.write_json(folder / FAILURE, {"key": key, "why": why.strip()})
+    if not why and (done := complete(folder, key, seconds=60)):
+        word = "skipped" if done["skipped"] else "done"
+        _say(f"{word:6} {run}  {seconds:.0f} s")
+        return Result(word, seconds)
+    print(why, flush=True)
+    _say(f"FAILED {run}  {seconds:.0f} s")
+    print(
+        f"  executed notebook: {folder / 'notebook.ipynb'}\n  log: {folder / 'papermill.log'}",
+        flush=True,
+    )
+    return Result("failed", seconds)
 
 
 def _say(line: str) -> None:

@@ -18,263 +18,265 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from s3e import utils
-from s3e.config import Config, Runtime, load_config
+from s3e.config import Config, load_config
 from s3e.pipeline import graph, keys
-from s3e.pipeline.graph import DRAWS, Instance, Selection
-from s3e.pipeline.keys import WEIGHTS, Keys
-from s3e.utils import (
-    FIGURES,
-    NOTEBOOKS,
-    ROOT,
-    S3EError,
-    atomic_write,
-    file_digest,
-    is_locked,
-    lock_file,
-    read_json,
-    write_json,
-)
+from s3e.pipeline.graph import DRAWS, STAGES, Instance
+from s3e.utils import FIGURES, NOTEBOOKS, ROOT, S3EError, file_digest, read_json, write_json
 
 FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
-CARD = ("precision", "devices")  # rows of the run card where they are not the default
 PACKAGES = (
-    "torch", "numpy", "scipy", "scikit-image", "pandas", "matplotlib", "pillow", "pydantic",
-    "papermill", "pycocoevalcap",
-)  # fmt: skip
-SEMANTICS = (
-    "encoder", "encoder_widths", "node_width", "share_sub_relations", "word_width", "lstm_width", "attention_width",
-)  # settings of `model` in which a tree and captioner must agree with the study that borrows them  # fmt: skip
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "pandas",
+    "matplotlib",
+    "pillow",
+    "papermill",
+)
+AGREE = (
+    "data.size", "model.encoder", "model.encoder_widths", "model.node_width", "model.share_sub_relations",
+    "model.word_width", "model.lstm_width", "model.attention_width",
+)  # settings that a study shares with the one whose tree and captioner it uses  # fmt: skip
 _HELD: dict[
     Path, contextlib.ExitStack
 ] = {}  # locks of this process: a notebook may open its run twice
 
 
-# ------------------------------------------------------------------------------------------------ folders and records
+def record(folder: Path, name: str = "done.json") -> dict[str, Any] | None:
+    """The record of a run in its folder, or None."""
+    return read_json(folder / name) if (folder / name).is_file() else None
 
 
-class Store:
-    """The folders of one profile, data set and set of overrides."""
+def lost_files(folder: Path, done: dict[str, Any]) -> list[str]:
+    """Names of a finished run's files that are gone or have another size."""
+    sizes = {name: about["bytes"] for name, about in done["outputs"].items()}
+    files = {name: folder / name for name in sizes}
+    there = {
+        name
+        for name, path in files.items()
+        if path.is_file() and path.stat().st_size == sizes[name]
+    }
+    return sorted({*sizes} - there)
 
-    def __init__(self, root: Path, base: Path | None = None):
-        self.root, self.base = root, base
 
-    @classmethod
-    def of(
-        cls, config: Config, overrides: dict[str, Any] | None = None, run_dir: str = ""
-    ) -> "Store":
-        """The store of a config; `run_dir` names another root folder for it."""
-        if run_dir:
-            return cls(Path(run_dir).expanduser().resolve())
-        source = config.data.source
-        name = config.profile + ("" if source == "scenes" else "@" + Path(source).name)
-        base = utils.RUNS.resolve() / name
-        if not overrides:
-            return cls(base)
-        return cls(base.with_name(f"{name}+{keys.digest(overrides)[:8]}"), base)
+def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | None:
+    """The record of the finished run in `folder`, or None if it has another key or has lost files.
 
-    def claim(self, source: str) -> None:
-        """Note whose store this is; raises `S3EError` if it is that of another data folder of the same name."""
-        mark = self.root / "data.txt"
-        owner = mark.read_text(encoding="utf-8") if mark.is_file() else ""
-        if source in ("scenes", owner):
-            return
-        if owner and Path(owner).is_dir():
+    `seconds`: how long to wait, for a shared folder may show files later than on the machine that wrote them.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        done = record(folder)
+        if done and done["key"] == key and not lost_files(folder, done):
+            return done
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.2)
+        with contextlib.suppress(OSError):
+            os.listdir(folder)  # a network file system then asks its server again
+
+
+def in_full(text: str, found: Callable[[Path], bool] = Path.is_dir) -> str:
+    """A folder (or file) as given from the working folder or from the repository's root; other words stay."""
+    candidates = [Path(text).expanduser(), ROOT / text]
+    return str(next((path.resolve() for path in candidates if found(path)), text))
+
+
+class Study:
+    """One profile with its data, overrides, variants and seeds: its runs, their keys, and where they lie.
+
+    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they have captions.
+    Raises `S3EError` for settings that cannot be used.
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        data: str = "scenes",
+        overrides: dict[str, Any] | None = None,
+        variants: Iterable[str] = (),
+        seeds: Iterable[int] = (),
+        *,
+        seed: int = 0,
+        run_dir: str = "",
+        notebooks: Path = NOTEBOOKS,
+    ):
+        data = data if data == "scenes" else in_full(data)
+        if isinstance(overrides, dict):  # notebooks run in another folder
+            kinds = {"semantics_from": Path.is_dir} | dict.fromkeys(keys.WEIGHTS, Path.is_file)
+            words = {name for name in kinds if isinstance(overrides.get(name), str)}
+            overrides = overrides | {name: in_full(overrides[name], kinds[name]) for name in words}
+        self.config = load_config(profile, data, seed, overrides)
+        self.overrides, self.data, self.notebooks = overrides or {}, data, notebooks
+        self.selection = graph.select(self.config, variants, seeds)
+        self.kind = keys.data_kind(data)
+        self.captioned = self.kind in graph.CAPTIONED
+        if self.config.semantics_from and self.captioned:
             raise S3EError(
-                f"{self.root} holds the runs of {owner}, not of {source}: rename one of the two, or set S3E_RUNS and "
-                "S3E_FIGURES."
+                f"semantics_from is for data without captions, and {data} has its own: leave it out."
             )
-        with atomic_write(mark) as path:
-            path.write_text(source, encoding="utf-8")
+        name = profile + ("" if data == "scenes" else "@" + Path(data).name)
+        self.root = self.base = utils.RUNS.resolve() / name
+        if run_dir:
+            self.root = self.base = Path(run_dir).expanduser().resolve()
+        elif overrides:
+            self.root = self.base.with_name(f"{name}+{keys.digest(overrides)[:8]}")
+        self._parts: dict[Instance, dict[str, Any]] = {}
+
+    def upstream(self, run: Instance) -> list[Instance]:
+        """The runs of this study that `run` reads."""
+        return graph.upstream(run, self.selection, self.captioned)
+
+    def why_skipped(self, run: Instance) -> str:
+        """Why the notebook of `run` will only report that it is skipped; "" if it works."""
+        return graph.why_skipped(run, self.kind)
+
+    def parts(self, run: Instance) -> dict[str, Any]:
+        """What the key of `run` is made of: code, settings, data, tools, and the keys of what it reads."""
+        if run not in self._parts:
+            settings = graph.fields(run, self.config)
+            before = {str(other): self.key(other) for other in self.upstream(run)}
+            before |= {name: record(path)["key"] for name, path in self.foreign(run).items()}
+            first = run.stage == "01_data_blurring"
+            self._parts[run] = {
+                "stage": str(run),
+                "code": keys.code_parts(run.stage, self.notebooks),
+                "settings": {name: keys.setting(name, value) for name, value in settings.items()},
+                "data": keys.data_fingerprint(self.data) if first else None,
+                "tools": keys.tools(run.stage),
+                "upstream": before,
+            }
+        return self._parts[run]
+
+    def key(self, run: Instance) -> str:
+        """The key of a run: equal keys mean equal results."""
+        return keys.digest(self.parts(run))
 
     def folder(self, run: Instance) -> Path:
         """Where `run` writes."""
         return self.root / run.stage / run.folder
 
-    def find(self, run: Instance, key: str) -> tuple[Path, dict[str, Any]] | None:
-        """Folder and record of a complete run with this key: here, or in the store without overrides."""
-        for root in filter(None, (self.root, self.base)):
-            folder = root / run.stage / run.folder
-            if record := complete(folder, key):
-                return folder, record
-        return None
+    def find(self, run: Instance) -> Path | None:
+        """Folder of the finished run with the present key: here, or in the store without overrides."""
+        folders = [root / run.stage / run.folder for root in (self.root, self.base)]
+        return next((folder for folder in folders if complete(folder, self.key(run))), None)
 
-    def state(self, run: Instance, parts: dict[str, Any]) -> tuple[str, str, float | None]:
-        """(fresh | skipped | running | stale | failed | missing, why, last seconds) of a run whose key has these parts."""
-        folder, key = self.folder(run), keys.digest(parts)
-        if found := self.find(run, key):
-            place, record = found
+    def state(self, run: Instance) -> tuple[str, str, float | None]:
+        """(fresh | skipped | running | stale | failed | missing, why, last seconds) of a run."""
+        folder, parts, key = self.folder(run), self.parts(run), self.key(run)
+        if place := self.find(run):
+            done = record(place)
             elsewhere = "" if place == folder else f"from {place.parents[1].name}"
-            state = "skipped" if record["skipped"] else "fresh"
-            return state, record["skipped"] or elsewhere, record["seconds"]
-        if is_locked(folder / ".lock"):
+            return (
+                "skipped" if done["skipped"] else "fresh",
+                done["skipped"] or elsewhere,
+                done["seconds"],
+            )
+        if utils.is_locked(folder / ".lock"):
             return "running", "", None
-        if record := _record(folder):
-            why = keys.explain(record["parts"], parts)
-            why += [f"{name} is lost or changed" for name in lost_files(folder, record)]
-            return "stale", "; ".join(why), record["seconds"]
-        if (failure := _record(folder, FAILURE)) and failure["key"] == key:
+        if done := record(folder):
+            lost = [f"{name} is lost or changed" for name in lost_files(folder, done)]
+            return "stale", "; ".join(keys.explain(done["parts"], parts) + lost), done["seconds"]
+        if (failure := record(folder, FAILURE)) and failure["key"] == key:
             return "failed", failure["why"], None
-        if self.base and (record := _record(self.base / run.stage / run.folder)):
-            return "missing", "; ".join(keys.explain(record["parts"], parts)), None
-        if begun := _record(folder, "state.json"):
-            same = "goes on where it stopped", "its code or settings changed since"
-            return "missing", f"interrupted; {same[begun['key'] != key]}", None
+        if base := record(self.base / run.stage / run.folder):
+            return "missing", "; ".join(keys.explain(base["parts"], parts)), None
+        if begun := record(folder, "state.json"):
+            changed = "its code or settings changed since"
+            return (
+                "missing",
+                f"interrupted; {changed if begun['key'] != key else 'goes on where it stopped'}",
+                None,
+            )
         return "missing", "", None
 
-
-def _record(folder: Path, name: str = "done.json") -> dict[str, Any] | None:
-    return read_json(folder / name) if (folder / name).is_file() else None
-
-
-def lost_files(folder: Path, record: dict[str, Any]) -> list[str]:
-    """Names of a finished run's files that are gone or have another size."""
-    sizes = {name: about["bytes"] for name, about in record["outputs"].items()}
-    files = {name: folder / name for name in sizes}
-    return [
-        name
-        for name, path in files.items()
-        if not path.is_file() or path.stat().st_size != sizes[name]
-    ]
-
-
-def complete(folder: Path, key: str) -> dict[str, Any] | None:
-    """The record of the finished run in `folder`, or None if it has another key or has lost files."""
-    record = _record(folder)
-    return record if record and record["key"] == key and not lost_files(folder, record) else None
-
-
-def wait_for(folder: Path, key: str, seconds: float = 60.0) -> dict[str, Any] | None:
-    """`complete`, once it is seen: a shared folder may show files later than on the machine that wrote them."""
-    end = time.monotonic() + seconds
-    while not (record := complete(folder, key)) and time.monotonic() < end:
-        time.sleep(0.2)
-        with contextlib.suppress(OSError):
-            os.listdir(folder)  # a network file system then asks its server again
-    return record
-
-
-def note_failure(folder: Path, key: str, why: str) -> None:
-    """Note for `--status` why the last attempt at a run failed; the next attempt removes it."""
-    write_json(folder / FAILURE, {"key": key, "why": why})
-
-
-def take_lock(path: Path, what: str) -> contextlib.ExitStack:
-    """Hold an exclusive lock on `path` until it is closed or the process ends; says so while it waits."""
-    busy = "{} is in use by process {}: waiting until that ends ..."
-    return lock_file(path, lambda owner: print(busy.format(what, owner), flush=True))
-
-
-# ------------------------------------------------------------------------------------- a study and others that it reads
-
-
-def _in_full(text: str, found: Callable[[Path], bool]) -> str:
-    candidates = [Path(text).expanduser(), ROOT / text]
-    return str(next((path.resolve() for path in candidates if found(path)), text))
-
-
-def data_folder(data: str) -> str:
-    """A data folder as given from the working folder or from the repository's root; "scenes" stays."""
-    return data if data == "scenes" else _in_full(data, Path.is_dir)
-
-
-def settled(overrides: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The overrides with the store and the files that they name written in full."""
-    if not isinstance(overrides, dict):
-        return overrides
-    kinds = {"semantics_from": Path.is_dir} | dict.fromkeys(WEIGHTS, Path.is_file)
-    return {
-        name: _in_full(value, kinds[name]) if name in kinds and isinstance(value, str) else value
-        for name, value in overrides.items()
-    }
-
-
-def open_study(
-    config: Config,
-    overrides: dict[str, Any] | None,
-    selection: Selection,
-    notebooks: Path = NOTEBOOKS,
-    run_dir: str = "",
-) -> tuple[Keys, Store]:
-    """Keys and store of a study; raises `S3EError` if `semantics_from` is given for data that have captions."""
-    study = Keys(config, selection, notebooks)
-    if config.semantics_from and study.captioned:
-        raise S3EError(
-            f"semantics_from = '{config.semantics_from}' is for data without captions, and "
-            f"{config.data.source} has its own: leave it out."
-        )
-    study.foreign = lambda run: lent_runs(study, run) | control_runs(study, overrides or {}, run)
-    return study, Store.of(config, overrides, run_dir)
-
-
-def lent_runs(study: Keys, run: Instance) -> dict[str, Path]:
-    """What `run` reads of the captioned study of `semantics_from`: {"semantics:<run>": folder}.
-
-    Raises `S3EError` for data without captions if there is no such study or if it does not fit the settings.
-    """
-    if study.captioned or graph.why_skipped(run, study.kind):
-        return {}
-    needed, store = graph.borrowed(run), Path(study.config.semantics_from)
-    if run.stage == "01_data_blurring" and study.config.semantics_from:
-        needed = [run]  # images that the tree was trained on are taken out
-    if needed and not study.config.semantics_from:
-        profile = study.config.profile
-        raise S3EError(
-            f"{study.config.data.source} has no captions to train the tree of '{run.variant}': run a study that has "
-            f"(python run_all.py --profile {profile}) and name its store (--semantics-from runs/{profile})."
-        )
-    for other in needed:
-        _check_lent(study.config, store / other.stage / other.folder)
-    return {f"semantics:{other}": store / other.stage / other.folder for other in needed}
-
-
-def _check_lent(config: Config, folder: Path) -> None:
-    record = _record(folder)
-    if record is None or record["skipped"] or lost_files(folder, record):
-        number, seed = folder.parent.name[:2], folder.name[1:]
-        seeds = f" --seeds {seed}" if seed.isdecimal() else ""
-        raise S3EError(
-            f"semantics_from: {folder} is not a finished run of a study with captions: run that study "
-            f"(python run_all.py --profile {config.profile}{seeds} --until {number}), or name another store."
-        )
-    theirs, ours = read_json(folder / "params.json")["config"], config.model_dump(mode="json")
-    fields = [("data", "size"), *(("model", name) for name in SEMANTICS)]
-    for section, name in fields:
-        if theirs[section][name] != ours[section][name]:
-            value = json.dumps(theirs[section][name])
+    def claim(self) -> None:
+        """Note whose store this is; raises `S3EError` if it is that of another data folder of the same name."""
+        mark = self.root / "data.json"
+        owner = read_json(mark) if mark.is_file() else self.data
+        if owner != self.data and Path(owner).is_dir():
             raise S3EError(
-                f"semantics_from: {section}.{name} is {value} in {folder} and {ours[section][name]} here: "
-                f"--set '{section}.{name}={value}'."
+                f"{self.root} holds the runs of {owner}, not of {self.data}: rename one of the two, or set S3E_RUNS "
+                "and S3E_FIGURES."
             )
+        write_json(mark, self.data)
 
+    def foreign(self, run: Instance) -> dict[str, Path]:
+        """Folders of the finished runs of other studies that `run` reads, by name.
 
-def control_runs(study: Keys, overrides: dict[str, Any], run: Instance) -> dict[str, Path]:
-    """The fresh runs of the texture control that 07 and 08 read: {"texture control:<run>": folder}; {} without one.
+        "semantics:<run>": vocabulary, tree and captioner of `semantics_from`, for data without captions; "texture
+        control:<run>": this study with `data.texture=random`, for 07 and 08, where it is finished. Raises `S3EError` if
+        the data lack captions and there is no study to take them from, or if it does not fit the settings.
+        """
+        if (
+            run.stage in ("07_evaluation", DRAWS)
+            and self.data == "scenes"
+            and self.config.data.texture == "category"
+        ):
+            changed = {**self.overrides, "data.texture": "random"}
+            control = Study(self.config.profile, overrides=changed, notebooks=self.notebooks)
+            runs = (
+                [graph.variant_run(*pair) for pair in self.selection]
+                if control.root.is_dir()
+                else []
+            )
+            found = {f"texture control:{other}": control.find(other) for other in runs}
+            return {name: path for name, path in found.items() if path}
+        if self.captioned or self.why_skipped(run):
+            return {}
+        store, profile, needed = (
+            self.config.semantics_from,
+            self.config.profile,
+            graph.borrowed(run),
+        )
+        if needed and not store:
+            raise S3EError(
+                f"{self.data} has no captions to train the tree of '{run.variant}': run a study that has "
+                f"(python run_all.py --profile {profile}) and name its store (--semantics-from runs/{profile})."
+            )
+        if (
+            store and run.stage == "01_data_blurring"
+        ):  # images that the tree was trained on are taken out
+            needed = [run]
+        found = {f"semantics:{other}": Path(store) / other.stage / other.folder for other in needed}
+        for folder in found.values():
+            self._check_lent(folder)
+        return found
 
-    The control is the same study on scenes with `data.texture=random`, in a store of its own.
-    """
-    data = study.config.data
-    if run.stage not in ("07_evaluation", DRAWS) or (data.source, data.texture) != (
-        "scenes",
-        "category",
-    ):
-        return {}
-    changed = {**overrides, "data.texture": "random"}
-    config = load_config(study.config.profile, "scenes", 0, changed)
-    store, control = Store.of(config, changed), Keys(config, study.selection, study.notebooks)
-    if not store.root.is_dir():
-        return {}
-    runs = [graph.variant_run(*pair) for pair in study.selection]
-    found = {f"texture control:{other}": store.find(other, control.key(other)) for other in runs}
-    return {name: place[0] for name, place in found.items() if place}
+    def _check_lent(self, folder: Path) -> None:
+        done, profile, number = record(folder), self.config.profile, folder.parent.name[:2]
+        if done is None or done["skipped"] or lost_files(folder, done):
+            seeds = f" --seeds {folder.name[1:]}" if folder.name != "all" else ""
+            raise S3EError(
+                f"semantics_from: {folder} is not a finished run of a study with captions: run that study "
+                f"(python run_all.py --profile {profile}{seeds} --until {number}), or name another store."
+            )
+        theirs, ours = (
+            read_json(folder / "params.json")["config"],
+            self.config.model_dump(mode="json"),
+        )
+        for section, name in (field.split(".") for field in AGREE):
+            value, own = json.dumps(theirs[section][name]), json.dumps(ours[section][name])
+            if value != own:
+                raise S3EError(
+                    f"semantics_from: {section}.{name} is {value} in {folder} and {own} here: "
+                    f"--set '{section}.{name}={value}'."
+                )
 
-
-# ----------------------------------------------------------------------------------------------- what a notebook sees
+    def command(self, *words: str) -> str:
+        """The command line that runs this study."""
+        command = ["python", "run_all.py", "--profile", self.config.profile]
+        command += [] if self.data == "scenes" else ["--data", self.data]
+        for name, value in self.overrides.items():
+            command += ["--set", f"{name}={json.dumps(value)}"]
+        return shlex.join([*command, *words])
 
 
 class Card(dict[str, str]):
@@ -285,73 +287,67 @@ class Card(dict[str, str]):
 
 
 class Run:
-    """One run of a stage: `config`, `path` (its folder), `stage`, `variant`, `seed`, `resumed`, `skipped`, ...
+    """One run of a stage: `config`, `path` (its folder), `stage`, `variant`, `seed`, `resumed`, `study`, ...
 
-    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they have captions;
-    `why_skipped`: why this notebook can do nothing on these data, or "".
+    `kind`, `captioned`: see `Study`; `why_skipped`: why this notebook can do nothing on these data, or ""; `skipped`:
+    {upstream run: why it was skipped}.
     """
 
-    def __init__(
-        self, instance: Instance, store: Store, study: Keys, seed: int, overrides: dict[str, Any]
-    ):
-        self._instance, self._store, self._study, self._overrides = (
+    def __init__(self, instance: Instance, study: Study, seed: int):
+        self._instance, self.study, self.config, self.path = (
             instance,
-            store,
             study,
-            overrides,
-        )
-        self.config, self.path, self.store_name = (
             study.config,
-            store.folder(instance),
-            store.root.name,
+            study.folder(instance),
         )
         self.stage, self.variant, self.seed = instance.stage, instance.variant, seed
         self.kind, self.captioned, self.selection = study.kind, study.captioned, study.selection
-        self.why_skipped = graph.why_skipped(instance, study.kind)
-        self.skipped: dict[str, str] = {}  # what upstream left out -> why
-        self._foreign = study.foreign(instance)
-        self._upstream: dict[Instance, Path] = {}
-        for other in study.upstream(instance):
-            found = store.find(other, study.key(other))
-            if not found:
-                state, why, _ = store.state(other, study.parts(other))
+        self.why_skipped, self._foreign = study.why_skipped(instance), study.foreign(instance)
+        self._upstream = {other: study.find(other) for other in study.upstream(instance)}
+        for other, path in self._upstream.items():
+            if path is None:
+                state, why, _ = study.state(other)
                 why = f" ({why})" if why else ""
+                words = ["--until", other.stage.split("_")[0]]
+                words += ["--seeds", str(other.seed)] if other.seed >= 0 else []
+                words += ["--variants", other.variant] if other.variant else []
                 raise S3EError(
-                    f"{instance} needs {other}, which is {state}{why}: {self._remedy(other)}."
+                    f"{instance} needs {other}, which is {state}{why}: open notebooks/{other.stage}.ipynb, or: "
+                    f"{study.command(*words)}."
                 )
-            self._upstream[other] = found[0]
-            if found[1]["skipped"]:
-                self.skipped[str(other)] = found[1]["skipped"]
-
-    def _remedy(self, other: Instance) -> str:
-        command = ["python", "run_all.py", "--profile", self.config.profile]
-        if self.config.data.source != "scenes":
-            command += ["--data", self.config.data.source]
-        for name, value in self._overrides.items():
-            command += ["--set", f"{name}={json.dumps(value)}"]
-        command += ["--seeds", str(other.seed)] if other.seed >= 0 else []
-        command += ["--variants", other.variant] if other.variant else []
-        command += ["--until", other.stage.split("_")[0]]
-        return f"open notebooks/{other.stage}.ipynb, or: {shlex.join(command)}"
+        self.skipped = {
+            str(o): why for o, path in self._upstream.items() if (why := record(path)["skipped"])
+        }
 
     def _hold(self) -> None:
-        if self.path not in _HELD:
-            _HELD[self.path] = take_lock(self.path / ".lock", str(self._instance))
+        def busy(owner: str) -> None:
+            print(
+                f"{self._instance} is in use by process {owner}: waiting until that ends ...",
+                flush=True,
+            )
 
-    def _begin(self, resume: bool) -> None:
-        self._store.claim(self.config.data.source)
+        if self.path not in _HELD:
+            _HELD[self.path] = utils.lock_file(self.path / ".lock", busy)
+
+    def begin(self, resume: bool) -> None:
+        """Take the run's lock and withdraw an older result; files of an interrupted run with the same key stay."""
+        self.study.claim()
         self._hold()
-        self._parts = self._study.parts(self._instance)
-        self._key, state = keys.digest(self._parts), self.path / "state.json"
+        self._parts, self._key = self.study.parts(self._instance), self.study.key(self._instance)
         for name in ("done.json", FAILURE):
             (self.path / name).unlink(missing_ok=True)
-        self.resumed = resume and state.is_file() and read_json(state)["key"] == self._key
-        if not self.resumed:
-            _clear(self.path)
-        for path in set(self.path.glob(".*.*")) - {self.path / name for name in KEPT}:
-            path.unlink()  # half-written files of a killed run
-        write_json(state, {"key": self._key})
-        self._started, self._clock = time.time(), time.monotonic()
+        begun = record(self.path, "state.json")
+        self.resumed = bool(resume and begun and begun["key"] == self._key)
+        (self.path / "state.json").unlink(
+            missing_ok=True
+        )  # first: a half-cleared folder must not be resumed
+        for path in [path for path in self.path.iterdir() if path.name not in KEPT]:
+            if path.is_dir() and not self.resumed:
+                shutil.rmtree(path)
+            elif not self.resumed or path.match(".*.*"):  # half-written files of a killed run
+                path.unlink()
+        write_json(self.path / "state.json", {"key": self._key})
+        self._started = time.time()
 
     @property
     def figures_name(self) -> str:
@@ -359,16 +355,18 @@ class Run:
 
         So have overrides, and a profile on other data than those that the folder named by the profile shows already.
         """
-        if self.selection != graph.select(self.config):
-            return f"{self.store_name}+{keys.digest(self.selection)[:8]}"
-        name = self.config.figures
-        manifest = FIGURES / name / "manifest.json"
-        if name and manifest.is_file():
-            about, source = read_json(manifest), Path(self.config.data.source).name
-            taken = (about["profile"], about["data"]["source"]) != (self.config.profile, source)
-        else:
-            taken = not name
-        return self.store_name if self._overrides or taken else name
+        config, store = self.config, self.study.root.name
+        if self.selection != graph.select(config):
+            return f"{store}+{keys.digest(self.selection)[:8]}"
+        if self.study.overrides or not config.figures:
+            return store
+        about = record(FIGURES / config.figures, "manifest.json")
+        shown = about and (about["profile"], about["data"]["source"])
+        return (
+            config.figures
+            if shown in (None, (config.profile, Path(self.study.data).name))
+            else store
+        )
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -385,17 +383,17 @@ class Run:
     @property
     def vocabulary(self) -> Path | None:
         """Folder of the run of 01 whose words and labels count: this study's, or that of `semantics_from`."""
-        return self._semantics("01_data_blurring")
+        return self._semantics(Instance("01_data_blurring"))
 
     @property
     def captioner(self) -> Path | None:
         """Folder of the run of 03 that tree and captioner start from; None where this run starts without."""
-        return self._semantics("03_train_captioner")
+        return self._semantics(Instance("03_train_captioner", seed=self.seed))
 
-    def _semantics(self, stage: str) -> Path | None:
-        other = graph.instance(stage, seed=self.seed)
-        own = self._upstream.get(other) if self.captioned else None
-        return own or self._foreign.get(f"semantics:{other}")
+    def _semantics(self, other: Instance) -> Path | None:
+        return (
+            self._upstream.get(other) if self.captioned else self._foreign.get(f"semantics:{other}")
+        )
 
     def texture_control(self) -> list[Path]:
         """Folders of the finished trainings of the texture control (variants on random textures); [] without one."""
@@ -403,45 +401,42 @@ class Run:
 
     def upstream(self, stage: str) -> Path:
         """Folder of the finished run of `stage` that belongs to this run (same seed)."""
-        stage = graph.stage_named(stage).name
-        matches = [run for run in self._upstream if run.stage == stage]
-        if len(matches) != 1:
+        name = graph.stage_named(stage).name
+        runs = [other for other in self._upstream if other.stage == name]
+        if len(runs) != 1:
             raise S3EError(
-                f"{self._instance} reads {len(matches)} runs of {stage}, not one: see run.upstream_runs."
+                f"{self._instance} reads {len(runs)} runs of {name}, not one: see run.upstream_runs."
             )
-        if str(matches[0]) in self.skipped:
-            raise S3EError(f"{matches[0]} was skipped: {self.skipped[str(matches[0])]}")
-        return self._upstream[matches[0]]
+        if why := self.skipped.get(str(runs[0])):
+            raise S3EError(f"{runs[0]} was skipped: {why}")
+        return self._upstream[runs[0]]
 
     def upstream_runs(self, stage: str) -> list[Path]:
         """Folders of all finished runs of `stage` that this run reads, without skipped ones (those: `run.skipped`)."""
-        stage = graph.stage_named(stage).name
-        mine = {run: path for run, path in self._upstream.items() if run.stage == stage}
-        return [path for run, path in mine.items() if str(run) not in self.skipped]
+        name = graph.stage_named(stage).name
+        found = {other: path for other, path in self._upstream.items() if other.stage == name}
+        return [path for other, path in found.items() if str(other) not in self.skipped]
 
     def card(self) -> Card:
         """What runs, with what, for how long, and where its files go."""
         runtime, profile = self.config.runtime, self.config.profile
-        minutes = graph.expected_minutes(self._instance, profile)
+        minutes = graph.spoken(graph.expected_minutes(self._instance, profile))
         rows = {
-            "run": str(self._instance) + (" (resumed)" if self.resumed else ""),
-            "profile": self.store_name,
-            "what": graph.STAGES[self.stage].what,
+            "run": f"{self._instance}{' (resumed)' if self.resumed else ''}",
+            "profile": self.study.root.name,
+            "what": STAGES[self.stage].what,
             "device, threads": f"{runtime.device}, {runtime.threads}",
-            "expected time": graph.spoken(minutes) if graph.minutes(profile) else "not measured",
+            "precision": "" if runtime.precision == "32" else runtime.precision,
+            "devices": "" if runtime.devices == 1 else str(runtime.devices),
+            "expected time": minutes if graph.minutes(profile) else "not measured",
             "files go to": _short(self.path),
-            "source notebook": _short(self._study.notebooks / f"{self.stage}.ipynb"),
+            "source notebook": _short(self.study.notebooks / f"{self.stage}.ipynb"),
+            "fallback": "; ".join(self.config.fallbacks()),
+            "semantics from": self.config.semantics_from,
+            "note": "smoke shows that everything runs; its numbers mean nothing"
+            * (profile == "smoke"),
         }
-        for name in CARD:
-            if getattr(runtime, name) != Runtime.model_fields[name].default:
-                rows[name] = str(getattr(runtime, name))
-        if self.config.fallbacks():
-            rows["fallback"] = "; ".join(self.config.fallbacks())
-        if self.config.semantics_from:
-            rows["semantics from"] = _short(Path(self.config.semantics_from))
-        if profile == "smoke":
-            rows["note"] = "smoke shows that everything runs; its numbers mean nothing"
-        return Card(rows)
+        return Card({name: text for name, text in rows.items() if text})
 
     def skip(self, reason: str) -> None:
         """Finish without results because the data lack something: ends the notebook here and tells downstream why."""
@@ -455,126 +450,102 @@ class Run:
         `outputs`: files beyond those that the stage table declares, relative to `run.path` or absolute.
         Raises `S3EError` for a missing or empty file and for a metric that is no finite number.
         """
-        names = list(dict.fromkeys([*self.outputs, *map(str, outputs)]))
-        self._write({name: _number(name, value) for name, value in metrics.items()}, names, "")
-        seconds = time.monotonic() - self._clock
-        print(f"{self._instance} finished after {seconds:.0f} s: {_short(self.path)}")
-
-    def _write(self, metrics: dict[str, float], outputs: list[str], skipped: str) -> None:
-        self._hold()  # again, if the last cell is run a second time
-        files = {
-            _portable(self.path / name, self.path): _described(self.path / name) for name in outputs
+        for name, value in metrics.items():
+            if not hasattr(value, "__float__") or not math.isfinite(float(value)):
+                raise S3EError(
+                    f"metric '{name}' is {value!r}: a metric must be a finite number; look at the run's log."
+                )
+        metrics = {
+            name: value if isinstance(value, int) else float(value)
+            for name, value in metrics.items()
         }
+        self._write(metrics, [*self.outputs, *outputs], "")
+        print(
+            f"{self._instance} finished after {time.time() - self._started:.0f} s: {_short(self.path)}"
+        )
+
+    def _write(
+        self, metrics: dict[str, float], outputs: Iterable[str | Path], skipped: str
+    ) -> None:
+        self._hold()  # again, if the last cell is run a second time
+        files = {}
+        for path in (self.path / name for name in outputs):
+            if not path.is_file() or not path.stat().st_size:
+                wrong = "empty" if path.is_file() else "missing"
+                raise S3EError(
+                    f"the declared output {path} is {wrong}: run the notebook from the top."
+                )
+            name = os.path.relpath(path.resolve(), self.path.resolve())
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
         about = {
             "stage": self.stage,
             "variant": self.variant,
             "seed": self.seed,
             "selection": self.selection,
         }
-        settings = {"overrides": self._overrides, "config": self.config.model_dump(mode="json")}
+        settings = {
+            "overrides": self.study.overrides,
+            "config": self.config.model_dump(mode="json"),
+        }
         write_json(self.path / "metrics.json", metrics)
-        write_json(self.path / "params.json", {**about, **settings})
-        origin = {"key": self._key, "started": _stamp(self._started), "ended": _stamp(time.time())}
-        write_json(self.path / "provenance.json", origin | provenance(self.config, self._parts))
-        record = {"key": self._key, "parts": self._parts, "outputs": files, "skipped": skipped}
-        seconds = round(time.monotonic() - self._clock, 1)
-        write_json(self.path / "done.json", {**record, "seconds": seconds})
+        write_json(self.path / "params.json", about | settings)
+        seconds = round(time.time() - self._started, 1)
+        origin = provenance(self.config, self._parts, self._started)
+        write_json(self.path / "provenance.json", {"key": self._key, **origin})
+        done = {
+            "key": self._key,
+            "parts": self._parts,
+            "outputs": files,
+            "seconds": seconds,
+            "skipped": skipped,
+        }
+        write_json(self.path / "done.json", done)
         _HELD.pop(self.path).close()
-
-
-def _number(name: str, value: Any) -> float:
-    if not hasattr(value, "__float__") or not math.isfinite(float(value)):
-        raise S3EError(
-            f"metric '{name}' is {value!r}: a metric must be a finite number; look at the run's log."
-        )
-    return value if isinstance(value, int) else float(value)
-
-
-def _described(path: Path) -> dict[str, Any]:
-    if not path.is_file() or not path.stat().st_size:
-        wrong = "empty" if path.is_file() else "missing"
-        raise S3EError(f"the declared output {path} is {wrong}: run the notebook from the top.")
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-
-
-def _portable(path: Path, folder: Path) -> str:
-    """A file's name relative to its run's folder, also from outside it (figures)."""
-    return os.path.relpath(path.resolve(), folder.resolve())
 
 
 def _short(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def _stamp(moment: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+def provenance(config: Config, parts: dict[str, Any], started: float) -> dict[str, Any]:
+    """Everything one wants to know about a result later: source, packages, machine, times, memory, what it read."""
+    runtime, moments = config.runtime, {"started": started, "ended": time.time()}
+    torch = sys.modules.get("torch")  # a stage that did not import it computed without a GPU
+    on_gpu = runtime.device != "cpu" and torch is not None and torch.cuda.is_available()
+    memory = None
+    with contextlib.suppress(ImportError):  # on Windows
+        import resource
 
-
-def _clear(folder: Path) -> None:
-    """Remove what a run with another key left behind: it must not be resumed from."""
-    (folder / "state.json").unlink(
-        missing_ok=True
-    )  # first: a half-cleared folder must not be resumed
-    for path in folder.iterdir():
-        if path.name not in KEPT:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-# -------------------------------------------------------------------------------------------------------- provenance
-
-
-def provenance(config: Config, parts: dict[str, Any]) -> dict[str, Any]:
-    """Everything one wants to know about a result later: source, packages, machine, memory, what it read."""
-    runtime = config.runtime
+        unit = 1 if sys.platform == "darwin" else 1024
+        memory = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
     return {
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "code": parts["code"],
         "upstream": parts["upstream"],
         "data": {"source": config.data.source, "fingerprint": parts["data"]},
-        "python": sys.version.split()[0],
+        "python": platform.python_version(),
         "executable": sys.executable,
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": runtime.device,
-        "device_name": _device_name(runtime),
+        "device_name": torch.cuda.get_device_name(torch.device(runtime.device)) if on_gpu else "",
         "devices": runtime.devices,
         "precision": runtime.precision,
         "threads": runtime.threads,
         "seed": config.seed,
-        "peak_memory_mib": _peak_memory(),
+        "peak_memory_mib": memory,
+    } | {
+        name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
+        for name, when in moments.items()
     }
 
 
 def _git(*words: str) -> str:
     command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
-    try:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _device_name(runtime: Runtime) -> str:
-    torch = sys.modules.get("torch")  # a stage that did not import it computed without a GPU
-    if runtime.device == "cpu" or torch is None or not torch.cuda.is_available():
-        return ""
-    return torch.cuda.get_device_name(torch.device(runtime.device))
-
-
-def _peak_memory() -> float | None:
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    return ""
 
 
 def open_run(
@@ -598,13 +569,10 @@ def open_run(
     `run_dir`: root of the store, default `runs/<profile>...`. Raises `S3EError` with the remedy.
     """
     keys.forget()
-    overrides = settled(overrides)
-    config = load_config(profile, data_folder(data), seed, overrides)
-    instance = graph.instance(graph.stage_named(stage).name, variant, seed)
-    selection = graph.select(config, variants, seeds)
-    study, store = open_study(config, overrides, selection, notebooks, run_dir)
-    run = Run(instance, store, study, seed, overrides or {})
-    run._begin(resume)
-    trains = "runtime" in graph.STAGES[instance.stage].fields
-    utils.set_threads(config.runtime.threads, torch=trains)
+    options = {"seed": seed, "run_dir": run_dir, "notebooks": notebooks}
+    study = Study(profile, data, overrides, variants, seeds, **options)
+    run = Run(graph.instance(graph.stage_named(stage).name, variant, seed), study, seed)
+    run.begin(resume)
+    trains = "runtime" in STAGES[run.stage].fields
+    utils.set_threads(study.config.runtime.threads, torch=trains)
     return run

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from s3e.config import PROFILES, Config, load_config
 from s3e.pipeline import graph, keys
-from s3e.pipeline.store import data_folder, open_study, settled
+from s3e.pipeline.store import Study
 from s3e.report import tables
 from s3e.report.style import save
 from s3e.utils import (
@@ -449,13 +449,10 @@ def state(
 
     Nothing is run and no result is read but the runs' records. Raises `S3EError` for settings that cannot be used.
     """
-    overrides = settled(overrides) or {}
-    config = load_config(profile, data_folder(data), 0, overrides)
-    selection = graph.select(config)
-    known, store = open_study(config, overrides, selection)
+    study = Study(profile, data, overrides)
     rows: dict[str, list] = {}
-    for run in graph.all_runs(selection, known.captioned):
-        rows.setdefault(run.stage, []).append(store.state(run, known.parts(run))[:2])
+    for run in graph.all_runs(study.selection):
+        rows.setdefault(run.stage, []).append(study.state(run)[:2])
     found = {}
     for stage, states in rows.items():
         counts = pd.Series([name for name, _ in states]).value_counts()
