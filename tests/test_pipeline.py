@@ -728,7 +728,7 @@ def test_every_notebook_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_job_names_what_it_needs(here: Path) -> None:
     folder, study = finish(here, DATA), store.Study("smoke")
-    job = schedule.job_of(study, Instance(DEBLURRER, seed=0), {"seed": 0}, False)
+    job = schedule.job_of(study, Instance(DEBLURRER, seed=0), {"seed": 0})
     assert job["needs"] == {str(folder): study.key(Instance(DATA))} and json.dumps(job)
     assert job["environment"]["OMP_NUM_THREADS"] == "1"
     assert store.complete(folder, "another key") is None

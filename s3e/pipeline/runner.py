@@ -217,7 +217,9 @@ def execute(study: Study, runs: list[Instance], arguments: argparse.Namespace, a
 
     def start(run: Instance) -> Any:
         study.folder(run).mkdir(parents=True, exist_ok=True)
-        return places.submit(job_of(study, run, parameters(study, run, arguments), arguments.force))
+        if arguments.force:
+            (study.folder(run) / "done.json").unlink(missing_ok=True)
+        return places.submit(job_of(study, run, parameters(study, run, arguments)))
 
     try:
         results = run_all(study, {run: minutes(study, run) for run in waiting}, start, places)

@@ -91,7 +91,7 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
     output, key = Path(job["output"]), job["key"]
     folder = output.parent
     with _turn(folder / ".worker.lock", job["name"], stop):
-        if not job["force"] and complete(folder, key):
+        if complete(folder, key):
             return ""  # another runner finished it in the meantime
         for place, other in job["needs"].items():
             complete(Path(place), other, seconds=60)
@@ -395,14 +395,13 @@ class Result(NamedTuple):
     seconds: float = 0.0
 
 
-def job_of(study: "Study", run: "Instance", parameters: dict[str, Any], force: bool) -> Job:
+def job_of(study: "Study", run: "Instance", parameters: dict[str, Any]) -> Job:
     """What a worker needs to run a notebook, as plain JSON."""
     needs = {study.find(other): study.key(other) for other in study.upstream(run)}
     threads = dict.fromkeys(utils.THREADS, str(study.config.runtime.threads))
     return {
         "name": str(run),
         "key": study.key(run),
-        "force": force,
         "notebook": str(NOTEBOOKS / f"{run.stage}.ipynb"),
         "output": str(study.folder(run) / "notebook.ipynb"),
         "needs": {str(folder): key for folder, key in needs.items() if folder},
@@ -431,6 +430,7 @@ def run_all(
             ahead[other] = max(ahead[other], waiting[other] + ahead[run])
     left = sorted(waiting, key=ahead.get, reverse=True)
     while left or running:
+        count = places.places
         for run in list(left):
             before, busy = study.upstream(run), {*left, *(other for other, _ in running.values())}
             if any(
@@ -439,23 +439,25 @@ def run_all(
             ):
                 left.remove(run)
                 results[run] = Result("not run")
-            elif not busy & {*before} and len(running) < places.places:
+            elif not busy & {*before} and len(running) < count:
                 left.remove(run)
                 running[start(run)] = run, time.monotonic()
                 _say(f"start  {run}  (about {waiting[run]:.1f} min)")
         done, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
         time.sleep(0 if running else POLL)
         while done:  # no reference stays, or a cluster computes a lost result again
-            future = done.pop()
-            run, since = running.pop(future)
-            results[run] = _result(study, run, future, time.monotonic() - since)
+            run, result = _result(study, running, done.pop())
+            results[run] = result
     return results
 
 
-def _result(study: "Study", run: "Instance", future: Future[str], seconds: float) -> Result:
+def _result(
+    study: "Study", running: dict[Future[str], tuple["Instance", float]], future: Future[str]
+) -> tuple["Instance", Result]:
     from s3e.pipeline.store import FAILURE, complete
 
-    folder, key = study.folder(run), study.key(run)
+    run, since = running.pop(future)
+    folder, key, seconds = study.folder(run), study.key(run), time.monotonic() - since
     try:
         why = future.result()
     except Exception as error:  # of a worker
@@ -464,14 +466,14 @@ def _result(study: "Study", run: "Instance", future: Future[str], seconds: float
     if not why and (done := complete(folder, key, seconds=60)):
         word = "skipped" if done["skipped"] else "done"
         _say(f"{word:6} {run}  {seconds:.0f} s")
-        return Result(word, seconds)
+        return run, Result(word, seconds)
     print(why, flush=True)
     _say(f"FAILED {run}  {seconds:.0f} s")
     print(
         f"  executed notebook: {folder / 'notebook.ipynb'}\n  log: {folder / 'papermill.log'}",
         flush=True,
     )
-    return Result("failed", seconds)
+    return run, Result("failed", seconds)
 
 
 def _say(line: str) -> None:
