@@ -21,7 +21,7 @@ from tqdm import tqdm
 import s3e
 from s3e import utils
 from s3e.blur import TRANSFORMS
-from s3e.data.readers import coco_kind, gopro_found, walk
+from s3e.data.readers import layout, walk
 from s3e.pipeline.graph import DRAWS, EXPLORES
 from s3e.utils import NOTEBOOKS, S3EError, file_digest, read_json, write_json
 
@@ -138,12 +138,7 @@ def forget() -> None:
 
 def data_kind(source: str) -> str:
     """What a data source is, by its file names alone: "scenes", "coco", "karpathy", "gopro" or "folder"."""
-    if source == "scenes":
-        return source
-    root = Path(source)
-    if captions := coco_kind(root):
-        return captions
-    return "gopro" if gopro_found(walk(root)) else "folder"
+    return source if source == "scenes" else layout(source)
 
 
 def data_fingerprint(source: str) -> str | None:
