@@ -138,9 +138,6 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
             SETTINGS,
             JOBS,
             flag("--skip-broken", "report broken files and leave them out"),
-            path(
-                "--out", metavar="FOLDER", help="where the cache goes (default: below runs/cache)"
-            ),
         ),
         "download": (
             "s3e.data.download:download",

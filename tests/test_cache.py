@@ -31,18 +31,18 @@ from s3e.data.readers import open_source
 
 prepare.CHUNK, make = 2, prepare._make_view
 
-def hang(run, target, *rest):  # the third array stops when half of it is there
-    for count, row in enumerate(make(run, target, *rest)):
-        while "val_sharp" in target.name and count == 2:
+def hang(run, building, name, view, *rest):  # the third array stops when half of it is there
+    for count, row in enumerate(make(run, building, name, view, *rest)):
+        while name == "val" and count == 2:
             time.sleep(600)
         yield row
 
 prepare._make_view = hang
 if __name__ == "__main__":
-    folder, root = map(Path, sys.argv[1:])
+    prepare.utils.RUNS, root = map(Path, sys.argv[1:])
     zero = {f"data.{name}": 0 for name in ("train", "val", "test")}
     config = load_config("smoke", str(root), overrides={"data.size": 32, **zero})
-    prepare.prepare_arrays(open_source(root), config, folder, jobs=2)
+    prepare.prepare_arrays(open_source(root), config, jobs=2)
 """
 
 
@@ -60,7 +60,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(photos, tmp_path_factory):
     """An undisturbed cache, made in this process."""
-    return make(photos, tmp_path_factory.mktemp("x") / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("s3e.utils.RUNS", tmp_path_factory.mktemp("whole"))
+        return make(photos)
 
 
 def configure(folder, **settings):
@@ -68,51 +70,48 @@ def configure(folder, **settings):
     return load_config("smoke", data=str(folder), overrides=overrides)
 
 
-def make(root, folder=None, jobs=1, **settings):
-    return prepare_arrays(open_source(root), configure(root, **settings), folder, jobs)
+def make(root, jobs=1, **settings):
+    return prepare_arrays(open_source(root), configure(root, **settings), jobs)[0]
 
 
 def assert_same(one, other):
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir())
-    for name in set(names) - {"cache.json"}:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
 
 
 def test_layout(photos, whole):
-    record, source = read_json(whole / "cache.json"), open_source(photos)
-    blurred = [f"{split}_{name}" for split in ("val", "test") for name in ("light", "moderate")]
-    every = [f"{split}_{name}" for split in source.splits for name in ("sharp", "severe")]
-    expected = {f"{name}.npy" for name in blurred + every} | {f"{name}.json" for name in source.splits}  # fmt: skip
-    assert set(record["files"]) == expected == {path.name for path in whole.iterdir()} - {"cache.json"}  # fmt: skip
-    for split, part in source.splits.items():
-        content = read_json(whole / f"{split}.json")
-        assert content["ids"] == [photo.id for photo in part] and content["missing"] == {}
-        assert len(content["extents"]["severe"]) == len(content["psnr"]["severe"]) == len(part)
+    splits = open_source(photos).splits
+    views = [f"{split}_{name}" for split in ("val", "test") for name in ("light", "moderate")]
+    views += [f"{split}_{name}" for split in splits for name in ("sharp", "severe")]
+    expected = {f"{view}.{kind}" for view in views for kind in ("npy", "json")}
+    assert expected == {path.name for path in whole.iterdir()}
+    for split, part in splits.items():
+        facts = read_json(whole / f"{split}_severe.json")
+        assert len(facts["extents"]) == len(facts["psnr"]) == len(part)
         assert np.load(whole / f"{split}_sharp.npy").shape == (len(part), 32, 32, 3)
 
 
-def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, tmp_path, monkeypatch):
+def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, monkeypatch):
     monkeypatch.setattr(prepare, "CHUNK", 3)
-    assert_same(whole, make(photos, tmp_path / "two", jobs=2))
+    assert_same(whole, make(photos, jobs=2))
 
 
-def test_killed_preparation_goes_on_where_it_stopped(photos, whole, tmp_path, monkeypatch):
-    script, folder, building = tmp_path / "killed.py", tmp_path / "cache", tmp_path / "cache.part"
+def test_killed_preparation_goes_on_where_it_stopped(photos, whole, runs, tmp_path, monkeypatch):
+    script = tmp_path / "killed.py"
     script.write_text(KILLED)
     root = Path(prepare.__file__).parents[2]
-    process = subprocess.Popen([sys.executable, script, folder, photos], cwd=root)
-    wait_for(lambda: (building / "train_severe.json").exists() and any(building.glob(".val_sharp*")))  # fmt: skip
+    process = subprocess.Popen([sys.executable, script, runs, photos], cwd=root)
+    wait_for(lambda: list(runs.glob("cache/*.part/.val_sharp*")))
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in children))
-    assert children and not folder.exists() and not (building / "val_sharp.npy").exists()
+    assert children and [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]
     made, real = [], prepare._make_view
-    monkeypatch.setattr(prepare, "_make_view", lambda *all: made.append(all[1].name) or real(*all))
-    assert_same(whole, make(photos, folder))
-    assert "val_sharp.npy" in made and not {"train_sharp.npy", "train_severe.npy"} & set(made)
-    assert not building.exists()
+    monkeypatch.setattr(prepare, "_make_view", lambda *all: made.append(all[2:4]) or real(*all))
+    assert_same(whole, make(photos))
+    assert made[0] == ("val", "sharp") and len(made) == 8  # of 10 views two were there
 
 
 def wait_for(condition, seconds=60):
@@ -123,55 +122,29 @@ def wait_for(condition, seconds=60):
     raise AssertionError("this never came true")
 
 
-def test_full_disk_is_an_error_before_the_work(photos, tmp_path, monkeypatch):
+def test_full_disk_is_an_error_before_the_work(photos, runs, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=200_000))
-    with pytest.raises(S3EError, match=r"cache.part needs \d{3}kB, but 200kB are free: make room"):
-        make(photos, tmp_path / "cache")
-    assert not list((tmp_path / "cache.part").glob("*.npy"))
+    with pytest.raises(S3EError, match=r"part needs \d{3}kB, but 200kB are free: make room"):
+        make(photos)
+    assert not list(runs.glob("cache/*/*.npy"))
 
 
-def test_full_disk_in_the_middle(photos, whole, tmp_path, monkeypatch):
+def test_full_disk_in_the_middle(photos, whole, runs, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
-        yield
 
-    real = prepare._make_view
     with monkeypatch.context() as patch:
-        patch.setattr(
-            prepare, "_make_view", lambda *all: (full if "val" in all[1].name else real)(*all)
-        )
-        with pytest.raises(S3EError, match="cache: the disk is full; make room and repeat"):
-            make(photos, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
-    (tmp_path / "cache.part" / "train_severe.npy").unlink()  # lost meanwhile: made again
-    assert_same(whole, make(photos, tmp_path / "cache"))
+        patch.setattr(prepare, "write_json", full)
+        with pytest.raises(S3EError, match="the disk is full; make room and repeat"):
+            make(photos)
+    assert [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]
+    assert_same(whole, make(photos))
 
 
-def test_places_that_cannot_be_written(photos, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(S3EError, match=r"file/cache cannot be written \(.+\): choose another pl"):
-        make(photos, tmp_path / "file" / "cache")
-
-
-def test_only_a_whole_cache_of_the_same_photos_and_settings_is_read(photos, whole, tmp_path):
-    refused = "is not, or no longer, the cache of these photos and settings: delete it or give"
-    made = make(photos, tmp_path / "cache")
-    with pytest.raises(S3EError, match=refused):
-        make(photos, made, data_size=64)
-    (made / "val_light.npy").write_bytes((made / "val_light.npy").read_bytes()[:-1])
-    with pytest.raises(S3EError, match=refused):
-        make(photos, made)
-    (made / "cache.json").unlink()
-    with pytest.raises(S3EError, match=refused):
-        make(photos, made)
-
-
-def test_leftovers_of_other_settings_are_not_used(photos, whole, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_finish", None)
-        with pytest.raises(TypeError):
-            make(photos, tmp_path / "cache", blur_seed=1)
-    assert_same(whole, make(photos, tmp_path / "cache"))
+def test_places_that_cannot_be_written(photos, runs):
+    runs.write_text("a file where the folder should be")
+    with pytest.raises(S3EError, match=r"cannot be written \(.+\): choose another place"):
+        make(photos)
 
 
 def test_each_change_of_settings_or_files_has_its_own_cache(tmp_path, monkeypatch):
@@ -207,13 +180,13 @@ def key_of(root, **settings):
     return prepare.cache_key(source, config, plan(source, config))
 
 
-def test_a_photo_that_breaks_meanwhile_is_named(tmp_path):
+def test_a_photo_that_breaks_meanwhile_is_named(tmp_path, runs):
     photos = write_photos(tmp_path / "photos", 40)
     source = open_source(photos)
     source.splits["test"][1].path.write_bytes(b"\xff\xd8")
     with pytest.raises(S3EError, match=source.splits["test"][1].path.name):
-        prepare_arrays(source, configure(photos), tmp_path / "cache", jobs=1)
-    assert not (tmp_path / "cache").exists()
+        prepare_arrays(source, configure(photos), jobs=1)
+    assert [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]
 
 
 def die(number):
@@ -231,10 +204,8 @@ def test_the_command(photos, runs, capsys):
     settings = {"size": 32, "jobs": 1, "settings": ["blur.seed=3"]}
     assert prepare.prepare(photos, **settings) == 0
     first = capsys.readouterr().out
-    assert f"cache: {runs}/cache/photos-" in first and "made in" in first
-    assert "photos of 32 x 32 pixels, sharp, light (9), moderate (9), severe (9)" in first
-    assert prepare.prepare(photos, **settings) == 0
-    assert "already there" in capsys.readouterr().out
+    assert f"cache: {runs}/cache/photos-" in first
+    assert "9 photos of 32 x 32 pixels, sharp, light, moderate, severe" in first
     with pytest.raises(S3EError, match="blur.severity is 'released'"):
         prepare.prepare(photos, severity="released")
 
@@ -252,6 +223,5 @@ def test_the_command_lists_what_it_leaves_out(tmp_path, capsys):
     path.write_bytes(b"")
     with pytest.raises(S3EError, match=path.name):
         prepare.prepare(photos, size=32, jobs=1)
-    assert prepare.prepare(photos, size=32, jobs=1, skip_broken=True, out=tmp_path / "cache") == 0
-    printed = capsys.readouterr().out
-    assert f"left out: {path}" in printed and f"cache: {tmp_path / 'cache'} (made in" in printed
+    assert prepare.prepare(photos, size=32, jobs=1, skip_broken=True) == 0
+    assert f"left out: {path}" in capsys.readouterr().out

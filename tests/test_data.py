@@ -402,4 +402,6 @@ def test_photos_that_the_borrowed_captioner_was_trained_on_are_left_out(tmp_path
     known.write_bytes((photos / f"{taken}.jpg").read_bytes())
     after = prepare_corpus(config, tmp_path / "after")
     assert after.test.ids == before.test.ids[1:] and after.val.ids == before.val.ids
-    assert any(f"1 test photo left out, alike a photo of {captioned}" in n for n in after.notes)
+    assert any(
+        f"test photos left out, alike a photo of {captioned}: 1 ({taken})" in n for n in after.notes
+    )

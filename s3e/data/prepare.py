@@ -1,15 +1,14 @@
-"""Prepare data once: look at every photo, decode, resize and blur it in all cores, and write the corpus of a study.
+"""Prepare data once: look at every photo, decode, resize and blur it on all cores, and write the corpus of a study.
 
-    runs/cache/survey-<data folder>-<hash>/survey.json      what each photo shows, and which are broken
-    runs/cache/<data folder>-<hash>/{<split>_sharp.npy, <split>_<severity>.npy, <split>.json, cache.json}
+    runs/cache/survey-<data folder>-<hash>.json      what each photo shows, and which are broken
+    runs/cache/<data folder>-<hash>/{<split>_<view>.npy, <split>_<view>.json}
 
-Arrays are uint8 (N, H, W, 3), to be memory-mapped; `<split>.json` holds ids, kernel extents and input PSNR; the hash is
-of the settings, the files and the code that the arrays depend on. A cache is made in `<folder>.part`, where an array
-gets its name when it is whole, so that a preparation that was killed goes on with the first that is missing; the folder
-gets its name when all are there.
+Views are `sharp` and the severities: arrays uint8 (N, H, W, 3), to be memory-mapped, and kernel extents and input PSNR.
+The hash is of the settings, the files and the code that they depend on. A cache is made in `<folder>.part`, where a view
+has its .json when it is whole, so that a preparation that was killed goes on with the first that is missing.
 """
 
-import base64
+import contextlib
 import errno
 import functools
 import hashlib
@@ -22,12 +21,13 @@ import signal
 import sys
 import threading
 import time
+import tomllib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -45,30 +45,8 @@ from s3e.config import Config, load_config, parse_setting
 from s3e.data import photos as decoding
 from s3e.data import readers
 from s3e.data.corpus import Corpus, load_corpus, severity_table, tree_of
-from s3e.data.photos import (
-    PHOTOS,
-    BrokenPhoto,
-    Problem,
-    decode,
-    load_photo,
-    load_whole,
-    photograph,
-)
-from s3e.data.readers import (
-    PAIRED,
-    SPLITS,
-    Photo,
-    PhotoInfo,
-    Source,
-    Subset,
-    check_splits,
-    fingerprint,
-    open_source,
-    read_source,
-    refuse,
-    separate,
-    without,
-)
+from s3e.data.photos import PHOTOS, BrokenPhoto, Problem, decode, load_photo, load_whole, photograph
+from s3e.data.readers import PAIRED, SPLITS, Photo, PhotoInfo, Source, Subset
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.utils import S3EError, atomic_write, psnr, read_json, write_array, write_json
 
@@ -76,22 +54,12 @@ Progress = Callable[..., Any]  # wraps an iterable, as tqdm does
 CHUNK = 64  # photos that one process takes at a time
 WORTH = 4  # chunks a process must have before starting it pays, where their number is left open
 DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below this
-SAVE_EVERY = 64  # chunks after which a survey is saved
 MARGIN = 1.4  # shorter side of a frame over the side of its central crop: 640x360 and 256 (specification 3.4)
-HOLDS = {
-    "coco": "photos with captions, in MSCOCO's layout",
-    "karpathy": "photos with captions, split by Karpathy's file",
-    "gopro": "pairs of blurred and sharp frames, in GoPro's layout",
-    "folder": "photos without captions",
-}
 
 
 def no_progress(items: Any, **options: Any) -> Any:
     """The items as they are, where nobody watches."""
     return items
-
-
-# --- processes ---
 
 
 @contextmanager
@@ -123,6 +91,16 @@ def _begin_worker() -> None:
     threading.Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()
 
 
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def _stamp(*paths: Path | None) -> list:
+    """Names, sizes and dates of files; without those of files that are not there."""
+    states = [(path.name, path.stat()) for path in paths if path and path.is_file()]
+    return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+
+
 # --- a look at every photo ---
 
 
@@ -133,44 +111,51 @@ class Survey:
     infos: dict[str, PhotoInfo]
     broken: dict[str, Problem]
 
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        return tuple(self.broken.values())
-
 
 def survey(source: Source, jobs: int = 0, progress: Progress = no_progress) -> Survey:
     """Decode every photo (of pairs the blurred one too) in `jobs` processes (0: one a core); no file makes it stop.
 
-    Results are kept in `survey_folder` and used again for files of unchanged size and date; they are saved as it goes,
-    so that a killed survey goes on where it was.
+    The result is kept in `runs/cache` (where that can be written) and used again until a file changes.
     """
-    everything = [photo for split in SPLITS for photo in source.splits[split]]
-    stamps = {photo.id: _stamps(photo) for photo in everything}
-    file, version = survey_folder(source.root) / "survey.json", utils.code_digest(decoding, readers)
-    infos, broken = _known(file, version, stamps), {}
-    waiting = [photo for photo in everything if photo.id not in infos]
-    parts = [waiting[k : k + CHUNK] for k in range(0, len(waiting), CHUNK)]
-    options = {"total": len(parts), "desc": "decoding", "unit": "chunk", "disable": not parts}
-    try:
+    photos = [photo for split in SPLITS for photo in source.splits[split]]
+    stamps = [[photo.id, *_stamp(photo.path, photo.blurred)] for photo in photos]
+    key = _digest([stamps, str(source.root.resolve()), utils.code_digest(decoding, readers)])
+    file = utils.RUNS / "cache" / f"survey-{source.root.resolve().name}-{key}.json"
+    if file.is_file():
+        looks = read_json(file)
+    else:
+        parts = [photos[k : k + CHUNK] for k in range(0, len(photos), CHUNK)]
         with workers(jobs, len(parts)) as run:
-            looks = progress(run(_look_at, parts), leave=False, **options)
-            for done, (part, found) in enumerate(zip(parts, looks, strict=True), start=1):
-                for photo, look in zip(part, found, strict=True):
-                    (broken if isinstance(look, Problem) else infos)[photo.id] = look
-                if done % SAVE_EVERY == 0:
-                    _save(file, version, infos, stamps)
-    finally:
-        if waiting:
-            _save(file, version, infos, stamps)
-    order = [photo.id for photo in everything]
-    return Survey(*({key: of[key] for key in order if key in of} for of in (infos, broken)))
+            bar = progress(run(_look_at, parts), total=len(parts), desc="decoding", leave=False)
+            looks = [look for part in bar for look in part]
+        with contextlib.suppress(OSError):
+            write_json(file, looks)
+    infos, broken = {}, {}
+    for photo, (fine, *look) in zip(photos, looks, strict=True):
+        if fine:
+            size, notes, code, thumb = look
+            infos[photo.id] = PhotoInfo(tuple(size), tuple(notes), code, bytes.fromhex(thumb))
+        else:
+            broken[photo.id] = Problem(*look)
+    return Survey(infos, broken)
 
 
-def survey_folder(root: Path | str) -> Path:
-    """Where the survey of the data in `root` is kept: a folder of its own in `runs/cache`."""
-    root = Path(root).resolve()
-    digest = utils.stable_hash(str(root)) % 2**32
-    return utils.RUNS / "cache" / f"survey-{root.name}-{digest:08x}"
+def _look_at(photos: Sequence[Photo]) -> list[list]:
+    looks = []
+    for photo in photos:
+        try:
+            image, size, notes = decode(photo.path, DRAFT)
+            if photo.blurred and (other := decode(photo.blurred, DRAFT).size) != size:
+                what = "blurred and sharp frame differ in size ({}x{} and {}x{})".format(
+                    *other, *size
+                )
+                remedy = "replace or remove the pair"
+                raise BrokenPhoto(Problem(str(photo.blurred), what, remedy))
+            code, thumb = readers.fingerprint(image)
+            looks.append([True, size, notes, code, thumb.hex()])
+        except BrokenPhoto as error:
+            looks.append([False, error.problem.where, error.problem.what, error.problem.remedy])
+    return looks
 
 
 def usable(source: Source, seen: Survey, skip_broken: bool = False) -> Source:
@@ -179,77 +164,42 @@ def usable(source: Source, seen: Survey, skip_broken: bool = False) -> Source:
     Raises `S3EError` if a photo is broken and `skip_broken` is off, or if a split is left with fewer than 2 photos.
     """
     if not skip_broken:
-        refuse(seen.problems, source.root)
+        readers.refuse(list(seen.broken.values()), source.root)
     splits = {
         name: [photo for photo in part if photo.id not in seen.broken]
         for name, part in source.splits.items()
     }
-    problems = source.problems + seen.problems
-    result = separate(replace(source, splits=splits, problems=problems), seen.infos)
+    problems = (*source.problems, *seen.broken.values())
+    result = readers.separate(replace(source, splits=splits, problems=problems), seen.infos)
     remedy = "broken photos and near-duplicates do not count, add others"
-    check_splits(source.root, result.splits, problems, remedy)
+    readers.check_splits(source.root, result.splits, problems, remedy)
     return result
 
 
-def _look_at(photos: Sequence[Photo]) -> list[PhotoInfo | Problem]:
-    looks: list[PhotoInfo | Problem] = []
-    for photo in photos:
-        try:
-            image, size, notes = decode(photo.path, DRAFT)
-            if photo.blurred:
-                decode(photo.blurred, DRAFT)
-            looks.append(PhotoInfo(size, notes, *fingerprint(image)))
-        except BrokenPhoto as error:
-            looks.append(error.problem)
-    return looks
+def read_data(config: Config, jobs: int = 0, progress: Progress = no_progress) -> Source:
+    """The data folder of a configuration, without photos that cannot be used and near-duplicates across splits.
 
-
-def _stamps(photo: Photo) -> list[list[str | int]] | None:
-    """Path, size and date of the photo's files; None if one cannot be found."""
-    try:
-        return [_stamp(path) for path in (photo.path, photo.blurred) if path]
-    except S3EError:
-        return None
-
-
-def _stamp(path: Path) -> list[str | int]:
-    try:
-        state = path.stat()
-    except OSError as error:
-        what = f"cannot be read ({error.strerror}): restore it or remove its entry"
-        raise S3EError(f"{path} {what}.") from None
-    return [path.name, state.st_size, state.st_mtime_ns]
-
-
-def _known(file: Path, version: str, stamps: dict[str, list | None]) -> dict[str, PhotoInfo]:
-    """What an earlier survey saw of the photos whose files have not changed since."""
-    content = read_json(file) if file.is_file() else {"version": "", "photos": {}}
-    saved = content["photos"] if content["version"] == version else {}
-    return {
-        name: PhotoInfo(tuple(size), tuple(notes), code, base64.b64decode(thumb))
-        for name, (stamp, size, notes, code, thumb) in saved.items()
-        if stamp and stamp == stamps.get(name)
-    }
-
-
-def _save(file: Path, version: str, infos: dict[str, PhotoInfo], stamps: dict) -> None:
-    photos = {
-        name: [
-            stamps[name],
-            info.size,
-            info.notes,
-            info.hash,
-            base64.b64encode(info.thumb).decode(),
-        ]
-        for name, info in infos.items()
-    }
-    try:
-        with atomic_write(file) as temporary:
-            text = json.dumps({"version": version, "photos": photos})
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        what = f"cannot be written ({error.strerror}); free or allow space there"
-        raise S3EError(f"{file}: {what}.") from None
+    Validation and test photos that look like a training photo of the captioned study `semantics_from` are taken out as
+    well. Raises `S3EError` as `open_source` does, and for broken photos unless `data.skip_broken`.
+    """
+    data = config.data
+    source = readers.open_source(data.source, data.subset, data.skip_broken)
+    seen = survey(source, jobs, progress)
+    source = usable(source, seen, data.skip_broken)
+    if source.captioned or not config.semantics_from:
+        return source
+    study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
+    if (root := study["config"]["data"]["source"]) == "scenes":
+        return source
+    other = readers.read_source(root)
+    known = survey(other, jobs, progress).infos
+    trained = [known[photo.id] for photo in other.splits["train"] if photo.id in known]
+    splits, notes = dict(source.splits), list(source.notes)
+    for name in ("val", "test"):
+        splits[name] = readers.without(splits[name], seen.infos, trained, root, name, notes)
+    remedy = f"photos that {root} trains on do not count, add others"
+    readers.check_splits(source.root, splits, (), remedy)
+    return replace(source, splits=splits, notes=tuple(notes))
 
 
 # --- what is to be prepared ---
@@ -275,66 +225,53 @@ class Part:
         rows = [i for i, window in enumerate(self.windows) if window is None]
         return {"severe": rows} if rows else {}
 
-    def rows(self, start: int, stop: int) -> "Part":
-        """The same of some photos."""
-        photos, windows = self.photos[start:stop], self.windows[start:stop]
-        return replace(self, photos=photos, windows=windows)
-
-
-def read_data(config: Config, jobs: int = 0, progress: Progress = no_progress) -> Source:
-    """The data folder of a configuration, without photos that cannot be used and near-duplicates across splits.
-
-    Validation and test photos that look like a training photo of the captioned study `semantics_from` are taken out as
-    well. Raises `S3EError` as `open_source` does, for broken photos unless `data.skip_broken`, and for a severity that
-    the data do not have.
-    """
-    data = config.data
-    source = open_source(data.source, data.subset, data.skip_broken)
-    _check_severity(source, config)
-    seen = survey(source, jobs, progress)
-    source = usable(source, seen, data.skip_broken)
-    if source.captioned or not config.semantics_from:
-        return source
-    study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
-    if (root := study["config"]["data"]["source"]) == "scenes":
-        return source
-    other = read_source(root)
-    known = survey(other, jobs, progress).infos
-    trained = [photo for photo in other.splits["train"] if photo.id in known]
-    splits, notes, where = dict(source.splits), list(source.notes), f"{root}, which captions know"
-    for name in ("val", "test"):
-        splits[name] = without(splits[name], trained, seen.infos, notes, name, where, known)
-    check_splits(source.root, splits, (), f"photos that {root} trains on do not count, add others")
-    return replace(source, splits=splits, notes=tuple(notes))
-
 
 def plan(source: Source, config: Config) -> dict[str, Part]:
     """What each split will hold under `data.train`, `data.val` and `data.test` (0: all; pairs: spread over the videos).
 
     Raises `S3EError` for a severity that does not fit, too few photos, or test frames of unequal sizes.
     """
-    _check_severity(source, config)
-    chosen, trained = {}, (config.blur.severity,)
+    trained, root, chosen = config.blur.severity, source.root, {}
+    known = PAIRED if source.paired else tuple(SEVERITIES)
+    if trained not in known:
+        what = "pairs of blurred and sharp frames" if source.paired else "sharp photos alone"
+        choose = f"choose {' or '.join(known)} (--set blur.severity={known[-1]})"
+        raise S3EError(f"blur.severity is '{trained}', but {root} holds {what}: {choose}.")
     for name in SPLITS:
         photos = source.splits[name]
         limit = min(getattr(config.data, name) or len(photos), len(photos))
         if limit < 2:
             what = f"fewer than 2 photos for the {name} split: set data.{name} to 0 (all) or more"
-            raise S3EError(f"{source.root}: {what}.")
+            raise S3EError(f"{root}: {what}.")
         spread = [photos[i * len(photos) // limit] for i in range(limit)]
         chosen[name] = spread if source.paired else photos[:limit]
-    if source.paired:
-        return _plan_pairs(source, config, chosen)
-    shape, severities = (config.data.size, config.data.size, 3), tuple(SEVERITIES)
-    return {
-        name: Part(photos, trained if name == "train" else severities, shape)
-        for name, photos in chosen.items()
-    }
+    square = (config.data.size, config.data.size, 3)
+    if not source.paired:
+        severities = {"train": (trained,), "val": known, "test": known}
+        return {name: Part(chosen[name], severities[name], square) for name in SPLITS}
+    parts, frames = {}, config.blur.frames
+    around = {name: windows(chosen[name], source.splits[name], frames) for name in SPLITS}
+    needed = SPLITS if trained == "severe" else SPLITS[1:]
+    few = [name for name in needed if len(around[name]) - around[name].count(None) < 2]
+    if few and trained == "severe":
+        raise S3EError(
+            f"{root}: blur.severity=severe needs {frames} consecutive frames, which fewer than 2 pairs of the {few[0]} "
+            "split have; --set blur.severity=released."
+        )
+    for name in SPLITS:
+        severities = (trained,) if name == "train" else PAIRED[:1] if few else PAIRED
+        whole = config.data.whole_frames and name == "test"
+        shape = _frame_shape(chosen[name]) if whole else square
+        severe = around[name] if "severe" in severities else []
+        parts[name] = Part(chosen[name], severities, shape, severe, whole)
+    return parts
 
 
-def windows(photos: list[Photo], frames: int) -> list[tuple[Path, ...] | None]:
+def windows(
+    photos: list[Photo], everything: list[Photo], frames: int
+) -> list[tuple[Path, ...] | None]:
     """For each pair the `frames` (odd) consecutive blurred frames around it, or None where the video has too few."""
-    known = {(photo.sequence, photo.frame): photo.blurred for photo in photos}
+    known = {(photo.sequence, photo.frame): photo.blurred for photo in everything}
     reach, found = range(-(frames // 2), frames // 2 + 1), []
     for photo in photos:
         window = tuple(known.get((photo.sequence, photo.frame + step)) for step in reach)
@@ -345,29 +282,6 @@ def windows(photos: list[Photo], frames: int) -> list[tuple[Path, ...] | None]:
 def side(size: int) -> int:
     """The shorter side, in pixels, that a frame is resized to before its central crop of `size` is taken."""
     return round(MARGIN * size)
-
-
-def _plan_pairs(source: Source, config: Config, chosen: dict[str, list[Photo]]) -> dict[str, Part]:
-    trained, frames, around = config.blur.severity, config.blur.frames, {}
-    for name, photos in chosen.items():
-        everything = source.splits[name]
-        known = dict(zip(map(id, everything), windows(everything, frames), strict=True))
-        around[name] = [known[id(photo)] for photo in photos]
-    needed = SPLITS if trained == "severe" else SPLITS[1:]
-    few = [name for name in needed if len(chosen[name]) - around[name].count(None) < 2]
-    if few and trained == "severe":
-        raise S3EError(
-            f"{source.root}: blur.severity=severe needs {frames} consecutive frames, which fewer than 2 pairs of the "
-            f"{few[0]} split have; --set blur.severity=released."
-        )
-    parts = {}
-    for name, photos in chosen.items():
-        severities = (trained,) if name == "train" else PAIRED[:1] if few else PAIRED
-        whole = config.data.whole_frames and name == "test"
-        shape = _frame_shape(photos) if whole else (config.data.size, config.data.size, 3)
-        severe = around[name] if "severe" in severities else []
-        parts[name] = Part(photos, severities, shape, severe, whole)
-    return parts
 
 
 def _frame_shape(photos: list[Photo]) -> tuple[int, int, int]:
@@ -382,16 +296,6 @@ def _frame_shape(photos: list[Photo]) -> tuple[int, int, int]:
         raise S3EError(f"{what}: --set data.whole_frames=false.")
     width, height = next(iter(sizes))
     return height, width, 3
-
-
-def _check_severity(source: Source, config: Config) -> None:
-    known = PAIRED if source.paired else tuple(SEVERITIES)
-    what = "pairs of blurred and sharp frames" if source.paired else "sharp photos alone"
-    if config.blur.severity not in known:
-        raise S3EError(
-            f"blur.severity is '{config.blur.severity}', but {source.root} holds {what}: choose {' or '.join(known)} "
-            f"(--set blur.severity={known[-1]})."
-        )
 
 
 def _protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
@@ -411,62 +315,38 @@ def _protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
 
 
 def prepare_arrays(
-    source: Source,
-    config: Config,
-    folder: Path | None = None,
-    jobs: int = 0,
-    progress: Progress = no_progress,
-) -> Path:
-    """Make the arrays of a source, or find them made; returns their folder (by default one below `runs/cache`).
+    source: Source, config: Config, jobs: int = 0, progress: Progress = no_progress
+) -> tuple[Path, dict[str, Part]]:
+    """Make the views of a source, or find them made; returns their folder below `runs/cache`, and what it holds.
 
     `jobs` processes, 0 for all cores: the bytes do not depend on it. Raises `S3EError` if settings and source do not
-    fit, if the disk is too small (found before the work; what was done is kept), or if `folder` holds something else.
+    fit, or if the disk is too small (found before the work; whole views are kept).
     """
     parts = plan(source, config)
-    key = cache_key(source, config, parts)
-    default = utils.RUNS / "cache" / f"{source.root.resolve().name}-{_digest(key)[:8]}"
-    folder = (folder or default).resolve()
-    building = folder.with_name(f"{folder.name}.part")
-    if _is_made(folder, key):
-        return folder
-    lock = folder.with_name(f".{folder.name}.lock")
-    with _writing(folder), utils.lock_file(lock, lambda owner: None):
-        if not _is_made(folder, key):  # another process may have made it meanwhile
-            _begin(building, key)
-            _fill(building, parts, config, jobs, progress)
-            _finish(building, folder, parts, key)
-    return folder
+    name = f"{source.root.resolve().name}-{_digest(cache_key(source, config, parts))}"
+    folder = utils.RUNS / "cache" / name
+    building = folder.with_name(f"{name}.part")
+    if not folder.exists():
+        with _writing(folder), utils.lock_file(folder.with_name(f".{name}.lock"), lambda _: None):
+            if not folder.exists():  # another process may have made it meanwhile
+                building.mkdir(exist_ok=True)
+                for left in building.glob(".*"):  # by a killed process
+                    left.unlink()
+                _fill(building, parts, config, jobs, progress)
+                building.rename(folder)
+    return folder, parts
 
 
-def cache_key(source: Source, config: Config, parts: dict[str, Part]) -> dict[str, Any]:
-    """What the arrays depend on: settings, code, and ids, sizes and times of the files."""
-    used = ("frames",) if source.paired else ("seed", "gamma", "noise")
-    settings = {name: getattr(config.blur, name) for name in used}
-    settings |= {"size": config.data.size, "transforms": "" if source.paired else blur.TRANSFORMS}
-    files = {}
-    for name, part in parts.items():
-        settings[name] = [*part.severities, *part.shape]
-        paths = [(photo.path, photo.blurred) for photo in part.photos] + part.windows
-        stamps = [[_stamp(path) for path in group or () if path] for group in paths]
-        files[name] = [[photo.id for photo in part.photos], stamps]
-    code = utils.code_digest(sys.modules[__name__], decoding, blur, utils)
-    return {"settings": settings, "code": code, "files": _digest(files)}
-
-
-def _is_made(folder: Path, key: dict[str, Any]) -> bool:
-    if not folder.exists() or folder.is_dir() and not any(folder.iterdir()):
-        return False
-    record = read_json(folder / "cache.json") if (folder / "cache.json").is_file() else {}
-    there = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    same = record.get("files", {}).items() <= there.items()
-    if record.get("key") != key or not same:
-        what = "is not, or no longer, the cache of these photos and settings"
-        raise S3EError(f"{folder} {what}: delete it or give another --out.")
-    return True
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def cache_key(source: Source, config: Config, parts: dict[str, Part]) -> list:
+    """What the views depend on: settings, code, and ids, sizes and times of the files."""
+    how, key = config.blur, [config.data.size]
+    key.append(how.frames if source.paired else [how.seed, how.gamma, how.noise, blur.TRANSFORMS])
+    for part in parts.values():
+        paths = [(photo.path, photo.blurred) for photo in part.photos]
+        paths += [window or () for window in part.windows]
+        stamps = [_stamp(*some) for some in paths]
+        key.append([part.severities, part.shape, [photo.id for photo in part.photos], stamps])
+    return [*key, utils.code_digest(sys.modules[__name__], decoding, blur, utils)]
 
 
 @contextmanager
@@ -474,25 +354,10 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = "(--out, or the variable S3E_RUNS)"
-        what = f"cannot be written ({error.strerror or error}): choose another place {place}"
+        what = f"{folder} cannot be written ({error.strerror or error}): choose"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            again = "make room and repeat, which goes on where it stopped"
-            raise S3EError(
-                f"{folder}: the disk is full; {again}, or choose another place {place}."
-            ) from None
-        raise S3EError(f"{folder} {what}.") from None
-
-
-def _begin(building: Path, key: dict[str, Any]) -> None:
-    """Empty the folder, unless it holds what an interrupted preparation of the same cache left."""
-    building.mkdir(exist_ok=True)
-    plan_file = building / "plan.json"
-    ours = plan_file.is_file() and read_json(plan_file) == key
-    for path in building.iterdir():
-        if not ours or path.name.startswith("."):  # temporary files of a killed process
-            path.unlink()
-    write_json(plan_file, key)
+            what = f"{folder}: the disk is full; make room and repeat, which goes on, or choose"
+        raise S3EError(f"{what} another place by the variable S3E_RUNS.") from None
 
 
 def _fill(
@@ -500,39 +365,32 @@ def _fill(
 ) -> None:
     """Make the views that are not there yet."""
     views = [(name, view) for name, part in parts.items() for view in ("sharp", *part.severities)]
-    files = {(name, view): building / f"{name}_{view}.npy" for name, view in views}
-    todo = [key for key in views if not (files[key].is_file() and _facts(files[key]).is_file())]
-    needed = sum(math.prod((len(parts[name].photos), *parts[name].shape)) for name, _ in todo)
+    todo = [key for key in views if not (building / "{}_{}.json".format(*key)).is_file()]
+    needed = sum(len(parts[name].photos) * math.prod(parts[name].shape) for name, _ in todo)
     if needed > (free := shutil.disk_usage(building).free):
         needed, free = tqdm.format_sizeof(needed, "B"), tqdm.format_sizeof(free, "B")
         raise S3EError(
             f"{building} needs {needed}, but {free} are free: make room, take fewer photos (data.train) or another "
-            "place (--out, or the variable S3E_RUNS)."
+            "place (the variable S3E_RUNS)."
         )
     total = sum(len(parts[name].photos) for name, _ in todo)
     with workers(jobs, total // CHUNK) as run:
-        made = (
-            row
-            for name, view in todo
-            for row in _make_view(run, files[name, view], files[name, "sharp"], parts[name], view, config)
-        )  # fmt: skip
+        made = (row for key in todo for row in _make_view(run, building, *key, parts, config))
         for _ in progress(made, total=total, desc="preparing photos", unit="", leave=False):
             pass
 
 
-def _facts(array: Path) -> Path:
-    return array.with_suffix(".json")
-
-
 def _make_view(
-    run: Callable, target: Path, sharp: Path, part: Part, view: str, config: Config
+    run: Callable, building: Path, name: str, view: str, parts: dict[str, Part], config: Config
 ) -> Iterator[int]:
     """Write one view of a split, not through a memory map, which a full disk would turn into a crash; yields its rows."""
+    part, extents, scores = parts[name], [], []
     starts = range(0, len(part.photos), CHUNK)
-    pieces = [part.rows(start, start + CHUNK) for start in starts]
-    make = functools.partial(_make_rows, config, view, sharp)
-    extents, scores, shape = [], [], (len(part.photos), *part.shape)
-    with atomic_write(target) as temporary, open(temporary, "wb") as file:
+    cuts = [slice(start, start + CHUNK) for start in starts]
+    pieces = [replace(part, photos=part.photos[c], windows=part.windows[c]) for c in cuts]
+    make = functools.partial(_make_rows, config, view, building / f"{name}_sharp.npy")
+    with atomic_write(building / f"{name}_{view}.npy") as temporary, open(temporary, "wb") as file:
+        shape = (len(part.photos), *part.shape)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for images, some_extents, some_scores in run(make, starts, pieces):
@@ -540,7 +398,7 @@ def _make_view(
             extents += some_extents
             scores += some_scores
             yield from range(len(images))
-    write_json(_facts(target), {"extents": extents, "psnr": scores})
+    write_json(building / f"{name}_{view}.json", {"extents": extents, "psnr": scores})
 
 
 def _make_rows(
@@ -581,25 +439,6 @@ def _make_rows(
     scores = [psnr(*pair) for pair in zip(images, sharp, strict=True)]
     absent = part.missing.get(view, ())
     return images, extents, [None if i in absent else score for i, score in enumerate(scores)]
-
-
-def _finish(building: Path, folder: Path, parts: dict[str, Part], key: dict[str, Any]) -> None:
-    """Join the facts of all views, and give the folder its name."""
-    files = {}
-    for name, part in parts.items():
-        facts = {view: read_json(building / f"{name}_{view}.json") for view in part.severities}
-        columns = {
-            field: {view: facts[view][field] for view in facts} for field in ("extents", "psnr")
-        }
-        ids = [photo.id for photo in part.photos]
-        write_json(building / f"{name}.json", {"ids": ids, "missing": part.missing, **columns})
-        views = [f"{name}_{view}.npy" for view in ("sharp", *part.severities)]
-        files |= {file: (building / file).stat().st_size for file in (f"{name}.json", *views)}
-    shapes = {name: (len(part.photos), *part.shape) for name, part in parts.items()}
-    write_json(building / "cache.json", {"key": key, "files": files, "shapes": shapes})
-    building.rename(folder)
-    for path in (folder / "plan.json", *folder.glob("*_*.json")):
-        path.unlink()
 
 
 # --- the corpus of a study ---
@@ -647,20 +486,24 @@ def _prepare_scenes(config: Config, folder: Path, progress: Progress) -> tuple[d
 
 def _prepare_photos(config: Config, folder: Path, progress: Progress) -> tuple[dict, dict]:
     source = read_data(config, progress=progress)
-    cache = prepare_arrays(source, config, progress=progress)
-    photos = [photo for part in source.splits.values() for photo in part]
-    captions = {photo.id: list(photo.captions) for photo in photos}
+    cache, parts = prepare_arrays(source, config, progress=progress)
     records, notes = {}, list(source.notes)
-    for split in SPLITS:
-        record = read_json(cache / f"{split}.json")
-        for view in ("sharp", *record["psnr"]):
+    for split, part in parts.items():
+        for view in ("sharp", *part.severities):
             _link(cache / f"{split}_{view}.npy", folder / f"{split}_{view}.npy")
-        record |= {"captions": [captions[photo] for photo in record["ids"]], "trees": None}
-        records[split] = record
-        for name, rows in record["missing"].items():
+        facts = {view: read_json(cache / f"{split}_{view}.json") for view in part.severities}
+        records[split] = {
+            "ids": [photo.id for photo in part.photos],
+            "captions": [list(photo.captions) for photo in part.photos],
+            "trees": None,
+            "missing": part.missing,
+            "extents": {view: facts[view]["extents"] for view in facts},
+            "psnr": {view: facts[view]["psnr"] for view in facts},
+        }
+        for name, rows in part.missing.items():
             what = f"{len(rows)} have no {name} view (too few neighbours in their video)"
-            notes.append(f"of {len(record['ids'])} {split} pairs {what}")
-    severities = list(records["test"]["psnr"])  # by name, which is mildest first
+            notes.append(f"of {len(part.photos)} {split} pairs {what}")
+    severities = list(parts["test"].severities)
     about = {
         "severities": severities,
         "protocol": _protocol(source, config, severities),
@@ -751,31 +594,7 @@ def pad_kernels(kernels: list[np.ndarray]) -> list[np.ndarray]:
 
 # --- how strong the blur is: the two tables of specification 3.8, measured again beside its own figures ---
 
-TWO, LIGHT, FULL = (0.003, 0.005), (0.1, 0.5, 1.0), (1.0,)
-EXTENTS = (  # path length, explorations; specified mean extent, first-half extent and RMS radius
-    (60, MIX, 17.0, 12.7, 5.6),
-    (60, (0.003,), 24.5, 16.5, 8.4),
-    (60, (0.01,), 13.3, 10.6, 4.4),
-    (96, MIX, 22.2, 18.1, 7.3),
-    (128, MIX, 28.7, 23.4, 9.4),
-    (128, (0.005,), 32.2, 26.5, 10.6),
-    (128, (0.003,), 41.6, 31.8, 13.6),
-    (192, (0.003,), 55.0, 42.4, 18.3),
-)
-PSNRS = (  # image side, path length, explorations, exposure fractions; specified mean input PSNR
-    (256, 60, MIX, LIGHT, 25.1),
-    (256, 60, MIX, FULL, 22.6),
-    (256, 96, MIX, FULL, 21.7),
-    (256, 96, TWO, FULL, 20.4),
-    (256, 128, TWO, FULL, 19.9),
-    (256, 160, TWO, FULL, 19.5),
-    (128, 30, MIX, LIGHT, 26.8),
-    (128, 64, TWO, FULL, 19.5),
-    (64, 15, MIX, LIGHT, 28.9),
-    (64, 24, TWO, FULL, 20.3),
-    (64, 32, TWO, FULL, 19.6),
-    (64, 48, TWO, FULL, 18.9),
-)
+SPECIFIED = tomllib.loads(Path(__file__).with_name("severity.toml").read_text(encoding="utf-8"))
 
 
 def extent_table(count: int = 600, seed: int = 0) -> pd.DataFrame:
@@ -784,16 +603,16 @@ def extent_table(count: int = 600, seed: int = 0) -> pd.DataFrame:
     Beside them the specification's means; `deviation` is the mean's, as a share of the specification's.
     """
     rows = []
-    for length, explorations, *specified in EXTENTS:
+    for length, explorations, *specified in SPECIFIED["extents"]:
         paths = _paths(length, explorations, count, "extent table", seed)
         extents = np.array([extent(path) for path in paths])
-        halves = [extent(path[: len(path) // 2]) for path in paths]
-        row = {"L": float(length), "e": _name(explorations), "extent": extents.mean()}
-        row |= {f"p{share}": np.percentile(extents, share) for share in (10, 90)}
-        row |= {"half": np.mean(halves), "RMS radius": paths.std(axis=1).mean()}
-        names = ("specified extent", "specified half", "specified RMS radius")
-        rows.append(row | dict(zip(names, specified, strict=True)))
-    table = pd.DataFrame(rows)
+        half = np.mean([extent(path[: len(path) // 2]) for path in paths])
+        p10, p90 = np.percentile(extents, (10, 90))
+        measured = [extents.mean(), p10, p90, half, paths.std(axis=1).mean()]
+        rows.append([length, explorations, *measured, *specified])
+    names = ["extent", "p10", "p90", "half", "RMS radius"]
+    names += [f"specified {name}" for name in ("extent", "half", "RMS radius")]
+    table = pd.DataFrame(rows, columns=["L", "e", *names])
     return table.assign(deviation=table["extent"] / table["specified extent"] - 1)
 
 
@@ -803,33 +622,28 @@ def input_psnr_table(count: int = 120, seed: int = 0) -> pd.DataFrame:
     Every exploration and every fraction has its share of the kernels. `deviation` is from the specification, in dB.
     """
     rows = []
-    for size, length, explorations, fractions, specified in PSNRS:
+    for size, length, explorations, fractions, specified in SPECIFIED["psnr"]:
+        shares = [float(share) for share in fractions.split(",")]
         paths = _paths(length, explorations, count, "psnr table", seed, size)
-        kernels = [psf(path, fractions[i % len(fractions)]) for i, path in enumerate(paths)]
+        kernels = [psf(path, shares[i % len(shares)]) for i, path in enumerate(paths)]
         views = [photograph(name, size) for name in PHOTOS]
         errors = [[np.mean((blur_image(v, kernel) - v) ** 2) for v in views] for kernel in kernels]
-        values = -10 * np.log10(np.array(errors, float))
-        setting = {"size": size, "L": float(length), "e": _name(explorations)}
-        setting["fractions"] = ", ".join(f"{value:g}" for value in fractions)
-        measured = {"kernel side": np.mean([len(kernel) for kernel in kernels])}
-        measured |= {"PSNR": values.mean(), "sd": values.std(), "specified PSNR": specified}
-        rows.append(setting | measured)
-    table = pd.DataFrame(rows)
+        values, width = -10 * np.log10(np.array(errors, float)), np.mean([*map(len, kernels)])
+        measured = [width, values.mean(), values.std()]
+        rows.append([size, length, explorations, fractions, *measured, specified])
+    names = ["size", "L", "e", "fractions", "kernel side", "PSNR", "sd", "specified PSNR"]
+    table = pd.DataFrame(rows, columns=names)
     return table.assign(deviation=table["PSNR"] - table["specified PSNR"])
 
 
-def _paths(length: int, explorations: Sequence[float], count: int, *key: object) -> np.ndarray:
-    """Trajectories in which every exploration has its share."""
-    shares = [len(part) for part in np.array_split(range(count), len(explorations))]
+def _paths(length: int, explorations: str, count: int, *key: object) -> np.ndarray:
+    """Trajectories in which every exploration ("mix" or numbers) has its share."""
+    values = MIX if explorations == "mix" else [float(value) for value in explorations.split(",")]
     drawn = []
-    for share, exploration in zip(shares, explorations, strict=True):
+    for share, exploration in zip(np.array_split(range(count), len(values)), values, strict=True):
         generator = utils.rng(*key, length, exploration)
-        drawn.append(trajectories(share, length, exploration, generator))
+        drawn.append(trajectories(len(share), length, exploration, generator))
     return np.concatenate(drawn)
-
-
-def _name(explorations: tuple[float, ...]) -> str:
-    return "mix" if explorations == MIX else ", ".join(f"{value:g}" for value in explorations)
 
 
 # --- the commands `data check` and `data prepare` ---
@@ -840,55 +654,41 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool 
 
     Raises `S3EError` for a folder that cannot be used.
     """
-    source = read_source(root, subset)
-    _say("folder", source.root)
-    _say("holds", HOLDS[source.kind])
-    _say("protocol", source.protocol)
+
+    def say(label: str, text: object) -> None:
+        print(f"{label:<10}{text}", flush=True)
+
+    source = readers.read_source(root, subset)
+    say("folder", source.root)
+    say("protocol", source.protocol)
     seen = survey(source, jobs, tqdm)
-    sizes = sorted((info.size for info in seen.infos.values()), key=lambda size: math.prod(size))
-    places = {"smallest": 0, "median": (len(sizes) - 1) // 2, "largest": -1} if sizes else {}
-    shown = [f"{name} {sizes[k][0]} x {sizes[k][1]}" for name, k in places.items()]
-    _say("sizes", ", ".join(shown) or "no photo can be read")
-    problems = source.problems + seen.problems
+    sizes = sorted((info.size for info in seen.infos.values()), key=math.prod)
+    if sizes:
+        places = {"smallest": 0, "median": (len(sizes) - 1) // 2, "largest": -1}
+        shown = ["{} {} x {}".format(name, *sizes[k]) for name, k in places.items()]
+        say("sizes", ", ".join(shown))
+    problems = [*source.problems, *seen.broken.values()]
     for problem in problems:
-        _say("problem", problem)
-    kept = usable(source, seen, skip_broken=True)
-    unusual: dict[str, list[str]] = {}
+        say("problem", problem)
+    kept, unusual = usable(source, seen, skip_broken=True), defaultdict(list)
     for name, info in seen.infos.items():
         for note in info.notes:
-            unusual.setdefault(note, []).append(name)
-    for note, ids in sorted(unusual.items()):
-        few = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-        _say("note", f"{note}, converted when read: {len(ids)} ({few})")
-    for note in kept.notes:
-        _say("note", note)
-    for label, line in zip_longest(["splits"], _split_table(kept), fillvalue=""):
-        _say(label, line)
+            unusual[f"{note}, converted when read"].append(name)
+    for note in (*(readers.counted(*item) for item in sorted(unusual.items())), *kept.notes):
+        say("note", note)
+    for split, photos in kept.splits.items():
+        captions = sum(len(photo.captions) for photo in photos)
+        sequences = len({photo.sequence for photo in photos})
+        more = f", {captions} captions" if source.captioned else ", without captions"
+        more = f" in {sequences} sequences" if source.paired else more
+        say(split, f"{len(photos)} {'pairs' if source.paired else 'photos'}{more}")
     if not problems:
-        _say("result", "nothing is broken")
+        say("result", "nothing is broken")
         return 0
     remedy = "; mend them, or allow that with --skip-broken (data.skip_broken in a run)"
     count = f"{len(problems)} broken, left out of the splits above"
-    _say("result", count + ("" if skip_broken else remedy))
+    say("result", count + ("" if skip_broken else remedy))
     return 0 if skip_broken else 1
-
-
-def _say(label: str, text: object) -> None:
-    print(f"{label:<10}{text}", flush=True)
-
-
-def _split_table(source: Source) -> list[str]:
-    """Photos of each split, with their captions or sequences, in columns."""
-    columns: dict[str, Callable] = {"pairs" if source.paired else "photos": len}
-    if source.captioned:
-        columns["captions"] = lambda photos: sum(len(photo.captions) for photo in photos)
-    if source.paired:
-        columns["sequences"] = lambda photos: len({photo.sequence for photo in photos})
-    lines = ["     " + "".join(f"{name:>11}" for name in columns)]
-    for split, photos in source.splits.items():
-        counts = "".join(f"{count(photos):>11}" for count in columns.values())
-        lines.append(f"{split:<5}{counts}")
-    return lines
 
 
 def prepare(
@@ -900,9 +700,8 @@ def prepare(
     settings: Sequence[str] = (),
     jobs: int = 0,
     skip_broken: bool = False,
-    out: Path | None = None,
 ) -> int:
-    """Make the cache of a data folder, or say that it is there; returns 0.
+    """Make the cache of a data folder, or find it made; returns 0.
 
     With `profile` these are the arrays that the pipeline reads under it; without, all photos of the folder. `settings`
     are texts "section.name=value". Raises `S3EError` for a folder or settings that cannot be used.
@@ -917,20 +716,11 @@ def prepare(
     for label, lines in {"left out": source.problems, "note": source.notes}.items():
         for line in lines:
             print(f"{label}: {line}")
-    begin, made = time.monotonic(), []
-
-    def bar(rows: Any, **options: Any) -> Any:
-        made.append(True)
-        return tqdm(rows, **options)
-
-    folder = prepare_arrays(source, config, out, jobs, bar)
-    how = f"made in {time.monotonic() - begin:.0f} s" if made else "already there"
-    record = read_json(folder / "cache.json")
-    print(f"cache: {folder} ({how}, {sum(record['files'].values()) / 1e6:,.0f} MB)")
-    for name in SPLITS:
-        count, height, width, _ = record["shapes"][name]
-        about = read_json(folder / f"{name}.json")
-        there = {view: count - len(about["missing"].get(view, ())) for view in about["psnr"]}
-        views = ", ".join(f"{view} ({number:,})" for view, number in there.items())
-        print(f"{name:>5}: {count:,} photos of {width} x {height} pixels, sharp, {views}")
+    begin = time.monotonic()
+    folder, parts = prepare_arrays(source, config, jobs, tqdm)
+    print(f"cache: {folder} ({time.monotonic() - begin:.0f} s)")
+    for name, part in parts.items():
+        height, width, _ = part.shape
+        views = ", ".join(("sharp", *part.severities))
+        print(f"{name:>5}: {len(part.photos):,} photos of {width} x {height} pixels, {views}")
     return 0

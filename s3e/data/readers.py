@@ -10,7 +10,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,9 +18,7 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from PIL import Image
 
 from s3e.data.photos import Problem
 from s3e.utils import S3EError, stable_hash
@@ -28,7 +26,6 @@ from s3e.utils import S3EError, stable_hash
 SPLITS = ("train", "val", "test")
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
 Kind = Literal["karpathy", "coco", "gopro", "folder"]
-Rule = Literal["given", "halved", "hashed", "sequence"]
 Subset = Literal["blur", "blur_gamma"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 YEARS = ("2014", "2017", "")  # of MSCOCO: the first that has train and val is used
@@ -51,16 +48,11 @@ class Photo:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it lies on disk.
-
-    `rule`: who made the splits: "given" by its files, "halved" (val split in two by id), "hashed" (all by id) or
-    "sequence" (validation videos taken from train). `protocol` is one sentence for tables; `problems` what was skipped.
-    """
+    """A data set as it lies on disk. `protocol` is one sentence for tables; `problems` what was skipped."""
 
     kind: Kind
     root: Path
     splits: dict[str, list[Photo]]
-    rule: Rule
     protocol: str
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
@@ -138,7 +130,7 @@ def is_photo(name: str) -> bool:
 class Tree:
     """All that lies under a folder: names of files and sub-folders by folder, sorted; hidden ones are left out."""
 
-    files: dict[Path, list[str]] = field(default_factory=dict)
+    files: dict[Path, Collection[str]] = field(default_factory=dict)
     folders: dict[Path, list[str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -147,6 +139,11 @@ def walk(root: Path) -> Tree:
     """List `root` recursively, links followed once; what cannot be listed or named in UTF-8 becomes a problem."""
     tree, seen = Tree(), set()
 
+    def denied(error: OSError) -> None:
+        what = f"the folder cannot be listed ({error.strerror or error})"
+        remedy = "give yourself permission with chmod u+rx"
+        tree.problems.append(Problem(str(error.filename), what, remedy))
+
     def visible(place: str, name: str) -> bool:
         shown = os.path.join(place, name).encode(errors="replace").decode()
         if shown != os.path.join(place, name):
@@ -154,47 +151,35 @@ def walk(root: Path) -> Tree:
             return False
         return not name.startswith(".")
 
-    unreadable = lambda error: tree.problems.append(_denied(error.filename, error))  # noqa: E731
-    for place, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
+    for place, folders, files in os.walk(root, onerror=denied, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if visible(place, name))
         tree.folders[Path(place)] = list(folders)
-        tree.files[Path(place)] = sorted(name for name in files if visible(place, name))
+        shown = sorted(name for name in files if visible(place, name))
+        tree.files[Path(place)] = dict.fromkeys(shown)  # in order, and found at once
     return tree
 
 
-def _denied(folder: Path | str, error: OSError) -> Problem:
-    what = f"the folder cannot be listed ({error.strerror or error})"
-    return Problem(str(folder), what, "give yourself permission with chmod u+rx")
-
-
 class ImageIndex:
-    """Where the files of a data set lie; each folder is listed once, and only if it is asked for."""
+    """Where the files of a data set lie."""
 
     def __init__(self, root: Path):
-        self.root, self._listed = root, {}
-        for folder in (".", "images"):  # of two that cannot be listed the outer one is named
-            self.names(folder)
+        self.root = root
 
     @cached_property
     def tree(self) -> Tree:
-        """Everything below the root."""
         return walk(self.root)
 
-    def names(self, folder: str) -> set[str]:
+    def names(self, folder: str) -> Collection[str]:
         """The names of the files in a sub-folder, none if it does not exist; `S3EError` without permission."""
-        if folder not in self._listed:
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    self._listed[folder] = {entry.name for entry in entries if entry.is_file()}
-            except PermissionError as error:
-                raise S3EError(str(_denied(self.root / folder, error))) from None
-            except OSError:
-                self._listed[folder] = set()
-        return self._listed[folder]
+        place = self.root / folder
+        for problem in self.tree.problems:
+            if problem.where == str(place):
+                raise S3EError(str(problem))
+        return self.tree.files.get(place, {})
 
     def match(self, pattern: str, *folders: str) -> list[str]:
         """Relative paths of the files in `folders` whose names match the pattern."""
@@ -338,14 +323,13 @@ class _CaptionReader:
                 halves[stable_hash("split", photo.id) % 2].append(photo)
             splits["val"], splits["test"] = halves
         check_splits(root, splits, self.problems, "add photos with captions")
-        notes = [f"{what}: {len(at)} (first: {at[0]})" for what, at in self.met.items()]
+        notes = [counted(what, at) for what, at in self.met.items()]
         used = {part.file for part in parts.values()}
         files = [*_karpathy_files(self.index), *_coco_files(self.index)]
         if unused := [file for file in files if root / file not in used]:
             notes.append(f"caption files that are not used: {', '.join(unused)}")
         splits = {split: splits[split] for split in SPLITS}
-        rule = "given" if "test" in parts else "halved"
-        return Source(kind, root, splits, rule, protocol, tuple(self.problems), tuple(notes))
+        return Source(kind, root, splits, protocol, tuple(self.problems), tuple(notes))
 
     def photos(self, split: str, entries: _Entries) -> list[Photo]:
         """The photos of a split that are there and have captions, in the order of the file."""
@@ -470,7 +454,7 @@ def _read_gopro(index: ImageIndex, subset: Subset) -> Source:
     check_splits(index.root, splits, problems, needed)
     taken = f"validation = {len(chosen)} of {len(train)} train sequences"
     protocol = f"GoPro, subset {subset}, {taken}"
-    return Source("gopro", index.root, splits, "sequence", protocol, tuple(problems))
+    return Source("gopro", index.root, splits, protocol, tuple(problems))
 
 
 def _sequences(
@@ -507,21 +491,17 @@ def _sequences(
 
 
 def _pairs(folder: Path, tree: Tree, subset: Subset, problems: list[Problem]) -> list[Photo]:
-    """The pairs of a sequence in the order of their numbers; incomplete and unequal ones are problems."""
+    """The pairs of a sequence in the order of their numbers; incomplete ones are problems."""
     blurred, sharp = (_frames(folder / view, tree, problems) for view in (subset, "sharp"))
     pairs = []
     for number in sorted(blurred.keys() | sharp.keys()):
-        if number not in blurred or number not in sharp:
-            there, missing = (sharp, subset) if number in sharp else (blurred, "sharp")
-            remedy = "restore the partner or remove this file"
-            problem = Problem(str(there[number]), f"has no partner in {missing}/", remedy)
-        else:
-            problem = _unequal(blurred[number], sharp[number])
-        if problem:
-            problems.append(problem)
-        else:
+        if number in blurred and number in sharp:
             name = f"{folder.name}/{sharp[number].stem}"
             pairs.append(Photo(name, sharp[number], (), blurred[number], folder.name, number))
+            continue
+        there, missing = (sharp, subset) if number in sharp else (blurred, "sharp")
+        remedy = "restore the partner or remove this file"
+        problems.append(Problem(str(there[number]), f"has no partner in {missing}/", remedy))
     return pairs
 
 
@@ -534,22 +514,6 @@ def _frames(folder: Path, tree: Tree, problems: list[Problem]) -> dict[int, Path
             what = "the name is not a frame number of its own"
             problems.append(Problem(str(path), what, "name it like 000001.png or remove it"))
     return frames
-
-
-def _unequal(blurred: Path, sharp: Path) -> Problem | None:
-    sizes = []
-    for path in (blurred, sharp):
-        try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            what = f"cannot be read as a photo ({error})"
-            return Problem(str(path), what, "replace the file or remove the pair")
-    if sizes[0] == sizes[1]:
-        return None
-    shown = " and ".join(f"{width}x{height}" for width, height in sizes)
-    what = f"blurred and sharp frame differ in size ({shown})"
-    return Problem(str(blurred), what, "replace or remove the pair")
 
 
 def validation(pairs: dict[str, int]) -> set[str]:
@@ -603,7 +567,7 @@ def _read_folder(index: ImageIndex, subset: Subset) -> Source:
         what = "annotations/ holds no captions_*.json, so the photos are read without captions"
         notes.append(what)
     protocol = "photos without captions, split 80/10/10 by id"
-    return Source("folder", root, splits, "hashed", protocol, tuple(tree.problems), tuple(notes))
+    return Source("folder", root, splits, protocol, tuple(tree.problems), tuple(notes))
 
 
 class Layout(NamedTuple):
@@ -683,68 +647,37 @@ def _signatures(infos: Sequence[PhotoInfo]) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def separate(source: Source, infos: dict[str, PhotoInfo]) -> Source:
-    """Keep near-duplicates in one split; every photo moved or left out is listed in `notes`.
+    """Near-duplicates never straddle splits; every photo that is left out is listed in `notes`.
 
-    Splits made by id ("halved": val and test, "hashed": all three): a group goes where its smallest id is. "given"
-    splits: validation photos that look like a test photo are left out. In both: training photos that look like a
-    validation or test photo are left out. Videos ("sequence") stay as they are. `infos`: by photo id.
+    Validation photos that look like a test photo go, and training photos that look like either. Videos stay as they
+    are: their splits are whole recordings. `infos`: by photo id.
     """
-    if source.rule == "sequence":
+    if source.paired:
         return source
     splits, notes = dict(source.splits), list(source.notes)
-    if source.rule == "given":
-        splits["val"] = without(splits["val"], splits["test"], infos, notes, "val", "test")
-    else:
-        names = SPLITS if source.rule == "hashed" else ("val", "test")
-        splits |= _gathered({name: splits[name] for name in names}, infos, notes)
-    held_out = splits["val"] + splits["test"]
-    splits["train"] = without(splits["train"], held_out, infos, notes, "train", "val or test")
+    held_out = [infos[photo.id] for photo in splits["test"]]
+    splits["val"] = without(splits["val"], infos, held_out, "test", "val", notes)
+    held_out += [infos[photo.id] for photo in splits["val"]]
+    splits["train"] = without(splits["train"], infos, held_out, "val or test", "train", notes)
     return replace(source, splits=splits, notes=tuple(notes))
 
 
 def without(
     photos: list[Photo],
-    others: list[Photo],
     infos: dict[str, PhotoInfo],
-    notes: list[str],
+    others: Sequence[PhotoInfo],
+    where: object,
     name: str,
-    where: str,
-    of_others: dict[str, PhotoInfo] | None = None,
+    notes: list[str],
 ) -> list[Photo]:
-    """The photos of split `name` that look like none of the `others`; a note says which were left out."""
-    theirs = [(of_others or infos)[photo.id] for photo in others]
-    twins = set(alike([infos[photo.id] for photo in photos], theirs)[:, 0].tolist())
+    """The photos of split `name` that look like none of `others` (of `where`); a note lists which were left out."""
+    twins = set(alike([infos[photo.id] for photo in photos], others)[:, 0].tolist())
     if twins:
         ids = [photos[k].id for k in sorted(twins)]
-        notes.append(f"{_count(ids, name)} left out, alike a photo of {where}: {_few(ids)}")
+        notes.append(counted(f"{name} photos left out, alike a photo of {where}", ids))
     return [photo for k, photo in enumerate(photos) if k not in twins]
 
 
-def _gathered(
-    splits: dict[str, list[Photo]], infos: dict[str, PhotoInfo], notes: list[str]
-) -> dict[str, list[Photo]]:
-    """The splits with each group of near-duplicates where its smallest id is; movers come last."""
-    photos = [photo for part in splits.values() for photo in part]
-    home = [name for name, part in splits.items() for _ in part]
-    signs = [infos[photo.id] for photo in photos]
-    i, j = alike(signs, signs).T
-    graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(photos),) * 2)
-    _, group = connected_components(graph, directed=False)
-    first: dict[int, int] = {}
-    for k in sorted(range(len(photos)), key=lambda k: photos[k].id):
-        first.setdefault(group[k], k)
-    goal = [home[first[group[k]]] for k in range(len(photos))]
-    moved = [k for k in range(len(photos)) if goal[k] != home[k]]
-    if moved:
-        ids = [photos[k].id for k in moved]
-        notes.append(f"{_count(ids)} moved to the split of a near-duplicate: {_few(ids)}")
-    stay = [k for k in range(len(photos)) if goal[k] == home[k]]
-    return {name: [photos[k] for k in stay + moved if goal[k] == name] for name in splits}
-
-
-def _count(ids: list[str], name: str = "") -> str:
-    return " ".join(filter(None, (str(len(ids)), name, "photo" if len(ids) == 1 else "photos")))
-
-
-def _few(ids: list[str]) -> str:
-    return ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+def counted(what: str, where: Sequence[str]) -> str:
+    """A note: what was met, how often, and where first."""
+    return f"{what}: {len(where)} ({', '.join(where[:3])}{', ...' if len(where) > 3 else ''})"
