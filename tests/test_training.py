@@ -20,15 +20,12 @@ from s3e.training.losses import (
     critic_terms,
     gradient_penalty,
     image_terms,
-    lsgan_critic,
-    lsgan_generator,
     tree_loss,
 )
 from s3e.training.stages import (
     PHASES,
     CoTraining,
     PretrainSemantics,
-    mixed_view,
     new_source,
     save_model,
     start_model,
@@ -64,9 +61,12 @@ def test_wgan_critic_loss_has_the_closed_form():
     assert float(terms["penalty"]) == pytest.approx(10 * (1 / math.sqrt(48) - 1) ** 2, rel=1e-5)
 
 
-def test_lsgan_losses():
-    one, zero = torch.ones(4), torch.zeros(4)
-    assert float(lsgan_critic(one, zero)) == 0 and float(lsgan_generator(zero)) == 1
+def test_lsgan_losses_have_the_closed_form():
+    loss = load_config("smoke", overrides={"loss.gan": "lsgan", "loss.adversarial": 1.0}).loss
+    zero, half = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5)
+    terms = critic_terms(loss, Mean(), SimpleNamespace(sharp=half), half)
+    assert float(terms["critic"]) == 0.25  # (0.5 - 1)^2 / 2 + 0.5^2 / 2
+    assert float(image_terms(loss, Mean(), None, half, zero)["adversarial"]) == 0.25
 
 
 def test_tree_loss_weighs_null_and_ignores_unknown():
@@ -96,12 +96,6 @@ def test_schedules():
     assert at(0, 5, schedule="cosine") == pytest.approx([1, 0.5])
     assert at(2, 3, 6, schedule="steps", decay=0.5, decay_every=3) == pytest.approx([1, 0.5, 0.25])
     assert at(0, 1, 4, schedule="constant", warmup=4) == pytest.approx([0.25, 0.5, 1])
-
-
-def test_mixed_view_takes_the_given_share(corpus):
-    batch = corpus.train.draw(16, "severe", 0, "x")
-    assert torch.equal(mixed_view(batch, 0.0), batch.blurred)
-    assert torch.equal(mixed_view(batch, 1.0), batch.sharp)
 
 
 def test_batches_depend_on_the_step_alone_and_cover_every_image(corpus):

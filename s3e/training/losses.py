@@ -23,20 +23,19 @@ def tree_loss(
     target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the step, where B are a
     part of them: the mean over equal parts is then the loss of the whole.
     """
-    leaves, relations = target[:, :LEAVES], target[:, LEAVES:]
-    loss = torch.cat([_each(tree.entity_logits, leaves), _each(tree.relation_logits, relations)], 1)
-    whole = target if whole is None else whole
+    losses = []  # B x 4 and B x 3
+    for logits, labels in (
+        (tree.entity_logits, target[:, :LEAVES]),
+        (tree.relation_logits, target[:, LEAVES:]),
+    ):
+        flat = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        losses.append(flat.view_as(labels))
+    loss, whole = torch.cat(losses, 1), target if whole is None else whole
     total = _node_weights(whole, null_weight, loss.dtype).sum().clamp_min(1e-8)
     weighted = (_node_weights(target, null_weight, loss.dtype) * loss).sum()
     return weighted / total * (len(whole) / len(target))
-
-
-def _each(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each node: logits B x K x classes, target B x K -> B x K."""
-    flat = F.cross_entropy(
-        logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE, reduction="none"
-    )
-    return flat.view_as(target)
 
 
 def _node_weights(target: Tensor, null_weight: float, dtype: torch.dtype) -> Tensor:
@@ -116,7 +115,8 @@ def image_terms(
     terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
     if loss.adversarial:
         score = critic(restored)
-        value = -score.mean() if loss.gan == "wgan-gp" else lsgan_generator(score)
+        lsgan = (score - 1).square().mean()  # (D(I_r) - 1)^2
+        value = -score.mean() if loss.gan == "wgan-gp" else lsgan
         terms["adversarial"] = loss.adversarial * value
     if perceptual is not None:
         terms["perceptual"] = loss.perceptual * perceptual(restored, perceptual.target(sharp))
@@ -133,21 +133,11 @@ def critic_terms(
     sharp, restored = batch.sharp, restored.detach()
     real, fake = critic(sharp), critic(restored)
     if loss.gan == "lsgan":
-        return {"critic": lsgan_critic(real, fake)}
+        return {"critic": ((real - 1).square().mean() + fake.square().mean()) / 2}
     share = batch.uniform(f"penalty{turn}")
     with torch.autocast(sharp.device.type, enabled=False):
         penalty = gradient_penalty(critic.forward, sharp, restored, share, loss.penalty_norm)
     return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}
-
-
-def lsgan_generator(fake: Tensor) -> Tensor:
-    """(D(G(b)) - 1)^2."""
-    return F.mse_loss(fake, torch.ones_like(fake))
-
-
-def lsgan_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """((D(s) - 1)^2 + D(G(b))^2) / 2."""
-    return (F.mse_loss(real, torch.ones_like(real)) + fake.square().mean()) / 2
 
 
 def gradient_penalty(

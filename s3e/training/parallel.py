@@ -17,20 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
 from s3e.config import Runtime
-from s3e.utils import ROOT, S3EError, read_json, set_threads, write_json
+from s3e.utils import S3EError, read_json, set_threads, write_json
 
 POLL = 0.3  # seconds
 LAUNCHED = "S3E_LAUNCHED"  # set for processes that end with the one that started them
-
-
-def launched() -> bool:
-    """True in a process that `torchrun` started."""
-    return "LOCAL_RANK" in os.environ
 
 
 def join(runtime: Runtime) -> torch.device:
@@ -48,7 +44,7 @@ def join(runtime: Runtime) -> torch.device:
         device = torch.device(kind, int(os.environ.get("LOCAL_RANK", number or 0)))
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
-    if launched() and not dist.is_initialized():
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     return device
 
@@ -61,26 +57,19 @@ def spread(
     `watch` is called with each step whose log was written. Raises `S3EError` with the reason where a process fails.
     """
     file, output = folder / f"{name}.job.json", folder / f"{name}.launch.log"
+    log = folder / f"log_{name}.csv"
     write_json(file, {**job, "folder": str(folder), "name": name})
     runtime = job["config"]["runtime"]
-    count = str(runtime["devices"])
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
-    command += ["-m", "s3e.training.stages", str(file)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(runtime["threads"])}
-    environment = {**os.environ, **own, LAUNCHED: "1", "TQDM_DISABLE": "1"}
-    with open(output, "w", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-    with process.stdin, tqdm(total=steps, desc=f"{name}, {count} processes", leave=False) as bar:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(runtime["devices"]), "-m", "s3e.training.stages", str(file)]
+    own = {LAUNCHED: "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(runtime["threads"])}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": {**os.environ, **own}}
+    with open(output, "w", encoding="utf-8") as stream:
+        process = subprocess.Popen(command, stdout=stream, **pipes)
+    with process.stdin, tqdm(total=steps, desc=f"{name}, several processes", leave=False) as bar:
         while process.poll() is None:
             time.sleep(POLL)
-            done = _last_step(folder / f"log_{name}.csv")
+            done = int(pd.read_csv(log)["step"].iloc[-1]) if log.is_file() else 0
             if done > bar.n:
                 bar.update(done - bar.n)
                 watch(done)
@@ -93,15 +82,10 @@ def spread(
         raise S3EError(known[0] if known else unknown)
 
 
-def _last_step(log: Path) -> int:
-    last = log.read_text(encoding="utf-8").splitlines()[-1].split(",")[0] if log.is_file() else ""
-    return int(last) if last.isdecimal() else 0
-
-
 def member(train: Callable[[dict[str, Any]], None], file: str) -> int:
     """Take part in the training of a job file by `train(job)`; the exit code."""
-    if LAUNCHED in os.environ:
-        threading.Thread(target=_end_with_launcher, daemon=True).start()
+    if LAUNCHED in os.environ:  # when the launcher is gone, nobody holds this standard input
+        threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
     job = read_json(file)
     set_threads(job["config"]["runtime"]["threads"], torch=True)
     try:
@@ -111,9 +95,3 @@ def member(train: Callable[[dict[str, Any]], None], file: str) -> int:
         return 1
     dist.destroy_process_group()
     return 0
-
-
-def _end_with_launcher() -> None:
-    """End this process when the one that asked for it is gone: then nobody holds its standard input any more."""
-    os.read(0, 1)
-    os._exit(1)

@@ -43,36 +43,35 @@ Output = tuple[Batch, Tensor, Semantics | None]  # I_b and the rest, I_r, what w
 
 
 class Stage(Trainer):
-    """What pretraining and co-training share: a corpus, its configuration and the severity that is trained on."""
+    """What pretraining and co-training share: the data, and how they are described to processes of their own."""
 
-    corpus: Corpus
-    config: Config
-    severity: str
+    def __init__(
+        self, folder: Path, name: str, corpus: Corpus, config: Config, stage: str, severity: str,
+        key: tuple[object, ...], modules: dict[str, nn.Module], **job: object,
+    ):  # fmt: skip
+        settings = getattr(config, f"train_{stage}")
+        super().__init__(folder, name, key, settings, config.runtime, **modules)
+        self.corpus, self.config, self.stage, self.severity = corpus, config, stage, severity
+        vocabulary = str(corpus.vocabulary) if corpus.vocabulary else None
+        self.job = {"corpus": str(corpus.folder), "vocabulary": vocabulary, "stage": stage, **job}
+        self.job["config"] = config.model_dump(mode="json")
 
-    def validation(self) -> Iterator[Batch]:
-        """At most 256 validation images, each once; the same in every process."""
+    def drawn(self, *key: object) -> Batches:
+        """The training batches of a key."""
+        key = (self.config.seed, *key)
+        return Batches(self.corpus.train, self.severity, self.settings, *key)
+
+    def validation(self, most: int = VALIDATED) -> Iterator[Batch]:
+        """The first validation images, each once; the same in every process."""
         split, size = self.corpus.val, self.config.evaluation.batch
-        for rows in split.chunks(size, self.severity, VALIDATED):
+        for rows in split.chunks(size, self.severity, most):
             yield split.batch(rows, self.severity)
 
-    def shown(self) -> Batch:
-        """The images whose progress is kept."""
-        split = self.corpus.val
-        return split.batch(split.rows(self.severity)[:SHOWN], self.severity)
-
-    def compile(self, source: nn.Module | None, *others: nn.Module) -> None:
-        """Let networks run compiled, if the settings say so; their `forward` stays eager."""
-        for part in (getattr(source, "encoder", None), getattr(source, "tree", None), *others):
-            if self.runtime.compile and part is not None:
-                part.compile()
-
-    def job(self) -> dict[str, Any]:
-        vocabulary = self.corpus.vocabulary
-        return {
-            "corpus": str(self.corpus.folder),
-            "vocabulary": str(vocabulary) if vocabulary else None,
-            "config": self.config.model_dump(mode="json"),
-        }
+    def compile(self, *networks: nn.Module | None) -> None:
+        """Let calls of networks run compiled, if the settings say so; their `forward` stays eager."""
+        for network in networks if self.runtime.compile else ():
+            if network is not None:
+                network.compile()
 
 
 class CoTraining(Stage):
@@ -85,34 +84,33 @@ class CoTraining(Stage):
         self, folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus, config: Config, stage: str,
         variant: str = "baseline",
     ):  # fmt: skip
-        settings = getattr(config, f"train_{stage}")
+        severity, key = config.blur.severity, (config.seed, variant)
         modules = {"model": model, "critic": critic}
-        super().__init__(folder, name, (config.seed, variant), settings, config.runtime, **modules)
-        self.model, self.critic, self.corpus, self.config = model, critic, corpus, config
-        self.stage, self.variant, self.severity = stage, variant, config.blur.severity
+        super().__init__(
+            folder, name, corpus, config, stage, severity, key, modules, variant=variant
+        )
+        self.model, self.critic, self.perceptual = model, critic, build_perceptual(config)
         self.loss, self.rules = config.loss.effective, variant_rules(variant, corpus.captioned)
         self.extra = self.loss.critic_steps - 1 if self.loss.adversarial else 0
-
-        fast, slow = settings.learning_rate, settings.semantics_learning_rate
-        groups = [{"params": list(model.generator.parameters())}]
-        if model.semantics is not None and not self.rules.trained:
-            model.semantics.eval().requires_grad_(False)
-        elif model.semantics is not None and list(model.semantics.parameters()):
-            own = fast if self.rules.start == "scratch" else slow
-            groups.append({"params": list(model.semantics.parameters()), "lr": own})
-        self.optimizer = torch.optim.Adam(groups, fast, betas=(0.5, 0.999), fused=True)
-        self.critic_optimizer = torch.optim.Adam(
-            critic.parameters(), fast, betas=(0.5, 0.999), fused=True
-        )
-        self.optimizers = {"generator": self.optimizer, "critic": self.critic_optimizer}
-
-        self.perceptual = build_perceptual(config)
+        self.batches = self.drawn("deblurring", name)
+        self.critic_batches = self.drawn("deblurring", name, "critic")
         if self.perceptual is not None:
             self.prepare(self.perceptual)
-        key = (config.seed, "deblurring", name)
-        self.batches = Batches(corpus.train, self.severity, settings, *key)
-        self.critic_batches = Batches(corpus.train, self.severity, settings, *key, "critic")
-        self.compile(model.semantics, model.generator, critic)
+
+        fast, source = self.settings.learning_rate, model.semantics
+        groups = [{"params": list(model.generator.parameters())}]
+        if source is not None and not self.rules.trained:
+            source.eval().requires_grad_(False)
+        elif source is not None and list(source.parameters()):
+            slow = self.settings.semantics_learning_rate
+            own = fast if self.rules.start == "scratch" else slow
+            groups.append({"params": list(source.parameters()), "lr": own})
+        adam = {"lr": fast, "betas": (0.5, 0.999), "fused": True}
+        self.optimizer = torch.optim.Adam(groups, **adam)
+        self.critic_optimizer = torch.optim.Adam(critic.parameters(), **adam)
+        self.optimizers = {"generator": self.optimizer, "critic": self.critic_optimizer}
+        parts = (getattr(source, "encoder", None), getattr(source, "tree", None))
+        self.compile(model.generator, critic, *parts)
 
     def step(self, number: int) -> Terms:
         """One co-training step: read and restore, critic, then generator and semantics; the losses of all."""
@@ -134,14 +132,12 @@ class CoTraining(Stage):
             losses = self.critic_step(shown, turn)
 
         # Generator and semantics: L_total = L_ImD + L_cap + L_tree.
-        terms = (
-            total_terms(self.loss, self.rules, self.model, self.critic, self.perceptual, *output)
-            for output in outputs
-        )
+        networks = (self.model, self.critic, self.perceptual)
+        terms = (total_terms(self.loss, self.rules, *networks, *output) for output in outputs)
         return self.optimizer_step(self.optimizer, terms) | losses
 
     def read_and_restore(self, batches: Iterable[Batch], learn: bool = False) -> Iterator[Output]:
-        """Each batch with its restored images and semantics, `learn`: to be differentiated."""
+        """Each batch with its restored images and its semantics; with `learn`, to be differentiated."""
         for batch in map(self.place, batches):
             with torch.set_grad_enabled(learn), self.autocast():
                 semantics = self.model.read(batch)  # B x 3 x H x W -> maps B x 7D x 16 x 16
@@ -151,10 +147,7 @@ class CoTraining(Stage):
     def critic_step(self, outputs: Iterable[Output], turn: int = 0) -> Terms:
         """One step of the critic; `turn` counts its steps on the same images."""
         self.critic.requires_grad_(True)
-        terms = (
-            critic_terms(self.loss, self.critic, batch, restored, turn)
-            for batch, restored, _ in outputs
-        )
+        terms = (critic_terms(self.loss, self.critic, *output[:2], turn) for output in outputs)
         losses = self.optimizer_step(self.critic_optimizer, terms)
         self.critic.requires_grad_(False)
         return losses
@@ -170,34 +163,32 @@ class CoTraining(Stage):
 
     def sample(self) -> dict[str, np.ndarray]:
         """Ids and uint8 images restored, blurred, sharp (n x H x W x 3)."""
-        ((batch, restored, _),) = self.read_and_restore([self.shown()])
+        batch, restored, _ = next(self.read_and_restore(self.validation(SHOWN)))
         images = {"restored": restored, "blurred": batch.blurred, "sharp": batch.sharp}
         return {"ids": np.array(batch.ids)} | {n: to_images(image) for n, image in images.items()}
-
-    def job(self) -> dict[str, Any]:
-        return super().job() | {"stage": self.stage, "variant": self.variant}
 
 
 class PretrainSemantics(Stage):
     """One phase of a semantic source: "tree", "a1" (sharp) or "a2" (blurred; fewer and fewer sharp images at first).
 
-    In the phase "tree" the caption loss rests, unless it is the only one. Source: specification 6.7.
+    In the phase "tree" the caption loss rests, unless it is the only one.
     """
 
     def __init__(
         self, folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool,
         caption: bool,
     ):  # fmt: skip
-        settings = getattr(config, f"train_{phase}")
-        super().__init__(folder, name, (config.seed,), settings, config.runtime, source=source)
-        self.source, self.corpus, self.config = source, corpus, config
-        self.phase, self.tree, self.caption = phase, tree, caption
-        self.severity = config.blur.severity if phase == "a2" else "sharp"
-        adam = torch.optim.Adam(source.parameters(), settings.learning_rate, fused=True)
-        self.optimizers = {"adam": adam}
-        key = (config.seed, "semantics", phase)
-        self.batches = Batches(corpus.train, self.severity, settings, *key)
-        self.compile(source)
+        severity, key = config.blur.severity if phase == "a2" else "sharp", (config.seed,)
+        job = {"kind": source.kind, "tree": tree, "caption": caption}
+        super().__init__(
+            folder, name, corpus, config, phase, severity, key, {"source": source}, **job
+        )
+        caption = caption and (phase != "tree" or not tree)
+        self.switches = {"tree": tree, "caption": caption, "distillation": phase == "a2"}
+        self.source, self.batches = source, self.drawn("semantics", phase)
+        rate = self.settings.learning_rate
+        self.optimizers = {"adam": torch.optim.Adam(source.parameters(), rate, fused=True)}
+        self.compile(source.encoder, getattr(source, "tree", None))
 
     def step(self, number: int) -> Terms:
         """One step of pretraining: read, terms, step; the losses."""
@@ -206,16 +197,14 @@ class PretrainSemantics(Stage):
         return self.optimizer_step(self.optimizers["adam"], terms)
 
     def terms(self, batch: Batch, sharp_share: float = 0.0) -> Terms:
-        """Weighted L_tree and L_cap of what is read in a batch, of which a share is shown sharp."""
+        """Weighted terms of what is read in a batch, of which a random share is shown sharp."""
         batch = self.place(batch)
-        image = mixed_view(batch, sharp_share) if self.phase == "a2" else batch.sharp
+        image = batch.blurred  # B x 3 x H x W; that of the severity "sharp" is sharp
+        if sharp_share:
+            sharp = batch.uniform("sharp") < sharp_share
+            image = torch.where(sharp[:, None, None, None], batch.sharp, image)
         semantics = self.source(image)
-        switches = {
-            "tree": self.tree,
-            "caption": self.caption and (self.phase != "tree" or not self.tree),
-            "distillation": self.phase == "a2",
-        }
-        return semantic_terms(self.config.loss, self.source, semantics, batch, **switches)
+        return semantic_terms(self.config.loss, self.source, semantics, batch, **self.switches)
 
     def validate(self) -> float:
         """Minus the mean loss."""
@@ -227,9 +216,8 @@ class PretrainSemantics(Stage):
 
     def sample(self) -> dict[str, np.ndarray]:
         """Ids and captions, and for a tree attention (n x 7 x h x w) and nodes (n x 7)."""
-        batch = self.place(self.shown())
-        semantics = self.source(batch.blurred)
-        length = self.corpus.train.words.shape[-1]
+        batch = self.place(next(self.validation(SHOWN)))
+        semantics, length = self.source(batch.blurred), self.corpus.train.words.shape[-1]
         words = self.source.decoder.beam(semantics.context, semantics.items, length, 1)
         captions = [self.corpus.words.decode(row) for row in words.tolist()]
         found = {"ids": np.array(batch.ids), "captions": np.array(captions)}
@@ -238,25 +226,14 @@ class PretrainSemantics(Stage):
             found["nodes"] = predicted_nodes(semantics.tree).cpu().numpy()
         return found
 
-    def job(self) -> dict[str, Any]:
-        own = {"phase": self.phase, "tree": self.tree, "caption": self.caption}
-        return super().job() | {"kind": self.source.kind} | own
-
-
-def mixed_view(batch: Batch, share: float) -> Tensor:
-    """The blurred images, a random `share` of them replaced by the sharp ones: B x 3 x H x W."""
-    sharp = batch.uniform("sharp") < share
-    return torch.where(sharp[:, None, None, None], batch.sharp, batch.blurred)
-
 
 def pretrain_own(
-    folder: Path, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool, caption: bool
+    folder: Path, source: nn.Module, corpus: Corpus, config: Config, **losses: bool
 ) -> None:
     """All three phases for a variant that may not share the weights of notebooks 02 and 03."""
     for phase in PHASES:
-        PretrainSemantics(
-            folder, f"own_{phase}", phase, source, corpus, config, tree=tree, caption=caption
-        ).fit()
+        name = f"own_{phase}"
+        PretrainSemantics(folder, name, phase, source, corpus, config, **losses).fit()
 
 
 def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
@@ -266,14 +243,8 @@ def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
 
 
 def start_model(
-    variant: str,
-    config: Config,
-    corpus: Corpus,
-    *,
-    deblurrer: Path,
-    captioner: Path | None,
-    folder: Path,
-) -> tuple[S3EDeblur, nn.Module]:
+    variant: str, config: Config, corpus: Corpus, *, deblurrer: Path, captioner: Path | None, folder: Path
+) -> tuple[S3EDeblur, nn.Module]:  # fmt: skip
     """Model and critic of a variant at the start of stage C.
 
     Every variant of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics start from notebook
@@ -299,22 +270,18 @@ def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:
         save_weights(model.semantics, folder / "semantics.safetensors")
 
 
-def from_job(job: dict[str, Any]) -> Stage:
-    """The training that a job file describes."""
+def train(job: dict[str, Any]) -> None:
+    """One process's part of a training whose first checkpoint exists; `job`: that of its `Stage`, folder and name."""
     config = Config.model_validate(job["config"])
     corpus = load_corpus(job["corpus"], job["vocabulary"])
-    folder, name = Path(job["folder"]), job["name"]
-    if "phase" in job:
+    folder, name, stage = Path(job["folder"]), job["name"], job["stage"]
+    if stage in PHASES:
         source = new_source(config, corpus, job["kind"])
         losses = {"tree": job["tree"], "caption": job["caption"]}
-        return PretrainSemantics(folder, name, job["phase"], source, corpus, config, **losses)
-    networks = build_model(config, corpus, job["variant"]), build_critic(config)
-    return CoTraining(folder, name, *networks, corpus, config, job["stage"], job["variant"])
-
-
-def train(job: dict[str, Any]) -> None:
-    """One process's part of a training whose first checkpoint exists."""
-    trainer = from_job(job)
+        trainer = PretrainSemantics(folder, name, stage, source, corpus, config, **losses)
+    else:
+        networks = build_model(config, corpus, job["variant"]), build_critic(config)
+        trainer = CoTraining(folder, name, *networks, corpus, config, stage, job["variant"])
     if not trainer.checkpoint.exists():
         raise S3EError(
             f"{trainer.checkpoint} does not exist: start this training from its notebook."
