@@ -1,8 +1,7 @@
-"""Scoring and resampling captions beside pycocoevalcap: `python benchmarks/captions.py`.
+"""Scoring and resampling captions: `python benchmarks/captions.py`.
 
 5,000 images with five references each, made of words drawn by Zipf's law; two systems. First BLEU, ROUGE-L and CIDEr-D
-of one system, by the package and here in turns, on the same tokens; the values must be equal to 1e-9. Then the paired
-bootstrap of the two systems: every metric of both on 10,000 resamples of the images.
+of both, then their paired bootstrap: every metric of both on 10,000 resamples of the images.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import time
 
 import numpy as np
 
-from s3e.evaluation import captions as caption
+from s3e.evaluation import captions
 
 IMAGES, REFERENCES, LENGTH, WORDS = 5000, 5, (8, 14), 6000
 REQUIRED = 10.0  # seconds for the bootstrap on two cores
@@ -43,17 +42,6 @@ def make(seed: int = 0) -> tuple[list[list[str]], list[list[str]]]:
     return [[" ".join(text) for text in group] for group in references], systems
 
 
-def package(references: list[list[str]], captions: list[str]) -> list[float]:
-    """The package's scorers, in the order of `caption.NAMES`."""
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    gts, res = dict(enumerate(references)), {i: [text] for i, text in enumerate(captions)}
-    bleu = Bleu(4).compute_score(gts, res, verbose=0)[0]
-    return [*bleu, Rouge().compute_score(gts, res)[0], Cider().compute_score(gts, res)[0]]
-
-
 def timed(work, *arguments):
     """Result and seconds by the clock."""
     start = time.perf_counter()
@@ -63,36 +51,23 @@ def timed(work, *arguments):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resamples", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     references, (first, second) = make()
     print(
         f"{IMAGES} images, {REFERENCES} references; NumPy {np.__version__}; {len(os.sched_getaffinity(0))} cores"
     )
-    slow, fast = [], []
-    for _ in range(arguments.repeats):  # in turns
-        theirs, seconds = timed(package, references, first)
-        slow.append(seconds)
-        ours, seconds = timed(caption.NgramStatistics.of, references, first)
-        fast.append(seconds)
-    difference = np.abs(np.array(theirs) - list(ours.scores().values())).max()
-    if difference > 1e-9:
-        raise SystemExit(f"the values differ by {difference:.1e}: nothing was measured.")
-    seconds = f"package {np.median(slow):5.2f} s, suite {np.median(fast):5.2f} s"
-    print(
-        f"  scoring, medians of {arguments.repeats} turns: {seconds}; largest difference {difference:.0e}"
-    )
-    ids = [str(i) for i in range(IMAGES)]
-    sets = [
-        caption.Statistics(ids, caption.NgramStatistics.of(references, said), None, "")
-        for said in (first, second)
-    ]
-    found, seconds = timed(caption.intervals, sets[1:], sets[:1], arguments.resamples)
+    names = [f"{number:04}" for number in range(IMAGES)]
+    systems = {
+        name: dict(zip(names, said, strict=True))
+        for name, said in (("first", first), ("second", second))
+    }
+    os.environ["S3E_NO_JAVA"] = "1"
+    measured, seconds = timed(captions.measure, dict(zip(names, references, strict=True)), systems)
+    print(f"  scoring both without Java: {seconds:5.2f} s")
+    sets = list(measured.values())
+    found, seconds = timed(captions.intervals, sets[1:], sets[:1], arguments.resamples)
     print(
         f"  {arguments.resamples} paired resamples of all six: {seconds:5.2f} s ({REQUIRED:g} s are allowed)"
-    )
-    print(
-        f"  by the package, scored again each time: about {2 * arguments.resamples * np.median(slow) / 3600:.0f} hours"
     )
     for name in ("BLEU-4", "CIDEr"):
         print(f"  {name}: {found[name].mean:.4f} ({found[name].low:.4f} to {found[name].high:.4f})")

@@ -197,6 +197,14 @@ def out_of_memory(error: Exception) -> bool:
     return known or any(part in str(error) for part in words)
 
 
+def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:
+    """Map float values in [low, high] (`low` is -1 or 0) to uint8: clamp, then round. Any shape; NaN: ValueError."""
+    image = np.asarray(image, float)
+    if np.isnan(image).any():
+        raise ValueError("to_uint8: the image contains NaN; the network that made it has diverged.")
+    return np.rint((np.clip(image, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+
+
 def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
     """Peak signal-to-noise ratio in dB of two images (H, W, 3), at most 100 dB.
 

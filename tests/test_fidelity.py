@@ -11,11 +11,11 @@ from s3e.evaluation.captions import METRICS
 from s3e.evaluation.fidelity import (
     HUMAN,
     RANDOM,
+    caption_variants,
     fidelity_scores,
-    read_arms,
-    read_photos,
     train_judge,
 )
+from s3e.evaluation.score import read_images
 from s3e.training.stages import new_source
 from tests.conftest import TINY
 
@@ -93,7 +93,7 @@ def test_the_judge_starts_from_a_seed_of_its_own(corpus, config, monkeypatch, tm
 
 
 def test_every_arm_is_read_like_the_photos_that_it_restored(corpus, config, judged, arms):
-    rows = read_arms(judged[1], arms, corpus, config)
+    rows = caption_variants(judged[1], arms, corpus, config)
     said = {(row["system"], row["seed"]): row["captions"] for row in rows}
     assert list(said) == [
         ("sharp", 0),
@@ -106,7 +106,7 @@ def test_every_arm_is_read_like_the_photos_that_it_restored(corpus, config, judg
     assert said["full", 1] == said["sharp", 0] and said["baseline", 0] == said["blurred", 0]
     assert list(said["sharp", 0]) == corpus.test.ids and {row["split"] for row in rows} == {"test"}
     assert [row["input"] for row in rows] == ["sharp", "severe"] + ["deblurred"] * 4
-    one = read_photos(judged[1], corpus.test.sharp[3:4], corpus, config)
+    one = read_images(judged[1], corpus.test.sharp[3:4], corpus, config)[1]
     assert one == [said["sharp", 0][corpus.test.ids[3]]]
 
 

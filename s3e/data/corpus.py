@@ -18,7 +18,7 @@ from torch import Tensor
 
 from s3e.captions.tree import IGNORE, NULL, SPECIAL, CaptionTree, TreeVocabulary, Vocabulary
 from s3e.data.readers import SPLITS
-from s3e.utils import read_json, rng
+from s3e.utils import read_json, rng, to_uint8
 
 
 @dataclass(frozen=True)
@@ -209,11 +209,8 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 def to_images(image: Tensor) -> np.ndarray:
-    """float N x 3 x H x W in [-1, 1] -> uint8 N x H x W x 3, clamped and rounded; ValueError for NaN."""
-    if image.isnan().any():
-        raise ValueError("to_images: an image contains NaN; the network that made it has diverged.")
-    levels = (image.double().clamp(-1, 1) + 1) * 127.5
-    return levels.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """float N x 3 x H x W in [-1, 1] -> uint8 N x H x W x 3, clamped and rounded."""
+    return to_uint8(image.permute(0, 2, 3, 1).cpu().numpy(), low=-1.0)
 
 
 def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Corpus:
