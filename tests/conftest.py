@@ -30,21 +30,23 @@ def corpus(tiny, tmp_path_factory):
     return prepare_corpus(tiny, tmp_path_factory.mktemp("corpus"))
 
 
+def environment_of(root):
+    """The environment in which runs and figures go below a folder."""
+    own = {"S3E_RUNS": str(root / "runs"), "S3E_FIGURES": str(root / "figures")}
+    return {**os.environ, **own}
+
+
+def run_all(environment, *words):
+    """`python run_all.py --profile smoke` with further words."""
+    command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """`python run_all.py --profile smoke`, once for all tests: folders of runs and figures, output, environment."""
     root = tmp_path_factory.mktemp("smoke")
-    environment = {
-        **os.environ,
-        "S3E_RUNS": str(root / "runs"),
-        "S3E_FIGURES": str(root / "figures"),
-    }
-    command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = run_all(environment_of(root))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return {
-        "runs": root / "runs" / "smoke",
-        "figures": root / "figures" / "smoke",
-        "output": done.stdout,
-        "env": environment,
-    }
+    folders = {name: root / name / "smoke" for name in ("runs", "figures")}
+    return {**folders, "output": done.stdout, "env": environment_of(root)}
