@@ -6,7 +6,7 @@
 
 Both start from the same weights and see the same batches. First their restored photos and first losses are compared;
 then they take turns, and the medians are printed. On a GPU also images a second, memory, and the share of the chip's
-peak matrix rate (`--peak` teraflops; its multiply-adds counted by hand in `s3e.costs`).
+peak matrix rate (`--peak` teraflops).
 """
 
 import argparse

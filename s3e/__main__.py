@@ -218,7 +218,7 @@ def build_report(folder: Path | None) -> int:
 
 
 def info(profile: str, data: str | None, settings: list[str]) -> int:
-    """`info`: networks of a profile with parameters, multiply-adds and the shapes of their results."""
+    """`info`: networks of a profile with parameters and multiply-adds."""
     from tabulate import tabulate
 
     overrides = dict(parse_setting(text) for text in settings)
@@ -232,10 +232,10 @@ def info(profile: str, data: str | None, settings: list[str]) -> int:
     for text in config.fallbacks():
         print(f"fallback    {text}")
     rows = [
-        (name, f"{parameters:,}", f"{macs / 1e9:.3f} G", " x ".join(map(str, shape)))
-        for name, parameters, macs, shape in network_costs(config, sizes)
+        (name, f"{parameters:,}", f"{macs / 1e9:.3f} G")
+        for name, (parameters, macs) in network_costs(config, sizes).items()
     ]
-    headers, align = ("network", "parameters", "multiply-adds", "result"), ("left", *["right"] * 2)
+    headers, align = ("network", "parameters", "multiply-adds"), ("left", "right", "right")
     print("\n" + tabulate(rows, headers, "simple", disable_numparse=True, colalign=align))
     print(
         "\nMultiply-adds of convolutions and matrix products, as torch.utils.flop_counter counts them, halved: one image "
@@ -279,48 +279,43 @@ def vocabulary(config: Config, missing: bool) -> SimpleNamespace:
     )
 
 
-def network_costs(config: Config, sizes: Any) -> list[tuple[str, int, int, tuple[int, ...]]]:
-    """Name, parameters, multiply-adds and shape of the result (without the batch) of each network of S3E-Deblur.
+def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
+    """Parameters and multiply-adds (one image forward, a caption of full length) of each network of S3E-Deblur.
 
-    `sizes`: `words` and `labels` of a `Corpus`. Nothing is computed: tensors have shapes and no values.
+    `sizes`: see `vocabulary`. Nothing is computed: tensors have shapes and no values.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from s3e.data.corpus import Batch
-    from s3e.models.build import build_critic, build_generator, build_model, count_parameters
-    from s3e.models.encoders import vgg_features
+    from s3e.models.build import build_critic, build_model, count_parameters
     from s3e.models.tree import NODES
-
-    def cost(name: str, network: torch.nn.Module, *inputs: Any, **options: int) -> tuple:
-        with FlopCounterMode(display=False) as counter:
-            result = network.eval()(*inputs, **options)
-        shape = tuple(getattr(result, "maps", result).shape[1:])
-        return name, count_parameters(network), counter.get_total_flops() // 2, shape
 
     random = config.model.model_copy(update={"encoder_weights": ""})  # no file of weights is read
     config = config.model_copy(update={"model": random})
+    found = {}
+
+    def count(name: str, network: torch.nn.Module, *inputs: Any, **options: int) -> None:
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(*inputs, **options)
+        found[name] = count_parameters(network), counter.get_total_flops() // 2
+
     with torch.device("meta"), torch.no_grad():
         image = torch.zeros(1, 3, config.data.size, config.data.size)
         words = torch.zeros(1, config.text.max_words + 2).long()  # with its signs of begin and end
         nodes = torch.zeros(1, NODES).long()
         model = build_model(config, sizes, "full").eval()
-        source = model.semantics
         read = model.read(Batch([""], image, image, words, nodes, None))
-        rows = [
-            cost("generator", build_generator(config), image),
-            cost("critic", build_critic(config), image),
-            cost("encoder", source.encoder, image),
-            cost("tree", source.tree, read.features),
-            cost("decoder", source.decoder, words, read.context, read.items, length=words.shape[1]),
-        ]
-        if config.loss.effective.perceptual:
-            rows.append(cost("VGG19", vgg_features(), image))
-        if model.generator.embed:
-            _, parameters, macs, _ = cost("", model.generator, image, read.maps)
-            more = parameters - rows[0][1], macs - rows[0][2]
-            rows.append(("embedding", *more, tuple(read.maps.shape[1:])))
-    return rows
+        count("generator", build_model(config, sizes, "baseline").generator, image)
+        count("critic", build_critic(config), image)
+        count("encoder", model.semantics.encoder, image)
+        count("tree", model.semantics.tree, read.features)
+        state = words, read.context, read.items
+        count("decoder", model.semantics.decoder, *state, length=words.shape[1])
+        count("embedding", model.generator, image, read.maps)
+    more = zip(found["embedding"], found["generator"], strict=True)
+    found["embedding"] = tuple(whole - alone for whole, alone in more)
+    return found
 
 
 def main(command: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ left out on purpose: a kernel keeps unit sum (no min-max scaling) and is centred
 is keyed by (image id, severity, size, seed), hence the same in every run and in every batch.
 """
 
+import cmath
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,33 +43,24 @@ SEVERITIES = {
 }
 
 
-def severity_of(name: str) -> Severity:
-    """Look up a named severity; an unknown name raises ValueError that lists the known ones."""
-    if name not in SEVERITIES:
-        raise ValueError(f"Unknown severity {name!r}: choose one of {', '.join(SEVERITIES)}.")
-    return SEVERITIES[name]
-
-
 # Paths
 
 
 class Draw(NamedTuple):
     """All random numbers of one path, in units of one step."""
 
-    velocity: tuple[float, float]  # the first one
+    velocity: complex  # the first one
     pull: float
-    noise: np.ndarray  # (2, steps - 1)
+    noise: np.ndarray  # (steps - 1, 2)
     shakes: dict[int, float]  # time -> angle
 
 
 def _draw(generator: np.random.Generator, exploration: float, step: float, steps: int) -> Draw:
     inertia, shake, gauss = generator.random(3) * (0.7, 0.2, 10.0)
-    angle = generator.random() * 2 * math.pi
-    speed = exploration / step if exploration > 0 else 1.0
-    noise = generator.standard_normal((steps - 1, 2)).T * (exploration * gauss)
+    velocity = cmath.rect(exploration / step or 1.0, generator.random() * 2 * math.pi)
+    noise = generator.standard_normal((steps - 1, 2)) * (exploration * gauss)
     times = np.flatnonzero(generator.random(steps - 1) < shake * exploration)
     shakes = dict(zip(times, math.pi + generator.random(len(times)) - 0.5, strict=True))
-    velocity = speed * math.cos(angle), speed * math.sin(angle)
     return Draw(velocity, exploration * inertia, noise, shakes)
 
 
@@ -77,33 +69,23 @@ def walk(draws: Sequence[Draw], step: float) -> np.ndarray:
 
     Real, elementwise arithmetic only, so that a path has the same bits in any company.
     """
-    velocity, pull, noise, shakes = zip(*draws, strict=True)
-    velocity, pull = np.transpose(velocity), step * np.array(pull)
-    moves = np.stack(noise, axis=-1).swapaxes(0, 1).copy()  # (steps - 1, x and y, n)
-    shaken = {t for one in shakes for t in one}
-    force = np.zeros_like(velocity)
+    velocity = np.array([[draw.velocity.real, draw.velocity.imag] for draw in draws])  # (n, 2)
+    pull = np.array([[draw.pull * step] for draw in draws])
+    moves = np.stack([draw.noise for draw in draws], axis=1)  # (steps - 1, n, 2)
+    force, shaken = np.zeros_like(velocity), {t for draw in draws for t in draw.shakes}
     for t, move in enumerate(moves):
-        if t in shaken:
-            velocity = _shake(velocity, t, shakes)
+        for i, draw in enumerate(draws if t in shaken else ()):
+            if t in draw.shakes:
+                kicked = complex(*velocity[i]) * (1 + 2 * cmath.rect(1, draw.shakes[t]))
+                velocity[i] = kicked.real, kicked.imag
         move += velocity
         move += force
-        move /= np.sqrt(move[0] * move[0] + move[1] * move[1])
+        move /= np.sqrt(move[:, :1] * move[:, :1] + move[:, 1:] * move[:, 1:])
         force -= move * pull
-        velocity = move
+        velocity = move.copy()
     path = np.zeros((len(draws), len(moves) + 1), complex)
-    path.real[:, 1:], path.imag[:, 1:] = moves.cumsum(axis=0).transpose(1, 2, 0)
+    path[:, 1:] = moves.cumsum(axis=0).view(complex)[..., 0].T
     return path * step
-
-
-def _shake(velocity: np.ndarray, t: int, shakes: Sequence[dict[int, float]]) -> np.ndarray:
-    """v + 2 v exp(i angle) for the paths that are shaken at `t`, in real numbers."""
-    velocity = velocity.copy()
-    for i, angles in enumerate(shakes):
-        if t in angles:
-            a, b = 1 + 2 * math.cos(angles[t]), 2 * math.sin(angles[t])
-            x, y = velocity[:, i]
-            velocity[:, i] = a * x - b * y, b * x + a * y
-    return velocity
 
 
 def trajectories(
@@ -156,14 +138,9 @@ def psf(trajectory: np.ndarray, fraction: float = 1.0) -> np.ndarray:
     return cells / len(path)
 
 
-def extent(blur: np.ndarray) -> float:
-    """Larger side of the bounding box in pixels: exact for a path (complex, 1-D), to about 1 px for a kernel (2-D)."""
-    blur = np.asarray(blur)
-    if blur.ndim == 1:
-        return float(max(np.ptp(blur.real), np.ptp(blur.imag)))
-    sides = [np.flatnonzero(blur.sum(axis)) for axis in (0, 1)]
-    widest = max(side[-1] - side[0] for side in sides)
-    return float(max(0, widest - 1))  # splatting widens a path by about one pixel
+def extent(path: np.ndarray) -> float:
+    """Larger side of the bounding box of a path (complex, 1-D) in pixels."""
+    return float(max(np.ptp(path.real), np.ptp(path.imag)))
 
 
 def kernel_for(image_id: str | int, severity: str, size: int, seed: int = 0) -> np.ndarray:
@@ -175,7 +152,10 @@ def kernels_for(
     ids: Sequence[str | int], severity: str, size: int, seed: int = 0
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Kernels of many images and their extents in pixels, float64 (n,); one too large for its image is drawn again."""
-    setting = severity_of(severity)
+    if severity not in SEVERITIES:
+        known = ", ".join(SEVERITIES)
+        raise ValueError(f"Unknown severity {severity!r}: choose one of {known}.")
+    setting = SEVERITIES[severity]
     step = setting.length_ratio * size / (STEPS - 1)
     kernels: list = [None] * len(ids)
     extents = np.zeros(len(ids))

@@ -1,7 +1,6 @@
 """Folders, the one error type, files that appear whole or not at all, and randomness keyed by names and numbers."""
 
 import ast
-import contextlib
 import ctypes
 import hashlib
 import json
@@ -11,13 +10,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
 NOTEBOOKS = ROOT / "notebooks"
@@ -75,40 +74,28 @@ def lock_file(path: Path, busy: Callable[[str], None]) -> ExitStack:
     """Hold an exclusive lock on `path` until the result is closed (also by `with`) or the process ends.
 
     Where another process holds it, `busy` is called with "PID on MACHINE"; unless it raises, the lock is waited for.
-    Raises `S3EError` where the file system has no locks.
+    Raises `S3EError` where the file cannot be written or the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, thread_local=False)
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            busy(_holder(path))
-            lock.acquire()
+        lock.acquire(blocking=False)
+    except Timeout:
+        holder = "?"
+        with suppress(OSError):  # Windows lets nobody read or write a locked file
+            holder = path.read_text(encoding="utf-8").strip() or holder
+        busy(holder)
+        lock.acquire()
     except OSError as error:
-        raise _unlockable(path, error.strerror) from None
+        raise S3EError(
+            f"{path} cannot be locked ({error.strerror}): choose a folder that can be written, on a file system with "
+            "file locks (variable S3E_RUNS)."
+        ) from None
+    with suppress(OSError):
+        path.write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
     held = ExitStack()
     held.callback(lock.release)
-    if isinstance(lock, SoftFileLock):  # a mere file, which a killed process would leave behind
-        held.close()
-        raise _unlockable(path, "Function not implemented")
-    with contextlib.suppress(OSError):  # Windows lets nobody write into a locked file
-        path.write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
     return held
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip() or "?"
-    except OSError:
-        return "?"
-
-
-def _unlockable(path: Path, why: str | None) -> S3EError:
-    return S3EError(
-        f"{path} cannot be locked ({why}): choose a folder that can be written, on a file system with file locks "
-        "(variable S3E_RUNS)."
-    )
 
 
 def is_locked(path: Path) -> bool:
@@ -192,9 +179,9 @@ def out_of_memory(error: Exception) -> bool:
     """True for the errors that PyTorch and Python raise when memory runs out."""
     import torch
 
-    words = ("can't allocate memory", "not enough memory")  # PyTorch on the CPU: Linux, Windows
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(part in str(error) for part in words)
+    # What PyTorch says on the CPU: Linux, Windows
+    said = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:

@@ -1,7 +1,10 @@
 """The project's own promises: imports one way, any system, notebook contract, requirements, configuration errors."""
 
 import ast
+import errno
 import json
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import pytest
 
 from s3e.config import PROFILES, VARIANTS, load_config
 from s3e.pipeline.graph import STAGES
-from s3e.utils import NOTEBOOKS, ROOT, S3EError
+from s3e.utils import NOTEBOOKS, ROOT, S3EError, is_locked, lock_file
 
 BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: path.stem)
 COMMON = ["profile", "data", "seed", "run_dir", "overrides", "resume"]
@@ -98,6 +101,33 @@ def test_every_module_is_imported_and_photos_are_blurred_without_what_only_unix_
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "photo.png").is_file()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_named_in_one_sentence(code, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(S3EError, match="run.lock cannot be locked .*file system with file locks"):
+        lock_file(tmp_path / "run.lock", lambda owner: None)
+
+
+def test_a_lock_is_held_until_it_is_closed(tmp_path):
+    path, seen = tmp_path / "below" / "run.lock", []
+
+    def refuse(owner):
+        seen.append(owner)
+        raise S3EError("busy")
+
+    with lock_file(path, refuse):
+        assert is_locked(path)
+        with pytest.raises(S3EError, match="busy"):
+            lock_file(path, refuse)
+    assert seen == [f"{os.getpid()} on {platform.node()}"] and not is_locked(path)
+    lock_file(path, refuse).close()
 
 
 @pytest.fixture(params=BOOKS, ids=lambda path: path.stem)
