@@ -68,6 +68,17 @@ class CaptionDecoder(nn.Module):
         state = self.lstm(torch.cat([word, glimpse], -1), state)
         return state, torch.cat([state[0], glimpse], -1), attention.flatten(0, 1)
 
+    def _unroll(
+        self, words: Tensor, context: Tensor, items: Tensor | None
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """What the output layer reads, and attention, at each of `words` B x T."""
+        state, keys = self.begin(context, items)
+        steps = []
+        for word in self.dropout(self.embedding(words)).unbind(1):
+            state, seen, attention = self._advance(word, state, items, keys)
+            steps.append((seen, attention))
+        return steps
+
     def forward(
         self, words: Tensor, context: Tensor, items: Tensor | None, *, length: int | None = None
     ) -> Tensor:
@@ -76,57 +87,48 @@ class CaptionDecoder(nn.Module):
         `length` counts BOS and EOS, at most T; without it, the longest caption of the batch sets it.
         """
         length = int((words != PAD).sum(1).max()) if length is None else length
-        state, keys = self.begin(context, items)
-        steps = []
-        for word in self.dropout(self.embedding(words[:, : length - 1])).unbind(1):
-            state, seen, _ = self._advance(word, state, items, keys)
-            steps.append(seen)
-        return self.output(self.dropout(torch.stack(steps, 1)))
+        steps = self._unroll(words[:, : length - 1], context, items)
+        return self.output(self.dropout(torch.stack([seen for seen, _ in steps], 1)))
+
+    @torch.no_grad()
+    def attend(self, words: Tensor, context: Tensor, items: Tensor) -> Tensor:
+        """Where the decoder looks as it says each of `words`, B x T as `beam` returns them: attention B x T x K."""
+        steps = self._unroll(F.pad(words[:, :-1], (1, 0), value=BOS), context, items)
+        return torch.stack([attention for _, attention in steps], 1)
 
     @torch.no_grad()
     def beam(self, context: Tensor, items: Tensor | None, max_words: int, size: int) -> Tensor:
         """Beam search (size 1: greedy), score = mean log-probability per word: ids B x max_words (EOS, then PAD)."""
         (hidden, cell), keys = self.begin(context, items)
-        state = (hidden.repeat_interleave(size, 0), cell.repeat_interleave(size, 0))
-        first = torch.arange(0, len(context) * size, size, device=context.device)[:, None]
-        words = torch.full((len(state[0]), max_words), PAD, device=context.device)  # R x T
+        hidden, cell = (x.repeat_interleave(size, 0) for x in (hidden, cell))  # R x H, R = B size
+        first = torch.arange(0, len(hidden), size, device=context.device)[:, None]  # B x 1
+        words = torch.full((len(hidden), max_words), PAD, device=context.device)
         word = torch.full_like(words[:, 0], BOS)
+        ended = torch.zeros_like(word, dtype=torch.bool)
+        lengths = torch.zeros_like(word)
         precision = torch.promote_types(context.dtype, torch.float32)
         scores = torch.full((len(context), size), -torch.inf).to(context.device, precision)
         scores[:, 0] = 0.0  # all beams of an image start alike: one goes on
-        lengths, ended = torch.ones_like(scores), torch.zeros_like(scores, dtype=torch.bool)
+        stay = torch.full((self.output.out_features,), -torch.inf).to(scores)
+        stay[PAD] = 0.0  # an ended beam goes on as it is, once
         for t in range(max_words):
-            logits, state, _ = self.step(word, state, items, keys)
+            logits, (hidden, cell), _ = self.step(word, (hidden, cell), items, keys)
             logits[:, [PAD, BOS, UNK]] = -torch.inf  # never chosen
-            gain = logits.log_softmax(-1, dtype=precision).unflatten(0, (-1, size))
-            gain, token = gain.topk(min(size, gain.shape[-1]))  # a beam has at most `size` heirs
-            gain = gain.masked_fill(ended[..., None], -torch.inf)
-            gain[..., 0].masked_fill_(ended, 0.0)  # an ended beam goes on as it is, once
-            total = scores[..., None] + gain  # B x size x size
-            lengths = torch.where(ended, lengths, t + 1)
-            best = (total / lengths[..., None]).flatten(1).topk(size).indices
-            source = best // gain.shape[-1]
-            scores, lengths = total.flatten(1).gather(1, best), lengths.gather(1, source)
-            ended = ended.gather(1, source)
-            word = token.flatten(1).gather(1, best).masked_fill(ended, PAD)
-            ended |= word == EOS
-            rows, word = (first + source).flatten(), word.flatten()
-            words, state = words[rows], (state[0][rows], state[1][rows])
+            gain = torch.where(ended[:, None], stay, logits.log_softmax(-1, dtype=precision))
+            total = scores.view(-1, 1) + gain  # R x words
+            lengths = lengths + ~ended
+            means = (total / lengths[:, None]).view(len(context), -1)  # B x (size words)
+            best = means.topk(size).indices
+            scores = total.view_as(means).gather(1, best)
+            rows, word = (first + best // len(stay)).flatten(), (best % len(stay)).flatten()
+            words, lengths, ended = words[rows], lengths[rows], ended[rows] | (word == EOS)
+            hidden, cell = hidden[rows], cell[rows]
             words[:, t] = word
             # can an open beam still win, even if more words cost nothing?
-            done = (scores / lengths).masked_fill(~ended, -torch.inf).amax(1)
-            hope = (scores / max_words).masked_fill(ended, -torch.inf).amax(1)
-            if (done > hope).all():
+            done, open_ = ended.view_as(scores), ~ended.view_as(scores)
+            reached = (scores / lengths.view_as(scores)).masked_fill(open_, -torch.inf).amax(1)
+            hoped = (scores / max_words).masked_fill(done, -torch.inf).amax(1)
+            if (reached > hoped).all():
                 break
-        winner = (scores / lengths).argmax(1, keepdim=True)
-        return words[(first + winner).squeeze(1)]
-
-    @torch.no_grad()
-    def attend(self, words: Tensor, context: Tensor, items: Tensor) -> Tensor:
-        """Where the decoder looks as it says each of `words`, B x T as `beam` returns them: attention B x T x K."""
-        state, keys = self.begin(context, items)
-        attention = []
-        for word in F.pad(words[:, :-1], (1, 0), value=BOS).unbind(1):
-            _, state, weights = self.step(word, state, items, keys)
-            attention.append(weights)
-        return torch.stack(attention, 1)
+        winner = (scores / lengths.view_as(scores)).argmax(1, keepdim=True)
+        return words[(first + winner).flatten()]
