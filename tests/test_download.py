@@ -18,9 +18,7 @@ import pytest
 from s3e.data import download
 from s3e.utils import S3EError, rng
 
-NOISE = rng("download", "noise").bytes(
-    60_000
-)  # does not compress: archives are as large as their contents
+NOISE = rng("download", "noise").bytes(60_000)  # does not compress: archives are as large
 CONTENTS = {
     "train2014": {f"train2014/COCO_train2014_{n:012}.jpg": NOISE[n : n + 20_000] for n in range(3)},
     "val2014": {"val2014/COCO_val2014_000000000042.jpg": NOISE[:9000]},
@@ -143,12 +141,8 @@ def names(folder: Path) -> set[str]:
 def archive(site, tmp_path):
     """One archive on the server and how to fetch it: url, path, size, digest."""
     site.files["a.zip"] = content = packed(CONTENTS["train2014"])
-    return (
-        f"{site.url}/a.zip",
-        tmp_path / "a.zip",
-        len(content),
-        hashlib.sha256(content).hexdigest(),
-    )
+    digest = hashlib.sha256(content).hexdigest()
+    return f"{site.url}/a.zip", tmp_path / "a.zip", len(content), digest
 
 
 def whole(archive: tuple, site: Site) -> bool:
@@ -157,7 +151,7 @@ def whole(archive: tuple, site: Site) -> bool:
     return path.read_bytes() == site.files["a.zip"] and names(path.parent) == {"a.zip"}
 
 
-# --- one archive over HTTP -------------------------------------------------------------------------------------------
+# --- one archive over HTTP ---
 
 
 @pytest.mark.parametrize(
@@ -169,11 +163,13 @@ def whole(archive: tuple, site: Site) -> bool:
         (["cut", "redirect"], [False, True, True]),
         (["cut", "416"], [False, True, False]),
         (["untagged"], [False, False]),  # nothing to tell versions apart
+        (["silent"], [False, True]),
         (["500", "503", ""], [False, False, False]),
-        (["endless"], [False]),  # no length: told by the known size
+        (["endless"], [False]),  # no length: known by the size
     ],
 )
-def test_cut_download_goes_on_where_it_stopped(site, archive, faults, resumed):
+def test_cut_download_goes_on_where_it_stopped(site, archive, monkeypatch, faults, resumed):
+    monkeypatch.setattr(download, "PATIENCE", 0.5)
     site.faults = list(faults)
     assert download.fetch(*archive) == archive[3]
     assert whole(archive, site)
@@ -184,13 +180,12 @@ def test_cut_download_goes_on_where_it_stopped(site, archive, faults, resumed):
 def test_next_call_goes_on_and_other_addresses_do_not_mix(site, archive, monkeypatch):
     monkeypatch.setattr(download, "WAITS", ())
     site.faults = ["cut", "cut"]
-    with pytest.raises(S3EError, match="cut after .*goes on where it stopped"):
-        download.fetch(*archive)
-    with pytest.raises(S3EError, match="cut after"):
-        download.fetch(f"{site.url}/mirror/a.zip", *archive[1:])
-    assert site.seen[1][1] is None
+    for url in (archive[0], f"{site.url}/mirror/a.zip"):
+        with pytest.raises(S3EError, match="cut after .*goes on where it stopped"):
+            download.fetch(url, *archive[1:])
     download.fetch(f"{site.url}/mirror/a.zip", *archive[1:])
-    assert whole(archive, site) and site.seen[2][1] == f"bytes={archive[2] // 2}-"
+    assert whole(archive, site)
+    assert [bool(asked) for _, asked, _ in site.seen] == [False, False, True]
 
 
 @pytest.mark.parametrize("fault", ["", "careless"])
@@ -207,76 +202,42 @@ def test_file_that_changed_is_not_glued(site, archive, monkeypatch, fault):
     assert whole(archive, site)
 
 
-def test_part_without_its_notes_starts_anew(site, archive):
-    for notes in (None, "no JSON", "[]", '{"url": 1}'):
-        part = archive[1].with_name("a.zip.part")
-        part.write_bytes(b"something else")
-        if notes:
-            part.with_name("a.zip.part.json").write_text(notes)
-        download.fetch(*archive)
-        assert whole(archive, site) and site.seen.pop()[1] is None
-        archive[1].unlink()
-
-
-def test_silent_server_counts_as_cut(site, archive, monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.2)
-    site.faults = ["silent"]
+@pytest.mark.parametrize("notes", [None, "no JSON", "[]", '{"url": 1}'])
+def test_part_without_its_notes_starts_anew(site, archive, notes):
+    part = archive[1].with_name("a.zip.part")
+    part.write_bytes(b"something else")
+    if notes:
+        part.with_name("a.zip.part.json").write_text(notes)
     download.fetch(*archive)
-    assert whole(archive, site) and len(site.seen) == 2 and not site.patience_lost
+    assert whole(archive, site) and site.seen[0][1] is None
 
 
-def test_lasting_errors_end_with_address_and_remedy(site, archive):
-    site.faults = ["500"] * 9
-    with pytest.raises(
-        S3EError, match=r"a\.zip could not be fetched \(500 .*run the command again"
-    ):
+@pytest.mark.parametrize(
+    ("fault", "message", "requests"),
+    [
+        ("500", r"a\.zip could not be fetched \(500 .*run the command again", 3),
+        ("404", r"a\.zip was refused \(404 Not Found\)", 1),  # a refusal is final
+        ("corrupt", "damaged or not the published archive .*SHA-256", 1),
+    ],
+)
+def test_lasting_faults_end_with_address_and_remedy(site, archive, fault, message, requests):
+    site.faults = [fault] * requests
+    with pytest.raises(S3EError, match=message):
         download.fetch(*archive)
-    assert len(site.seen) == 3 and not names(archive[1].parent)
-
-
-def test_refusal_is_final(site, archive):
-    with pytest.raises(S3EError, match=r"none\.zip was refused \(404 Not Found\): ask the owner\."):
-        download.fetch(f"{site.url}/none.zip", *archive[1:], remedy="ask the owner")
-    assert len(site.seen) == 1
-
-
-def test_always_truncated_archive_never_gets_its_name(site, archive):
-    site.files["a.zip"] = site.files["a.zip"][:-30]
-    with pytest.raises(S3EError, match="offers a file of .* instead of"):
-        download.fetch(*archive)
-    assert not names(archive[1].parent)
-    site.faults = ["endless"] * 9
-    with pytest.raises(S3EError, match="cut after"):
-        download.fetch(*archive)
-    assert not archive[1].exists()
-
-
-def test_no_length_and_no_size_is_told_by_the_archive(site, archive):
-    site.files["a.zip"] = site.files["a.zip"][:-30]
-    site.faults = ["endless"]
-    with pytest.raises(S3EError, match="damaged or not the published archive"):
-        download.fetch(*archive[:2])
-    assert not names(archive[1].parent)
-
-
-def test_corrupt_archive_is_thrown_away(site, archive):
-    site.faults = ["corrupt"]
-    with pytest.raises(S3EError, match="damaged or not the published archive .*SHA-256"):
-        download.fetch(*archive)
-    assert not names(archive[1].parent)
+    assert len(site.seen) == requests and not names(archive[1].parent)
     download.fetch(*archive)
     assert whole(archive, site)
 
 
-def test_whole_part_is_not_fetched_again(site, archive):
-    """Killed between the last byte and the final name."""
-    part = archive[1].with_name("a.zip.part")
-    part.write_bytes(site.files["a.zip"])
-    download.write_json(
-        download._notes(part), {"url": archive[0], "validator": '"x"', "total": archive[2]}
-    )
-    download.fetch(*archive)
-    assert whole(archive, site) and not site.seen
+def test_truncated_archive_never_gets_its_name(site, archive):
+    site.files["a.zip"] = site.files["a.zip"][:-30]
+    with pytest.raises(S3EError, match="offers a file of .* instead of"):
+        download.fetch(*archive)
+    for facts, message in ((archive, "cut after"), (archive[:2], "damaged or not the published")):
+        site.faults = ["endless"] * 9
+        with pytest.raises(S3EError, match=message):
+            download.fetch(*facts)
+        assert not archive[1].exists()
 
 
 def test_archive_that_is_there_is_checked(site, archive):
@@ -287,49 +248,29 @@ def test_archive_that_is_there_is_checked(site, archive):
             download.fetch(*archive[:2], *known)
 
 
-class Full:
-    """A file on a disk that has room for `room` bytes."""
+def test_no_internet_is_an_error_at_once(tmp_path, monkeypatch):
+    def nowhere(*_, **__):
+        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
 
-    def __init__(self, handle, room):
-        self.handle, self.room = handle, room
-
-    def __getattr__(self, name):
-        return getattr(self.handle, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.handle.close()
-
-    def write(self, chunk):
-        self.room -= len(chunk)
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return self.handle.write(chunk)
+    monkeypatch.setattr("urllib.request.urlopen", nowhere)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited for a name that isn't there"))
+    with pytest.raises(
+        S3EError, match="nowhere.invalid cannot be found, so there may be no intern"
+    ):
+        download.fetch("http://nowhere.invalid/a.zip", tmp_path / "a.zip")
 
 
-def limit(patch, suffix: str, room: int) -> None:
-    """Files with `suffix` find the disk full after `room` bytes."""
-    usual = Path.open
-
-    def opened(path, mode="r", *rest, **named):
-        handle = usual(path, mode, *rest, **named)
-        return Full(handle, room) if path.name.endswith(suffix) and mode != "rb" else handle
-
-    patch.setattr(Path, "open", opened)
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_full_disk_midway_goes_on_later(site, archive, monkeypatch):
     monkeypatch.setattr(download, "CHUNK", 1000)
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(S3EError, match=r"a\.zip: the disk is full; make room"),
-    ):
-        limit(patch, "a.zip.part", 10_000)
+    read, count = download._read, iter(range(99))
+    with monkeypatch.context() as patch, pytest.raises(S3EError, match=r"a\.zip: the disk is full"):
+        patch.setattr(download, "_read", lambda r: full() if next(count) == 9 else read(r))
         download.fetch(*archive)
-    assert len(site.seen) == 1  # a full disk is no fault of the connection
-    assert not archive[1].exists()
+    assert len(site.seen) == 1 and not archive[1].exists()  # no fault of the connection
     download.fetch(*archive)
     assert whole(archive, site) and site.seen[1][1]
 
@@ -349,36 +290,26 @@ def test_room_is_checked_before_the_first_byte(site, archive, monkeypatch):
     download.fetch(*archive[:2])
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 def test_coco_comes_in_the_official_layout(small, tmp_path, capsys):
     assert run(tmp_path, small, "coco") == 0
     expected = {name for key in ("train2014", "val2014") for name in CONTENTS[key]}
-    expected |= {
-        "annotations/captions_train2014.json",
-        "annotations/captions_val2014.json",
-        "dataset_coco.json",
-    }
-    assert names(tmp_path) == expected | {"download.json"} and not list(tmp_path.glob(".*"))
+    expected |= {f"annotations/captions_{split}2014.json" for split in ("train", "val")}
+    assert names(tmp_path) == expected | {"dataset_coco.json", "download.json"}
     for name in CONTENTS["train2014"]:
         assert (tmp_path / name).read_bytes() == CONTENTS["train2014"][name]
-    assert "(as published)" in capsys.readouterr().out
+    assert "(as published)" in capsys.readouterr().out and not list(tmp_path.glob(".*"))
     requests = len(small.seen)
-    assert (
-        run(tmp_path, small, "coco") == 0 and len(small.seen) == requests
-    )  # nothing is fetched twice
+    assert run(tmp_path, small, "coco") == 0 and len(small.seen) == requests  # not fetched twice
 
 
 @pytest.mark.parametrize("top", ["GOPRO_Large/", ""])
 def test_gopro_with_and_without_a_top_folder(small, tmp_path, capsys, top):
-    contents = {
-        name.replace("GOPRO_Large/", top): content
-        for name, content in CONTENTS["GOPRO_Large"].items()
-    }
-    small.files["GOPRO_Large.zip"] = packed(
-        {**contents, "__MACOSX/train/x/blur/000001.png": b"junk"}
-    )
+    frames = CONTENTS["GOPRO_Large"]
+    contents = {name.replace("GOPRO_Large/", top): frames[name] for name in frames}
+    small.files["GOPRO_Large.zip"] = packed(contents | {"__MACOSX/train/x/blur/000001.png": b"x"})
     run(tmp_path, small, "gopro")
     assert names(tmp_path) == {*CONTENTS["GOPRO_Large"], "download.json"}
     found = hashlib.sha256(small.files["GOPRO_Large.zip"]).hexdigest()
@@ -404,51 +335,22 @@ def test_archive_fetched_by_hand(small, tmp_path, capsys):
     assert "(not the published archive)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"<html>sign in</html>", packed(CONTENTS["val2014"])[:-40]])
-def test_archive_by_hand_that_is_none(small, tmp_path, content):
-    (tmp_path / "mine.zip").write_bytes(content)
-    with pytest.raises(S3EError, match=r"mine\.zip is damaged .*fetch it again"):
-        run(tmp_path, small, "gopro", archive=tmp_path / "mine.zip")
-
-
-def test_other_archive_is_refused(small, tmp_path):
-    (tmp_path / "mine.zip").write_bytes(packed({"annotations/captions_train2014.json": b"{}"}))
-    with pytest.raises(
-        S3EError, match=r"mine\.zip holds nothing for annotations/captions_val2014\.json"
-    ):
-        run(
-            tmp_path,
-            small,
-            "coco",
-            "annotations2014",
-            archive=tmp_path / "mine.zip",
-        )
-    assert names(tmp_path) == {"mine.zip"}
-
-
 @pytest.mark.parametrize(
-    "name", ["../evil.jpg", "train2014/../../evil.jpg", "/evil.jpg", "val2014/../blur/1.png"]
+    ("content", "message"),
+    [
+        (b"<html>sign in</html>", r"mine\.zip is damaged .*fetch it again"),
+        (packed(CONTENTS["val2014"])[:-40], r"mine\.zip is damaged .*fetch it again"),
+        (packed(CONTENTS["karpathy"]), r"mine\.zip holds nothing for val2014"),
+        (packed({**CONTENTS["val2014"], "../evil.jpg": b"x"}), "holds the unsafe path"),
+        (packed({**CONTENTS["val2014"], "val2014/../blur/1.png": b"x"}), "holds the unsafe path"),
+        (packed({**CONTENTS["val2014"], "/evil.jpg": b"x"}), "holds the unsafe path"),
+    ],
 )
-def test_unsafe_paths_are_refused(small, tmp_path, name):
-    (tmp_path / "mine.zip").write_bytes(packed({**CONTENTS["val2014"], name: b"x"}))
-    with pytest.raises(S3EError, match="holds the unsafe path"):
-        run(
-            tmp_path / "to",
-            small,
-            "coco",
-            "val2014",
-            archive=tmp_path / "mine.zip",
-        )
-    assert names(tmp_path) == {"mine.zip"}
-
-
-def test_member_with_wrong_crc_never_gets_its_place(small, tmp_path):
-    content = bytearray(small.files["GOPRO_Large.zip"])
-    content[3000] ^= 1  # inside the first frame
+def test_archives_that_are_refused(small, tmp_path, content, message):
     (tmp_path / "mine.zip").write_bytes(content)
-    with pytest.raises(S3EError, match=r"mine\.zip is damaged"):
-        run(tmp_path, small, "gopro", archive=tmp_path / "mine.zip")
-    assert not (tmp_path / "GOPRO_Large").exists() and not (tmp_path / "download.json").exists()
+    with pytest.raises(S3EError, match=message):
+        run(tmp_path / "to", small, "coco", "val2014", archive=tmp_path / "mine.zip")
+    assert names(tmp_path) == {"mine.zip"}
 
 
 def test_files_of_the_user_are_left_alone(small, tmp_path):
@@ -462,22 +364,15 @@ def test_files_of_the_user_are_left_alone(small, tmp_path):
 def test_full_disk_while_unpacking_goes_on_later(small, tmp_path, monkeypatch):
     usual, copied = shutil.copyfileobj, []
 
-    def copy(source, handle, length):
-        if len(copied) == 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def copy(source, *rest):
         copied.append(source.name)
-        usual(source, handle, length)
+        usual(source, *rest)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(S3EError, match="the disk is full; make room"),
-    ):
-        patch.setattr(shutil, "copyfileobj", copy)
+    with monkeypatch.context() as patch, pytest.raises(S3EError, match="the disk is full; make ro"):
+        patch.setattr(shutil, "copyfileobj", lambda *rest: full() if copied else copy(*rest))
         run(tmp_path, small, "coco", "train2014")
     assert not (tmp_path / "train2014").exists() and (tmp_path / "train2014.zip").exists()
-    monkeypatch.setattr(
-        shutil, "copyfileobj", lambda *rest: copied.append(rest[0].name) or usual(*rest)
-    )
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
     run(tmp_path, small, "coco", "train2014")
     assert sorted(copied) == sorted(CONTENTS["train2014"])  # the first file was not unpacked twice
     assert names(tmp_path) == {*CONTENTS["train2014"], "download.json"} and len(small.seen) == 1
@@ -491,38 +386,21 @@ def test_room_for_all_archives_is_checked_first(small, tmp_path, monkeypatch):
     assert not small.seen and not (tmp_path / "to").exists()
 
 
-def test_room_for_the_contents_is_checked_before_unpacking(small, tmp_path, monkeypatch):
-    (tmp_path / "mine.zip").write_bytes(
-        packed({"val2014/large.jpg": bytes(100_000)})
-    )  # compresses well
-    disk(monkeypatch, 99_999)
-    with pytest.raises(S3EError, match="free, but .* needed"):
-        run(
-            tmp_path / "to",
-            small,
-            "coco",
-            "val2014",
-            archive=tmp_path / "mine.zip",
-        )
-    assert names(tmp_path) == {"mine.zip"}
-
-
-@pytest.mark.parametrize("to", ["file", "file/below"])
-def test_folder_that_cannot_be(small, tmp_path, to):
+def test_folder_that_cannot_be(small, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(S3EError, match="cannot be written .*choose another folder"):
-        run(tmp_path / to, small, "gopro")
+        run(tmp_path / "file" / "below", small, "gopro")
 
 
 def test_any_damage_ends_in_one_sentence(tmp_path):
-    """Each byte of an archive changed in some ways, and many lengths: unpacked whole or refused, nothing half-done."""
+    """Bytes of an archive changed in some ways, and many lengths: unpacked whole or refused, nothing half-done."""
     item = download.Archive("karpathy", **download.DATASETS["coco"]["archives"]["karpathy"])
     content, whole = b'{"images": [%s]}' % (b'"a photo", ' * 30), tmp_path / "dataset_coco.json"
-    archive = packed({"dataset_coco.json": content, "ä": b""})  # a name in UTF-8
+    archive = packed({"dataset_coco.json": content})
     changed = [
         archive[:n] + bytes([value]) + archive[n + 1 :]
         for n, byte in enumerate(archive)
-        for value in {12, byte ^ 1, byte ^ 128} - {byte}  # 12: the bzip2 method
+        for value in {12, byte ^ 128} - {byte}  # 12: the bzip2 method
     ]
     for damaged in changed + [archive[:n] for n in range(0, len(archive), 9)]:
         (tmp_path / "a.zip").write_bytes(damaged)
@@ -533,20 +411,6 @@ def test_any_damage_ends_in_one_sentence(tmp_path):
         else:
             assert whole.read_bytes() == content
             whole.unlink()
-
-
-def test_no_internet_is_said_at_once(tmp_path, monkeypatch):
-    def nowhere(*_, **__):
-        raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
-
-    monkeypatch.setattr("urllib.request.urlopen", nowhere)
-    monkeypatch.setattr(
-        "time.sleep", lambda seconds: pytest.fail("waited for a name that does not exist")
-    )
-    with pytest.raises(
-        S3EError, match="nowhere.invalid cannot be found, so there may be no internet here"
-    ):
-        download.fetch("http://nowhere.invalid/a.zip", tmp_path / "a.zip")
 
 
 def test_published_facts_are_complete():

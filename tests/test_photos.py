@@ -22,6 +22,7 @@ from s3e.data.photos import (
 from s3e.utils import S3EError
 from tests.fixtures_data import picture
 
+SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 SMOOTH = Image.fromarray(picture("photos", size=(60, 44)))
 GREY = np.linspace(0, 65535, 44 * 60).reshape(44, 60).astype(np.uint16)
 
@@ -33,12 +34,8 @@ def encoded(image, kind, **options):
 
 
 def chunk(name, content):
-    return (
-        struct.pack(">I", len(content))
-        + name
-        + content
-        + struct.pack(">I", zlib.crc32(name + content))
-    )
+    check = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + check
 
 
 def png(width, height, depth=8, colour=2, rows=b""):
@@ -49,9 +46,7 @@ def png(width, height, depth=8, colour=2, rows=b""):
 
 
 @given(st.tuples(st.integers(16, 90), st.integers(16, 90)), st.sampled_from([16, 31, 64]))
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, **SHARED)
 def test_load_photo_is_the_central_square(tmp_path, shape, size):
     image = Image.fromarray(picture(*shape, size=shape))
     image.save(tmp_path / "photo.png")
@@ -67,23 +62,12 @@ def test_load_photo_with_a_margin_crops_the_resized_photo(tmp_path):
     assert np.array_equal(load_whole(tmp_path / "frame.png"), image)
 
 
-@pytest.mark.parametrize(
-    "mode, kind, note",
-    [
-        ("L", "png", "grey"),
-        ("L", "jpeg", "grey"),
-        ("1", "png", "grey"),
-        ("LA", "png", "alpha"),
-        ("P", "gif", None),
-    ]
-    + [
-        ("CMYK", "tiff", "CMYK"),
-        ("CMYK", "jpeg", "CMYK"),
-        ("RGBA", "png", "alpha"),
-        ("P", "bmp", None),
-    ]
-    + [("LAB", "tiff", None), ("RGB", "webp", None), ("RGB", "mpo", None)],
-)
+MODES = [("L", "png", "grey"), ("L", "jpeg", "grey"), ("1", "png", "grey"), ("LA", "png", "alpha")]
+MODES += [("CMYK", "tiff", "CMYK"), ("CMYK", "jpeg", "CMYK"), ("RGBA", "png", "alpha")]
+MODES += [("P", "gif", None), ("P", "bmp", None), ("LAB", "tiff", None), ("RGB", "webp", None)]
+
+
+@pytest.mark.parametrize("mode, kind, note", [*MODES, ("RGB", "mpo", None)])
 def test_every_usual_mode_becomes_rgb(tmp_path, mode, kind, note):
     file = tmp_path / "photo"
     more = {"save_all": True, "append_images": [SMOOTH]} if kind == "mpo" else {}
@@ -202,23 +186,12 @@ def test_a_broken_photo_crosses_processes(tmp_path):
     assert str(again) == str(error.value) and again.problem == error.value.problem
 
 
-FILES = [
-    JPEG,
-    PNG,
-    encoded(SMOOTH, "tiff"),
-    encoded(SMOOTH, "gif"),
-    encoded(SMOOTH, "webp"),
-    encoded(SMOOTH, "bmp"),
-]
-
-
+FILES = [JPEG, PNG, *(encoded(SMOOTH, kind) for kind in ("tiff", "gif", "webp", "bmp"))]
 HITS = st.lists(st.tuples(st.floats(0, 0.999), st.binary(max_size=6)), max_size=4)
 
 
 @given(st.sampled_from(FILES), HITS, st.floats(0, 1))
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, **SHARED)
 def test_any_damage_gives_a_photo_or_a_message(tmp_path, content, hits, length):
     content = bytearray(content)
     for place, wrong in hits:
