@@ -32,11 +32,7 @@ from s3e.training.loop import Batches, Terms, Trainer
 from s3e.training.losses import critic_terms, semantic_terms, total_terms
 from s3e.utils import S3EError, seed_everything
 
-PHASES = (
-    "tree",
-    "a1",
-    "a2",
-)  # notebooks 02, 03, 03: tree alone, with the decoder, on blurred images
+PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
 SHOWN = 3  # validation images whose progress is kept
 VALIDATED = 256  # validation images at most that a validation looks at
 Output = tuple[Batch, Tensor, Semantics | None]  # I_b and the rest, I_r, what was read
