@@ -94,28 +94,6 @@ def test_teacher_forcing_equals_single_steps(item_width):
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
-def test_parts_of_a_batch_unroll_equally(decoder):
-    context, items = images(4)
-    words = captions(5, 2, 3, 1)
-    whole = decoder(words, context, items)
-    parts = [
-        decoder(words[i : i + 2], context[i : i + 2], items[i : i + 2], length=7) for i in (0, 2)
-    ]
-    torch.testing.assert_close(torch.cat(parts), whole)
-
-
-def test_dropout_falls_on_every_word_by_itself(decoder):
-    torch.nn.init.ones_(decoder.train().embedding.weight)
-    read, spoken = [], []
-    decoder.lstm.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0][0, :8].tolist()))
-    decoder.output.register_forward_pre_hook(
-        lambda _, inputs: spoken.extend((inputs[0][0] == 0).tolist())
-    )
-    decoder(captions(20), *images(1))
-    assert {value for word in read for value in word} == {0.0, 2.0}
-    assert len({tuple(word) for word in read}) > 10 and len({tuple(word) for word in spoken}) > 10
-
-
 def test_attention_is_additive(decoder):
     context, items = images(2)
     state, keys = decoder.begin(context, items)
