@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from s3e.captions.tree import IGNORE, SPECIAL, tokenize
+from s3e.captions.tree import IGNORE, tokenize
 from s3e.data.corpus import Corpus, Split, consensus
 from s3e.evaluation.captions import intervals, measure
 from s3e.evaluation.images import DEFINITION_IMAGES
@@ -23,6 +23,7 @@ NODE_MEASURES = ("leaf_accuracy", "null_recall", "relation_accuracy", "root_accu
 NODE_KEYS = ["split", "input", "when", "variant", "system"]
 SEVERITIES = ("light", "moderate", "released", "severe")  # pairs have the last two, others the rest
 RANDOM, HUMAN = "random training caption", "human"  # systems
+PROTOCOLS = ("all", "other")  # references of an image that count
 GUESS, PERSON = "most frequent label", "one reference caption"  # variants beside trees
 COSTS = ["parameters_generator", "parameters_semantics", "milliseconds_per_step"]
 THUMB = 16  # side of the grey thumbnails that are compared
@@ -117,26 +118,30 @@ def caption_scores(
     the 95 % interval over images and seeds. A missing metric could not run; `reason` says why.
     """
     rows = captions.to_dict("records")
-    for split, texts in references.items():
-        random, first = random_captions(texts, training, split), {k: v[0] for k, v in texts.items()}
+    for split, known in references.items():
+        random, first = random_captions(known, training, split), {k: v[0] for k, v in known.items()}
         rows.append({"system": RANDOM, "input": "none", "split": split, "captions": random})
         rows.append({"system": HUMAN, "input": "sharp", "split": split, "captions": first})
-    texts, systems, groups = {}, {}, {}  # ids keep splits and protocols apart in one call
-    for number, row in enumerate(rows):
-        for protocol in ("all", "other")[row["system"] == HUMAN :]:
-            known = references[row["split"]].items()
-            own = {key: list(said)[protocol == "other" :] for key, said in known}
-            name = {key: f"{row['split']}/{protocol}/{key}" for key, said in own.items() if said}
-            if name:
-                texts |= {name[key]: own[key] for key in name}
-                systems[f"{number} {protocol}"] = {name[k]: row["captions"][k] for k in name}
+    texts = {  # ids keep splits and protocols apart in one call
+        f"{split}/{protocol}/{key}": said[start:]
+        for split, known in references.items()
+        for start, protocol in enumerate(PROTOCOLS)
+        for key, said in known.items()
+        if said[start:]
+    }
+    systems, groups = {}, {}
+    for row in rows:
+        for protocol in PROTOCOLS[row["system"] == HUMAN :]:
+            said = {f"{row['split']}/{protocol}/{k}": v for k, v in row["captions"].items()}
+            name, own = str(len(systems)), {key: said[key] for key in said if key in texts}
+            if own:
+                systems[name] = own
                 cell = row["split"], protocol, row["system"], row["input"]
-                groups.setdefault(cell, []).append(f"{number} {protocol}")
+                groups.setdefault(cell, []).append(name)
     found, table = measure(texts, systems), []
     for cell, names in groups.items():
-        own = [found[name] for name in names]
+        own, ends = [found[name] for name in names], {}
         record = dict(zip(("split", "references", "system", "input"), cell, strict=True))
-        ends = {}
         for metric, interval in intervals(own, resamples=resamples).items():
             record[metric], ends[f"{metric}_low"], ends[f"{metric}_high"] = interval or [np.nan] * 3
         about = {"seeds": len(own), "images": len(own[0].ids), "reason": own[0].reason}
@@ -267,15 +272,14 @@ def summary(
 ) -> dict[str, float]:
     """The study in flat numbers (for `metrics.json`): PSNR of every variant, paired gains in dB, and CIDEr."""
     numbers = {}
-    for row in images[images.metric == "psnr"].to_dict("records"):
-        numbers[f"{row['split']}_{row['severity']}_{row['variant']}_psnr"] = row["mean"]
-    for row in differences[differences.metric == "psnr"].to_dict("records"):
-        name = f"{row['split']}_{row['severity']}_{row['variant']}_over_{row['reference']}"
-        numbers[name] = row["mean"]
+    for row in images[images.metric == "psnr"].itertuples():
+        numbers[f"{row.split}_{row.severity}_{row.variant}_psnr"] = row.mean
+    for row in differences[differences.metric == "psnr"].itertuples():
+        numbers[f"{row.split}_{row.severity}_{row.variant}_over_{row.reference}"] = row.mean
     if captions is not None:
-        for row in captions[captions.references == "all"].to_dict("records"):
-            system = re.sub(r"\W+", "_", row["system"])
-            numbers[f"{row['split']}_{system}_{row['input']}_cider"] = row["CIDEr"]
+        for row in captions[captions.references == "all"].itertuples():
+            system = re.sub(r"\W+", "_", row.system)
+            numbers[f"{row.split}_{system}_{row.input}_cider"] = row.CIDEr
     return numbers
 
 
@@ -290,11 +294,15 @@ def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
     `distance` is missing where ids are no numbers, or numbers that lie so close that it would tell nothing.
     """
     test, train = corpus.test, corpus.train
-    mine, theirs = thumbnails(test.sharp), thumbnails(train.sharp).reshape(len(train), -1).T
-    views = [view.reshape(len(test), -1) @ theirs for view in (mine, mine[:, :, ::-1])]
-    likeness, distance = np.max(views, axis=(0, 2)), _distance(test.ids, train.ids)
-    known = {" ".join(tokenize(text)) for texts in train.captions for text in texts}
-    said = [any(" ".join(tokenize(text)) in known for text in texts) for texts in test.captions]
+    mine, theirs = thumbnails(test.sharp), thumbnails(train.sharp).reshape(len(train), -1)
+    views = [view.reshape(len(test), -1) @ theirs.T for view in (mine, mine[:, :, ::-1])]
+    likeness, distance = np.max(views, axis=(0, 2)), np.full(len(test), np.nan)
+    if all(map(str.isdecimal, (*test.ids, *train.ids))):
+        numbers, known = (np.array(ids, float) for ids in (test.ids, sorted(train.ids, key=int)))
+        if np.median(np.diff(known)) >= SPARSE * SERIES:
+            distance = np.abs(numbers[:, None] - known).min(1)
+    seen = {" ".join(tokenize(text)) for texts in train.captions for text in texts}
+    said = [any(" ".join(tokenize(text)) in seen for text in texts) for texts in test.captions]
     found = pd.DataFrame({"id": test.ids, "likeness": likeness, "distance": distance})
     return found.assign(alike=likeness >= LIKENESS, series=distance <= SERIES, said=said)
 
@@ -306,17 +314,3 @@ def thumbnails(images: np.ndarray) -> np.ndarray:
     small = grey.reshape(len(grey), THUMB, side, THUMB, side).mean((2, 4))
     small -= small.mean((1, 2), keepdims=True)
     return small / np.maximum(np.linalg.norm(small, axis=(1, 2), keepdims=True), 1e-6)
-
-
-def _distance(ids: list[str], others: list[str]) -> np.ndarray:
-    """How far each id is, as a number, from the nearest of the others; NaN where one is no number or all are close."""
-    known = np.sort([int(name) if name.isdecimal() else 0 for name in others])
-    if not all(map(str.isdecimal, (*ids, *others))) or np.median(np.diff(known)) < SPARSE * SERIES:
-        return np.full(len(ids), np.nan)
-    return np.array([float(np.abs(known - int(name)).min()) for name in ids])
-
-
-def unknown_words(corpus: Corpus) -> list[str]:
-    """Words of the vocabulary that no training caption has: there must be none."""
-    known = {word for texts in corpus.train.captions for text in texts for word in tokenize(text)}
-    return sorted(set(corpus.words.words) - known - set(SPECIAL))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from s3e.evaluation.collect import SUSPECTS, runs_with
-from s3e.evaluation.statistics import compare, holm, paired_interval, share_of_gap
+from s3e.evaluation.statistics import compare, holm, share_of_gap
 from s3e.utils import S3EError
 
 METRICS = ("psnr", "ssim")
@@ -36,6 +36,7 @@ TEXTURE_PAIRS = (
 )
 SMALLEST_GAP = 0.05  # dB; of a smaller gap a share is noise
 ALPHA = 0.05
+P_VALUES = ("p_interval", "p_wilcoxon")
 ONLY = "all others (on the suspected alone)"
 
 
@@ -51,21 +52,19 @@ def image_scores(
     rows = []
     for cell, part in _cells(scores):
         inputs = part.drop_duplicates("id").assign(variant="blurred", seed=0)
-        inputs = inputs.assign(**{metric: inputs[f"{metric}_blurred"] for metric in METRICS})
+        inputs = inputs.assign(psnr=inputs.psnr_blurred, ssim=inputs.ssim_blurred)
         known = part.iloc[:0] if classical is None else classical
-        for name, value in cell.items():
-            known = known[known[name] == value]
-        known = known.assign(seed=0, video=known.id)
-        ordered = [frame.sort_values("variant", kind="stable") for frame in (inputs, known, part)]
+        known = known[(known.split == cell["split"]) & (known.severity == cell["severity"])]
+        frames = [inputs, known.assign(seed=0, video=known.id), part]
+        ordered = pd.concat(frame.sort_values("variant", kind="stable") for frame in frames)
         for metric in METRICS:
             best = _best(part, metric, resamples)
-            for name, own in pd.concat(ordered).groupby("variant", sort=False):
-                table = _matrix(own, metric)
-                ends = paired_interval(table.to_numpy(), _videos(table), resamples)._asdict()
-                marks = {"best": name in best, "best_p": best.get(name, np.nan)}
+            for name, own in ordered.groupby("variant", sort=False):
+                found = _compared(_matrix(own, metric), resamples)
                 labels = {**cell, "variant": name, "metric": metric}
-                rows.append(labels | ends | _counts(table) | marks)
-    return pd.DataFrame(rows)
+                marks = {"best": name in best, "best_p": best.get(name, np.nan)}
+                rows.append(labels | found | marks)
+    return pd.DataFrame(rows).drop(columns=list(P_VALUES))
 
 
 def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
@@ -89,7 +88,7 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
         "oracles": frame.variant.isin(ORACLES),
     }
     frame["family"] = np.select(list(kinds.values()), list(kinds), "variants")
-    p_values = frame[["p_interval", "p_wilcoxon"]].max(axis=1)[frame.seeds > 1]
+    p_values = frame[list(P_VALUES)].max(axis=1)[frame.seeds > 1]
     groups = p_values.groupby([frame[name] for name in ("split", "severity", "metric", "family")])
     return frame.assign(p_holm=groups.transform(holm) if len(p_values) else np.nan)
 
@@ -134,17 +133,18 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     rows = []
     for cell, part in _cells(scores):
         gap = _gain(part, "oracle_map", "baseline", "psnr")
-        if gap is None or not paired_interval(gap.to_numpy(), _videos(gap), resamples).low > 0:
+        if gap is None or not _compared(gap, resamples)["low"] > 0:
             continue
         for variant in sorted(set(part.variant) - {"baseline", "oracle_map"}):
             gain = _gain(part, variant, "baseline", "psnr")
-            shared = [] if gain is None else sorted(set(gain.index) & set(gap.index))
-            if shared:
-                own, whole = gain.loc[shared], gap.loc[shared, gain.columns]
-                share = share_of_gap(own.to_numpy(), whole.to_numpy())
-                ends = paired_interval(share, _videos(own), resamples)._asdict()
-                rows.append({**cell, "variant": variant} | ends | _counts(own))
-    return pd.DataFrame(rows)
+            shared = [] if gain is None else gain.index.intersection(gap.index)
+            if len(shared):
+                own = gain.loc[shared]
+                share = own * 0 + share_of_gap(
+                    own.to_numpy(), gap.loc[shared, own.columns].to_numpy()
+                )
+                rows.append({**cell, "variant": variant} | _compared(share, resamples))
+    return pd.DataFrame(rows).drop(columns=list(P_VALUES), errors="ignore")
 
 
 def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
@@ -248,21 +248,14 @@ def _complete(table: pd.DataFrame, names: str) -> pd.DataFrame:
     return table
 
 
-def _videos(table: pd.DataFrame) -> np.ndarray | None:
-    """The video of each column; None where each image is one of its own."""
+def _compared(table: pd.DataFrame, resamples: int) -> dict[str, float]:
+    """What `compare` finds in a table seeds x images (id, video), and how much stands behind it."""
     videos = table.columns.get_level_values("video")
-    return None if videos.is_unique else videos.to_numpy()
-
-
-def _counts(table: pd.DataFrame) -> dict[str, int]:
-    videos = table.columns.get_level_values("video")
-    return {"seeds": len(table), "images": table.shape[1], "clusters": videos.nunique()}
-
-
-def _compared(gain: pd.DataFrame, resamples: int) -> dict[str, float]:
-    found = compare(gain.to_numpy(), _videos(gain), resamples)._asdict()
+    clusters = None if videos.is_unique else videos.to_numpy()
+    found = compare(table.to_numpy(), clusters, resamples)._asdict()
     ends = {name: found.pop(name) for name in ("mean", "low", "high")}
-    return ends | _counts(gain) | found
+    counts = {"seeds": len(table), "images": table.shape[1], "clusters": videos.nunique()}
+    return ends | counts | found
 
 
 def _best(part: pd.DataFrame, metric: str, resamples: int) -> dict[str, float]:
@@ -277,5 +270,5 @@ def _best(part: pd.DataFrame, metric: str, resamples: int) -> dict[str, float]:
     if any(gain is None or len(gain) < 2 for gain in gains):
         return {}
     found = [_compared(gain, resamples) for gain in gains]
-    largest = holm([max(item["p_interval"], item["p_wilcoxon"]) for item in found]).max()
+    largest = holm([max(item[name] for name in P_VALUES) for item in found]).max()
     return {first: largest} if largest < ALPHA and min(item["mean"] for item in found) > 0 else {}
