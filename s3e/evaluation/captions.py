@@ -30,6 +30,7 @@ from s3e.evaluation.statistics import (
 from s3e.utils import S3EError
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+NODES = ("leaf", "relation", "root")
 NO_METEOR = "METEOR not run: {}"
 PLAIN = "{}; tokens by s3e.captions.tree.tokenize instead of the PTB tokeniser"
 NO_CIDER = "CIDEr not run: the document frequencies tell no images apart; score more images at once"
@@ -60,13 +61,15 @@ class CaptionSet:
 
     table: float (images, 12): matching 1- to 4-grams, 1- to 4-grams, words, words of the closest reference, ROUGE-L,
     CIDEr-D (NaN where the document frequencies tell no images apart). meteor: float (images, 23), None if METEOR could
-    not run; `trouble` says why, and which tokens were taken.
+    not run; `trouble` says why, and which tokens were taken. nodes: of the
+    captions' trees where these are scored, too: right and all leaves, relations, roots, float (images, 6).
     """
 
     ids: list[str]
     table: np.ndarray
     meteor: np.ndarray | None
     trouble: str
+    nodes: np.ndarray | None = None
 
     @property
     def reason(self) -> str:
@@ -82,7 +85,12 @@ class CaptionSet:
         rouge, cider = (totals[:, 10:] / counts.sum(1, keepdims=True)).T
         unknown = np.full(len(counts), np.nan)
         meteor = unknown if self.meteor is None else meteor_score(counts @ self.meteor)
-        return dict(zip(METRICS, [*bleu.T, meteor, rouge, cider], strict=True))
+        found = dict(zip(METRICS, [*bleu.T, meteor, rouge, cider], strict=True))
+        if self.nodes is not None:
+            right, total = (counts @ self.nodes).reshape(-1, len(NODES), 2).T
+            shares = right / np.maximum(total, 1)
+            found |= {f"{name}_accuracy": share for name, share in zip(NODES, shares, strict=True)}
+        return found
 
 
 def measure(
@@ -97,10 +105,9 @@ def measure(
         if isinstance(texts, str) or not texts:
             raise S3EError(f"References of image {key!r} must be a non-empty list of captions.")
     for name, captions in systems.items():
-        if unknown := sorted(set(captions) - set(references), key=str):
-            fault = f"captions image {unknown[0]!r}, which has no references"
+        unknown = [f"captions image {key!r}, which has no references" for key in captions if key not in references]  # fmt: skip
         if unknown or not captions:
-            fault = fault if unknown else "has no captions"
+            fault = min(unknown, default="has no captions")
             raise S3EError(f"System {name!r} {fault}: score it on images of the reference set.")
     texts = {text for group in references.values() for text in group}
     texts.update(*(captions.values() for captions in systems.values()))

@@ -7,7 +7,7 @@ are scored like any other, and the tree that the parser makes of them is compare
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 from s3e.captions.parser import parse_caption
 from s3e.config import Config
 from s3e.data.corpus import Corpus
-from s3e.evaluation.captions import CaptionSet, intervals, measure
+from s3e.evaluation.captions import NODES, CaptionSet, intervals, measure
 from s3e.evaluation.collect import HUMAN, RANDOM, describe, other_targets, random_captions
 from s3e.evaluation.score import node_counts, read_images
 from s3e.models.build import build_semantics, load_weights, save_weights
@@ -26,7 +26,6 @@ from s3e.training.stages import PretrainSemantics, new_source
 
 OWN_SEED = 1000  # added to the study's seed
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
-NODES = ("leaf", "relation", "root")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no variant was trained
 PAIRS = (
     ("full", "blurred"),
@@ -58,16 +57,22 @@ def caption_variants(
 
     For `fidelity_captions.json`: system, input, split, seed (of the run; 0 for sharp and blurred), captions {id: text}.
     """
-    test, severity, rows = corpus.test, config.blur.severity, []
-    views = [("sharp", "sharp", 0, test.sharp), ("blurred", severity, 0, test.blurred[severity])]
+    severity = config.blur.severity
+    inputs = {"sharp": corpus.test.sharp, "blurred": corpus.test.blurred[severity]}
+    rows = [_captions(judge, name, 0, images, corpus, config) for name, images in inputs.items()]
+    rows[0]["input"], rows[1]["input"] = "sharp", severity
     for run in map(describe, paths):
         restored = np.load(run.path / "restored_test.npy", mmap_mode="r")
-        views.append((run.variant, "deblurred", run.seed, restored))
-    for system, kind, seed, images in views:
-        texts = read_images(judge, images, corpus, config)[1]
-        rows.append({"system": system, "input": kind, "split": "test", "seed": seed,
-                     "captions": dict(zip(test.ids, texts, strict=True))})  # fmt: skip
+        rows.append(_captions(judge, run.variant, run.seed, restored, corpus, config))
     return rows
+
+
+def _captions(
+    source: nn.Module, system: str, seed: int, images: np.ndarray, corpus: Corpus, config: Config
+) -> dict[str, Any]:
+    texts = dict(zip(corpus.test.ids, read_images(source, images, corpus, config)[1], strict=True))
+    about = {"system": system, "input": "deblurred", "split": "test", "seed": seed}
+    return about | {"captions": texts}
 
 
 def caption_deblurred(
@@ -82,29 +87,9 @@ def caption_deblurred(
     for run in map(describe, paths):
         if run.variant in DEBLURRED_BY and run.seed in weights:
             source = load_weights(build_semantics(config, corpus, "tree"), weights[run.seed])
-            texts = read_images(source, np.load(run.path / "restored_test.npy"), corpus, config)[1]
-            said = dict(zip(corpus.test.ids, texts, strict=True))
-            rows.append((f"{run.variant} -> tree", "deblurred", "test", run.seed, said))
+            restored, system = np.load(run.path / "restored_test.npy"), f"{run.variant} -> tree"
+            rows.append(_captions(source, system, run.seed, restored, corpus, config))
     return pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A caption set measured by words and by nodes; `nodes` float (images, 6): right and all leaves, relations, roots."""
-
-    words: CaptionSet
-    nodes: np.ndarray
-
-    @property
-    def ids(self) -> list[str]:
-        return self.words.ids
-
-    def resample(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """Caption metrics and node accuracies of resampled sets, each (resamples,); counts (resamples, images)."""
-        totals = counts @ self.nodes
-        shares = totals[:, 0::2] / np.maximum(totals[:, 1::2], 1)
-        names = [f"{name}_accuracy" for name in NODES]
-        return self.words.resample(counts) | dict(zip(names, shares.T, strict=True))
 
 
 def fidelity_scores(
@@ -133,12 +118,12 @@ def fidelity_scores(
 
 
 def _rows(
-    labels: dict[str, str], own: dict[int, Reading], minus: list[Reading], resamples: int
+    labels: dict[str, str], own: dict[int, CaptionSet], minus: list[CaptionSet], resamples: int
 ) -> list[dict]:
     """A row a metric of the caption sets `own`, by seed, or of their differences to `minus`."""
     some = next(iter(own.values()))
     about = {"seeds": 0 if labels["system"] in UNTRAINED else len(own), "images": len(some.ids)}
-    missing = dict.fromkeys(("mean", "low", "high"), np.nan) | {"reason": some.words.reason}
+    missing = dict.fromkeys(("mean", "low", "high"), np.nan) | {"reason": some.reason}
     rows = []
     for name, item in intervals([*own.values()], minus, resamples).items():
         ends = missing if item is None else item._asdict() | {"reason": ""}
@@ -146,7 +131,7 @@ def _rows(
     return rows
 
 
-def _read(said: list[dict[str, Any]], corpus: Corpus) -> dict[str, dict[int, Reading]]:
+def _read(said: list[dict[str, Any]], corpus: Corpus) -> dict[str, dict[int, CaptionSet]]:
     """System -> seed -> its measured captions, with the two rows that frame them; all captions in one call."""
     test, training = corpus.test, [text for texts in corpus.train.captions for text in texts]
     texts = dict(zip(test.ids, test.captions, strict=True))
@@ -156,12 +141,13 @@ def _read(said: list[dict[str, Any]], corpus: Corpus) -> dict[str, dict[int, Rea
     if spare:
         sets[HUMAN, 0] = {key: group[0] for key, group in texts.items()}
     place = {key: row for row, key in enumerate(test.ids)}
-    columns = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
-    groups: dict[str, dict[int, Reading]] = {}
+    groups: dict[str, dict[int, CaptionSet]] = {}
     references = {key: group[spare:] for key, group in texts.items()}
     for (system, seed), words in measure(references, sets).items():
         targets = other_targets(corpus, test) if system == HUMAN else test.targets.numpy()
         trees = [corpus.labels.encode(parse_caption(sets[system, seed][key])) for key in words.ids]
         counts = node_counts(np.array(trees), targets[[place[key] for key in words.ids]])
-        groups.setdefault(system, {})[seed] = Reading(words, counts[columns].to_numpy(float))
+        columns = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
+        nodes = counts[columns].to_numpy(float)
+        groups.setdefault(system, {})[seed] = replace(words, nodes=nodes)
     return groups

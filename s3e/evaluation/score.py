@@ -218,46 +218,29 @@ def image_table(
 
 @torch.no_grad()
 def write_samples(
-    folder: Path, model: S3EDeblur, corpus: Corpus, config: Config, *, caption: bool
+    folder: Path, network: nn.Module, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> None:
-    """The first validation images with what the model made of them, for the figures; pairs under every severity."""
-    trained = config.blur.severity
-    rows, batch = _sample_batch(trained, corpus, config)
-    model.eval()
-    seed_everything(config.seed, "samples")
-    restored, semantics = model(batch)
-    arrays = {"restored": to_images(restored)}
-    for severity in corpus.severities if "released" in corpus.severities else ():
-        if severity != trained:
-            other = _sample_batch(severity, corpus, config)[1]
-            arrays[f"blurred_{severity}"] = to_images(other.blurred)
-            arrays[f"restored_{severity}"] = to_images(model(other)[0])
-    source = model.semantics if caption else None
-    _write_sample_files(folder, rows, batch, semantics, source, corpus, config, arrays)
+    """The first validation images with what a deblurrer or a captioner made of them, for the figures.
 
-
-@torch.no_grad()
-def write_captioner_samples(
-    folder: Path, source: nn.Module, corpus: Corpus, config: Config
-) -> None:
-    """The same images, blurred, as a captioner reads them before co-training."""
-    rows, batch = _sample_batch(config.blur.severity, corpus, config)
-    semantics = source.to(config.runtime.device).eval()(batch.blurred)
-    _write_sample_files(folder, rows, batch, semantics, source, corpus, config, {})
-
-
-def _sample_batch(severity: str, corpus: Corpus, config: Config) -> tuple[np.ndarray, Batch]:
+    Pairs are restored under every severity. With attention it is kept where each word looks, too (N x T x K).
+    """
     rows = corpus.val.spread(corpus.val.rows(*corpus.severities))[: config.evaluation.samples]
-    return rows, corpus.val.batch(rows, severity).to(config.runtime.device)
-
-
-def _write_sample_files(
-    folder: Path, rows: np.ndarray, batch: Batch, semantics: Semantics | None, source: nn.Module | None,
-    corpus: Corpus, config: Config, arrays: dict[str, np.ndarray],
-) -> None:  # fmt: skip
-    """`source`: what captions, if anything; where each word looks is kept, too (N x T x K, not without attention)."""
+    trained, device = config.blur.severity, config.runtime.device
+    batch, arrays = corpus.val.batch(rows, trained).to(device), {}
+    network.to(device).eval()
+    seed_everything(config.seed, "samples")
+    if isinstance(network, S3EDeblur):
+        source, (restored, semantics) = network.semantics, network(batch)
+        arrays["restored"] = to_images(restored)
+        for severity in corpus.severities if "released" in corpus.severities else ():
+            if severity != trained:
+                other = corpus.val.batch(rows, severity).to(device)
+                arrays[f"blurred_{severity}"] = to_images(other.blurred)
+                arrays[f"restored_{severity}"] = to_images(network(other)[0])
+    else:
+        source, semantics = network, network(batch.blurred)
     texts = predicted = [None] * len(rows)
-    if source is not None:
+    if caption:
         words = _spoken(source, semantics, corpus, config)
         texts = [corpus.words.decode(row) for row in words.tolist()]
         if source.decoder.item_width:
@@ -267,7 +250,6 @@ def _write_sample_files(
         arrays["attention"] = semantics.tree.attention.cpu().numpy()
         nodes = predicted_nodes(semantics.tree).tolist()
         predicted = [node_names(row, corpus) for row in nodes]
-    arrays["ids"] = np.array(batch.ids)
     arrays |= {"sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
     records = [
         {
@@ -280,7 +262,7 @@ def _write_sample_files(
         for i, row in enumerate(rows)
     ]
     with atomic_write(folder / "samples.npz") as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, ids=np.array(batch.ids), **arrays)
     write_json(folder / "samples.json", records)
 
 
