@@ -248,7 +248,7 @@ def tree_lab(examples: Examples) -> ipywidgets.interactive:
 
     severities, readers = [SHARP, *SEVERITIES][::-1], examples.restorer.readers
     options = {"photo": examples.names, "severity": severities, "read_by": readers}
-    return interactive(make, **options, word=(1, 24))
+    return interactive(make, **options, word=ipywidgets.IntSlider(1, 1, 24))
 
 
 # 3. Is it better?
