@@ -31,7 +31,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from plain import PlainTraining  # noqa: E402
 
 ARMS = ("baseline", "full")
-DATA = {"data.train": 64, "data.val": 4, "data.test": 2, "text.max_words": 24}
+DATA = {
+    "data.train": 64,
+    "data.val": 4,
+    "data.test": 2,
+    "text.max_words": 24,
+    "model.embed_at": [0],
+}
 STEADY = {"runtime.save_every": 1000, "runtime.log_every": 1000, "train_c.schedule": "constant"}
 GPU = {"runtime.device": "cuda", "runtime.precision": "bf16", "runtime.tf32": True, "runtime.compile": True,
        "runtime.channels_last": True}  # fmt: skip
