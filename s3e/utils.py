@@ -1,12 +1,10 @@
 """Folders, the one error type, files that appear whole or not at all, and randomness keyed by names and numbers."""
 
 import ast
-import ctypes
 import hashlib
 import json
 import os
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -162,17 +160,6 @@ def set_threads(count: int, torch: bool) -> None:
         import torch as library
 
         library.set_num_threads(count)
-
-
-def die_with(parent: str | int | None, strict: bool = False) -> None:
-    """On Linux: be killed when the process `parent`, which started this one, ends in whatever way.
-
-    If another process started this one nothing is done, or, with `strict`, this process ends: its parent is gone.
-    """
-    if parent and os.getppid() == int(parent) and sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if parent and strict and os.getppid() != int(parent):
-        os._exit(1)
 
 
 def out_of_memory(error: Exception) -> bool:

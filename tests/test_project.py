@@ -54,7 +54,6 @@ def room(module):
     return (module.split(".") + [""])[1]
 
 
-@pytest.mark.xfail(reason="rooms are being moved")
 def test_imports_go_one_way_and_in_no_circle():
     modules = graph()
     wrong = [
