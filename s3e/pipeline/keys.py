@@ -5,30 +5,22 @@ Code is compared as a syntax tree without comments and docstrings, settings fiel
 """
 
 import ast
-import contextlib
 import hashlib
 import json
-import os
-import time
-from collections.abc import Iterable
 from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import s3e
-from s3e import utils
 from s3e.blur import TRANSFORMS
 from s3e.data.readers import layout, walk
 from s3e.pipeline.graph import DRAWS, EXPLORES
-from s3e.utils import NOTEBOOKS, S3EError, file_digest, read_json, write_json
+from s3e.utils import NOTEBOOKS, S3EError, file_digest
 
 PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e.config", "s3e.utils", "s3e.pipeline")  # their values count; they compute nothing
 WEIGHTS = ("loss.vgg19_weights", "model.encoder_weights")  # settings that name a file
-SETTLED = 2 * 10**9  # ns: a file younger than this may yet change within one tick of a coarse clock
 
 
 def digest(value: Any) -> str:
@@ -142,62 +134,26 @@ def data_kind(source: str) -> str:
 
 
 def data_fingerprint(source: str) -> str | None:
-    """Hash of the names and contents of a data folder's files, alike for every copy; None for built-in scenes.
+    """Hash of a data folder's files, alike for every copy: names and sizes, of captions also what they hold.
 
-    Raises `S3EError` for a folder that cannot be read.
+    None for built-in scenes. Raises `S3EError` for a folder that cannot be read.
     """
     if source == "scenes":
         return None
-    root = Path(source)
-    files = (place / name for place, names in walk(root).files.items() for name in names)
-    return digest(file_digests(root, files))
-
-
-def file_digests(root: Path, files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file, by its path below `root`; links to nothing are left out.
-
-    What was read is remembered by size and date in `runs/cache/files-<folder>-<hash>.json`, which may be deleted.
-    """
-    name = digest(str(root.resolve()))[:8]
-    record = utils.RUNS / "cache" / f"files-{root.resolve().name}-{name}.json"
-    known, found, begun = {}, {}, time.time_ns()
-    with contextlib.suppress(S3EError, OSError):
-        known = read_json(record)
-    for path in tqdm(list(files), desc=f"hashes of {root.name}", delay=5, leave=False):
-        if path.exists():
-            name, state = os.path.relpath(path, root), path.stat()
-            row = known.get(name, [])
-            if row[:2] != [state.st_size, state.st_mtime_ns]:
-                row = [state.st_size, state.st_mtime_ns, ""]
-                with contextlib.suppress(OSError):  # the readers name it if they need it
-                    row[2] = file_digest(path)
-            found[name] = row
-    if found != known:
-        rows = {**known, **found}.items()
-        kept = {name: row for name, row in rows if row[2] and row[1] < begun - SETTLED}
-        with contextlib.suppress(OSError):  # a folder that cannot be written: read again next time
-            write_json(record, kept)
-    return {name: row[2] for name, row in found.items()}
-
-
-def contents_digest(root: Path, files: Iterable[Path]) -> str:
-    """Hash of files, byte by byte, and of their places below `root`."""
-    return digest({path.relative_to(root).as_posix(): file_digest(path) for path in files})
-
-
-def source_digest() -> str:
-    """Hash of the package and the notebooks, byte by byte: machines that differ there must not mix."""
-    files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    return digest(
-        [contents_digest(PACKAGE, files), contents_digest(NOTEBOOKS, NOTEBOOKS.glob("*.ipynb"))]
-    )
+    found, root = {}, Path(source)
+    for place, names in walk(root).files.items():
+        for path in (place / name for name in names):
+            text = path.suffix == ".json" and path.is_file()
+            size = path.stat().st_size if path.exists() else None  # a link to nothing
+            found[path.relative_to(root).as_posix()] = file_digest(path) if text else size
+    return digest(found)
 
 
 def tools(stage: str) -> str:
     """What a stage uses beyond code and data: Java, the library of the blur's transforms, demonstration weights."""
     if stage == EXPLORES:
         weights = [path for path in (PACKAGE / "weights").glob("[!.]*.*") if path.suffix != ".md"]
-        return f"weights {contents_digest(PACKAGE, weights)[:12]}"
+        return f"weights {digest({path.name: file_digest(path) for path in weights})[:12]}"
     if stage == "01_data_blurring":
         return f"transforms by {TRANSFORMS}"
     if stage != "07_evaluation":
@@ -209,10 +165,8 @@ def tools(stage: str) -> str:
 
 def setting(name: str, value: Any) -> Any:
     """A setting as it stands in a key: of a file of weights its content, wherever it lies."""
-    if name not in WEIGHTS or not value or not Path(value).is_file():
-        return value
-    path = Path(value)
-    return f"SHA-256 {file_digests(path.parent, [path])[path.name]}"
+    is_file = name in WEIGHTS and value and Path(value).is_file()
+    return f"SHA-256 {file_digest(value)}" if is_file else value
 
 
 def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from s3e.config import PROFILES, VARIANTS, Config, parse_setting
+from s3e.config import PROFILES, VARIANTS, parse_setting
 from s3e.data.prepare import plan
 from s3e.data.readers import open_source
 from s3e.pipeline import graph, keys
@@ -85,7 +85,11 @@ def study_of(arguments: argparse.Namespace) -> tuple[Study, list[Instance]]:
         )
     if study.data != "scenes":
         plan(open_source(study.data, config.data.subset, config.data.skip_broken), config)
-    weight_files(config)
+    vgg19 = config.loss.vgg19_weights if config.loss.perceptual else ""
+    for weights in filter(None, (vgg19, config.model.encoder_weights)):
+        from s3e.models.build import locate  # imports PyTorch
+
+        locate(weights)
     names = list(STAGES)
     only = {graph.stage_named(text).name for text in arguments.only} or {*names}
     first = names.index(graph.stage_named(arguments.first).name) if arguments.first else 0
@@ -96,17 +100,6 @@ def study_of(arguments: argparse.Namespace) -> tuple[Study, list[Instance]]:
         parameters(study, run, arguments)
         study.parts(run)
     return study, runs
-
-
-def weight_files(config: Config) -> list[Path]:
-    """The files of weights that the settings name; raises `S3EError` for one that is missing."""
-    vgg19 = config.loss.vgg19_weights if config.loss.perceptual else ""
-    names = [name for name in (vgg19, config.model.encoder_weights) if name]
-    if not names:
-        return []
-    from s3e.models.build import locate  # imports PyTorch
-
-    return [locate(name) for name in names]
 
 
 def parameters(study: Study, run: Instance, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -152,26 +145,19 @@ def minutes(study: Study, run: Instance) -> float:
 
 
 def show(study: Study, runs: list[Instance], arguments: argparse.Namespace) -> None:
-    """Print the stage table, the state of every run, or what would run."""
+    """Print the stages, the state of every run, or (dry run) what would run."""
     if arguments.list:
         for stage in STAGES.values():
             mine = [run for run in runs if run.stage == stage.name]
-            idle = [why for run in mine if (why := study.why_skipped(run))]
-            note = f" ({len(idle)} skipped: {'; '.join(dict.fromkeys(idle))})" if idle else ""
             time = sum(minutes(study, run) for run in mine)
-            print(
-                f"{stage.name:22} {len(mine) - len(idle):3} x  {time:6.1f} min  {stage.what}{note}"
-            )
+            print(f"{stage.name:22} {len(mine):3} x  {time:6.1f} min  {stage.what}")
         return
     for run in runs if arguments.status else due(study, runs, arguments.force):
         state, why, seconds = study.state(run)
-        if arguments.status:
-            took = "" if seconds is None else f"{seconds:.0f} s"
-            print(f"{str(run):36} {state:8} {took:>8}  {why}".rstrip())
-        elif idle := study.why_skipped(run):
-            print(f"would skip {run}: {idle}")
-        else:
-            print(f"would run {run}: {state}{f' ({why})' if why else ''}")
+        took = "" if seconds is None else f"{seconds:.0f} s"
+        idle = study.why_skipped(run) if arguments.dry_run else ""
+        state = "to skip" if idle else state
+        print(f"{str(run):36} {state:8} {took:>8}  {idle or why}".rstrip())
 
 
 def check_writable(study: Study, folders: list[Path]) -> None:
@@ -203,14 +189,8 @@ def execute(study: Study, runs: list[Instance], arguments: argparse.Namespace, a
             flush=True,
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    inputs = [
-        Path(name)
-        for name in (study.data, study.config.semantics_from)
-        if name not in ("", "scenes")
-    ]
-    files = [*folders, *inputs, *weight_files(study.config)]
     if arguments.scheduler:
-        places = Cluster(arguments.scheduler, runtime, arguments.jobs, study.root, files)
+        places = Cluster(arguments.scheduler, runtime, arguments.jobs, study.root)
     else:
         places = Local(runtime, arguments.jobs)
     print(f"{len(waiting)} of {len(runs)} runs to do, {places.about}, in {study.root}", flush=True)

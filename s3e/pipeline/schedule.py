@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
@@ -178,42 +177,30 @@ def gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def local_places(runtime: "Runtime", jobs: int) -> int:
-    """How many notebooks run here at a time: `jobs`, or (0) as many as the cores or GPUs can feed.
-
-    Raises `S3EError` if a notebook could not have GPUs of its own.
-    """
-    if runtime.device == "cpu":
-        return jobs or max(1, utils.cores() // (runtime.threads * runtime.devices))
-    have, each = len(gpus()), runtime.devices
-    if not have:
-        raise S3EError(
-            f"runtime.device is '{runtime.device}', but there is no GPU: --set runtime.device=cpu."
-        )
-    if runtime.device != "cuda":  # one GPU, which the settings name
-        return jobs or 1
-    jobs = jobs or max(1, have // each)
-    if jobs * each > have:
-        remedy = f"--jobs {have // each}" if have >= each else f"--set runtime.devices={have}"
-        raise S3EError(
-            f"{jobs} notebooks at a time, with runtime.devices = {each}, exceed the {have} GPUs: {remedy}."
-        )
-    return jobs
-
-
 class Local:
-    """Places on this machine; with GPUs, each has its own."""
+    """Places on this machine: `jobs`, or (0) as many as the cores or GPUs can feed; with GPUs, each has its own.
+
+    Raises `S3EError` if there are not enough GPUs.
+    """
 
     def __init__(self, runtime: "Runtime", jobs: int):
-        self.places = local_places(runtime, jobs)
+        each, self._gpus = runtime.devices, SimpleQueue()
+        self.places = jobs or max(1, utils.cores() // (runtime.threads * each))
+        if runtime.device != "cpu":  # "cuda:1" names the one of all notebooks
+            found, shared = gpus(), runtime.device != "cuda"
+            self.places = jobs or (1 if shared else max(1, len(found) // each))
+            needed = each if shared else self.places * each
+            if len(found) < needed:
+                raise S3EError(
+                    f"{self.places} notebooks at a time on '{runtime.device}', with runtime.devices = {each}, need "
+                    f"{needed} GPUs, and there are {len(found)}: give fewer --jobs, or --set runtime.device=cpu."
+                )
+        for first in range(0, self.places * each, each):
+            own = runtime.device == "cuda" and {
+                "CUDA_VISIBLE_DEVICES": ",".join(found[first : first + each])
+            }
+            self._gpus.put(own or {})
         self.about = f"{self.places} at a time"
-        self._gpus: SimpleQueue[dict[str, str]] = SimpleQueue()
-        found = (
-            gpus() if runtime.device == "cuda" else []
-        )  # else on the CPU or the GPU of the settings
-        for first in range(0, self.places * runtime.devices, runtime.devices):
-            own = ",".join(found[first : first + runtime.devices])
-            self._gpus.put({"CUDA_VISIBLE_DEVICES": own} if found else {})
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(self.places)
 
@@ -242,32 +229,30 @@ class Local:
 def facts() -> dict[str, str]:
     """What must be the same on all machines, so that a run is the same wherever it runs."""
     from s3e.pipeline import keys
+    from s3e.pipeline.graph import STAGES
 
-    known = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    known |= {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
-    known |= {
-        f"what {stage} uses": keys.tools(stage) for stage in ("01_data_blurring", "07_evaluation")
-    }
-    return known | {"the source of the suite": keys.source_digest()[:12]}
+    known = {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
+    known["Python"] = ".".join(platform.python_version_tuple()[:2])
+    used = {stage: [keys.code_parts(stage), keys.tools(stage)] for stage in STAGES}
+    return known | {"the source of the suite": keys.digest(used)[:12]}
 
 
-def examine(request: dict[str, Any]) -> str:
-    """On a worker: why it cannot take part, with the remedy; "" if it can."""
+def check_worker(expected: dict[str, str], root: str) -> None:
+    """On a worker: raise `S3EError` if it has other versions or another source, or does not see the folder of runs."""
     for name, there in facts().items():
-        here = request["facts"][name]
-        if there != here:
-            return f"{name} is {there} there and {here} here: start it with the same environment and source"
-    for path in map(Path, request["files"]):
-        if not path.exists():
-            return f"it does not see {path}: share that between all machines, under the same path"
-        if path.suffix == ".lock" and not is_locked(path):
-            return f"file locks in {path.parent} do not reach it: mount that folder with locks on all machines"
-    if request["gpus"] and len(gpus()) < request["gpus"]:
-        return f"it has {len(gpus())} GPUs: check its CUDA_VISIBLE_DEVICES and runtime.devices"
-    return ""
+        if there != expected[name]:
+            raise S3EError(
+                f"a worker cannot take part: {name} is {there} there and {expected[name]} here; start it with the same "
+                "environment and source."
+            )
+    if not Path(root).is_dir():
+        raise S3EError(
+            f"a worker cannot take part: it does not see {root}; share that folder between all machines, under the same "
+            "path."
+        )
 
 
-def nurse(job: Job) -> str:
+def nurse(job: Job, expected: dict[str, str]) -> str:
     """On a worker: `run_notebook` until its client is gone or the worker closes."""
     from distributed import get_worker
 
@@ -276,10 +261,10 @@ def nurse(job: Job) -> str:
 
     def stop() -> bool:
         task = worker.state.tasks.get(key)
-        return (
-            task is None or task.state == "cancelled" or worker.status.name in ("closing", "closed")
-        )
+        closing = worker.status.name in ("closing", "closed")
+        return task is None or task.state == "cancelled" or closing
 
+    check_worker(expected, str(Path(job["output"]).parents[2]))  # it may have joined later
     return run_notebook(job, stop)
 
 
@@ -287,97 +272,57 @@ class Cluster:
     """The workers of a Dask cluster, which may come and go; Dask gives what a dead worker ran to another.
 
     A worker takes as many notebooks as its threads feed; one with GPUs (`CUDA_VISIBLE_DEVICES`, `--nthreads 1`) takes
-    one. Raises `S3EError` for an address where nobody answers and for a worker that cannot take part; one that joins
-    later and cannot is left out, with a message. `files`: what all machines must see.
+    one. Raises `S3EError` for an address where nobody answers and for a worker that cannot take part.
     """
 
-    def __init__(self, address: str, runtime: "Runtime", jobs: int, store: Path, files: list[Path]):
-        self._address, self._runtime, self._jobs, self._looked = address, runtime, jobs, 0.0
-        self._threads: dict[str, int] = {}  # by worker; 0 where it cannot take part
-        with contextlib.ExitStack() as held:
-            self._client = held.enter_context(self._connect(held))
-            path = store / f".cluster-{uuid.uuid4().hex}.lock"
-            held.callback(path.unlink, missing_ok=True)
-            held.enter_context(lock_file(path, lambda owner: None))
-            self._request = {
-                "facts": facts(),
-                "files": [str(item) for item in (*files, path)],
-                "gpus": 0 if runtime.device == "cpu" else runtime.devices,
-            }
-            for worker, why in self._newcomers().items():
-                raise S3EError(f"worker {worker} cannot take part: {why}.")
-            self._executor = self._client.get_executor(pure=False, allow_other_workers=True)
-            self._held = held.pop_all()
-        self.about = f"{self.places} at a time on {len(self._threads)} workers of {address}"
-
-    def _connect(self, held: contextlib.ExitStack) -> Any:
+    def __init__(self, address: str, runtime: "Runtime", jobs: int, root: Path):
         from distributed import Client, LocalCluster
 
-        kind, _, count = self._address.partition(":")
-        if kind != "local":
-            try:
-                return Client(self._address, timeout=PATIENCE)
-            except (OSError, ValueError) as error:
-                raise S3EError(
-                    f"--scheduler {self._address}: {error}; give the address that `dask scheduler` prints."
-                ) from None
-        if not count.isdecimal() or not int(count) or self._runtime.device != "cpu":
+        self._address, self._runtime, self._jobs, self._facts = address, runtime, jobs, facts()
+        kind, _, count = address.partition(":")
+        local = {"threads_per_worker": runtime.threads * runtime.devices, "memory_limit": 0}
+        if kind == "local" and not (count.isdecimal() and int(count) and runtime.device == "cpu"):
             raise S3EError(
-                f"--scheduler {self._address}: write local:N, N from 1 on; for GPUs of this machine give --jobs."
+                f"--scheduler {address}: write local:N, N from 1 on; for GPUs of this machine give --jobs."
             )
-        threads = self._runtime.threads * self._runtime.devices
-        options = {"threads_per_worker": threads, "dashboard_address": None, "memory_limit": 0}
-        return Client(held.enter_context(LocalCluster(n_workers=int(count), **options)))
-
-    def _newcomers(self) -> dict[str, str]:
-        """Note which workers there are; returns {new worker: why it cannot take part}."""
         try:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"]
-            new = [name for name in workers if name not in self._threads]
-            found = (
-                self._client.run(examine, self._request, workers=new, on_error="return")
-                if new
-                else {}
-            )
-        except (OSError, KeyError):  # without a connection no workers are listed
-            found, workers = {}, {}
-        if self._client.status != "running":
+            with contextlib.ExitStack() as held:
+                if kind == "local":
+                    cluster = LocalCluster(n_workers=int(count), dashboard_address=None, **local)
+                    address = held.enter_context(cluster).scheduler_address
+                self._client = held.enter_context(Client(address, timeout=PATIENCE))
+                self._client.run(check_worker, self._facts, str(root))
+                self._executor = self._client.get_executor(pure=False)
+                self._held = held.pop_all()
+        except (OSError, ValueError) as error:
             raise S3EError(
-                f"the scheduler at {self._address} is gone: start it and its workers again, and give the same command."
-            )
-        for name in set(self._threads) - set(workers):
-            print(f"worker {name} is gone: what it ran goes on elsewhere", flush=True)
-        fits = {
-            name: about["nthreads"] * (found.get(name, "") == "") for name, about in workers.items()
-        }
-        self._threads = {name: self._threads.get(name, threads) for name, threads in fits.items()}
-        return {name: str(why) for name, why in found.items() if why != ""}
+                f"--scheduler {self._address}: {error}; give the address that `dask scheduler` prints."
+            ) from None
+        self.about = f"{self.places} at a time on {self._address}"
 
     @property
     def places(self) -> int:
-        """How many notebooks run at a time; looks who left or joined.
-
-        Raises `S3EError` if the scheduler is gone.
-        """
-        if time.monotonic() - self._looked > LOOK or self._client.status != "running":
-            for worker, why in self._newcomers().items():
-                print(f"worker {worker} is left out: {why}.", flush=True)
-            self._looked = time.monotonic()
+        """How many notebooks run at a time; raises `S3EError` if the scheduler is gone."""
         each = self._runtime.threads * self._runtime.devices
-        if self._runtime.device != "cpu":
-            each = max(1, *self._threads.values())
-        count = sum(max(1, threads // each) for threads in self._threads.values() if threads)
+        try:
+            threads = self._client.nthreads().values()
+            if self._client.status != "running":
+                raise OSError
+        except OSError:
+            raise S3EError(
+                f"the scheduler at {self._address} is gone: start it and its workers again, and give the same command."
+            ) from None
+        on_cpu = self._runtime.device == "cpu"
+        count = sum(max(1, number // each) for number in threads) if on_cpu else len(threads)
         return min(count, self._jobs or count)
 
     def submit(self, job: Job) -> Future[str]:
         """Start a job on a worker; its result is that of `run_notebook`."""
         return self._executor.submit(
-            lambda job: importlib.import_module("s3e.pipeline.schedule").nurse(
-                job
-            ),  # a scheduler need not know s3e
+            lambda *task: importlib.import_module("s3e.pipeline.schedule").nurse(*task),
             job,
-            workers=[name for name, threads in self._threads.items() if threads],
-        )
+            self._facts,
+        )  # by a lambda: a scheduler need not know s3e
 
     def close(self) -> None:
         """Leave the cluster, whose workers then kill what still runs."""

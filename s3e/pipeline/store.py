@@ -509,18 +509,30 @@ def _short(path: Path) -> str:
 
 def provenance(config: Config, parts: dict[str, Any], started: float) -> dict[str, Any]:
     """Everything one wants to know about a result later: source, packages, machine, times, memory, what it read."""
-    runtime, moments = config.runtime, {"started": started, "ended": time.time()}
-    torch = sys.modules.get("torch")  # a stage that did not import it computed without a GPU
-    on_gpu = runtime.device != "cpu" and torch is not None and torch.cuda.is_available()
-    memory = None
+    git = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(ROOT),
+        "describe",
+        "--always",
+        "--dirty",
+        "--exclude=*",
+        "--abbrev=40",
+    ]
+    commit, memory, runtime = "", None, config.runtime
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
     with contextlib.suppress(ImportError):  # on Windows
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024
         memory = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+    torch = sys.modules.get("torch")  # a stage that did not import it computed without a GPU
+    on_gpu = runtime.device != "cpu" and torch is not None and torch.cuda.is_available()
     return {
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": commit.removesuffix("-dirty") or "unknown",
+        "dirty": commit.endswith("-dirty"),
         "code": parts["code"],
         "upstream": parts["upstream"],
         "data": {"source": config.data.source, "fingerprint": parts["data"]},
@@ -528,49 +540,36 @@ def provenance(config: Config, parts: dict[str, Any], started: float) -> dict[st
         "executable": sys.executable,
         "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
-        "device": runtime.device,
+        **runtime.model_dump(include={"device", "devices", "precision", "threads"}),
         "device_name": torch.cuda.get_device_name(torch.device(runtime.device)) if on_gpu else "",
-        "devices": runtime.devices,
-        "precision": runtime.precision,
-        "threads": runtime.threads,
         "seed": config.seed,
         "peak_memory_mib": memory,
-    } | {
-        name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
-        for name, when in moments.items()
+        "started": _moment(started),
+        "ended": _moment(time.time()),
     }
 
 
-def _git(*words: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-    return ""
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def open_run(
     stage: str,
     *,
-    profile: str = "laptop",
-    data: str = "scenes",
-    seed: int = 0,
-    run_dir: str = "",
-    overrides: dict[str, Any] | None = None,
-    resume: bool = True,
     variant: str = "",
-    variants: Iterable[str] = (),
-    seeds: Iterable[int] = (),
-    notebooks: Path = NOTEBOOKS,
+    seed: int = 0,
+    resume: bool = True,
+    profile: str = "laptop",
+    **settings: Any,
 ) -> Run:
     """Begin (or go on with) the run of a notebook.
 
     Checks the config and that everything upstream is finished, takes the run's lock, withdraws an older result, keeps
     the files of an interrupted run only if nothing that it depends on has changed, and fixes the thread count.
-    `run_dir`: root of the store, default `runs/<profile>...`. Raises `S3EError` with the remedy.
+    `settings`: those of `Study` (data, overrides, variants, seeds, run_dir). Raises `S3EError` with the remedy.
     """
     keys.forget()
-    options = {"seed": seed, "run_dir": run_dir, "notebooks": notebooks}
-    study = Study(profile, data, overrides, variants, seeds, **options)
+    study = Study(profile, seed=seed, **settings)
     run = Run(graph.instance(graph.stage_named(stage).name, variant, seed), study, seed)
     run.begin(resume)
     trains = "runtime" in STAGES[run.stage].fields
