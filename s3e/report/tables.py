@@ -296,7 +296,7 @@ def ablation(
     gain = _cells(pick(compared, reference="baseline", metric="psnr"), "variant", 2, 1, True)
     rows = []
     for variant, words, own in _variants(data):
-        known = {**KNOWN, **{"full": FROZEN} * frozen} if frozen else KNOWN
+        known = {**KNOWN, "full": FROZEN} if frozen else KNOWN
         spent = pick(costs, variant=variant).mean(numeric_only=True)
         parameters, time = (spent.get(name, np.nan) for name in ("parameters_semantics", "milliseconds_per_step"))  # fmt: skip
         rows.append(
