@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Run the study: `python run_all.py --profile smoke|laptop|study|... [--data FOLDER]`; see `--help` and the README."""
+"""Run the study: `python run_all.py --profile smoke|laptop|study|... [--data FOLDER]`; see
+`--help` and the README.
+"""
 
 import sys
 

@@ -2,8 +2,8 @@
 
     python benchmarks/blur.py [--size 256] [--batch 64] [--repeats 9] [--peer CHECKOUT_OF_DEBLURGAN]
 
-Times are processor time of this thread, so that other programs on the machine weigh little; medians of the repeats,
-in which all candidates take turns. See benchmarks/README.md for results.
+Times are processor time of this thread, so that other programs on the machine weigh little; medians
+of the repeats, in which all candidates take turns. See benchmarks/README.md for results.
 """
 
 import os
@@ -59,7 +59,9 @@ def triangle(distance: float) -> float:
 
 
 def plain_psfs(path: np.ndarray, canvas: int) -> list[np.ndarray]:
-    """Four cumulative kernels: for each exposure a loop over all samples, each added to its four neighbours."""
+    """Four cumulative kernels: for each exposure a loop over all samples, each added to its four
+    neighbours.
+    """
     path = path - complex(path.real.min(), path.imag.min())
     path = path + complex((canvas - path.real.max()) // 2, (canvas - path.imag.max()) // 2)
     kernel, kernels, start = np.zeros((canvas, canvas)), [], 0.0
@@ -84,7 +86,9 @@ def stretch(values: np.ndarray) -> np.ndarray:
 
 
 def plain_blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Channel by channel, the kernel as large as the image; both are stretched as the public code does."""
+    """Channel by channel, the kernel as large as the image; both are stretched as the public code
+    does.
+    """
     image, kernel = stretch(image.astype(np.float32)), stretch(kernel.astype(np.float32))
     return stretch(
         np.stack([fftconvolve(image[..., c], kernel, "same") for c in range(3)], axis=-1)
@@ -92,10 +96,13 @@ def plain_blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def peer_kernels(folder: str) -> Callable[[float, int], list[np.ndarray]]:
-    """Trajectory and kernels by the classes of a checkout; NumPy 2 no longer has the `np.math` that they use."""
+    """Trajectory and kernels by the classes of a checkout; NumPy 2 no longer has the `np.math` that
+    they use.
+    """
     if not (Path(folder) / "motion_blur" / "generate_PSF.py").is_file():
         raise SystemExit(
-            f"--peer {folder}: no motion_blur/generate_PSF.py there; give a checkout of KupynOrest/DeblurGAN."
+            f"--peer {folder}: no motion_blur/generate_PSF.py there; give a checkout of"
+            " KupynOrest/DeblurGAN."
         )
     sys.path.insert(0, folder)
     np.math = math
@@ -164,10 +171,12 @@ def main() -> None:
     shape = (arguments.batch, arguments.size, arguments.size, 3)
     images = rng("benchmark").integers(0, 256, shape, dtype=np.uint8)
     print(
-        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}"
+        f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy"
+        f" {np.__version__}"
     )
     print(
-        f"{shape[0]} colour images of {shape[1]} px, {SEVERITY}, own kernel each, one thread; transforms by {TRANSFORMS}"
+        f"{shape[0]} colour images of {shape[1]} px, {SEVERITY}, own kernel each, one thread;"
+        f" transforms by {TRANSFORMS}"
     )
     times = measure(
         images, arguments.repeats, peer_kernels(arguments.peer) if arguments.peer else None

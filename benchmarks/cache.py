@@ -1,9 +1,11 @@
-"""How fast the prepared cache is read, on one core: `python benchmarks/cache.py [--photos 4000] [--size 128]`.
+"""How fast the prepared cache is read, on one core: `python benchmarks/cache.py [--photos 4000]
+[--size 128]`.
 
-Random rows in batches, as training draws them: uint8 photos of one view, uint8 photos of the sharp and the blurred
-view, and whole training batches of both (float32 tensors). From memory (files read before), and from the disk (the
-system was told to forget these files before each pass; what lies beneath it may still remember them). The photos are
-noise: an array takes as long to read whatever it shows.
+Random rows in batches, as training draws them: uint8 photos of one view, uint8 photos of the sharp
+and the blurred view, and whole training batches of both (float32 tensors). From memory (files read
+before), and from the disk (the system was told to forget these files before each pass; what lies
+beneath it may still remember them). The photos are noise: an array takes as long to read whatever
+it shows.
 """
 
 import argparse
@@ -60,7 +62,9 @@ def open_split(folder: Path) -> Split:
 
 
 def forget(folder: Path) -> None:
-    """Take the files of `folder` out of the page cache, where the system can (nothing may have them mapped)."""
+    """Take the files of `folder` out of the page cache, where the system can (nothing may have them
+    mapped).
+    """
     for path in folder.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -118,7 +122,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         write(Path(name), arguments.photos, arguments.size)
         print(
-            f"photos of {arguments.size} px a second, of {arguments.photos}, in batches of {BATCH}, on one core:"
+            f"photos of {arguments.size} px a second, of {arguments.photos}, in batches of {BATCH},"
+            " on one core:"
         )
         for what, read in READS.items():
             warm, cold = (

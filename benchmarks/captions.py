@@ -1,7 +1,8 @@
 """Scoring and resampling captions: `python benchmarks/captions.py`.
 
-5,000 images with five references each, made of words drawn by Zipf's law; two systems. First BLEU, ROUGE-L and CIDEr-D
-of both, then their paired bootstrap: every metric of both on 10,000 resamples of the images.
+5,000 images with five references each, made of words drawn by Zipf's law; two systems. First BLEU,
+ROUGE-L and CIDEr-D of both, then their paired bootstrap: every metric of both on 10,000 resamples
+of the images.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def main() -> None:
     arguments = parser.parse_args()
     references, (first, second) = make()
     print(
-        f"{IMAGES} images, {REFERENCES} references; NumPy {np.__version__}; {len(os.sched_getaffinity(0))} cores"
+        f"{IMAGES} images, {REFERENCES} references; NumPy {np.__version__};"
+        f" {len(os.sched_getaffinity(0))} cores"
     )
     names = [f"{number:04}" for number in range(IMAGES)]
     systems = {
@@ -67,7 +69,8 @@ def main() -> None:
     sets = list(measured.values())
     found, seconds = timed(captions.intervals, sets[1:], sets[:1], arguments.resamples)
     print(
-        f"  {arguments.resamples} paired resamples of all six: {seconds:5.2f} s ({REQUIRED:g} s are allowed)"
+        f"  {arguments.resamples} paired resamples of all six: {seconds:5.2f} s ({REQUIRED:g} s are"
+        " allowed)"
     )
     for name in ("BLEU-4", "CIDEr"):
         print(f"  {name}: {found[name].mean:.4f} ({found[name].low:.4f} to {found[name].high:.4f})")

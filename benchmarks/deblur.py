@@ -1,8 +1,8 @@
 """`python -m s3e deblur` on a large photo: `python benchmarks/deblur.py [--threads 2]`.
 
-scikit-image's astronaut, enlarged to 4000 x 3000 pixels with some noise, as JPEG, through the command as a process of
-its own: seconds and the most memory that it held. Then how far tiles are from one piece, as PSNR in dB and in steps of
-1/255, at 2048 x 1536 pixels.
+scikit-image's astronaut, enlarged to 4000 x 3000 pixels with some noise, as JPEG, through the
+command as a process of its own: seconds and the most memory that it held. Then how far tiles are
+from one piece, as PSNR in dB and in steps of 1/255, at 2048 x 1536 pixels.
 """
 
 import argparse

@@ -1,10 +1,13 @@
-"""Beam search of the soft-attention decoder beside a plain one, on one thread: `python benchmarks/decoding.py`.
+"""Beam search of the soft-attention decoder beside a plain one, on one thread: `python
+benchmarks/decoding.py`.
 
-Both read the same random weights: 196 places of 2,048 features, 9,490 words, widths of 512, beam 5, 20 words. The plain
-one decodes as the common public tutorial (sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning) does: features are copied
-for every beam, moved along with the beams and projected again at every word; weights times features are written out
-before they are summed; the best words are sought among all words of all beams. It takes a batch at once, which the
-tutorial does not. The end of a caption is made impossible, so that nobody gains by stopping early.
+Both read the same random weights: 196 places of 2,048 features, 9,490 words, widths of 512, beam 5,
+20 words. The plain one decodes as the common public tutorial
+(sgrvinod/a-PyTorch-Tutorial-to-Image-Captioning) does: features are copied for every beam, moved
+along with the beams and projected again at every word; weights times features are written out
+before they are summed; the best words are sought among all words of all beams. It takes a batch at
+once, which the tutorial does not. The end of a caption is made impossible, so that nobody gains by
+stopping early.
 """
 
 import argparse
@@ -28,12 +31,20 @@ REQUIRED = 4
 
 
 def make_decoder() -> CaptionDecoder:
-    """Random weights that prefer some words clearly (no ties), let the last word count, and never end a caption."""
+    """Random weights that prefer some words clearly (no ties), let the last word count, and never
+    end a caption.
+    """
     seed_everything("benchmark", "decoder")
     decoder = CaptionDecoder(
-        words=WORDS, context_width=FEATURES, item_width=FEATURES, items=PLACES, word_width=WIDTH, lstm_width=WIDTH,
-        attention_width=WIDTH, dropout=0.5,
-    )  # fmt: skip
+        words=WORDS,
+        context_width=FEATURES,
+        item_width=FEATURES,
+        items=PLACES,
+        word_width=WIDTH,
+        lstm_width=WIDTH,
+        attention_width=WIDTH,
+        dropout=0.5,
+    )
     with torch.no_grad():
         decoder.output.weight[:, :WIDTH].mul_(40)
         decoder.embedding.weight.mul_(8)
@@ -75,7 +86,9 @@ def plain_beam(decoder: CaptionDecoder, context: Tensor, features: Tensor) -> Te
 
 
 def clock(work: Callable[[], Tensor], device: str) -> float:
-    """Milliseconds of one call: this thread's processor time, or by the clock until a GPU has said the last word."""
+    """Milliseconds of one call: this thread's processor time, or by the clock until a GPU has said
+    the last word.
+    """
     now = time.thread_time if device == "cpu" else time.perf_counter
     start = now()
     work().cpu()
@@ -94,14 +107,16 @@ def compare(decoder: CaptionDecoder, batch: int, repeats: int, device: str) -> N
     plain, ours = (work() for work in works)
     if not torch.equal(plain, ours):
         raise SystemExit(
-            f"batch {batch} on {device}: the two decoders say different words; nothing was measured."
+            f"batch {batch} on {device}: the two decoders say different words; nothing was"
+            " measured."
         )
     times = np.array([[clock(work, device) for work in works] for _ in range(repeats)]) / batch
     slow, fast = np.median(times, 0)
     print(f"  {device}, batch {batch}: equal captions, {len(ours.unique())} different words")
     print(f"    plain {slow:8.1f} ms a photo   (min {times[:, 0].min():.1f})")
     print(
-        f"    suite {fast:8.1f} ms a photo   (min {times[:, 1].min():.1f}): {slow / fast:.1f} times as fast"
+        f"    suite {fast:8.1f} ms a photo   (min {times[:, 1].min():.1f}): {slow / fast:.1f} times"
+        " as fast"
     )
 
 

@@ -1,10 +1,12 @@
-"""Milliseconds from an event of a widget to the bytes of its new pictures, through the widget's own callbacks.
+"""Milliseconds from an event of a widget to the bytes of its new pictures, through the widget's own
+callbacks.
 
     python benchmarks/explore.py
 
-Blur laboratory: a photograph of 256 px, each slider moved. Tree browser: a caption typed, a scene chosen that was not
-read before, a word chosen. Medians on one thread, which notebooks run on by default, without the way to the browser;
-where the processor's time is far below the clock's, the machine was busy with something else.
+Blur laboratory: a photograph of 256 px, each slider moved. Tree browser: a caption typed, a scene
+chosen that was not read before, a word chosen. Medians on one thread, which notebooks run on by
+default, without the way to the browser; where the processor's time is far below the clock's, the
+machine was busy with something else.
 """
 
 import time
@@ -36,7 +38,8 @@ def timed(events: Iterable[Callable[[], None]]) -> np.ndarray:
 def report(part: str, what: str, took: np.ndarray) -> None:
     (clock, processor), worst = np.median(took, 0), took[:, 0].max()
     print(
-        f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f}; limit {LIMITS[part]}"
+        f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f};"
+        f" limit {LIMITS[part]}"
     )
 
 

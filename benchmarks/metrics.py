@@ -1,7 +1,8 @@
 """PSNR and SSIM beside scikit-image, on one thread: `python benchmarks/metrics.py`.
 
-Both score the same pictures, scikit-image with the settings that the protocol names, and must agree to 1e-6.
-Milliseconds are this thread's processor time; the two take turns, so that other jobs hurt both.
+Both score the same pictures, scikit-image with the settings that the protocol names, and must agree
+to 1e-6. Milliseconds are this thread's processor time; the two take turns, so that other jobs hurt
+both.
 """
 
 import argparse
@@ -65,8 +66,9 @@ def compare(name: str, shape: tuple[int, int, int], repeats: int) -> None:
         ours, theirs = np.median(times, 0)
         ratios = times[:, 1] / times[:, 0]
         print(
-            f"    {metric}: suite {ours:8.3f} ms an image, scikit-image {theirs:8.3f}: "
-            f"{theirs / ours:.1f} times as fast ({ratios.min():.1f}-{ratios.max():.1f}), values within {apart:.0e}"
+            f"    {metric}: suite {ours:8.3f} ms an image, scikit-image {theirs:8.3f}:"
+            f" {theirs / ours:.1f} times as fast ({ratios.min():.1f}-{ratios.max():.1f}), values"
+            f" within {apart:.0e}"
         )
 
 
@@ -76,7 +78,8 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     cv2.setNumThreads(1)
     print(
-        f"one thread, medians of {repeats} turns; OpenCV {cv2.__version__}, scikit-image {skimage.__version__}"
+        f"one thread, medians of {repeats} turns; OpenCV {cv2.__version__}, scikit-image"
+        f" {skimage.__version__}"
     )
     for name, shape in SIZES.items():
         compare(name, shape, repeats)

@@ -1,9 +1,10 @@
 """Distinct captions parsed a second on one core, and how much of a vocabulary other captions use.
 
     python benchmarks/parsing.py                                 the built-in scenes
-    python benchmarks/parsing.py --captions TRAIN [--val VAL]    COCO JSON; the vocabulary of TRAIN is applied to VAL
+    python benchmarks/parsing.py --captions TRAIN [--val VAL]    COCO JSON; TRAIN is the vocabulary
 
-No caption is parsed twice in a round and no result is kept; the first round also meets every word for the first time.
+No caption is parsed twice in a round and no result is kept; the first round also meets every word
+for the first time.
 """
 
 import argparse
@@ -55,7 +56,9 @@ def rate(captions: Sequence[str]) -> tuple[float, float]:
 
 
 def coverage(train: Sequence[str], other: Sequence[str]) -> tuple[TreeVocabulary, dict[str, float]]:
-    """The vocabulary of `train` at the default settings, and the shares of labels and trees of `other` it knows."""
+    """The vocabulary of `train` at the default settings, and the shares of labels and trees of
+    `other` it knows.
+    """
     rules = Text()
     trees = (parse_caption(caption) for caption in train)
     vocabulary = TreeVocabulary.build(trees, rules.entities, rules.relations, rules.label_min_count)
@@ -78,7 +81,8 @@ def main() -> None:
         processor, clock = rate(train)
         first = " (every word met for the first time)" if not round_ else ""
         print(
-            f"{processor:8,.0f} captions a second of processor time, {clock:8,.0f} by the clock{first}"
+            f"{processor:8,.0f} captions a second of processor time, {clock:8,.0f} by the"
+            f" clock{first}"
         )
     print(f"{len(train):,} distinct captions; at least {REQUIRED:,} a second are required")
     if chosen.val:
@@ -95,7 +99,8 @@ def main() -> None:
         f"{100 * known[name]:.1f} % of {name} labels" for name in ("entity", "relation")
     )
     print(
-        f"it knows {shares} and {100 * known['tree']:.1f} % of whole trees of {len(other):,} other captions"
+        f"it knows {shares} and {100 * known['tree']:.1f} % of whole trees of {len(other):,} other"
+        " captions"
     )
 
 

@@ -1,6 +1,8 @@
-"""The networks and the update of the suite as one would write them down first: eager, float32, nothing shared or saved.
+"""The networks and the update of the suite as one would write them down first: eager, float32,
+nothing shared or saved.
 
-Used by `benchmarks/training.py` to measure against; `copy_weights` lets both start from the same numbers.
+Used by `benchmarks/training.py` to measure against; `copy_weights` lets both start from the same
+numbers.
 """
 
 import torch
@@ -14,7 +16,9 @@ from s3e.models.semantics import S3EDeblur
 
 
 class PlainGenerator(nn.Module):
-    """DeblurGAN's generator; with `maps` channels, node maps are embedded before its first block."""
+    """DeblurGAN's generator; with `maps` channels, node maps are embedded before its first
+    block.
+    """
 
     def __init__(self, width: int, blocks: int, dropout: float, maps: int = 0):
         super().__init__()
@@ -169,8 +173,14 @@ def copy_generator(target: PlainGenerator, source: nn.Module) -> None:
     for number in range(len(target.convolutions)):
         names[f"convolutions.{number}"] = f"trunk.{number // 2}.body.{1 if number % 2 == 0 else 6}"
     state = source.state_dict()
-    target.load_state_dict({f"{a}.{k}": state[f"{b}.{k}"] for a, b in names.items() for k in ("weight", "bias")
-                            if f"{b}.{k}" in state})  # fmt: skip
+    target.load_state_dict(
+        {
+            f"{a}.{k}": state[f"{b}.{k}"]
+            for a, b in names.items()
+            for k in ("weight", "bias")
+            if f"{b}.{k}" in state
+        }
+    )
 
 
 def copy_semantics(target: PlainSemantics, source: nn.Module) -> None:
@@ -193,7 +203,9 @@ def copy_semantics(target: PlainSemantics, source: nn.Module) -> None:
 
 
 class PlainTraining:
-    """One update after the other, with losses read out after each, as a first training script has it."""
+    """One update after the other, with losses read out after each, as a first training script has
+    it.
+    """
 
     def __init__(self, config: Config, model: S3EDeblur, critic: nn.Module):
         sizes, rate = config.model, config.train_c.learning_rate
@@ -267,7 +279,9 @@ class PlainTraining:
         return [*found, weights.tree * tree / norm, weights.caption * caption]
 
     def update(self, batch: Batch, others: list[Batch]) -> list[float]:
-        """One generator update with the critic's before it; `others`: batches of the extra critic steps."""
+        """One generator update with the critic's before it; `others`: batches of the extra critic
+        steps.
+        """
         for other in others:
             with torch.no_grad():
                 restored, _ = self.restore(other)

@@ -1,12 +1,13 @@
-"""An update of stage C, of the baseline and of S3E-Deblur: this suite against the same networks written plainly.
+"""An update of stage C, of the baseline and of S3E-Deblur: this suite against the same networks
+written plainly.
 
-    python benchmarks/training.py                    the profile laptop (64 px, batch 16, LSGAN), two threads
-    python benchmarks/training.py --profile paper    full size at 256 px, batch 2, WGAN-GP with five critic steps
-    python benchmarks/training.py --profile paper --gpu      the same with batch 8, bf16 and compiled networks
+    python benchmarks/training.py   the profile laptop (64 px, batch 16, LSGAN), two threads
+    python benchmarks/training.py --profile paper   256 px, batch 2, WGAN-GP 5:1
+    python benchmarks/training.py --profile paper --gpu   batch 8, bf16, compiled
 
-Both start from the same weights and see the same batches. First their restored photos and first losses are compared;
-then they take turns, and the medians are printed. On a GPU also images a second, memory, and the share of the chip's
-peak matrix rate (`--peak` teraflops).
+Both start from the same weights and see the same batches. First their restored photos and first
+losses are compared; then they take turns, and the medians are printed. On a GPU also images a
+second, memory, and the share of the chip's peak matrix rate (`--peak` teraflops).
 """
 
 import argparse
@@ -39,8 +40,13 @@ DATA = {
     "model.embed_at": [0],
 }
 STEADY = {"runtime.save_every": 1000, "runtime.log_every": 1000, "train_c.schedule": "constant"}
-GPU = {"runtime.device": "cuda", "runtime.precision": "bf16", "runtime.tf32": True, "runtime.compile": True,
-       "runtime.channels_last": True}  # fmt: skip
+GPU = {
+    "runtime.device": "cuda",
+    "runtime.precision": "bf16",
+    "runtime.tf32": True,
+    "runtime.compile": True,
+    "runtime.channels_last": True,
+}
 
 
 def settings(chosen: argparse.Namespace) -> Config:
@@ -59,7 +65,9 @@ def settings(chosen: argparse.Namespace) -> Config:
 
 
 def networks(config: Config, corpus: Corpus, variant: str) -> tuple[S3EDeblur, nn.Module]:
-    """Freshly initialised, the embedding with weights that let maps through; the same at every call."""
+    """Freshly initialised, the embedding with weights that let maps through; the same at every
+    call.
+    """
     model = build_model(config, corpus, variant)
     seed_everything("benchmark")
     for embed in model.generator.embed.values():
@@ -158,9 +166,10 @@ def measure(config: Config, corpus: Corpus, chosen: argparse.Namespace) -> None:
             a / b for a, b in zip(times[variant, "plain"], times[variant, "suite"], strict=True)
         ]
         print(
-            f"{variant:9} plain {middle[variant, 'plain']:9.1f} ms   suite {middle[variant, 'suite']:9.1f} ms   "
-            f"x {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})   "
-            f"{1000 * batch / middle[variant, 'suite']:.1f} images a second"
+            f"{variant:9} plain {middle[variant, 'plain']:9.1f} ms   suite"
+            f" {middle[variant, 'suite']:9.1f} ms   x {statistics.median(ratios):.2f}"
+            f" ({min(ratios):.2f}-{max(ratios):.2f})  "
+            f" {1000 * batch / middle[variant, 'suite']:.1f} images a second"
         )
     model, _ = networks(config, corpus, "full")
     share = middle["full", "suite"] / middle["baseline", "suite"] - 1

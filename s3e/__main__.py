@@ -1,6 +1,8 @@
-"""`python -m s3e VERB`: the suite's command line. Exit codes: 0 done, 1 something was broken, 2 wrong request.
+"""`python -m s3e VERB`: the suite's command line. Exit codes: 0 done, 1 something was broken, 2
+wrong request.
 
-Each verb calls one function with its arguments as keywords; the function's module, slow to import, is imported only then.
+Each verb calls one function with its arguments as keywords; the function's module, slow to import,
+is imported only then.
 """
 
 import argparse
@@ -47,23 +49,32 @@ def number(name: str, low: float, high: float, text: str, default: float | None 
 PHOTOS = path("photos", nargs="+", metavar="PHOTO", help="photos, or folders of photos")
 RESULTS = (
     path(
-        "-o", "--output", required=True, metavar="DIR",
-        help="the folder for the results; other results inside a folder named as PHOTO are read as photos",
+        "-o",
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for results; other images in a folder named as PHOTO are read as photos",
     ),
     flag("--overwrite", "replace files that are there already"),
-)  # fmt: skip
+)
 WEIGHTS = path(
-    "--weights", metavar="PATH",
-    help="a finished store of runs such as runs/laptop, or an exported folder; default: the demonstration weights",
-)  # fmt: skip
+    "--weights",
+    metavar="PATH",
+    help="a finished store (runs/laptop) or an exported folder; default: demonstration weights",
+)
 WRITTEN = "print the {}, and write it to NAME.json; by the reader whose tree guides the restoration"
 ROOT = path("root", metavar="ROOT", help="the data folder")
 SUBSET = {"choices": choices(Data, "subset"), "help": "GoPro: which blurred frames"}
 JOBS = arg("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
 SETTINGS = arg(
-    "--set", dest="settings", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+    "--set",
+    dest="settings",
+    nargs="+",
+    action="extend",
+    default=[],
+    metavar="NAME=VALUE",
     help="as in run_all.py, e.g. blur.gamma=2.2",
-)  # fmt: skip
+)
 PROFILE = {"choices": list(PROFILES), "metavar": "NAME"}
 
 VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or actions
@@ -103,7 +114,10 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
     ),
     "caption": (
         "s3e.inference.restorer:caption_photos",
-        "print captions and trees of photos, as the captioner reads them (or 'full', where the weights have none)",
+        (
+            "print captions and trees of photos, as the captioner reads them (or 'full', where the"
+            " weights have none)"
+        ),
         PHOTOS,
         WEIGHTS,
         flag("--tree", "the S3-tree, too"),
@@ -226,7 +240,10 @@ def info(profile: str, data: str | None, settings: list[str]) -> int:
     config = load_config(profile, "." if missing else data or "scenes", overrides=overrides)
     sizes, side = vocabulary(config, missing), config.data.size
     labels = sizes.labels
-    counts = f"{len(sizes.words):,} words, {len(labels.entities):,} entities, {len(labels.relations):,} relations"
+    counts = (
+        f"{len(sizes.words):,} words, {len(labels.entities):,} entities, {len(labels.relations):,}"
+        " relations"
+    )
     print(f"profile     {profile}, images of {side} x {side} pixels")
     print(f"vocabulary  {counts}, {sizes.origin}")
     for text in config.fallbacks():
@@ -238,16 +255,19 @@ def info(profile: str, data: str | None, settings: list[str]) -> int:
     headers, align = ("network", "parameters", "multiply-adds"), ("left", "right", "right")
     print("\n" + tabulate(rows, headers, "simple", disable_numparse=True, colalign=align))
     print(
-        "\nMultiply-adds of convolutions and matrix products, as torch.utils.flop_counter counts them, halved: one image "
-        "forward,\nthe decoder over a caption of full length, the embedding as what it adds to the generator."
+        "\nMultiply-adds of convolutions and matrix products, as torch.utils.flop_counter counts"
+        " them, halved: one image forward,\nthe decoder over a caption of full length, the"
+        " embedding as what it adds to the generator."
     )
     return 0
 
 
 def vocabulary(config: Config, missing: bool) -> SimpleNamespace:
-    """Words and labels of the training captions, with their `origin`, as `network_costs` needs them.
+    """Words and labels of the training captions, with their `origin`, as `network_costs` needs
+    them.
 
-    Where data are `missing` or have no captions: as large as the settings allow, with MSCOCO's number of words.
+    Where data are `missing` or have no captions: as large as the settings allow, with MSCOCO's
+    number of words.
     """
     from s3e.captions.parser import parse_caption
     from s3e.captions.tree import TreeVocabulary, Vocabulary
@@ -280,7 +300,8 @@ def vocabulary(config: Config, missing: bool) -> SimpleNamespace:
 
 
 def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
-    """Parameters and multiply-adds (one image forward, a caption of full length) of each network of S3E-Deblur.
+    """Parameters and multiply-adds (one image forward, a caption of full length) of each network of
+    S3E-Deblur.
 
     `sizes`: see `vocabulary`. Nothing is computed: tensors have shapes and no values.
     """

@@ -1,8 +1,10 @@
-"""Synthetic camera shake: random paths, their kernels (point spread functions), named severities, convolution.
+"""Synthetic camera shake: random paths, their kernels (point spread functions), named severities,
+convolution.
 
-Paths follow Boracchi and Foi with DeblurGAN's constants (specification 3.7). Two details of DeblurGAN's public code are
-left out on purpose: a kernel keeps unit sum (no min-max scaling) and is centred to a fraction of a pixel. Every kernel
-is keyed by (image id, severity, size, seed), hence the same in every run and in every batch.
+Paths follow Boracchi and Foi with DeblurGAN's constants (specification 3.7). Two details of
+DeblurGAN's public code are left out on purpose: a kernel keeps unit sum (no min-max scaling) and is
+centred to a fraction of a pixel. Every kernel is keyed by (image id, severity, size, seed), hence
+the same in every run and in every batch.
 """
 
 import cmath
@@ -26,7 +28,8 @@ TRANSFORMS = "OpenCV with IPP" if cv2.ipp.useIPP() else "OpenCV"  # they differ 
 
 @dataclass(frozen=True)
 class Severity:
-    """A named blur: path length over the image's side, and the explorations and exposed fractions drawn from.
+    """A named blur: path length over the image's side, and the explorations and exposed fractions
+    drawn from.
 
     A larger exploration curls the path up, so it blurs less.
     """
@@ -97,8 +100,9 @@ def trajectories(
 ) -> np.ndarray:
     """Draw `count` camera paths of `length` pixels (specification 3.7).
 
-    Returns complex128 (count, steps): real = column, imaginary = row, in pixels, starting at 0, equal exposure time
-    between samples. A path depends on the generator's state only, not on how many are drawn with it.
+    Returns complex128 (count, steps): real = column, imaginary = row, in pixels, starting at 0,
+    equal exposure time between samples. A path depends on the generator's state only, not on how
+    many are drawn with it.
     """
     if length <= 0 or exploration < 0 or steps < 2 or count < 1:
         raise ValueError(
@@ -109,7 +113,9 @@ def trajectories(
 
 
 def exposed(trajectory: np.ndarray, fraction: float) -> np.ndarray:
-    """The part of a trajectory that the shutter sees: its first `fraction` (0 < fraction <= 1) of the samples."""
+    """The part of a trajectory that the shutter sees: its first `fraction` (0 < fraction <= 1) of
+    the samples.
+    """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}: it must lie in (0, 1].")
     return trajectory[: max(1, round(fraction * len(trajectory)))]
@@ -119,10 +125,12 @@ def exposed(trajectory: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def psf(trajectory: np.ndarray, fraction: float = 1.0) -> np.ndarray:
-    """Point spread function of a path (complex, 1-D): float64 (side, side), odd side, unit sum, centroid in the middle.
+    """Point spread function of a path (complex, 1-D): float64 (side, side), odd side, unit sum,
+    centroid in the middle.
 
-    The centroid is that of the exposed part, so that a blurred image lies where its sharp one does. Bilinear weights
-    keep the first moment, hence subtracting the mean of the path centres the kernel exactly.
+    The centroid is that of the exposed part, so that a blurred image lies where its sharp one does.
+    Bilinear weights keep the first moment, hence subtracting the mean of the path centres the
+    kernel exactly.
     """
     path = exposed(np.asarray(trajectory), fraction)
     path = path - path.mean()
@@ -144,14 +152,18 @@ def extent(path: np.ndarray) -> float:
 
 
 def kernel_for(image_id: str | int, severity: str, size: int, seed: int = 0) -> np.ndarray:
-    """The kernel of one image of side `size` (see `psf`): the same in every run, radius always below size / 2."""
+    """The kernel of one image of side `size` (see `psf`): the same in every run, radius always
+    below size / 2.
+    """
     return kernels_for([image_id], severity, size, seed)[0][0]
 
 
 def kernels_for(
     ids: Sequence[str | int], severity: str, size: int, seed: int = 0
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Kernels of many images and their extents in pixels, float64 (n,); one too large for its image is drawn again."""
+    """Kernels of many images and their extents in pixels, float64 (n,); one too large for its image
+    is drawn again.
+    """
     if severity not in SEVERITIES:
         known = ", ".join(SEVERITIES)
         raise ValueError(f"Unknown severity {severity!r}: choose one of {known}.")
@@ -186,14 +198,17 @@ def blur_image(
     sigma: float = 0.0,
     generator: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Convolve an image (H, W, C) or (H, W) in [0, 1] with a kernel of odd sides; float32 of the same shape, in [0, 1].
+    """Convolve an image (H, W, C) or (H, W) in [0, 1] with a kernel of odd sides; float32 of the
+    same shape, in [0, 1].
 
-    The border is reflected. `gamma` = 2.2 convolves in linear light; `sigma` adds N(0, sigma^2) noise from `generator`.
+    The border is reflected. `gamma` = 2.2 convolves in linear light; `sigma` adds N(0, sigma^2)
+    noise from `generator`.
     """
     image, kernel = np.asarray(image), np.asarray(kernel)
     if image.ndim not in (2, 3) or image.size == 0 or image.min() < 0 or not image.max() <= 1:
         raise ValueError(
-            "blur_image: image must be (H, W, C) or (H, W) with values in [0, 1]; divide uint8 by 255."
+            "blur_image: image must be (H, W, C) or (H, W) with values in [0, 1]; divide uint8 by"
+            " 255."
         )
     if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
         raise ValueError(
@@ -201,7 +216,8 @@ def blur_image(
         )
     if sigma and generator is None:
         raise ValueError(
-            "blur_image: noise (sigma > 0) needs a generator, e.g. s3e.utils.rng('noise', image_id)."
+            "blur_image: noise (sigma > 0) needs a generator, e.g. s3e.utils.rng('noise',"
+            " image_id)."
         )
     light = np.atleast_3d(image if gamma == 1 else image**gamma)
     noise = sensor_noise(light.shape, sigma, generator) if sigma else None
@@ -211,7 +227,9 @@ def blur_image(
 def blur_bytes(
     image: np.ndarray, kernel: np.ndarray, gamma: float = 1.0, noise: np.ndarray | None = None
 ) -> np.ndarray:
-    """`blur_image` for a uint8 image (H, W, C), with noise of that shape in units of white; rounded to uint8."""
+    """`blur_image` for a uint8 image (H, W, C), with noise of that shape in units of white; rounded
+    to uint8.
+    """
     light = (
         image if gamma == 1 else (255 * (np.arange(256) / 255) ** gamma).astype(np.float32)[image]
     )
@@ -228,10 +246,11 @@ def blur_batch(
     gamma: float = 1.0,
     sigma: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Blur uint8 images (N, H, W, C), each with its own kernel; returns uint8 (N, H, W, C) and extents (N,) in pixels.
+    """Blur uint8 images (N, H, W, C), each with its own kernel; returns uint8 (N, H, W, C) and
+    extents (N,) in pixels.
 
-    An image's result does not depend on its neighbours in the batch. Severities scale with the shorter side. `gamma`,
-    `sigma`: see `blur_image`.
+    An image's result does not depend on its neighbours in the batch. Severities scale with the
+    shorter side. `gamma`, `sigma`: see `blur_image`.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(ids):
         raise ValueError("blur_batch: images must be uint8 (N, H, W, 3) with one id each.")
@@ -258,10 +277,12 @@ def sensor_noise(
 
 
 def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Convolve (H, W, C) of any real type with a kernel (2-D, odd sides); returns float32 (H, W, C).
+    """Convolve (H, W, C) of any real type with a kernel (2-D, odd sides); returns float32 (H, W,
+    C).
 
-    The border is reflected without repeating the edge, as often as a wide kernel needs. Computed in float32, within
-    1e-5 of double precision for images in [0, 1], image by image on one thread: the same bits in any batch.
+    The border is reflected without repeating the edge, as often as a wide kernel needs. Computed in
+    float32, within 1e-5 of double precision for images in [0, 1], image by image on one thread: the
+    same bits in any batch.
     """
     cells, above, left = _trim(kernel)
     (height, width), (tall, wide) = image.shape[:2], cells.shape
@@ -289,7 +310,9 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def _trim(kernel: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Cut a kernel's empty rim off: float32 cells, and the pixels needed above and left of the image."""
+    """Cut a kernel's empty rim off: float32 cells, and the pixels needed above and left of the
+    image.
+    """
     middle = np.array(kernel.shape) // 2
     used = np.vstack([np.argwhere(kernel), middle])
     (top, left), (bottom, right) = used.min(0), used.max(0)
@@ -299,6 +322,8 @@ def _trim(kernel: np.ndarray) -> tuple[np.ndarray, int, int]:
 
 @lru_cache(maxsize=4096)
 def _fast_size(size: int) -> int:
-    """The next length >= `size` that transforms fast: a multiple of 8, of factors 2, 3 and at most one 5 (measured)."""
+    """The next length >= `size` that transforms fast: a multiple of 8, of factors 2, 3 and at most
+    one 5 (measured).
+    """
     lengths = (2**a * 3**b * 5**c for a in range(3, 20) for b in range(4) for c in (0, 1))
     return min(length for length in lengths if length >= size)

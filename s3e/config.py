@@ -1,6 +1,8 @@
-"""The one config model: sections, profiles and ablation variants. Unknown names and wrong types are refused.
+"""The one config model: sections, profiles and ablation variants. Unknown names and wrong types are
+refused.
 
-Order of overrides: defaults <- profile <- `--set section.name=value` <- seed. `load_config` is the only way in.
+Order of overrides: defaults <- profile <- `--set section.name=value` <- seed. `load_config` is the
+only way in.
 """
 
 import json
@@ -20,9 +22,11 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What is read. `source`: "scenes" or a data folder (see `s3e.data.readers`); 0 photos mean all that it has.
+    """What is read. `source`: "scenes" or a data folder (see `s3e.data.readers`); 0 photos mean all
+    that it has.
 
-    `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in full or as central crops.
+    `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in full or as
+    central crops.
     """
 
     source: str = "scenes"
@@ -46,10 +50,11 @@ class Data(Section):
 
 
 class Blur(Section):
-    """The severity that models are trained on; validation and test come in all of them (specification 3.8, 4.3).
+    """The severity that models are trained on; validation and test come in all of them
+    (specification 3.8, 4.3).
 
-    Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames` neighbours of the
-    released blurred frames (specification 4.3, variant B).
+    Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames`
+    neighbours of the released blurred frames (specification 4.3, variant B).
     """
 
     severity: Literal["light", "moderate", "severe", "released"] = "severe"
@@ -60,7 +65,9 @@ class Blur(Section):
 
 
 class Text(Section):
-    """Vocabulary rules (specification 4.1 and 6.2): a word or label rarer than its count is unknown."""
+    """Vocabulary rules (specification 4.1 and 6.2): a word or label rarer than its count is
+    unknown.
+    """
 
     max_words: int = Field(16, ge=4)
     min_count: int = Field(1, ge=1)
@@ -72,10 +79,10 @@ class Text(Section):
 class Model(Section):
     """Kinds and sizes of all networks; the defaults are the preset `tiny` (specification 6.8).
 
-    `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of its deepest encoder
-    stage). `encoder`: five convolutions, or a ResNet up to its third layer; `encoder_weights` names a file of ImageNet
-    weights for it (see `s3e.models.build`), "" starts it from random weights. `dropout` and `upsampling` concern
-    DeblurGAN alone.
+    `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of
+    its deepest encoder stage). `encoder`: five convolutions, or a ResNet up to its third layer;
+    `encoder_weights` names a file of ImageNet weights for it (see `s3e.models.build`), "" starts it
+    from random weights. `dropout` and `upsampling` concern DeblurGAN alone.
     """
 
     backbone: Literal["deblurgan", "nafnet"] = "deblurgan"
@@ -106,12 +113,14 @@ class Model(Section):
 
 
 class Loss(Section):
-    """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation (specification 6.6).
+    """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation
+    (specification 6.6).
 
-    Three switches go back to what DeblurGAN's public code does (specification 3.5): `penalty_norm = "pixel"` takes the
-    gradient's norm per pixel and one mixing weight a batch, `critic_reuse` gives all critic steps of a step the same
-    photos, `vgg_normalise = False` shows VGG photos in [-1, 1]. `vgg19_weights`: a path, or a public name (see
-    `s3e.models.build`); "" leaves the perceptual term out (see `effective`).
+    Three switches go back to what DeblurGAN's public code does (specification 3.5): `penalty_norm =
+    "pixel"` takes the gradient's norm per pixel and one mixing weight a batch, `critic_reuse` gives
+    all critic steps of a step the same photos, `vgg_normalise = False` shows VGG photos in [-1, 1].
+    `vgg19_weights`: a path, or a public name (see `s3e.models.build`); "" leaves the perceptual
+    term out (see `effective`).
     """
 
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"
@@ -132,7 +141,9 @@ class Loss(Section):
 
     @property
     def effective(self) -> "Loss":
-        """The weights that are used: without a VGG19 file no perceptual term, and a pixel term in its place."""
+        """The weights that are used: without a VGG19 file no perceptual term, and a pixel term in
+        its place.
+        """
         if not self.perceptual or self.vgg19_weights:
             return self
         return self.model_copy(update={"perceptual": 0.0, "pixel": max(self.pixel, 10.0)})
@@ -141,10 +152,10 @@ class Loss(Section):
 class Training(Section):
     """One training: steps, images a step, learning rates and how they fall.
 
-    A step's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`: steps over
-    which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every `decay_every` steps. `clip` limits
-    single gradients, `clip_norm` the norm of all of a network's. Every `validate_every` steps (0: never) a fixed part of
-    validation is scored.
+    A step's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`:
+    steps over which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every
+    `decay_every` steps. `clip` limits single gradients, `clip_norm` the norm of all of a network's.
+    Every `validate_every` steps (0: never) a fixed part of validation is scored.
     """
 
     steps: int = Field(ge=1)
@@ -182,10 +193,11 @@ class Evaluation(Section):
 class Runtime(Section):
     """Where, how precisely and how often.
 
-    `devices`: processes that share one training, each with a part of every batch, on a GPU of its own or on the CPU.
-    `precision`: 32 bits; bf16 (autocast; the gradient penalty stays in 32); 64 for tests. `compile`: networks through
-    `torch.compile`. `explosion`: a loss term that grows to so many times its usual size stops the training.
-    `save_every` and `explosion` never change what is computed; the rest may, in the last digits.
+    `devices`: processes that share one training, each with a part of every batch, on a GPU of its
+    own or on the CPU. `precision`: 32 bits; bf16 (autocast; the gradient penalty stays in 32); 64
+    for tests. `compile`: networks through `torch.compile`. `explosion`: a loss term that grows to
+    so many times its usual size stops the training. `save_every` and `explosion` never change what
+    is computed; the rest may, in the last digits.
     """
 
     threads: int = Field(1, ge=1)
@@ -203,7 +215,8 @@ class Runtime(Section):
     def _aligned(self) -> "Runtime":
         if self.save_every % self.log_every:
             raise ValueError(
-                "runtime.save_every must be a multiple of runtime.log_every, so that no log row is lost"
+                "runtime.save_every must be a multiple of runtime.log_every, so that no log row is"
+                " lost"
             )
         return self
 
@@ -214,10 +227,11 @@ TRAININGS = ("train_tree", "train_a1", "train_a2", "train_b", "train_c")
 class Config(Section):
     """Everything a run depends on.
 
-    `one_seed`: variants of the study that are trained with its first seed only. `semantics_from`: for data without
-    captions, the store of a finished study that has some (runs/NAME), whose vocabulary, tree and captioner they use.
-    `figures`: the folder below `figures/` for its results ("": named after profile and data). `pictures`: whose photos
-    figures show, those of the "data", or "public" ones for data that may not be published (see `s3e.report.photos`).
+    `one_seed`: variants of the study that are trained with its first seed only. `semantics_from`:
+    for data without captions, the store of a finished study that has some (runs/NAME), whose
+    vocabulary, tree and captioner they use. `figures`: the folder below `figures/` for its results
+    ("": named after profile and data). `pictures`: whose photos figures show, those of the "data",
+    or "public" ones for data that may not be published (see `s3e.report.photos`).
     """
 
     profile: str
@@ -249,8 +263,8 @@ class Config(Section):
             training: Training = getattr(self, name)
             if training.batch % (training.accumulate * self.runtime.devices):
                 raise ValueError(
-                    f"{name}.batch = {training.batch} cannot be cut into {name}.accumulate x runtime.devices = "
-                    f"{training.accumulate} x {self.runtime.devices} equal parts"
+                    f"{name}.batch = {training.batch} cannot be cut into {name}.accumulate x"
+                    f" runtime.devices = {training.accumulate} x {self.runtime.devices} equal parts"
                 )
         return self
 
@@ -267,9 +281,10 @@ class Config(Section):
 class Variant(Section):
     """The rules of one variant of the ablation (specification 6.9, table 4).
 
-    `semantics`: what is embedded; `start`: whose A weights it begins from ("shared": notebooks 02-03, "own": trained
-    by the run itself, "scratch": none); `view`: which photo the semantic branch reads; losses apply from A1 on;
-    `detached`: the deblurring loss does not reach the semantics (so that an oracle cannot pass on pixels).
+    `semantics`: what is embedded; `start`: whose A weights it begins from ("shared": notebooks
+    02-03, "own": trained by the run itself, "scratch": none); `view`: which photo the semantic
+    branch reads; losses apply from A1 on; `detached`: the deblurring loss does not reach the
+    semantics (so that an oracle cannot pass on pixels).
     """
 
     description: str
@@ -312,7 +327,8 @@ def load_config(
     if data != "scenes":
         if not Path(data).is_dir():
             raise S3EError(
-                f"--data {data}: no such folder; give a folder with images/ and annotations/, or 'scenes'."
+                f"--data {data}: no such folder; give a folder with images/ and annotations/, or"
+                " 'scenes'."
             )
         tree["data"]["source"] = str(Path(data).resolve())
     if not isinstance(overrides or {}, dict):
@@ -331,7 +347,9 @@ def load_config(
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split "loss.caption=0.5" into ("loss.caption", 0.5); values are JSON, or else plain words. S3EError: no "="."""
+    """Split "loss.caption=0.5" into ("loss.caption", 0.5); values are JSON, or else plain words.
+    S3EError: no "=".
+    """
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise S3EError(f"--set {text}: write it as section.name=value, e.g. loss.caption=0.5.")
@@ -348,7 +366,8 @@ FIXED = {"profile": "--profile", "seed": "--seeds", "data.source": "--data"}
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     if name in FIXED:
         raise S3EError(
-            f"setting '{name}' cannot be overridden: use {FIXED[name]} (or the notebook's parameter)."
+            f"setting '{name}' cannot be overridden: use {FIXED[name]} (or the notebook's"
+            " parameter)."
         )
     section, _, field = name.rpartition(".")
     sections = {key: item for key, item in tree.items() if isinstance(item, dict)}

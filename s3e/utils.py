@@ -1,4 +1,6 @@
-"""Folders, the one error type, files that appear whole or not at all, and randomness keyed by names and numbers."""
+"""Folders, the one error type, files that appear whole or not at all, and randomness keyed by names
+and numbers.
+"""
 
 import ast
 import hashlib
@@ -25,12 +27,16 @@ PSNR_CAP = 100.0  # dB; two identical images would otherwise give infinity and r
 
 
 class S3EError(Exception):
-    """A mistake that the user can mend; its message is one sentence that names the place and the remedy."""
+    """A mistake that the user can mend; its message is one sentence that names the place and the
+    remedy.
+    """
 
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` if the block ends well; else leave no trace."""
+    """Yield a temporary path beside `path` and rename it to `path` if the block ends well; else
+    leave no trace.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -69,10 +75,12 @@ def read_json(path: Path | str) -> Any:
 
 
 def lock_file(path: Path, busy: Callable[[str], None]) -> ExitStack:
-    """Hold an exclusive lock on `path` until the result is closed (also by `with`) or the process ends.
+    """Hold an exclusive lock on `path` until the result is closed (also by `with`) or the process
+    ends.
 
-    Where another process holds it, `busy` is called with "PID on MACHINE"; unless it raises, the lock is waited for.
-    Raises `S3EError` where the file cannot be written or the file system has no locks.
+    Where another process holds it, `busy` is called with "PID on MACHINE"; unless it raises, the
+    lock is waited for. Raises `S3EError` where the file cannot be written or the file system has no
+    locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False, fallback_to_soft=False)
@@ -86,8 +94,8 @@ def lock_file(path: Path, busy: Callable[[str], None]) -> ExitStack:
         lock.acquire()
     except OSError as error:
         raise S3EError(
-            f"{path} cannot be locked ({error.strerror}): choose a folder that can be written, on a file system with "
-            "file locks (variable S3E_RUNS)."
+            f"{path} cannot be locked ({error.strerror}): choose a folder that can be written, on a"
+            " file system with file locks (variable S3E_RUNS)."
         ) from None
     with suppress(OSError):
         path.write_text(f"{os.getpid()} on {platform.node()}", encoding="utf-8")
@@ -110,13 +118,17 @@ def is_locked(path: Path) -> bool:
 
 
 def reader_gone() -> int:
-    """The exit code where nobody reads on (`| head -1`), after which Python does not complain either when it ends."""
+    """The exit code where nobody reads on (`| head -1`), after which Python does not complain
+    either when it ends.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 
 
 def stable_hash(*parts: object) -> int:
-    """A 63-bit number from JSON-able `parts`: the same on every machine and in every Python process."""
+    """A 63-bit number from JSON-able `parts`: the same on every machine and in every Python
+    process.
+    """
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -128,7 +140,9 @@ def file_digest(path: Path | str) -> str:
 
 
 def code_digest(*modules: ModuleType) -> str:
-    """Hash of the syntax trees of modules: what they computed may be used again as long as it is the same."""
+    """Hash of the syntax trees of modules: what they computed may be used again as long as it is
+    the same.
+    """
     trees = [
         ast.dump(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")))
         for module in modules
@@ -142,7 +156,9 @@ def rng(*parts: object) -> np.random.Generator:
 
 
 def seed_everything(*parts: object) -> None:
-    """Seed torch (CPU and CUDA) from `parts`; called before each update, so that draws depend on the step alone."""
+    """Seed torch (CPU and CUDA) from `parts`; called before each update, so that draws depend on
+    the step alone.
+    """
     import torch
 
     torch.manual_seed(stable_hash(*parts))
@@ -154,7 +170,9 @@ def cores() -> int:
 
 
 def set_threads(count: int, torch: bool) -> None:
-    """Fix the thread count: the same count gives the same bits (PyTorch is imported only if asked or there already)."""
+    """Fix the thread count: the same count gives the same bits (PyTorch is imported only if asked
+    or there already).
+    """
     os.environ.update(dict.fromkeys(THREADS, str(count)))
     if torch or "torch" in sys.modules:
         import torch as library
@@ -172,7 +190,9 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:
-    """Map float values in [low, high] (`low` is -1 or 0) to uint8: clamp, then round. Any shape; NaN: ValueError."""
+    """Map float values in [low, high] (`low` is -1 or 0) to uint8: clamp, then round. Any shape;
+    NaN: ValueError.
+    """
     image = np.asarray(image, float)
     if np.isnan(image).any():
         raise ValueError("to_uint8: the image contains NaN; the network that made it has diverged.")
@@ -182,7 +202,8 @@ def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:
 def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
     """Peak signal-to-noise ratio in dB of two images (H, W, 3), at most 100 dB.
 
-    Both uint8, or both float with their `data_range` (1 for [0, 1], 2 for [-1, 1]): it is never guessed.
+    Both uint8, or both float with their `data_range` (1 for [0, 1], 2 for [-1, 1]): it is never
+    guessed.
     """
     peak = peak_value(restored, sharp, 3, data_range)
     error = np.mean(np.square(restored.astype(float) - sharp))
@@ -196,7 +217,9 @@ def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
 def peak_value(
     restored: np.ndarray, sharp: np.ndarray, dimensions: int, data_range: float | None = None
 ) -> float:
-    """The range of values by which images are scored; ValueError for images that cannot be compared."""
+    """The range of values by which images are scored; ValueError for images that cannot be
+    compared.
+    """
     if restored.dtype != sharp.dtype or (restored.dtype != np.uint8 and data_range is None):
         kinds = f"{restored.dtype} and {sharp.dtype}"
         raise ValueError(

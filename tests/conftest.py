@@ -44,7 +44,9 @@ def run_all(environment, *words):
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """`python run_all.py --profile smoke`, once for all tests: folders of runs and figures, output, environment."""
+    """`python run_all.py --profile smoke`, once for all tests: folders of runs and figures, output,
+    environment.
+    """
     root = tmp_path_factory.mktemp("smoke")
     done = run_all(environment_of(root))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -1,4 +1,6 @@
-"""Small data folders for tests in each layout that the suite reads: smooth random photos, the same every time."""
+"""Small data folders for tests in each layout that the suite reads: smooth random photos, the same
+every time.
+"""
 
 import json
 
@@ -19,7 +21,9 @@ SEQUENCES = {
 
 
 def picture(*key, size=(56, 40)):
-    """A photo-like uint8 (height, width, 3): three scales of smooth random colours; `size` is (width, height)."""
+    """A photo-like uint8 (height, width, 3): three scales of smooth random colours; `size` is
+    (width, height).
+    """
     generator, total = rng("fixture", *key), np.zeros((size[1], size[0], 3))
     for cells, weight in ((4, 0.5), (10, 0.35), (24, 0.15)):
         grid = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
@@ -51,14 +55,18 @@ def save(path, array):
 
 
 def write_photos(folder, count=24, size=(56, 40)):
-    """A folder of photos without captions, two levels deep: `00/photo000.jpg`, `01/photo001.jpg`, ..."""
+    """A folder of photos without captions, two levels deep: `00/photo000.jpg`, `01/photo001.jpg`,
+    ...
+    """
     for i in range(count):
         save(folder / f"{i % 3:02}" / f"photo{i:03}.jpg", picture("photos", i, size=size))
     return folder
 
 
 def write_coco(folder, counts=None, year="", images="images", size=(56, 40)):
-    """COCO's official layout with ids from 1; `images` is the image folder, "{split}" in it is replaced."""
+    """COCO's official layout with ids from 1; `images` is the image folder, "{split}" in it is
+    replaced.
+    """
     written = 0
     for split, count in (counts or {"train": 20, "val": 12}).items():
         content = {"info": {}, "licenses": [], "images": [], "annotations": []}

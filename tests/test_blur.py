@@ -32,7 +32,9 @@ def centroid_offset(kernel):
 
 
 def reference(image, kernel):
-    """The plain definition in double precision: reflected border, then a sum over all cells of the kernel."""
+    """The plain definition in double precision: reflected border, then a sum over all cells of the
+    kernel.
+    """
     radii = [side // 2 for side in kernel.shape]
     padded = np.pad(
         np.asarray(image, float), [(radii[0],) * 2, (radii[1],) * 2, (0, 0)], mode="reflect"
@@ -44,7 +46,9 @@ def reference(image, kernel):
 
 
 def textbook_trajectory(length, exploration, generator, steps):
-    """Specification 3.7 line by line in complex arithmetic, with the draws in the order of `s3e.blur`."""
+    """Specification 3.7 line by line in complex arithmetic, with the draws in the order of
+    `s3e.blur`.
+    """
     s = length / (steps - 1)
     c, p_b, g = generator.uniform(0, (0.7, 0.2, 10.0))
     v = (exploration or s) * np.exp(1j * generator.uniform(0, 2 * math.pi))
@@ -122,7 +126,9 @@ def test_too_large_kernels_are_drawn_again():
 
 
 def test_random_draws_have_not_changed():
-    """Stored results rest on them: extents of keys (id, severity, size, seed), from the first version."""
+    """Stored results rest on them: extents of keys (id, severity, size, seed), from the first
+    version.
+    """
     known = {
         "light": (1.4602, 6.6890),
         "moderate": (17.5209, 19.0822),
@@ -133,7 +139,9 @@ def test_random_draws_have_not_changed():
 
 
 def splatted_by_loops(path, samples):
-    """Specification 3.7: triangle functions of the distance to every cell of the canvas, added sample by sample."""
+    """Specification 3.7: triangle functions of the distance to every cell of the canvas, added
+    sample by sample.
+    """
     radius = math.ceil(max(abs(path.real).max(), abs(path.imag).max()))
     cells = np.arange(-radius, radius + 1)
     kernel = np.zeros((len(cells), len(cells)))
@@ -163,7 +171,9 @@ def test_a_kernel_is_the_sum_of_triangles_around_the_samples_of_the_exposed_part
     st.integers(0, 2**32 - 1),
 )
 def test_convolution_agrees_with_double_precision(shape, radii, density, seed):
-    """Any size, kernels of any extent (also wider than the image), full or nearly empty; bytes and floats."""
+    """Any size, kernels of any extent (also wider than the image), full or nearly empty; bytes and
+    floats.
+    """
     generator = np.random.default_rng(seed)
     kernel = generator.random((2 * radii[0] + 1, 2 * radii[1] + 1))
     kernel *= generator.random(kernel.shape) < density

@@ -1,4 +1,6 @@
-"""The notebooks as people use them: JupyterLab in a real browser, every cell run, every widget touched."""
+"""The notebooks as people use them: JupyterLab in a real browser, every cell run, every widget
+touched.
+"""
 
 import os
 
@@ -21,14 +23,19 @@ NONE = "no Chromium here (Debian: apt-get install chromium)"
 pytestmark = pytest.mark.skipif(BROWSER is None and not REQUIRED, reason=NONE)
 
 LABORATORY, TYPING, TREES, COMPARE, PANEL, OWN = (  # cells of notebook 09
-    f"widgets.{name}(" for name in ("blur_lab", "caption_lab", "tree_lab", "compare", "ablation", "own_photo")
-)  # fmt: skip
+    f"widgets.{name}("
+    for name in ("blur_lab", "caption_lab", "tree_lab", "compare", "ablation", "own_photo")
+)
 FAULTS = {
     "written to stderr": "import sys; print('written to stderr', file=sys.stderr)",
-    "told the console": "from IPython.display import Javascript\nJavascript('console.error(`told the console`)')",
+    "told the console": (
+        "from IPython.display import Javascript\nJavascript('console.error(`told the console`)')"
+    ),
     "a script failed": "Javascript('setTimeout(() => { throw Error(`a script failed`) })')",
-    "in a callback": "import ipywidgets\nbox = ipywidgets.Text(description='name')\n"
-    "box.observe(lambda change: {}['in a callback'], 'value')\nbox",
+    "in a callback": (
+        "import ipywidgets\nbox = ipywidgets.Text(description='name')\n"
+        "box.observe(lambda change: {}['in a callback'], 'value')\nbox"
+    ),
 }
 
 ANSWERS = {
@@ -113,14 +120,17 @@ def test_every_part_has_a_static_figure_before_its_widget(explore):
     cells = explore.page.locator(".jp-CodeCell")
     kinds = cells.evaluate_all(
         "cells => cells.map(cell => cell.querySelector('.jupyter-widgets') ? 'widget' :"
-        " cell.querySelector('.jp-OutputArea-output[data-mime-type=\"image/png\"]') ? 'figure' : '')"
+        " cell.querySelector('.jp-OutputArea-output[data-mime-type=\"image/png\"]') ? 'figure'"
+        " : '')"
     )
     parts = "".join(kind[:1] for kind in kinds).split("w")
     assert len(parts) == 7 and all("f" in before for before in parts[:6]), kinds
 
 
 def renewed(book, code, before, count):
-    """The pictures of a cell as soon as they are all there and `count` of them are others than `before`."""
+    """The pictures of a cell as soon as they are all there and `count` of them are others than
+    `before`.
+    """
 
     def ready():
         now = book.pictures(code)

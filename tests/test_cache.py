@@ -1,4 +1,6 @@
-"""The prepared cache: the same bytes however it is made, never half-written, and refused where it does not fit."""
+"""The prepared cache: the same bytes however it is made, never half-written, and refused where it
+does not fit.
+"""
 
 import errno
 import json

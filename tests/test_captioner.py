@@ -16,9 +16,15 @@ def make_decoder(item_width=WIDTH, seed=0, end=0.0):
     """A decoder without dropout whose words differ clearly; `end` is added to EOS at every word."""
     torch.manual_seed(seed)
     decoder = CaptionDecoder(
-        words=WORDS, context_width=CONTEXT, item_width=item_width, items=ITEMS, word_width=8, lstm_width=9,
-        attention_width=4, dropout=0.5,
-    ).eval()  # fmt: skip
+        words=WORDS,
+        context_width=CONTEXT,
+        item_width=item_width,
+        items=ITEMS,
+        word_width=8,
+        lstm_width=9,
+        attention_width=4,
+        dropout=0.5,
+    ).eval()
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if name.startswith(("embedding", "lstm", "output", "score")):
@@ -29,9 +35,9 @@ def make_decoder(item_width=WIDTH, seed=0, end=0.0):
 
 def images(count, item_width=WIDTH, seed=1):
     torch.manual_seed(seed)
-    return torch.randn(count, CONTEXT), torch.randn(
-        count, ITEMS, item_width
-    ) if item_width else None
+    return torch.randn(count, CONTEXT), (
+        torch.randn(count, ITEMS, item_width) if item_width else None
+    )
 
 
 def captions(*lengths):
@@ -53,7 +59,9 @@ def word_by_word(decoder, words, context, items, length):
 
 
 def plain_beam(decoder, context, items, max_words, size):
-    """Words of one image (B = 1): all continuations of all beams are sorted, and none is given up early."""
+    """Words of one image (B = 1): all continuations of all beams are sorted, and none is given up
+    early.
+    """
     state, keys = decoder.begin(context, items)
     beams = [(0.0, [], state)]
     for _ in range(max_words):

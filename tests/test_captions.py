@@ -1,4 +1,6 @@
-"""Captions are cleaned, scored as the official code scores them, with intervals; no fault of Java gives a wrong number."""
+"""Captions are cleaned, scored as the official code scores them, with intervals; no fault of Java
+gives a wrong number.
+"""
 
 import importlib.util
 import re
@@ -98,7 +100,9 @@ def package(references, said):
 
 
 def some(generator, images):
-    """Random references (one to five an image) and captions, some of them empty, some of them references."""
+    """Random references (one to five an image) and captions, some of them empty, some of them
+    references.
+    """
 
     def text():
         return " ".join(f"w{i}" for i in generator.integers(12, size=generator.integers(0, 14)))
@@ -114,7 +118,9 @@ def test_values_equal_the_package_also_of_resamples(plain):
     for images in (3, 5, 12):
         references, said = some(generator, images)
         names = [f"{i:02}" for i in range(images)]
-        found = measure(dict(zip(names, references, strict=True)), {"s": dict(zip(names, said, strict=True))})["s"]  # fmt: skip
+        found = measure(
+            dict(zip(names, references, strict=True)), {"s": dict(zip(names, said, strict=True))}
+        )["s"]
         expected, frozen = package(references, said)
         assert [scores(found)[name] for name in OTHERS] == pytest.approx(expected, abs=1e-9)
         counts = generator.multinomial(images, np.full(images, 1 / images), 3)
@@ -168,7 +174,9 @@ def test_bad_captions_are_named():
 
 @pytest.fixture
 def sets(plain):
-    """Sixty scenes: a human caption with every third (second) image's words missing, from the first or second on."""
+    """Sixty scenes: a human caption with every third (second) image's words missing, from the first
+    or second on.
+    """
     texts = {scene.id: scene.captions for scene in make_split("val", 60, 32)}
 
     def said(step, start):
@@ -214,12 +222,14 @@ def test_sets_of_different_images_are_not_compared(sets):
             intervals([sets["30"]], minus)
 
 
-# ------------------------------------------------------------------------------------- Java that fails
+# ---------------------------------------------------------------------------------- Java that fails
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Put a shell script before Java: `tokeniser` and `meteor` are what it does instead of these tools."""
+    """Put a shell script before Java: `tokeniser` and `meteor` are what it does instead of these
+    tools.
+    """
 
     def install(tokeniser="exec cat", meteor="exit 1", version="exit 0"):
         path, body = tmp_path / "bin" / "java", f"{version} {tokeniser} {meteor}"
@@ -283,7 +293,7 @@ def test_an_answer_that_is_no_statistics_is_refused(fake):
     assert reason == "METEOR not run: METEOR answered with something else than its statistics"
 
 
-# ------------------------------------------------------------------------------------- the real tools
+# ----------------------------------------------------------------------------------- the real tools
 
 
 @pytest.fixture(scope="module")

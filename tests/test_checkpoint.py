@@ -1,4 +1,6 @@
-"""Checkpoints that are cut, altered or foreign; losses that leave all bounds; memory, disk and locks."""
+"""Checkpoints that are cut, altered or foreign; losses that leave all bounds; memory, disk and
+locks.
+"""
 
 import errno
 import hashlib
@@ -24,7 +26,9 @@ from tests.conftest import TINY
 
 
 class Toy(Trainer):
-    """A training of one layer. `spoil(step, loss)` may change a loss, raise or do whatever it likes."""
+    """A training of one layer. `spoil(step, loss)` may change a loss, raise or do whatever it
+    likes.
+    """
 
     def __init__(self, folder, steps=8, spoil=lambda step, loss: loss, width=3, **settings):
         torch.manual_seed(0)
@@ -73,7 +77,9 @@ def trained(tmp_path_factory):
 
 
 def damaged(content):
-    """The content, cut at many lengths and with one bit flipped in many places: format, hash, payload, end."""
+    """The content, cut at many lengths and with one bit flipped in many places: format, hash,
+    payload, end.
+    """
     edges = {0, len(checkpoint.FORMAT), checkpoint.HEAD, len(content) - 1}
     yield from (
         content[:length] for length in edges | set(rng("cut").integers(0, len(content), 20))

@@ -1,4 +1,6 @@
-"""Notebooks on a Dask cluster: places, workers that come, go or do not fit, and the same results as on one machine."""
+"""Notebooks on a Dask cluster: places, workers that come, go or do not fit, and the same results as
+on one machine.
+"""
 
 import os
 import signal
@@ -22,7 +24,9 @@ from tests.test_pipeline import DEBLURRER, Command, copy_suite, hanging, wait_fo
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
-    """A cluster of two workers with two threads each, all in this process; jobs are Python functions."""
+    """A cluster of two workers with two threads each, all in this process; jobs are Python
+    functions.
+    """
 
     def run_notebook(job: dict, stop: Callable[[], bool]) -> str:
         folder = Path(job["output"]).parent
@@ -43,7 +47,9 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def join(workers: LocalCluster, tmp_path: Path) -> Iterator[Callable[..., schedule.Cluster]]:
-    """Opens places on that cluster for runs that write into a folder, and closes them in the end."""
+    """Opens places on that cluster for runs that write into a folder, and closes them in the
+    end.
+    """
     opened = []
 
     def opener(jobs: int = 0, **settings: object) -> schedule.Cluster:
@@ -138,7 +144,7 @@ def test_addresses(
         schedule.Cluster(address, Runtime(device=device), 0, tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ with real notebooks
+# ------------------------------------------------------------------------------ with real notebooks
 
 
 def test_a_killed_worker_costs_its_own_run_alone(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The corpus: scenes, captioned photos, pairs and plain photos, as training and evaluation read them."""
+"""The corpus: scenes, captioned photos, pairs and plain photos, as training and evaluation read
+them.
+"""
 
 import dataclasses
 import json
@@ -53,7 +55,9 @@ def test_corpus_round_trip(corpus):
     again = load_corpus(corpus.folder)
     assert [len(split) for split in again.splits.values()] == [24, 8, 8]
     assert len({photo for split in again.splits.values() for photo in split.ids}) == 40
-    assert set(again.train.blurred) == {"severe"} and set(again.test.blurred) == set(again.synthetic)  # fmt: skip
+    assert set(again.train.blurred) == {"severe"} and set(again.test.blurred) == set(
+        again.synthetic
+    )
     assert again.severities == ("light", "moderate", "severe") and again.captioned
     assert (again.train.words == corpus.train.words).all() and again.categories
 
@@ -88,7 +92,9 @@ def test_images_become_tensors_and_back():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     tensor = to_tensor(images)
     assert tensor.shape == (1, 3, 16, 16) and tensor.min() == -1 and tensor.max() == 1
-    assert (to_images(1.001 * tensor) == images).mean() > 0.9 and (to_images(tensor) == images).all()  # fmt: skip
+    assert (to_images(1.001 * tensor) == images).mean() > 0.9 and (
+        to_images(tensor) == images
+    ).all()
     with pytest.raises(ValueError, match="NaN"):
         to_images(torch.full((1, 3, 2, 2), math.nan))
 

@@ -1,4 +1,6 @@
-"""Downloads against a local server that cuts, truncates, corrupts, changes its files and refuses."""
+"""Downloads against a local server that cuts, truncates, corrupts, changes its files and
+refuses.
+"""
 
 import errno
 import hashlib
@@ -47,7 +49,9 @@ def packed(contents: dict[str, bytes]) -> bytes:
 
 
 class Site:
-    """Files, the faults that the next requests meet (one word each, "" for none), and the requests seen."""
+    """Files, the faults that the next requests meet (one word each, "" for none), and the requests
+    seen.
+    """
 
     def __init__(self):
         self.files: dict[str, bytes] = {}
@@ -190,7 +194,9 @@ def test_next_call_goes_on_and_other_addresses_do_not_mix(site, archive, monkeyp
 
 @pytest.mark.parametrize("fault", ["", "careless"])
 def test_file_that_changed_is_not_glued(site, archive, monkeypatch, fault):
-    """With If-Range honoured, and by a server that ignores it; nothing but the validator can tell (no size, no sha)."""
+    """With If-Range honoured, and by a server that ignores it; nothing but the validator can tell
+    (no size, no sha).
+    """
     monkeypatch.setattr(download, "WAITS", ())
     site.faults = ["cut"]
     with pytest.raises(S3EError):
@@ -281,7 +287,9 @@ def disk(patch, free: int) -> None:
 
 
 def test_room_is_checked_before_the_first_byte(site, archive, monkeypatch):
-    """Also where only the server knows the size: room for the archive and for what comes out of it."""
+    """Also where only the server knows the size: room for the archive and for what comes out of
+    it.
+    """
     disk(monkeypatch, 2 * archive[2] - 1)
     with pytest.raises(S3EError, match="free, but .* needed: make room"):
         download.fetch(*archive[:2])
@@ -393,7 +401,9 @@ def test_folder_that_cannot_be(small, tmp_path):
 
 
 def test_any_damage_ends_in_one_sentence(tmp_path):
-    """Bytes of an archive changed in some ways, and many lengths: unpacked whole or refused, nothing half-done."""
+    """Bytes of an archive changed in some ways, and many lengths: unpacked whole or refused,
+    nothing half-done.
+    """
     item = download.Archive("karpathy", **download.DATASETS["coco"]["archives"]["karpathy"])
     content, whole = b'{"images": [%s]}' % (b'"a photo", ' * 30), tmp_path / "dataset_coco.json"
     archive = packed({"dataset_coco.json": content})
@@ -414,7 +424,9 @@ def test_any_damage_ends_in_one_sentence(tmp_path):
 
 
 def test_published_facts_are_complete():
-    """Every size with its digest; the sum of MSCOCO's usual archives is the 20 GB that its page speaks of."""
+    """Every size with its digest; the sum of MSCOCO's usual archives is the 20 GB that its page
+    speaks of.
+    """
     for data in download.DATASETS.values():
         for item in data["archives"].values():
             assert not item.get("size") or len(item["sha256"]) == 64

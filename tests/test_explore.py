@@ -47,9 +47,13 @@ def images(html):
 
 def test_every_control_has_a_name_and_a_mistake_becomes_a_line(examples):
     labs = (
-        widgets.blur_lab(SCENES[FIRST]).children[1], widgets.caption_lab([]), widgets.tree_lab(examples),
-        widgets.compare(examples), widgets.ablation(examples), widgets.own_photo(examples.restorer),
-    )  # fmt: skip
+        widgets.blur_lab(SCENES[FIRST]).children[1],
+        widgets.caption_lab([]),
+        widgets.tree_lab(examples),
+        widgets.compare(examples),
+        widgets.ablation(examples),
+        widgets.own_photo(examples.restorer),
+    )
     for lab in labs:
         assert all(control.description for control in lab.children[:-1])
 

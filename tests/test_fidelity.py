@@ -1,4 +1,6 @@
-"""The judge knows no variant and no blur; its captions of restored images are scored by words, nodes and in pairs."""
+"""The judge knows no variant and no blur; its captions of restored images are scored by words,
+nodes and in pairs.
+"""
 
 from dataclasses import replace
 
@@ -65,7 +67,9 @@ def test_every_variant_is_read_like_the_images_that_it_restored(corpus, config, 
 
 @pytest.fixture
 def scored(corpus, config, monkeypatch):
-    """A judge that says the second caption of a restored image, and that of another one of a blurred image."""
+    """A judge that says the second caption of a restored image, and that of another one of a
+    blurred image.
+    """
     monkeypatch.setenv("S3E_NO_JAVA", "1")
     test = corpus.test
     right = {key: texts[1] for key, texts in zip(test.ids, test.captions, strict=True)}

@@ -1,4 +1,6 @@
-"""Comparisons of variants on made-up scores whose differences are known; what training may have seen of the test."""
+"""Comparisons of variants on made-up scores whose differences are known; what training may have
+seen of the test.
+"""
 
 from pathlib import Path
 
@@ -25,7 +27,9 @@ FULL = {**SEVERE, "variant": "full", "reference": "baseline", "metric": "psnr"}
 
 
 def study(seeds=(), severities=("light", "severe"), ids=IDS, variants=VARIANTS) -> pd.DataFrame:
-    """Per-image scores: `seeds` of a variant, 3 where none are given; the input's PSNR rises with the place in `ids`."""
+    """Per-image scores: `seeds` of a variant, 3 where none are given; the input's PSNR rises with
+    the place in `ids`.
+    """
     generator, place, frames = np.random.default_rng(0), np.arange(len(ids)), []
     for severity in severities:
         for variant, gain in variants.items():
@@ -58,7 +62,9 @@ def differences(scores):
 
 def test_differences_are_paired_and_counted(scores, differences):
     row = pick(differences, **FULL)
-    own = scores[scores.severity == "severe"].pivot(index=["seed", "id"], columns="variant", values="psnr")  # fmt: skip
+    own = scores[scores.severity == "severe"].pivot(
+        index=["seed", "id"], columns="variant", values="psnr"
+    )
     gain = (own.full - own.baseline).unstack().to_numpy()
     expected = paired_interval(gain, resamples=1000)
     assert tuple(row[["mean", "low", "high"]]) == pytest.approx(expected)
@@ -190,12 +196,14 @@ def test_only_shared_seeds_are_compared_and_other_images_refused(scores):
         gains.differences(scores[~(gone & (scores.seed == 0))], 100)
 
 
-# ------------------------------------------------------------------------- what training may have seen
+# ---------------------------------------------------------------------- what training may have seen
 
 
 @pytest.fixture
 def photos(corpus):
-    """A corpus whose second test image is a training image's mirror image; whose ids are numbers."""
+    """A corpus whose second test image is a training image's mirror image; whose ids are
+    numbers.
+    """
     copy = load_corpus(corpus.folder)
     test = np.array(copy.test.sharp)
     test[1] = copy.train.sharp[3][:, ::-1]

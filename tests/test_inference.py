@@ -1,4 +1,6 @@
-"""Single photos through trained networks: the study's own numbers, any size, tiles, swapped leaves, exported folders."""
+"""Single photos through trained networks: the study's own numbers, any size, tiles, swapped leaves,
+exported folders.
+"""
 
 import json
 import re
@@ -192,7 +194,9 @@ def test_tiles_cover_a_side_and_overlap(side, tile):
 
 @pytest.mark.parametrize("variant", ["baseline", "full"])
 def test_tiles_show_no_border(mine, large, variant):
-    """The error against one piece changes no more from tile to tile than within a tile; it is small."""
+    """The error against one piece changes no more from tile to tile than within a tile; it is
+    small.
+    """
     whole = mine.restore(large, variant, tile=0)
     assert np.array_equal(mine.restore(large, variant), whole), "it fits into one tile"
     tiled = mine.restore(large, variant, tile=TILE)

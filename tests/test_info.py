@@ -20,7 +20,9 @@ SIZES = SimpleNamespace(words=range(127), labels=LABELS, categories=())
 
 
 def networks(**overrides):
-    """Costs of the laptop's networks by name, with short captions; `model__blocks=2` sets model.blocks."""
+    """Costs of the laptop's networks by name, with short captions; `model__blocks=2` sets
+    model.blocks.
+    """
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
     return network_costs(load_config("laptop", overrides={"text.max_words": 4, **settings}), SIZES)
 
@@ -57,9 +59,13 @@ def test_paper_is_printed_without_data(capsys):
     assert main(["info", "--profile", "paper", "--set", "text.max_words=4"]) == 0
     printed = capsys.readouterr().out
     for text in (
-        "11,378,179", "2,764,737", "49.552 G", "3.610 G", "9,490 words, 801 entities, 251 relations, assumed",
+        "11,378,179",
+        "2,764,737",
+        "49.552 G",
+        "3.610 G",
+        "9,490 words, 801 entities, 251 relations, assumed",
         "fallback    no VGG19 weights",
-    ):  # fmt: skip
+    ):
         assert text in printed
 
 
@@ -98,10 +104,19 @@ def test_wrong_requests_are_refused(tmp_path, capsys):
 
 def test_every_verb_hands_its_arguments_to_a_function_that_is_there(monkeypatch):
     commands = (
-        "deblur P -o D", "blur P -o D", "caption P", "data check D", "data prepare D", "data download coco",
-        "weights download vgg19-dcbb9e9d.pth", "weights export S --to D", "report check", "report build", "report fill",
+        "deblur P -o D",
+        "blur P -o D",
+        "caption P",
+        "data check D",
+        "data prepare D",
+        "data download coco",
+        "weights download vgg19-dcbb9e9d.pth",
+        "weights export S --to D",
+        "report check",
+        "report build",
+        "report fill",
         "info",
-    )  # fmt: skip
+    )
     for command in commands:
         arguments = vars(parser().parse_args(command.split()))
         module, _, name = arguments.pop("run").partition(":")

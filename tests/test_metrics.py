@@ -32,7 +32,9 @@ from tests.fixtures_data import picture, write_coco
 
 
 def by_skimage(x, y, data_range):
-    """PSNR and SSIM of scikit-image with the settings that the protocol names, in double precision."""
+    """PSNR and SSIM of scikit-image with the settings that the protocol names, in double
+    precision.
+    """
     x, y = (item if item.dtype == np.uint8 else item.astype(float) for item in (x, y))
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     similarity = structural_similarity(x, y, channel_axis=-1, data_range=data_range, **settings)
@@ -122,14 +124,20 @@ def test_bad_images_are_refused(pair):
         ssim(pair[0][:10], pair[1][:10])
 
 
-# ------------------------------------------------------------------------------- definitions in use (07b)
+# ------------------------------------------------------------------------- definitions in use (07b)
 
 MEASURED = {  # on the astronaut pair, with the libraries named in the definitions
-    ("psnr", "this suite"): 22.751, ("psnr", "pooled over images"): 22.751, ("ssim", "this suite"): 0.7226,
-    ("ssim", "scikit-image default"): 0.7303, ("ssim", "sample covariance"): 0.7221,
-    ("ssim", "floats, range 2"): 0.8062, ("ssim", "grey first"): 0.7365, ("ssim", "Y channel"): 0.7648,
-    ("ssim", "border counted"): 0.7287, ("ssim", "through colour"): 0.8259,
-}  # fmt: skip
+    ("psnr", "this suite"): 22.751,
+    ("psnr", "pooled over images"): 22.751,
+    ("ssim", "this suite"): 0.7226,
+    ("ssim", "scikit-image default"): 0.7303,
+    ("ssim", "sample covariance"): 0.7221,
+    ("ssim", "floats, range 2"): 0.8062,
+    ("ssim", "grey first"): 0.7365,
+    ("ssim", "Y channel"): 0.7648,
+    ("ssim", "border counted"): 0.7287,
+    ("ssim", "through colour"): 0.8259,
+}
 
 
 def test_every_definition_gives_the_number_of_its_library(pair):
@@ -203,7 +211,9 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A prepared folder of captioned photos, blurred in linear light with another seed, and its configuration."""
+    """A prepared folder of captioned photos, blurred in linear light with another seed, and its
+    configuration.
+    """
     root = tmp_path_factory.mktemp("coco")
     overrides = {**TINY, "blur.gamma": 2.2, "blur.seed": 5}
     config = load_config("smoke", data=str(write_coco(root / "data")), overrides=overrides)

@@ -1,4 +1,6 @@
-"""Networks: sizes of the published baseline, shapes, zero-initialised embedding, where gradients go, decoding."""
+"""Networks: sizes of the published baseline, shapes, zero-initialised embedding, where gradients
+go, decoding.
+"""
 
 import pytest
 import torch

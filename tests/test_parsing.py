@@ -37,7 +37,9 @@ CASES = {
     "a house is right of a dog": "dog | left_of | house",
     "a cat is on the right side of a dog on a box": "dog on box | left_of | cat",
     "a fish is beneath the star": "star | above | fish",
-    "a bird under a kite watches a tree behind a car": "kite above bird | watch | car in_front_of tree",
+    "a bird under a kite watches a tree behind a car": (
+        "kite above bird | watch | car in_front_of tree"
+    ),
     "a dog stands behind a house": "house | in_front_of | dog",
     "there is a small red dog to the left of a blue house": "dog | left_of | house",
     # words that are nouns or verbs by position
@@ -50,7 +52,9 @@ CASES = {
     "A group of people watch a tennis player .": "people | watch | tennis_player",
     "A man and a woman are sitting on a bench": "man and woman | sit | bench",
     "A woman in white and a man in black are kissing .": "woman in white | kiss | -",
-    "This person , dressed in blue , is standing on a mountain .": "person dress blue | stand | mountain",
+    "This person , dressed in blue , is standing on a mountain .": (
+        "person dress blue | stand | mountain"
+    ),
     "a brown dog tries to catch the ball with its mouth": "dog | catch | ball with mouth",
     "A girl jumps into the woman 's arms": "girl | jump | arm",
     "a dog": "dog | - | -",
@@ -60,7 +64,9 @@ CASES = {
     "two boys playing a game , running on a meadow": "boy | play | game run meadow",
     # verbs of clothing give way, also to coordinated verbs
     "a man wears a hat and holds an umbrella": "man wear hat | hold | umbrella",
-    "a girl wearing rollerblades and sitting on a doorstep": "girl wear rollerblade | sit | doorstep",
+    "a girl wearing rollerblades and sitting on a doorstep": (
+        "girl wear rollerblade | sit | doorstep"
+    ),
     "a girl wearing a red hat": "girl | wear | hat",
     # what "with" and "in" add
     "a dog with a red collar dressed in pink": "dog with collar | dress | pink",
@@ -134,8 +140,9 @@ def test_only_the_beginning_of_an_endless_caption_is_read(text):
 
 
 WORDS = (
-    "a the dog cats man holding held by is that and there of to group left watch in red , . 's her it while has "
-    "with wearing who all one rock climbing mid-air wet suit t-shirt 2 not paint up another"
+    "a the dog cats man holding held by is that and there of to group left watch in red , . 's her"
+    " it while has with wearing who all one rock climbing mid-air wet suit t-shirt 2 not paint up"
+    " another"
 ).split()
 CAPTIONS = st.text(max_size=80) | st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)
 TEMPLATES = st.sampled_from(list(CASES)).filter(str.isascii)
@@ -183,9 +190,15 @@ def pairs(text):
 
 
 def test_lemmas():
-    nouns = "boxes:box men:man butterflies:butterfly buses:bus grass:grass pants:pants horses:horse prizes:prize"
+    nouns = (
+        "boxes:box men:man butterflies:butterfly buses:bus grass:grass pants:pants horses:horse"
+        " prizes:prize"
+    )
     assert [noun_lemma(word) for word, _ in pairs(nouns)] == [lemma for _, lemma in pairs(nouns)]
-    listed = "chases:chase running:run flies:fly held:hold riding:ride kicked:kick watches:watch laying:lay"
+    listed = (
+        "chases:chase running:run flies:fly held:hold riding:ride kicked:kick watches:watch"
+        " laying:lay"
+    )
     by_suffix = "worried:worry plotting:plot shuffled:shuffle juicing:juice"
     verbs = pairs(f"{listed} {by_suffix}")
     assert [verb_lemma(word)[0] for word, _ in verbs] == [lemma for _, lemma in verbs]

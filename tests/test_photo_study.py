@@ -1,4 +1,6 @@
-"""A study on photographs: what training may have known of its test photos, guesses, and what may be published."""
+"""A study on photographs: what training may have known of its test photos, guesses, and what may be
+published.
+"""
 
 import json
 import re
@@ -22,7 +24,9 @@ FIGURES = ROOT / "figures" / "photos"
 
 @pytest.fixture
 def photos(corpus):
-    """A corpus whose second test photo is a training photo's mirror image; whose ids are numbers."""
+    """A corpus whose second test photo is a training photo's mirror image; whose ids are
+    numbers.
+    """
     copy = load_corpus(corpus.folder)
     test = np.array(copy.test.sharp)
     test[1] = copy.train.sharp[3][:, ::-1]

@@ -1,4 +1,6 @@
-"""Photos as they lie on disk: every usual format is read alike, every broken file is named with its remedy."""
+"""Photos as they lie on disk: every usual format is read alike, every broken file is named with its
+remedy.
+"""
 
 import io
 import pickle

@@ -1,4 +1,6 @@
-"""The pipeline on tiny notebooks: freshness and its reasons, locks, refusals, borrowed semantics, death and going on."""
+"""The pipeline on tiny notebooks: freshness and its reasons, locks, refusals, borrowed semantics,
+death and going on.
+"""
 
 import json
 import os
@@ -62,7 +64,9 @@ def notebook(stage: str) -> nbformat.NotebookNode:
 
 
 def copy_suite(root: Path) -> Path:
-    """A copy of the library with fake notebooks and a fake package of two modules and a data file."""
+    """A copy of the library with fake notebooks and a fake package of two modules and a data
+    file.
+    """
     source = Path(s3e.__file__).parent
     shutil.copytree(source, root / "s3e", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(source.parent / "run_all.py", root)
@@ -135,7 +139,7 @@ def edit() -> object:
         path.write_text(text)
 
 
-# ------------------------------------------------------------------------------------------------ graph and keys
+# ----------------------------------------------------------------------------------- graph and keys
 
 
 @pytest.mark.parametrize("captioned", [True, False])
@@ -222,8 +226,14 @@ def test_meaning_counts_not_layout() -> None:
     ],
 )
 def test_status_says_why(
-    here: Path, edit: object, capsys: pytest.CaptureFixture[str], place: str, old: str, new: str, why: str
-) -> None:  # fmt: skip
+    here: Path,
+    edit: object,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    old: str,
+    new: str,
+    why: str,
+) -> None:
     assert states(capsys)[f"{DATA}/all"] == "missing"
     finish(here, DATA, DEBLURRER)
     assert states(capsys)[f"{DEBLURRER}/s0"].startswith("fresh")
@@ -335,7 +345,7 @@ def test_kinds_of_data(frames: Path, tmp_path: Path) -> None:
     assert keys.data_kind("scenes") == "scenes"
 
 
-# --------------------------------------------------------------------------------------------------------- the store
+# ---------------------------------------------------------------------------------------- the store
 
 
 def test_resume_only_with_the_same_key(here: Path, edit: object) -> None:
@@ -468,7 +478,7 @@ def test_figures_of_other_data_do_not_replace_those_that_are_there(
     assert run.figures_name.startswith("photos-cpu@mine+")
 
 
-# ------------------------------------------------------------------------------------------- data without captions
+# ---------------------------------------------------------------------------- data without captions
 
 
 @pytest.fixture(scope="module")
@@ -610,7 +620,7 @@ def test_files_in_overrides_are_written_in_full(
     assert study.overrides == {"loss.vgg19_weights": str(tmp_path / "mine.pth"), **public}
 
 
-# ------------------------------------------------------------------------------------------------------ bad requests
+# ------------------------------------------------------------------------------------- bad requests
 
 
 @pytest.mark.parametrize(
@@ -654,7 +664,7 @@ def test_bad_places_and_notebooks(
     assert "06_ablation.ipynb has no parameter 'variant'" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------- places and workers
+# ------------------------------------------------------------------------------- places and workers
 
 
 @pytest.mark.parametrize(

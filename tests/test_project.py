@@ -1,4 +1,6 @@
-"""The project's own promises: imports one way, any system, notebook contract, requirements, configuration errors."""
+"""The project's own promises: imports one way, any system, notebook contract, requirements,
+configuration errors.
+"""
 
 import ast
 import errno
@@ -22,7 +24,10 @@ BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: path.stem)
 COMMON = ["profile", "data", "seed", "run_dir", "overrides", "resume"]
 
 
-ORDER = "utils, config, blur captions, data, models, training, evaluation, pipeline, report, inference, explore, __main__"
+ORDER = (
+    "utils, config, blur captions, data, models, training, evaluation, pipeline, report, inference,"
+    " explore, __main__"
+)
 PLACE = {name: i for i, names in enumerate(ORDER.split(", ")) for name in names.split()}
 
 
@@ -199,13 +204,16 @@ def names(source):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
     }
     bound |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
-    return bound | imported, {
-        node.id for node in nodes if isinstance(node, ast.Name)
-    } - bound - imported
+    return (
+        bound | imported,
+        {node.id for node in nodes if isinstance(node, ast.Name)} - bound - imported,
+    )
 
 
 def borrowed(cells):
-    """Names that a lesson cell binds and a later cell, which counts for the freshness key, reads."""
+    """Names that a lesson cell binds and a later cell, which counts for the freshness key,
+    reads.
+    """
     taught, found = set(), set()
     for cell in cells:
         bound, read = names(cell.source)

@@ -1,4 +1,6 @@
-"""Where figures come from: the manifest, the check of edited and older files, the report, filled documents."""
+"""Where figures come from: the manifest, the check of edited and older files, the report, filled
+documents.
+"""
 
 import json
 import os
@@ -39,7 +41,9 @@ def tabled(value: float) -> tables.Table:
 
 
 def make(folder: Path, store: Path, value: float = 17.5) -> Path:
-    """A folder of figures: figure 1 from the data alone, figure 4 from two variants, table 4 from 07."""
+    """A folder of figures: figure 1 from the data alone, figure 4 from two variants, table 4 from
+    07.
+    """
     evaluation, paths = store / "07_evaluation" / "all", [store / run for run in RUNS]
     origin = {"commit": "abc", "dirty": False, "data": {"source": "scenes", "fingerprint": None}}
     write_json(evaluation / "provenance.json", origin)

@@ -1,4 +1,6 @@
-"""Several processes with a part of each batch train as one with the whole: layers, gradients, trainings, validation."""
+"""Several processes with a part of each batch train as one with the whole: layers, gradients,
+trainings, validation.
+"""
 
 import multiprocessing
 import socket
@@ -24,9 +26,14 @@ from tests.test_resume import SMALL
 
 SMOOTH = {"learning_rate": 1e-5, "semantics_learning_rate": 1e-5}  # rounding grows with the rate
 EXACT = {
-    **SMALL, "model.dropout": 0.0, "model.caption_dropout": 0.0, "runtime.precision": "64", "data.val": 5,
-    "runtime.save_every": 10, "runtime.log_every": 5,
-}  # fmt: skip
+    **SMALL,
+    "model.dropout": 0.0,
+    "model.caption_dropout": 0.0,
+    "runtime.precision": "64",
+    "data.val": 5,
+    "runtime.save_every": 10,
+    "runtime.log_every": 5,
+}
 
 
 def member(number, port, work, results):
@@ -60,7 +67,9 @@ def mine(items):
 
 
 def layers():
-    """Outputs, gradients and statistics of what processes share, for a batch of 6, of which this is a part."""
+    """Outputs, gradients and statistics of what processes share, for a batch of 6, of which this is
+    a part.
+    """
     torch.manual_seed(0)
     image = torch.randn(6, 3, 4, 4, dtype=torch.float64)
     target, vector = torch.randn_like(image), torch.randn(6, 3, dtype=torch.float64)
@@ -125,7 +134,9 @@ def numbers(state, place=""):
 
 
 def assert_same_training(whole, parts):
-    """Two folders hold the same training to rounding: weights, moments of the optimizers, log and validation."""
+    """Two folders hold the same training to rounding: weights, moments of the optimizers, log and
+    validation.
+    """
     states = [checkpoint.read(folder / "own.ckpt") for folder in (whole, parts)]
     for name in ("step", "modules", "optimizers", "rows", "scores"):
         first, second = (dict(numbers(state[name])) for state in states)
@@ -184,7 +195,9 @@ trained(Path(sys.argv[1]), load_corpus(sys.argv[2]), settings("b", 2, **steps), 
 
 
 def orphans(folder, corpus, steps):
-    """Processes of a training in two, once it has logged steps and the process that asked for it was killed."""
+    """Processes of a training in two, once it has logged steps and the process that asked for it
+    was killed.
+    """
     command = [sys.executable, "-c", PARENT, str(folder), str(corpus.folder), str(steps)]
     parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     while not (folder / "log_own.csv").exists():

@@ -118,7 +118,9 @@ def write_log(folder: Path, name: str, *terms: str) -> None:
 
 
 def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path]]:
-    """Folders as notebooks 02-06 leave them: {"captioners": [...], "variants": [...], "others": [...]}."""
+    """Folders as notebooks 02-06 leave them: {"captioners": [...], "variants": [...], "others":
+    [...]}.
+    """
     store: dict[str, list[Path]] = {"captioners": [], "variants": [], "others": []}
     for seed in seeds:
         for stage, log, terms in (
@@ -335,7 +337,7 @@ def test_latex_marks_the_best_and_escapes_the_rest():
     assert r"\textbf{17.59 $\pm$ 0.23}" in text and "a $<$ b" in text
 
 
-# ------------------------------------------------------------------------------------------------------------ figures
+# ------------------------------------------------------------------------------------------ figures
 
 
 def makers(store, frames):

@@ -1,4 +1,6 @@
-"""Killed anywhere, nothing is lost: every training, cut by SIGKILL and resumed, ends in the bits of an unbroken one."""
+"""Killed anywhere, nothing is lost: every training, cut by SIGKILL and resumed, ends in the bits of
+an unbroken one.
+"""
 
 import multiprocessing
 import os
@@ -21,10 +23,21 @@ from s3e.utils import ROOT
 from tests.conftest import TINY
 
 SMALL = {
-    **TINY, "data.train": 12, "data.val": 5, "data.test": 3, "model.generator_width": 4, "model.blocks": 1,
-    "model.critic_width": 4, "model.encoder_widths": [4, 4, 4, 4, 8], "model.node_width": 4, "model.word_width": 8,
-    "model.lstm_width": 8, "model.attention_width": 8, "runtime.save_every": 2, "runtime.log_every": 2,
-}  # fmt: skip
+    **TINY,
+    "data.train": 12,
+    "data.val": 5,
+    "data.test": 3,
+    "model.generator_width": 4,
+    "model.blocks": 1,
+    "model.critic_width": 4,
+    "model.encoder_widths": [4, 4, 4, 4, 8],
+    "model.node_width": 4,
+    "model.word_width": 8,
+    "model.lstm_width": 8,
+    "model.attention_width": 8,
+    "runtime.save_every": 2,
+    "runtime.log_every": 2,
+}
 STEPS, KILLED = 8, 5
 MODERN = {"accumulate": 2, "clip_norm": 0.5, "schedule": "cosine", "warmup": 3, "validate_every": 2}
 FALLING = {"schedule": "steps", "decay": 0.5, "decay_every": 3, "clip": 0.01, "validate_every": 2}
@@ -32,7 +45,9 @@ FALLING = {"schedule": "steps", "decay": 0.5, "decay_every": 3, "clip": 0.01, "v
 
 @dataclass(frozen=True)
 class Case:
-    """One training: a phase of the semantics (of a kind) or a stage of the deblurrer (of a variant)."""
+    """One training: a phase of the semantics (of a kind) or a stage of the deblurrer (of a
+    variant).
+    """
 
     stage: str
     kind: str = "tree"
@@ -101,7 +116,9 @@ def killed_at(step: int) -> None:
 
 
 def killed_in(name: str, count: int) -> None:
-    """This process is killed before its call number `count` of `os.<name>` for a checkpoint, or (minus) after it."""
+    """This process is killed before its call number `count` of `os.<name>` for a checkpoint, or
+    (minus) after it.
+    """
     function, calls = getattr(os, name), [0]
 
     def last(*arguments):
@@ -125,7 +142,9 @@ def life(kill, arguments, work, *its) -> None:
 
 @pytest.fixture(scope="module")
 def dies():
-    """A function that lets a process do work until it is killed; where possible it has imported everything already."""
+    """A function that lets a process do work until it is killed; where possible it has imported
+    everything already.
+    """
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload(["tests.test_resume"])

@@ -1,4 +1,6 @@
-"""Scenes: reproducible, disjoint, true captions and maps, and a texture that hangs on the category alone."""
+"""Scenes: reproducible, disjoint, true captions and maps, and a texture that hangs on the category
+alone.
+"""
 
 from collections import Counter
 

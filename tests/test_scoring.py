@@ -1,4 +1,6 @@
-"""Restoring in parts, images of any size, what is left on disk, and what frames the accuracy of nodes."""
+"""Restoring in parts, images of any size, what is left on disk, and what frames the accuracy of
+nodes.
+"""
 
 from dataclasses import replace
 
@@ -25,7 +27,14 @@ from s3e.models.build import build_model
 from s3e.utils import S3EError, read_json
 from tests.conftest import TINY
 
-FILES = {"captions.json", "nodes.csv", "restored_test.npy", "samples.json", "samples.npz", "scores.csv"}  # fmt: skip
+FILES = {
+    "captions.json",
+    "nodes.csv",
+    "restored_test.npy",
+    "samples.json",
+    "samples.npz",
+    "scores.csv",
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +101,11 @@ def test_only_images_that_have_the_severity_are_scored(tiny, frames, model):
 
 def test_without_captions_only_images_are_scored(tiny, frames, model, tmp_path):
     metrics = score_deblurrer(tmp_path, model, "full", frames, tiny)
-    assert {path.name for path in tmp_path.iterdir()} == FILES - {"captions.json", "nodes.csv", "restored_test.npy"}  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == FILES - {
+        "captions.json",
+        "nodes.csv",
+        "restored_test.npy",
+    }
     scores = pd.read_csv(tmp_path / "scores.csv")
     counts = scores.groupby(["split", "severity"]).size()
     assert counts.to_dict() == {
@@ -174,7 +187,10 @@ def test_folders_of_runs_are_named_by_variant_and_seed(tmp_path):
 def test_captions_are_scored_beside_random_and_human_ones(corpus, monkeypatch):
     monkeypatch.setenv("S3E_NO_JAVA", "1")
     texts = dict(zip(corpus.test.ids, corpus.test.captions, strict=True))
-    rows = [("tree", "sharp", "test", seed, {key: t[seed] for key, t in texts.items()}) for seed in (0, 1)]  # fmt: skip
+    rows = [
+        ("tree", "sharp", "test", seed, {key: t[seed] for key, t in texts.items()})
+        for seed in (0, 1)
+    ]
     said = pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
     frame = collect.caption_scores(said, {"test": texts}, ["a new text"], 50)
     found = frame.set_index(["references", "system"])

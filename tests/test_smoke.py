@@ -131,12 +131,14 @@ def test_weights_that_are_not_there_are_one_sentence_before_any_kernel(smoke):
     assert len(done.stderr.strip().splitlines()) == 1 and "start" not in done.stdout
 
 
-# ------------------------------------------------------------------------------------------ data without captions
+# ---------------------------------------------------------------------------- data without captions
 
 
 @pytest.fixture(scope="module")
 def pairs(smoke, tmp_path_factory):
-    """Generated pairs, trained and evaluated with tree and captioner of the smoke study: the folder of their runs."""
+    """Generated pairs, trained and evaluated with tree and captioner of the smoke study: the folder
+    of their runs.
+    """
     size = (120, 72)  # 72 is no multiple of 16
     data = write_gopro(tmp_path_factory.mktemp("data") / "frames", subsets=("blur",), size=size)
     words = ["--variants", "baseline", "full", "--set", "data.whole_frames=true", "--until", "07"]
@@ -167,7 +169,7 @@ def test_pairs_are_scored_as_released_and_severe(pairs):
     assert set(table.severity) == {"released", "severe"}
 
 
-# ----------------------------------------------------------------------------------------------- slow, with `-m slow`
+# ----------------------------------------------------------------------------- slow, with `-m slow`
 
 TRAININGS = ["--variants", "full", "--until", "05"]
 

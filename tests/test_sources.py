@@ -1,4 +1,6 @@
-"""Data folders of every kind, as they should be and as they are: each broken record is named, none is used."""
+"""Data folders of every kind, as they should be and as they are: each broken record is named, none
+is used.
+"""
 
 import contextlib
 import copy
@@ -102,7 +104,9 @@ def test_captions_are_cleaned_and_at_most_five(coco):
     first, cleaned = source.splits["train"][0], "characters that do not print, cleaned: 1"
     assert first.captions[0] == "a dog runs" and len(first.captions) == 5
     assert f"captions with {cleaned} (annotation 10 of captions_train.json)" in source.notes
-    assert "photos with more than 5 captions, cut: 1 (image 1 of captions_train.json)" in source.notes  # fmt: skip
+    assert (
+        "photos with more than 5 captions, cut: 1 (image 1 of captions_train.json)" in source.notes
+    )
 
 
 FOLDERS = r"is in none of the image folders"

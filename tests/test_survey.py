@@ -1,4 +1,6 @@
-"""The look at every photo of a data folder, near-duplicates that must not straddle splits, and `data check`."""
+"""The look at every photo of a data folder, near-duplicates that must not straddle splits, and
+`data check`.
+"""
 
 import shutil
 
@@ -89,7 +91,10 @@ def test_the_blurred_frame_of_a_pair_is_decoded_too(tmp_path):
     cut(first.blurred)
     save(second.path, picture("x", size=(18, 32)))
     broken = survey(source, jobs=1).broken
-    assert [problem.where for problem in broken.values()] == [str(first.blurred), str(second.blurred)]  # fmt: skip
+    assert [problem.where for problem in broken.values()] == [
+        str(first.blurred),
+        str(second.blurred),
+    ]
     assert "blurred and sharp frame differ in size (32x18 and 18x32)" in broken[second.id].what
 
 
@@ -140,7 +145,9 @@ def test_alike_agrees_with_a_plain_reference():
     hashes = generator.choice(generator.integers(0, 2**63, 6, dtype=np.uint64), 40)
     hashes ^= np.uint64(1) << generator.integers(0, 40, 40, dtype=np.uint64)
     thumbs = generator.choice(generator.integers(0, 256, (9, 256), dtype=np.uint8), 40)
-    photos = [PhotoInfo((9, 9), (), int(h), t.tobytes()) for h, t in zip(hashes, thumbs, strict=True)]  # fmt: skip
+    photos = [
+        PhotoInfo((9, 9), (), int(h), t.tobytes()) for h, t in zip(hashes, thumbs, strict=True)
+    ]
     expected = [
         [i, j]
         for i in range(23)

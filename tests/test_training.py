@@ -1,4 +1,6 @@
-"""Losses against closed forms; schedules; every phase, variant and precision; what a loss term reaches."""
+"""Losses against closed forms; schedules; every phase, variant and precision; what a loss term
+reaches.
+"""
 
 import math
 from copy import deepcopy
@@ -223,7 +225,9 @@ def test_other_precisions_layouts_and_compiled_networks_train_alike(
 
 
 def networks(corpus, variant="full", **overrides):
-    """Model (whose embedding has left zero) and critic of a variant, a batch of two images, the settings."""
+    """Model (whose embedding has left zero) and critic of a variant, a batch of two images, the
+    settings.
+    """
     config = load_config("smoke", overrides={**TINY, **overrides})
     model = build_model(config, corpus, variant)
     for embed in model.generator.embed.values():

@@ -1,4 +1,6 @@
-"""Files of public weights: found, fetched, checked, and never trusted; VGG19 and ResNet that start from them."""
+"""Files of public weights: found, fetched, checked, and never trusted; VGG19 and ResNet that start
+from them.
+"""
 
 import hashlib
 import pickle
@@ -20,7 +22,9 @@ from tests.test_download import site  # noqa: F401 (a fixture: a server that cut
 
 @pytest.fixture
 def published(monkeypatch, tmp_path):
-    """A public name whose digits fit a small file, and that file's bytes; the folder of weights is empty."""
+    """A public name whose digits fit a small file, and that file's bytes; the folder of weights is
+    empty.
+    """
     torch.save({"features.0.weight": torch.ones(2)}, tmp_path / "original")
     content = (tmp_path / "original").read_bytes()
     name = f"vgg19-{hashlib.sha256(content).hexdigest()[:8]}.pth"
@@ -29,7 +33,7 @@ def published(monkeypatch, tmp_path):
     return name, content
 
 
-# --- finding and fetching --------------------------------------------------------------------------------------------
+# --- finding and fetching -------------------------------------------------------------------------
 
 
 def test_every_public_name_tells_its_digest():
@@ -100,7 +104,7 @@ def test_download_keeps_no_file_with_another_digest(published, site, monkeypatch
     assert not list((tmp_path / "weights").iterdir())
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -176,7 +180,7 @@ def test_damaged_files_are_refused_or_read_in_shape(tmp_path, format):
             assert str(error).startswith(str(path))
 
 
-# --- networks that start from them -----------------------------------------------------------------------------------
+# --- networks that start from them ----------------------------------------------------------------
 
 
 def vgg_file(path: Path, extra: tuple[str, ...] = ()) -> Path:
@@ -255,7 +259,9 @@ def test_vgg16_and_cut_files_are_not_vgg19(tmp_path):
 
 @pytest.fixture(scope="module")
 def resnet_file(tmp_path_factory):
-    """Weights under torchvision's names, counters of batches left out as in its older files, and the network's rest."""
+    """Weights under torchvision's names, counters of batches left out as in its older files, and
+    the network's rest.
+    """
     torch.manual_seed(0)
     state = ResNet(kind="resnet50", size=256, channels=4).state_dict()
     public = {name: value for name, value in state.items() if not name.startswith("project")}

@@ -1,14 +1,17 @@
 """Captions to seven-node trees in a canonical order, by rules (specification 6.2).
 
-`parse_caption` tags and lemmatises a caption (`tagger`), finds its entities (noun runs) and reduces what stands between
-two entities, a gap, to one relation: the main-verb lemma, else the preposition, else the conjunction. The root is the
-predicate of the main clause; entities before it fill the left pair of leaves, those after it the right pair.
+`parse_caption` tags and lemmatises a caption (`tagger`), finds its entities (noun runs) and reduces
+what stands between two entities, a gap, to one relation: the main-verb lemma, else the preposition,
+else the conjunction. The root is the predicate of the main clause; entities before it fill the left
+pair of leaves, those after it the right pair.
 
-Canonical order: "A left of B" and "B right of A" describe the same image, so a relation that has an inverse is always
-written one way (`INVERSES`), and a passive is turned into its active form; the two sides swap places. Posture verbs
-give way to a directed preposition ("stands behind"), but not to "on" or "in".
+Canonical order: "A left of B" and "B right of A" describe the same image, so a relation that has an
+inverse is always written one way (`INVERSES`), and a passive is turned into its active form; the
+two sides swap places. Posture verbs give way to a directed preposition ("stands behind"), but not
+to "on" or "in".
 
-Reconstruction: the published work used an off-the-shelf grammar parser and did not publish its rules.
+Reconstruction: the published work used an off-the-shelf grammar parser and did not publish its
+rules.
 """
 
 from dataclasses import dataclass
@@ -51,7 +54,9 @@ class Gap:
 
 
 def _entities(tokens: list[Token]) -> list[Entity]:
-    """Maximal noun runs with their determiners and adjectives; head = last noun, or a frequent compound."""
+    """Maximal noun runs with their determiners and adjectives; head = last noun, or a frequent
+    compound.
+    """
     found, i = [], 0
     while i < len(tokens):
         start = i
@@ -87,7 +92,9 @@ def _head(run: list[Token]) -> str:
 
 
 def _main_part(words: list[Token]) -> tuple[list[Token], bool]:
-    """Cut "that sleeps is left of" down to "is left of": (tokens, still inside a relative clause?)."""
+    """Cut "that sleeps is left of" down to "is left of": (tokens, still inside a relative
+    clause?).
+    """
     breaks = (i for i, t in enumerate(words) if t.tag in ("REL", "SUB") or t.text in STOPS)
     start = next(breaks, None)
     if start is None or any(t.tag in ("VERB", "BE") for t in words[:start]):
@@ -109,7 +116,9 @@ def _telling(words: list[Token]) -> list[Token]:
 
 
 def _reduce(words: list[Token]) -> Gap:
-    """Reduce the tokens of a gap to one relation: main-verb lemma, else preposition, else conjunction."""
+    """Reduce the tokens of a gap to one relation: main-verb lemma, else preposition, else
+    conjunction.
+    """
     gap, comma = Gap(), any(t.text in (",", ";") for t in words)
     words, gap.aside = _main_part(_telling(words))
     gap.finite = any(t.finite for t in words)
@@ -128,7 +137,9 @@ def _reduce(words: list[Token]) -> Gap:
 
 
 def _reduce_verb(gap: Gap, words: list[Token], verbs: list[int]) -> None:
-    """Fill `gap` from its verbs; light and posture verbs give way to the preposition, passives swap the sides."""
+    """Fill `gap` from its verbs; light and posture verbs give way to the preposition, passives swap
+    the sides.
+    """
     strong = (i for i in verbs[:-1] if words[i].lemma not in WEAK | POSTURES)
     verb = next(strong, verbs[-1])  # "tries to catch" -> catch
     token = words[verb]
@@ -162,8 +173,8 @@ def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
 def _root(gaps: list[Gap]) -> int | None:
     """Index of the gap that holds the main predicate, or None if there is no relation at all.
 
-    It is the first finite verb outside relative clauses, else the first verb, else the first preposition but "of", else
-    the first relation. Verbs of clothing give way to others.
+    It is the first finite verb outside relative clauses, else the first verb, else the first
+    preposition but "of", else the first relation. Verbs of clothing give way to others.
     """
     live = [i for i, gap in enumerate(gaps) if gap.kind]
     main = [i for i in live if gaps[i].finite and not gaps[i].aside and gaps[i].kind != "conj"]
@@ -208,7 +219,9 @@ def parse_caption(text: str) -> CaptionTree | None:
 
 
 def explain(text: str) -> dict[str, Any]:
-    """How a caption was read: lists `tokens`, `tags`, `lemmas`, `chunks` (text, label) and the `tree` (or None)."""
+    """How a caption was read: lists `tokens`, `tags`, `lemmas`, `chunks` (text, label) and the
+    `tree` (or None).
+    """
     tokens = tag_words(text)
     entities = _entities(tokens)
     return {

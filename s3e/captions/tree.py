@@ -1,4 +1,5 @@
-"""The seven-node tree of a caption, and the vocabularies of tree labels and of words (specification 6.2, 4.1).
+"""The seven-node tree of a caption, and the vocabularies of tree labels and of words (specification
+6.2, 4.1).
 
 leaf1  leaf2   leaf3  leaf4        entities
   node 5         node 6            relation inside each pair
@@ -68,7 +69,9 @@ class TreeVocabulary:
         )
 
     def encode(self, tree: CaptionTree | None) -> list[int]:
-        """Seven class ids in node order; a label out of the vocabulary (or any label of no tree) becomes `IGNORE`."""
+        """Seven class ids in node order; a label out of the vocabulary (or any label of no tree)
+        becomes `IGNORE`.
+        """
         if tree is None:
             return [IGNORE] * 7
         return [ids.get(word, IGNORE) for ids, word in zip(self._ids, tree.nodes, strict=True)]
@@ -82,7 +85,9 @@ class TreeVocabulary:
         return CaptionTree(entities, tuple(self.relations[i] for i in ids[4:]))
 
     def coverage(self, trees: Iterable[CaptionTree | None]) -> dict[str, float]:
-        """Shares in [0, 1] of known non-null `entity` and `relation` labels and of wholly known `tree`s."""
+        """Shares in [0, 1] of known non-null `entity` and `relation` labels and of wholly known
+        `tree`s.
+        """
         known: dict[str, list[bool]] = {"entity": [], "relation": [], "tree": []}
         for tree in trees:
             codes = self.encode(tree)
@@ -103,7 +108,9 @@ class TreeVocabulary:
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased words without punctuation; inner hyphens and apostrophes stay ("t-shirt", "dog's")."""
+    """Lower-cased words without punctuation; inner hyphens and apostrophes stay ("t-shirt",
+    "dog's").
+    """
     return [word.replace("’", "'") for word in _WORD.findall(text.lower())]
 
 

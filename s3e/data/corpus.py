@@ -1,8 +1,10 @@
-"""The prepared corpus as training and evaluation read it: memory-mapped photos, and batches that are functions of their number.
+"""The prepared corpus as training and evaluation read it: memory-mapped photos, and batches that
+are functions of their number.
 
-`s3e.data.prepare` writes it. Layout of the folder: `<split>_sharp.npy`, `<split>_<severity>.npy` (uint8 N x H x W x 3),
-`<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids, captions, their parses, true trees, kernel extents,
-input PSNR), `corpus.json` (severities, protocol, what was left out) and, for captioned data, `vocabulary.json`.
+`s3e.data.prepare` writes it. Layout of the folder: `<split>_sharp.npy`, `<split>_<severity>.npy`
+(uint8 N x H x W x 3), `<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids,
+captions, their parses, true trees, kernel extents, input PSNR), `corpus.json` (severities,
+protocol, what was left out) and, for captioned data, `vocabulary.json`.
 """
 
 import math
@@ -25,8 +27,9 @@ from s3e.utils import read_json, rng, to_uint8
 class Batch:
     """What one step sees, or an equal part of it.
 
-    Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; labels B x S x S. `key`: what its random draws
-    hang on (training and step). `all_words`, `all_trees`: those of the whole step's images, by which losses divide.
+    Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; labels B x S x S. `key`: what
+    its random draws hang on (training and step). `all_words`, `all_trees`: those of the whole
+    step's images, by which losses divide.
     """
 
     ids: list[str]
@@ -57,7 +60,9 @@ class Batch:
         return replace(self, **moved)
 
     def uniform(self, name: str) -> Tensor:
-        """One number in [0, 1) an image, keyed by its id and the step: the same however the batch is cut."""
+        """One number in [0, 1) an image, keyed by its id and the step: the same however the batch
+        is cut.
+        """
         draws = [rng(name, *self.key, photo).random() for photo in self.ids]
         return torch.tensor(draws, dtype=self.sharp.dtype, device=self.sharp.device)
 
@@ -69,10 +74,12 @@ class Batch:
 
 @dataclass
 class Split:
-    """One split in memory-mapped arrays, with its captions as word ids and its trees as node classes.
+    """One split in memory-mapped arrays, with its captions as word ids and its trees as node
+    classes.
 
-    A severity may be missing for some photos (frames at the end of a video have no window): `rows` knows which have it.
-    Without captions, `captions` are empty lists, `words` zeros (N x 1 x 1), `trees` and `targets` IGNORE.
+    A severity may be missing for some photos (frames at the end of a video have no window): `rows`
+    knows which have it. Without captions, `captions` are empty lists, `words` zeros (N x 1 x 1),
+    `trees` and `targets` IGNORE.
     """
 
     name: str
@@ -93,13 +100,17 @@ class Split:
         return len(self.ids)
 
     def rows(self, *severities: str) -> np.ndarray:
-        """Numbers of the photos that have all of `severities`; all photos where none is given, or "sharp"."""
+        """Numbers of the photos that have all of `severities`; all photos where none is given, or
+        "sharp".
+        """
         have = np.ones(len(self), dtype=bool)
         have[[row for name in severities for row in self.missing.get(name, ())]] = False
         return np.flatnonzero(have)
 
     def spread(self, rows: np.ndarray) -> np.ndarray:
-        """The same rows, those of one video or sub-folder (ids up to the last "/") as far from each other as can be."""
+        """The same rows, those of one video or sub-folder (ids up to the last "/") as far from each
+        other as can be.
+        """
         groups = [self.ids[row].rpartition("/")[0] for row in rows]
         sizes, seen, place = Counter(groups), Counter(), []
         for group in groups:
@@ -114,7 +125,8 @@ class Split:
         """
         if not set(self.missing.get(severity, ())).isdisjoint(np.asarray(index).tolist()):
             raise ValueError(
-                f"{self.name}: some of these photos have no '{severity}': choose from rows('{severity}')."
+                f"{self.name}: some of these photos have no '{severity}': choose from"
+                f" rows('{severity}')."
             )
         rows = torch.as_tensor(index)
         pick = (
@@ -166,10 +178,11 @@ class Split:
 class Corpus:
     """All splits with the vocabularies of words and of tree labels (training captions only).
 
-    `severities`: what validation and test come in, mildest first: light, moderate, severe (photos and scenes) or
-    released, severe (pairs). `protocol`: for tables, the whole of it in one sentence without a full stop: where the
-    splits come from and, for pairs, which subset and frames, how the severe ones were made, crops or whole frames.
-    `left_out` (broken files and records) and `notes` (e.g. near-duplicates that were moved): to be shown once.
+    `severities`: what validation and test come in, mildest first: light, moderate, severe (photos
+    and scenes) or released, severe (pairs). `protocol`: for tables, the whole of it in one sentence
+    without a full stop: where the splits come from and, for pairs, which subset and frames, how the
+    severe ones were made, crops or whole frames. `left_out` (broken files and records) and `notes`
+    (e.g. near-duplicates that were moved): to be shown once.
     """
 
     folder: Path
@@ -216,8 +229,8 @@ def to_images(image: Tensor) -> np.ndarray:
 def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Corpus:
     """Open a prepared corpus; photos stay on disk (memory-mapped) until a batch needs them.
 
-    `vocabulary`: the folder of a captioned corpus whose words and labels to use; without it, a corpus without captions
-    has empty vocabularies.
+    `vocabulary`: the folder of a captioned corpus whose words and labels to use; without it, a
+    corpus without captions has empty vocabularies.
     """
     folder = Path(folder)
     about = read_json(folder / "corpus.json")
@@ -296,13 +309,17 @@ def tree_of(nodes: list[str] | None) -> CaptionTree | None:
 
 
 def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
-    """The most frequent label of each node over the trees of one photo's captions (ties: the earlier caption)."""
+    """The most frequent label of each node over the trees of one photo's captions (ties: the
+    earlier caption).
+    """
     columns = list(zip(*(tree.nodes for tree in trees if tree), strict=True))
     return tree_of([Counter(column).most_common(1)[0][0] for column in columns] or None)
 
 
 def severity_table(corpus: Corpus) -> pd.DataFrame:
-    """One row a photo of val and test and a severity: kernel extent in pixels (pairs: none), input PSNR in dB."""
+    """One row a photo of val and test and a severity: kernel extent in pixels (pairs: none), input
+    PSNR in dB.
+    """
     parts = []
     for split in (corpus.val, corpus.test):
         for severity in corpus.severities:
@@ -314,7 +331,9 @@ def severity_table(corpus: Corpus) -> pd.DataFrame:
 
 
 def label_coverage(corpus: Corpus) -> pd.DataFrame:
-    """Per split: captions, share with a tree, share of entity and relation nodes in the vocabulary (captioned data)."""
+    """Per split: captions, share with a tree, share of entity and relation nodes in the vocabulary
+    (captioned data).
+    """
     rows = {}
     for split in corpus.splits.values():
         parses = [tree for row in split.parses for tree in row]

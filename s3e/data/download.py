@@ -1,4 +1,6 @@
-"""Fetch a data set from its owner, check it, and unpack what is needed; the archives are listed in `downloads.toml`."""
+"""Fetch a data set from its owner, check it, and unpack what is needed; the archives are listed in
+`downloads.toml`.
+"""
 
 import errno
 import os
@@ -29,7 +31,9 @@ CHUNK = 1 << 20  # bytes
 PATIENCE = 30  # seconds without a byte, then the connection counts as cut
 WAITS = (1, 4, 15, 60)  # seconds before each further attempt; begun anew when one brought new bytes
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses worth another attempt
-RETRY = "check the address and the connection, then run the command again: it goes on where it stopped"  # fmt: skip
+RETRY = (
+    "check the address and the connection, then run the command again: it goes on where it stopped"
+)
 
 
 class _Again(Exception):
@@ -38,7 +42,9 @@ class _Again(Exception):
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive of `downloads.toml`. `size`, `unpacked` in bytes; 0: unknown, and as large as the archive."""
+    """One archive of `downloads.toml`. `size`, `unpacked` in bytes; 0: unknown, and as large as the
+    archive.
+    """
 
     name: str
     url: str
@@ -50,7 +56,8 @@ class Archive:
     sha256: str = ""
 
 
-# --- one file over HTTP: resumed after a cut, checked, and under its final name only when it is whole ---
+# --- one file over HTTP: resumed after a cut, checked, and under its final name only when it is
+# whole ---
 
 
 def fetch(
@@ -58,11 +65,12 @@ def fetch(
 ) -> str:  # fmt: skip
     """Fetch `url` to `path` and return its SHA-256; a file that is there already is only checked.
 
-    Bytes gather in `<name>.part`, and `<name>.part.json` remembers which version of the file they belong to, so that
-    an interrupted call goes on (HTTP Range with If-Range) and a file that changed meanwhile starts anew. `size` (bytes)
-    and `sha256` (hexadecimal, all of it or its beginning) are what it must have, where known; an `archive` is a zip
-    file. Raises `S3EError`: the server refuses, stays silent or has another file, or the disk has no room for the file
-    and, of an archive, its contents.
+    Bytes gather in `<name>.part`, and `<name>.part.json` remembers which version of the file they
+    belong to, so that an interrupted call goes on (HTTP Range with If-Range) and a file that
+    changed meanwhile starts anew. `size` (bytes) and `sha256` (hexadecimal, all of it or its
+    beginning) are what it must have, where known; an `archive` is a zip file. Raises `S3EError`:
+    the server refuses, stays silent or has another file, or the disk has no room for the file and,
+    of an archive, its contents.
     """
     part = path.with_name(f"{path.name}.part")
     with _writing(path):
@@ -224,8 +232,9 @@ def download(
 ) -> int:
     """Fetch and unpack the archives of `dataset` ("coco" or "gopro") into `to`; returns 0.
 
-    `only` names some archives, `base_url` a mirror, `archive` a file fetched by hand. Archives that are there already
-    are left alone. Raises `S3EError` for a wrong request, a server that refuses, a damaged archive or a full disk.
+    `only` names some archives, `base_url` a mirror, `archive` a file fetched by hand. Archives that
+    are there already are left alone. Raises `S3EError` for a wrong request, a server that refuses,
+    a damaged archive or a full disk.
     """
     data, folder = DATASETS[dataset], to or utils.RUNS / "data" / dataset
     if base_url and not re.fullmatch(r"https?://\S+", base_url):
@@ -264,10 +273,12 @@ def download(
 
 
 def unpack(archive: Path, item: Archive, folder: Path, source: str, sha256: str) -> None:
-    """Unpack what is needed of `archive` into `folder`; where it came from (`source`) and what it was is noted there.
+    """Unpack what is needed of `archive` into `folder`; where it came from (`source`) and what it
+    was is noted there.
 
-    Files gather in a hidden folder, where an interrupted call goes on, and move to their places when all are whole.
-    Raises `S3EError` for a damaged archive, one with other contents or unsafe paths, and a full disk.
+    Files gather in a hidden folder, where an interrupted call goes on, and move to their places
+    when all are whole. Raises `S3EError` for a damaged archive, one with other contents or unsafe
+    paths, and a full disk.
     """
     hidden = folder / f".{item.name}-{sha256[:8]}.unpacking"
     for other in set(folder.glob(f".{item.name}-*.unpacking")) - {hidden}:
@@ -294,7 +305,9 @@ def unpack(archive: Path, item: Archive, folder: Path, source: str, sha256: str)
 
 
 def _settle(hidden: Path, item: Archive, folder: Path, facts: dict) -> None:
-    """Move all to its place. The record comes first: a place without one belongs to the user and is never touched."""
+    """Move all to its place. The record comes first: a place without one belongs to the user and is
+    never touched.
+    """
     write_json(folder / RECORD, {**_record(folder), item.name: facts})
     for place in item.places:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -327,7 +340,9 @@ def _record(folder: Path) -> dict:
 
 
 def _is_there(item: Archive, folder: Path) -> bool:
-    """Whether an archive is unpacked already; `S3EError` if its place is taken by files from elsewhere."""
+    """Whether an archive is unpacked already; `S3EError` if its place is taken by files from
+    elsewhere.
+    """
     there = [folder / place for place in item.places if (folder / place).exists()]
     if there and item.name not in _record(folder):
         what = f"{there[0]} is there, but not from this command"

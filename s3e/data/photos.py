@@ -1,4 +1,6 @@
-"""One photo from disk: any usual format in, upright 8-bit RGB out, and a plain word on what is wrong with it."""
+"""One photo from disk: any usual format in, upright 8-bit RGB out, and a plain word on what is
+wrong with it.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -68,7 +70,9 @@ class BrokenPhoto(S3EError):
 
 
 class Decoded(NamedTuple):
-    """An upright RGB image, the photo's full upright size (width, height), and what is unusual about its file."""
+    """An upright RGB image, the photo's full upright size (width, height), and what is unusual
+    about its file.
+    """
 
     image: Image.Image
     size: tuple[int, int]
@@ -78,10 +82,11 @@ class Decoded(NamedTuple):
 def decode(path: Path | str, least: int | None = None) -> Decoded:
     """Decode a photo: EXIF orientation applied, 16 bits scaled to 8, alpha laid over white.
 
-    With `least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size, no side shorter than `least`. All data are read in any
-    case, so that a cut file is found. Raises `BrokenPhoto` (an `S3EError`) with file and remedy if it is missing,
-    unreadable, damaged, cut, not a photo, shorter than `SHORTEST` pixels at a side, or larger than `LARGEST` pixels
-    (found in the header, before decoding).
+    With `least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size, no side shorter than `least`. All
+    data are read in any case, so that a cut file is found. Raises `BrokenPhoto` (an `S3EError`)
+    with file and remedy if it is missing, unreadable, damaged, cut, not a photo, shorter than
+    `SHORTEST` pixels at a side, or larger than `LARGEST` pixels (found in the header, before
+    decoding).
     """
     with _explained(path), Image.open(path) as image:
         _check(path, image)
@@ -98,7 +103,8 @@ def decode(path: Path | str, least: int | None = None) -> Decoded:
 
 
 def load_photo(path: Path | str, size: int, side: int | None = None) -> np.ndarray:
-    """The central crop after the shorter side is resized to `side` (default `size`) by Lanczos: uint8 (size, size, 3).
+    """The central crop after the shorter side is resized to `side` (default `size`) by Lanczos:
+    uint8 (size, size, 3).
 
     `side` must not be less than `size`. Raises as `decode`.
     """
@@ -116,7 +122,9 @@ def load_whole(path: Path | str) -> np.ndarray:
 
 @cache
 def photograph(name: str, size: int) -> np.ndarray:
-    """The central square of a photograph of `PHOTOS`, resized with anti-aliasing: float32 (size, size, 3) in [0, 1]."""
+    """The central square of a photograph of `PHOTOS`, resized with anti-aliasing: float32 (size,
+    size, 3) in [0, 1].
+    """
     image = getattr(skimage.data, name)()[..., :3]
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2

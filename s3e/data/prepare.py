@@ -1,11 +1,13 @@
-"""Prepare data once: look at every photo, decode, resize and blur it on all cores, and write the corpus of a study.
+"""Prepare data once: look at every photo, decode, resize and blur it on all cores, and write the
+corpus of a study.
 
     runs/cache/survey-<data folder>-<hash>.json      what each photo shows, and which are broken
     runs/cache/<data folder>-<hash>/{<split>_<view>.npy, <split>_<view>.json}
 
-Views are `sharp` and the severities: arrays uint8 (N, H, W, 3), to be memory-mapped, and kernel extents and input PSNR.
-The hash is of the settings, the files and the code that they depend on. A cache is made in `<folder>.part`, where a view
-has its .json when it is whole, so that a preparation that was killed goes on with the first that is missing.
+Views are `sharp` and the severities: arrays uint8 (N, H, W, 3), to be memory-mapped, and kernel
+extents and input PSNR. The hash is of the settings, the files and the code that they depend on. A
+cache is made in `<folder>.part`, where a view has its .json when it is whole, so that a preparation
+that was killed goes on with the first that is missing.
 """
 
 import contextlib
@@ -54,7 +56,8 @@ Progress = Callable[..., Any]  # wraps an iterable, as tqdm does
 CHUNK = 64  # photos that one process takes at a time
 WORTH = 4  # chunks a process must have before starting it pays, where their number is left open
 DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below this
-MARGIN = 1.4  # shorter side of a frame over the side of its central crop: 640x360 and 256 (specification 3.4)
+# shorter side of a frame over the side of its central crop: 640x360 and 256 (specification 3.4)
+MARGIN = 1.4
 
 
 def no_progress(items: Any, **options: Any) -> Any:
@@ -64,7 +67,9 @@ def no_progress(items: Any, **options: Any) -> Any:
 
 @contextmanager
 def workers(jobs: int, tasks: int) -> Iterator[Callable]:
-    """A `map` over `jobs` processes (0: one a core where the work is worth it); with one, the work is done right here."""
+    """A `map` over `jobs` processes (0: one a core where the work is worth it); with one, the work
+    is done right here.
+    """
     if jobs < 0:
         raise S3EError(f"--jobs {jobs}: give a number of processes, or 0 for one a core.")
     jobs = min(jobs, tasks) if jobs else min(utils.cores(), tasks // WORTH)
@@ -77,8 +82,8 @@ def workers(jobs: int, tasks: int) -> Iterator[Callable]:
         yield pool.map
     except BrokenProcessPool:
         raise S3EError(
-            f"one of {jobs} processes was killed (for want of memory, or because a script began them outside of "
-            "`if __name__ == '__main__'`): repeat with fewer (--jobs 1)."
+            f"one of {jobs} processes was killed (for want of memory, or because a script began"
+            " them outside of `if __name__ == '__main__'`): repeat with fewer (--jobs 1)."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -113,9 +118,11 @@ class Survey:
 
 
 def survey(source: Source, jobs: int = 0, progress: Progress = no_progress) -> Survey:
-    """Decode every photo (of pairs the blurred one too) in `jobs` processes (0: one a core); no file makes it stop.
+    """Decode every photo (of pairs the blurred one too) in `jobs` processes (0: one a core); no
+    file makes it stop.
 
-    The result is kept in `runs/cache` (where that can be written) and used again until a file changes.
+    The result is kept in `runs/cache` (where that can be written) and used again until a file
+    changes.
     """
     photos = [photo for split in SPLITS for photo in source.splits[split]]
     stamps = [[photo.id, *_stamp(photo.path, photo.blurred)] for photo in photos]
@@ -159,9 +166,11 @@ def _look_at(photos: Sequence[Photo]) -> list[list]:
 
 
 def usable(source: Source, seen: Survey, skip_broken: bool = False) -> Source:
-    """The source without its broken photos and with near-duplicates kept apart (see `readers.separate`).
+    """The source without its broken photos and with near-duplicates kept apart (see
+    `readers.separate`).
 
-    Raises `S3EError` if a photo is broken and `skip_broken` is off, or if a split is left with fewer than 2 photos.
+    Raises `S3EError` if a photo is broken and `skip_broken` is off, or if a split is left with
+    fewer than 2 photos.
     """
     if not skip_broken:
         readers.refuse(list(seen.broken.values()), source.root)
@@ -177,10 +186,12 @@ def usable(source: Source, seen: Survey, skip_broken: bool = False) -> Source:
 
 
 def read_data(config: Config, jobs: int = 0, progress: Progress = no_progress) -> Source:
-    """The data folder of a configuration, without photos that cannot be used and near-duplicates across splits.
+    """The data folder of a configuration, without photos that cannot be used and near-duplicates
+    across splits.
 
-    Validation and test photos that look like a training photo of the captioned study `semantics_from` are taken out as
-    well. Raises `S3EError` as `open_source` does, and for broken photos unless `data.skip_broken`.
+    Validation and test photos that look like a training photo of the captioned study
+    `semantics_from` are taken out as well. Raises `S3EError` as `open_source` does, and for broken
+    photos unless `data.skip_broken`.
     """
     data = config.data
     source = readers.open_source(data.source, data.subset, data.skip_broken)
@@ -207,10 +218,11 @@ def read_data(config: Config, jobs: int = 0, progress: Progress = no_progress) -
 
 @dataclass(frozen=True)
 class Part:
-    """One split: its photos, the severities of their blurred views, and the shape (height, width, 3) of one photo.
+    """One split: its photos, the severities of their blurred views, and the shape (height, width,
+    3) of one photo.
 
-    Where pairs have a severe view, `windows` has for each the frames whose mean it is (None where the video has too
-    few); `whole` means whole frames, not central crops.
+    Where pairs have a severe view, `windows` has for each the frames whose mean it is (None where
+    the video has too few); `whole` means whole frames, not central crops.
     """
 
     photos: list[Photo]
@@ -227,9 +239,11 @@ class Part:
 
 
 def plan(source: Source, config: Config) -> dict[str, Part]:
-    """What each split will hold under `data.train`, `data.val` and `data.test` (0: all; pairs: spread over the videos).
+    """What each split will hold under `data.train`, `data.val` and `data.test` (0: all; pairs:
+    spread over the videos).
 
-    Raises `S3EError` for a severity that does not fit, too few photos, or test frames of unequal sizes.
+    Raises `S3EError` for a severity that does not fit, too few photos, or test frames of unequal
+    sizes.
     """
     trained, root, chosen = config.blur.severity, source.root, {}
     known = PAIRED if source.paired else tuple(SEVERITIES)
@@ -255,8 +269,8 @@ def plan(source: Source, config: Config) -> dict[str, Part]:
     few = [name for name in needed if len(around[name]) - around[name].count(None) < 2]
     if few and trained == "severe":
         raise S3EError(
-            f"{root}: blur.severity=severe needs {frames} consecutive frames, which fewer than 2 pairs of the {few[0]} "
-            "split have; --set blur.severity=released."
+            f"{root}: blur.severity=severe needs {frames} consecutive frames, which fewer than 2"
+            f" pairs of the {few[0]} split have; --set blur.severity=released."
         )
     for name in SPLITS:
         severities = (trained,) if name == "train" else PAIRED[:1] if few else PAIRED
@@ -270,7 +284,9 @@ def plan(source: Source, config: Config) -> dict[str, Part]:
 def windows(
     photos: list[Photo], everything: list[Photo], frames: int
 ) -> list[tuple[Path, ...] | None]:
-    """For each pair the `frames` (odd) consecutive blurred frames around it, or None where the video has too few."""
+    """For each pair the `frames` (odd) consecutive blurred frames around it, or None where the
+    video has too few.
+    """
     known = {(photo.sequence, photo.frame): photo.blurred for photo in everything}
     reach, found = range(-(frames // 2), frames // 2 + 1), []
     for photo in photos:
@@ -280,7 +296,9 @@ def windows(
 
 
 def side(size: int) -> int:
-    """The shorter side, in pixels, that a frame is resized to before its central crop of `size` is taken."""
+    """The shorter side, in pixels, that a frame is resized to before its central crop of `size` is
+    taken.
+    """
     return round(MARGIN * size)
 
 
@@ -299,7 +317,9 @@ def _frame_shape(photos: list[Photo]) -> tuple[int, int, int]:
 
 
 def _protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
-    """One sentence for tables, without a full stop: where splits, blurred frames and severe ones come from."""
+    """One sentence for tables, without a full stop: where splits, blurred frames and severe ones
+    come from.
+    """
     if not source.paired:
         return source.protocol
     size = config.data.size
@@ -317,10 +337,12 @@ def _protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
 def prepare_arrays(
     source: Source, config: Config, jobs: int = 0, progress: Progress = no_progress
 ) -> tuple[Path, dict[str, Part]]:
-    """Make the views of a source, or find them made; returns their folder below `runs/cache`, and what it holds.
+    """Make the views of a source, or find them made; returns their folder below `runs/cache`, and
+    what it holds.
 
-    `jobs` processes, 0 for all cores: the bytes do not depend on it. Raises `S3EError` if settings and source do not
-    fit, or if the disk is too small (found before the work; whole views are kept).
+    `jobs` processes, 0 for all cores: the bytes do not depend on it. Raises `S3EError` if settings
+    and source do not fit, or if the disk is too small (found before the work; whole views are
+    kept).
     """
     parts = plan(source, config)
     name = f"{source.root.resolve().name}-{_digest(cache_key(source, config, parts))}"
@@ -370,8 +392,8 @@ def _fill(
     if needed > (free := shutil.disk_usage(building).free):
         needed, free = tqdm.format_sizeof(needed, "B"), tqdm.format_sizeof(free, "B")
         raise S3EError(
-            f"{building} needs {needed}, but {free} are free: make room, take fewer photos (data.train) or another "
-            "place (the variable S3E_RUNS)."
+            f"{building} needs {needed}, but {free} are free: make room, take fewer photos"
+            " (data.train) or another place (the variable S3E_RUNS)."
         )
     total = sum(len(parts[name].photos) for name, _ in todo)
     with workers(jobs, total // CHUNK) as run:
@@ -383,7 +405,9 @@ def _fill(
 def _make_view(
     run: Callable, building: Path, name: str, view: str, parts: dict[str, Part], config: Config
 ) -> Iterator[int]:
-    """Write one view of a split, not through a memory map, which a full disk would turn into a crash; yields its rows."""
+    """Write one view of a split, not through a memory map, which a full disk would turn into a
+    crash; yields its rows.
+    """
     part, extents, scores = parts[name], [], []
     starts = range(0, len(part.photos), CHUNK)
     cuts = [slice(start, start + CHUNK) for start in starts]
@@ -404,7 +428,9 @@ def _make_view(
 def _make_rows(
     config: Config, view: str, sharp_file: Path, start: int, part: Part
 ) -> tuple[np.ndarray, list[float | None], list[float | None]]:
-    """One view of some photos: uint8 (N, H, W, 3), kernel extents in pixels and input PSNR in dB, None if unknown."""
+    """One view of some photos: uint8 (N, H, W, 3), kernel extents in pixels and input PSNR in dB,
+    None if unknown.
+    """
     size, paired, unknown = (
         config.data.size,
         bool(part.photos[0].blurred),
@@ -445,11 +471,13 @@ def _make_rows(
 
 
 def prepare_corpus(config: Config, folder: Path, progress: Progress = no_progress) -> Corpus:
-    """Draw or decode every photo, blur it, encode captions and trees, and write all of it to `folder`.
+    """Draw or decode every photo, blur it, encode captions and trees, and write all of it to
+    `folder`.
 
-    Photos come from the cache of their folder, which is made first where it is not there. Training photos have the
-    configured severity, validation and test photos all of them. Raises `S3EError` for a data folder that cannot be
-    used, and for broken photos unless `data.skip_broken` leaves them out.
+    Photos come from the cache of their folder, which is made first where it is not there. Training
+    photos have the configured severity, validation and test photos all of them. Raises `S3EError`
+    for a data folder that cannot be used, and for broken photos unless `data.skip_broken` leaves
+    them out.
     """
     prepare = _prepare_scenes if config.data.source == "scenes" else _prepare_photos
     about, records = prepare(config, folder, progress)
@@ -516,7 +544,9 @@ def _prepare_photos(config: Config, folder: Path, progress: Progress) -> tuple[d
 
 
 def _link(source: Path, target: Path) -> None:
-    """Put a hard link to `source` at `target`: no second copy on the disk (a copy where links are not possible)."""
+    """Put a hard link to `source` at `target`: no second copy on the disk (a copy where links are
+    not possible).
+    """
     with atomic_write(target) as temporary:
         temporary.unlink()
         try:
@@ -532,7 +562,9 @@ def parse_all(captions: list[list[str]]) -> list[list[list[str] | None]]:
 
 
 def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
-    """Write `vocabulary.json`: words and tree labels of the training `record`. Raises `S3EError` if there are none."""
+    """Write `vocabulary.json`: words and tree labels of the training `record`. Raises `S3EError` if
+    there are none.
+    """
     captions = [text for texts in record["captions"] for text in texts]
     trees = [tree_of(nodes) for row in record["parses"] for nodes in row if nodes]
     if not trees:
@@ -547,7 +579,9 @@ def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
 
 
 def write_summary(corpus: Corpus, config: Config, folder: Path) -> dict[str, float]:
-    """Write `references.json`, `severity.csv`, `samples.npz` and `samples.json`; returns numbers for `metrics.json`."""
+    """Write `references.json`, `severity.csv`, `samples.npz` and `samples.json`; returns numbers
+    for `metrics.json`.
+    """
     references = {
         split.name: dict(zip(split.ids, split.captions, strict=True))
         for split in (corpus.val, corpus.test)
@@ -566,7 +600,9 @@ def write_summary(corpus: Corpus, config: Config, folder: Path) -> dict[str, flo
 
 
 def _write_samples(corpus: Corpus, config: Config, folder: Path) -> None:
-    """The first validation photos that come in every severity, with their kernels where they are known."""
+    """The first validation photos that come in every severity, with their kernels where they are
+    known.
+    """
     split = corpus.val
     rows = split.spread(split.rows(*corpus.severities))[: config.evaluation.samples]
     ids = [split.ids[i] for i in rows]
@@ -592,15 +628,18 @@ def pad_kernels(kernels: list[np.ndarray]) -> list[np.ndarray]:
     return [np.pad(kernel, [((side - n) // 2,) * 2 for n in kernel.shape]) for kernel in kernels]
 
 
-# --- how strong the blur is: the two tables of specification 3.8, measured again beside its own figures ---
+# --- how strong the blur is: the two tables of specification 3.8, measured again beside its own
+# figures ---
 
 SPECIFIED = tomllib.loads(Path(__file__).with_name("severity.toml").read_text(encoding="utf-8"))
 
 
 def extent_table(count: int = 600, seed: int = 0) -> pd.DataFrame:
-    """Extents in pixels of `count` trajectories a row: mean, p10, p90, mean of the first half, mean RMS radius.
+    """Extents in pixels of `count` trajectories a row: mean, p10, p90, mean of the first half, mean
+    RMS radius.
 
-    Beside them the specification's means; `deviation` is the mean's, as a share of the specification's.
+    Beside them the specification's means; `deviation` is the mean's, as a share of the
+    specification's.
     """
     rows = []
     for length, explorations, *specified in SPECIFIED["extents"]:
@@ -617,9 +656,11 @@ def extent_table(count: int = 600, seed: int = 0) -> pd.DataFrame:
 
 
 def input_psnr_table(count: int = 120, seed: int = 0) -> pd.DataFrame:
-    """PSNR in dB of scikit-image's photographs `PHOTOS`, each blurred with the same `count` kernels a row.
+    """PSNR in dB of scikit-image's photographs `PHOTOS`, each blurred with the same `count` kernels
+    a row.
 
-    Every exploration and every fraction has its share of the kernels. `deviation` is from the specification, in dB.
+    Every exploration and every fraction has its share of the kernels. `deviation` is from the
+    specification, in dB.
     """
     rows = []
     for size, length, explorations, fractions, specified in SPECIFIED["psnr"]:
@@ -650,7 +691,8 @@ def _paths(length: int, explorations: str, count: int, *key: object) -> np.ndarr
 
 
 def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool = False) -> int:
-    """Print what a data folder holds, and which of its files are broken; 0 nothing is broken or may be, else 1.
+    """Print what a data folder holds, and which of its files are broken; 0 nothing is broken or may
+    be, else 1.
 
     Raises `S3EError` for a folder that cannot be used.
     """
@@ -703,8 +745,9 @@ def prepare(
 ) -> int:
     """Make the cache of a data folder, or find it made; returns 0.
 
-    With `profile` these are the arrays that the pipeline reads under it; without, all photos of the folder. `settings`
-    are texts "section.name=value". Raises `S3EError` for a folder or settings that cannot be used.
+    With `profile` these are the arrays that the pipeline reads under it; without, all photos of the
+    folder. `settings` are texts "section.name=value". Raises `S3EError` for a folder or settings
+    that cannot be used.
     """
     overrides = {} if profile else {f"data.{split}": 0 for split in SPLITS}
     chosen = {"data.size": size, "data.subset": subset, "blur.severity": severity}

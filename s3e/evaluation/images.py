@@ -1,7 +1,8 @@
-"""PSNR and SSIM under one stated protocol (specification 4.4), beside other definitions and non-blind baselines.
+"""PSNR and SSIM under one stated protocol (specification 4.4), beside other definitions and
+non-blind baselines.
 
-Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is that of Wang et al. (2004) with
-separable filters; tests hold it against scikit-image.
+Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is that of Wang et al.
+(2004) with separable filters; tests hold it against scikit-image.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,19 +25,22 @@ from s3e.utils import PSNR_CAP, peak_value, psnr, to_uint8
 
 WINDOW, SIGMA = 11, 1.5  # taps and standard deviation of SSIM's Gaussian, in pixels
 PROTOCOL = (
-    "Protocol: RGB, all three channels alike (no luma); restored images are clamped and rounded to 8 bit before "
-    "scoring; data range 255; one value per image, then the mean over images; no border is cropped; windows of SSIM "
-    f"that leave the image are not counted. PSNR of identical images counts as {PSNR_CAP:g} dB. SSIM: per channel, "
-    f"{WINDOW} x {WINDOW} Gaussian window (sigma {SIGMA:g}), population covariance, as scikit-image computes it with "
-    "gaussian_weights=True and use_sample_covariance=False."
+    "Protocol: RGB, all three channels alike (no luma); restored images are clamped and rounded to"
+    " 8 bit before scoring; data range 255; one value per image, then the mean over images; no"
+    " border is cropped; windows of SSIM that leave the image are not counted. PSNR of identical"
+    f" images counts as {PSNR_CAP:g} dB. SSIM: per channel, {WINDOW} x {WINDOW} Gaussian window"
+    f" (sigma {SIGMA:g}), population covariance, as scikit-image computes it with"
+    " gaussian_weights=True and use_sample_covariance=False."
 )
 Score = Callable[..., float]
 
 
 def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
-    """Structural similarity of two images (H, W, 3), at least 11 pixels a side; mean of the three channels.
+    """Structural similarity of two images (H, W, 3), at least 11 pixels a side; mean of the three
+    channels.
 
-    Both uint8, or both float with their `data_range`, as in `psnr`; else ValueError. Computed in float64.
+    Both uint8, or both float with their `data_range`, as in `psnr`; else ValueError. Computed in
+    float64.
     """
     peak = peak_value(restored, sharp, 3, data_range)
     if min(sharp.shape[:2]) < WINDOW:
@@ -76,8 +80,9 @@ def score_batch(restored: np.ndarray, sharp: np.ndarray) -> dict[str, np.ndarray
     }
 
 
-# ------------------------------------------------------- what "PSNR" and "SSIM" mean elsewhere (notebook 07b)
-# Left out: CW-SSIM (needs a complex steerable pyramid), and average-pooling before SSIM, which changes large images only.
+# --------------------------------------------- what "PSNR" and "SSIM" mean elsewhere (notebook 07b)
+# Left out: CW-SSIM (needs a complex steerable pyramid), and average-pooling before SSIM, which
+# changes large images only.
 
 BORDER = 4  # pixels, as in super-resolution by a factor of four
 DEFINITION_IMAGES = (
@@ -89,7 +94,9 @@ DEFINITION_COLUMNS = ("variant", "definition", "metric", "value")
 
 
 class Definition(NamedTuple):
-    """One meaning of a metric; `score` takes a restored and a sharp uint8 image (H, W, 3); `habit`: who does so."""
+    """One meaning of a metric; `score` takes a restored and a sharp uint8 image (H, W, 3); `habit`:
+    who does so.
+    """
 
     name: str
     metric: str
@@ -108,7 +115,9 @@ def _range_two(restored: np.ndarray, sharp: np.ndarray) -> float:
 
 
 def _everywhere(restored: np.ndarray, sharp: np.ndarray, mode: str, axes: tuple[int, ...]) -> float:
-    """SSIM also of windows that leave the image, Gaussian along `axes`; `mode`: what lies outside."""
+    """SSIM also of windows that leave the image, Gaussian along `axes`; `mode`: what lies
+    outside.
+    """
     means = partial(gaussian_filter, sigma=SIGMA, mode=mode, radius=WINDOW // 2, axes=axes)
     return _similarity(restored, sharp, 255, means)
 
@@ -116,7 +125,9 @@ def _everywhere(restored: np.ndarray, sharp: np.ndarray, mode: str, axes: tuple[
 def _weighted(
     restored: np.ndarray, sharp: np.ndarray, score: Score, weights: np.ndarray, black: int = 0
 ) -> float:
-    """`score` of one plane, the weighted sum of the colours, as an image of three equal channels."""
+    """`score` of one plane, the weighted sum of the colours, as an image of three equal
+    channels.
+    """
     planes = [black + item @ weights for item in (restored, sharp)]
     planes = planes if black else [np.rint(plane) for plane in planes]
     return score(*(np.repeat(plane[..., None], 3, -1) for plane in planes), 255)
@@ -148,9 +159,11 @@ DEFINITIONS = (
 
 
 def astronaut() -> tuple[np.ndarray, np.ndarray]:
-    """The pair of the lesson: a 256 x 256 crop of scikit-image's astronaut under a horizontal box blur of 15 px.
+    """The pair of the lesson: a 256 x 256 crop of scikit-image's astronaut under a horizontal box
+    blur of 15 px.
 
-    Returns the blurred one before rounding, float32 (256, 256, 3) in [0, 255], and the sharp one, uint8.
+    Returns the blurred one before rounding, float32 (256, 256, 3) in [0, 255], and the sharp one,
+    uint8.
     """
     sharp = data.astronaut()[:256, 100:356]
     return blur_image(sharp / 255, np.full((1, 15), 1 / 15)) * 255, sharp
@@ -173,7 +186,9 @@ def definition_scores(outputs: Mapping[str, np.ndarray], sharp: np.ndarray) -> p
 
 
 def rounding(blurred: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
-    """PSNR in dB of a float image (H, W, 3) in [0, 255] as it is, and after each way to make 8 bits of it."""
+    """PSNR in dB of a float image (H, W, 3) in [0, 255] as it is, and after each way to make 8 bits
+    of it.
+    """
     return {
         "floats": psnr(blurred.astype(float), sharp.astype(float), 255),
         "rounded": psnr(to_uint8(blurred, 0, 255), sharp),
@@ -182,10 +197,11 @@ def rounding(blurred: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
 
 
 def swapped(scores: pd.DataFrame) -> pd.DataFrame:
-    """Which pairs of variants each definition ranks otherwise than the suite's: metric, definition, pairs, apart.
+    """Which pairs of variants each definition ranks otherwise than the suite's: metric, definition,
+    pairs, apart.
 
-    `pairs`: of "a > b" in words of the suite's order; `apart`: the largest of their differences under the suite's own
-    definition. A swap of two that are hardly apart means little.
+    `pairs`: of "a > b" in words of the suite's order; `apart`: the largest of their differences
+    under the suite's own definition. A swap of two that are hardly apart means little.
     """
     rows = []
     for metric, part in scores.groupby("metric", sort=False):
@@ -201,8 +217,9 @@ def swapped(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# ------------------------------------------------------------------------- deconvolution with the true kernel
-# Wiener's filter and Richardson (1972) and Lucy (1974). Kernels are drawn again from the images' ids, exactly as the
+# --------------------------------------------------------------- deconvolution with the true kernel
+# Wiener's filter and Richardson (1972) and Lucy (1974). Kernels are drawn again from the images'
+# ids, exactly as the
 # data were blurred; pairs of frames have none.
 
 STEPS = 30  # of Richardson and Lucy
@@ -211,18 +228,20 @@ CHOSEN_ON = 32  # validation images that choose among them
 CLASSICAL_IMAGES = 500  # of a split at a severity; all of 5,000 images of 256 px would take hours
 CLASSICAL_COLUMNS = ("split", "severity", "id", "variant", "psnr", "ssim")
 CLASSICAL_NOTE = (
-    f"Wiener and Richardson-Lucy ({STEPS} iterations) are non-blind: given the true kernel; both take the image as "
-    f"mirrored at its border, and at most {CLASSICAL_IMAGES} images are restored. Wiener's regularisation is chosen "
-    f"per severity on validation images from {BALANCES[0]:.6f} to {BALANCES[-1]:g}; the number of iterations is not "
-    "tuned."
+    f"Wiener and Richardson-Lucy ({STEPS} iterations) are non-blind: given the true kernel; both"
+    f" take the image as mirrored at its border, and at most {CLASSICAL_IMAGES} images are"
+    " restored. Wiener's regularisation is chosen per severity on validation images from"
+    f" {BALANCES[0]:.6f} to {BALANCES[-1]:g}; the number of iterations is not tuned."
 )
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
-    """PSNR (dB) and SSIM of both methods on validation and test: split, severity, id, variant, psnr, ssim.
+    """PSNR (dB) and SSIM of both methods on validation and test: split, severity, id, variant,
+    psnr, ssim.
 
-    Of each split at most the first `CLASSICAL_IMAGES`. Pairs (GoPro), whose blur is real motion, give an empty frame.
+    Of each split at most the first `CLASSICAL_IMAGES`. Pairs (GoPro), whose blur is real motion,
+    give an empty frame.
     """
     frames = [pd.DataFrame(columns=list(CLASSICAL_COLUMNS))]
     for severity in () if "released" in corpus.severities else corpus.severities:
@@ -239,7 +258,9 @@ def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
 
 
 def choose_balance(split: Split, severity: str, blur: Blur) -> float:
-    """The regularisation of `BALANCES` with which Wiener's filter restores the first images of `split` best (PSNR)."""
+    """The regularisation of `BALANCES` with which Wiener's filter restores the first images of
+    `split` best (PSNR).
+    """
     rows = split.rows(severity)[:CHOSEN_ON]
 
     def quality(balance: float) -> float:
@@ -260,13 +281,17 @@ def restore(
 
 
 def true_kernels(split: Split, severity: str, rows: np.ndarray, blur: Blur) -> list[np.ndarray]:
-    """The kernels (odd sides, unit sum) with which the images `rows` of a split were blurred, drawn again."""
+    """The kernels (odd sides, unit sum) with which the images `rows` of a split were blurred, drawn
+    again.
+    """
     side = min(split.sharp.shape[1:3])
     return kernels_for([split.ids[row] for row in rows], severity, side, blur.seed)[0]
 
 
 def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
-    """Wiener's filter of scikit-image with a Laplacian regulariser, on an image H x W x 3 made periodic by mirroring."""
+    """Wiener's filter of scikit-image with a Laplacian regulariser, on an image H x W x 3 made
+    periodic by mirroring.
+    """
     height, width = light.shape[:2]
     mirrored = np.pad(light, ((0, height), (0, width), (0, 0)), "symmetric")
     planes = [
@@ -276,9 +301,11 @@ def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
 
 
 def richardson_lucy(light: np.ndarray, kernel: np.ndarray, steps: int = STEPS) -> np.ndarray:
-    """Richardson-Lucy on an image H x W x 3, with the convolution (and its mirrored border) that blurred the data.
+    """Richardson-Lucy on an image H x W x 3, with the convolution (and its mirrored border) that
+    blurred the data.
 
-    scikit-image's function takes the world outside the image as black, which ruins one smaller than a few kernels.
+    scikit-image's function takes the world outside the image as black, which ruins one smaller than
+    a few kernels.
     """
     turned, estimate = kernel[::-1, ::-1], np.full_like(light, 0.5)
     for _ in range(steps):

@@ -1,7 +1,8 @@
-"""Score one trained model: restored images, captions and tree nodes, per image and per severity, onto disk.
+"""Score one trained model: restored images, captions and tree nodes, per image and per severity,
+onto disk.
 
-Writes `scores.csv`, `samples.npz` and `samples.json` into the folder of a run and, where the data have captions,
-`nodes.csv`, `captions.json` and `restored_test.npy`; notebook 07 only collects them.
+Writes `scores.csv`, `samples.npz` and `samples.json` into the folder of a run and, where the data
+have captions, `nodes.csv`, `captions.json` and `restored_test.npy`; notebook 07 only collects them.
 """
 
 from collections.abc import Collection, Iterator
@@ -26,7 +27,8 @@ from s3e.utils import atomic_write, seed_everything, write_array, write_json
 
 SCORED = ("val", "test")
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 images of 256 px
-STRIDE = 16  # sides of a restored image are padded to a multiple of it (DeblurGAN: 4, NAFNet and encoder: 16)
+# sides of a restored image are padded to a multiple of it (DeblurGAN: 4, NAFNet and encoder: 16)
+STRIDE = 16
 SHARES = {  # kinds of nodes -> columns of `nodes.csv`
     "leaf": "leaf_accuracy",
     "null": "null_recall",
@@ -36,9 +38,11 @@ SHARES = {  # kinds of nodes -> columns of `nodes.csv`
 
 
 def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
-    """Per image: how many leaves, NULL leaves, relations (5-7) and roots there are, and how many are right.
+    """Per image: how many leaves, NULL leaves, relations (5-7) and roots there are, and how many
+    are right.
 
-    predicted, target: N x 7. Non-NULL leaves count as leaves, NULL leaves apart; out-of-vocabulary nodes count nowhere.
+    predicted, target: N x 7. Non-NULL leaves count as leaves, NULL leaves apart; out-of-vocabulary
+    nodes count nowhere.
     """
     place, named, right = np.arange(target.shape[1]), target > 0, predicted == target
     masks = (place < LEAVES) & named, (place < LEAVES) & (target == 0), (place >= LEAVES) & named
@@ -66,7 +70,9 @@ def node_names(classes: list[int], corpus: Corpus) -> list[str]:
 def read_images(
     source: nn.Module, images: np.ndarray, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> tuple[np.ndarray | None, list[str]]:
-    """What a semantic source reads in uint8 images N x S x S x 3: node classes N x 7 (None without a tree), captions."""
+    """What a semantic source reads in uint8 images N x S x S x 3: node classes N x 7 (None without
+    a tree), captions.
+    """
     device, parts = config.runtime.device, max(1, -(-len(images) // config.evaluation.batch))
     source.to(device).eval()
     nodes, texts = [], []
@@ -90,10 +96,11 @@ def score_captioner(
     source: nn.Module, system: str, corpus: Corpus, config: Config, views: Collection[str],
     nodes: Collection[str] = (), when: str = "before",
 ) -> tuple[list[dict], list[dict]]:  # fmt: skip
-    """Captions of both scored splits (rows of `captions.json`) and node accuracies (rows of `nodes.csv`).
+    """Captions of both scored splits (rows of `captions.json`) and node accuracies (rows of
+    `nodes.csv`).
 
-    `views`: what is captioned, "sharp" or severities; `nodes`: those of them whose tree is scored, too; `when`: before
-    or after co-training.
+    `views`: what is captioned, "sharp" or severities; `nodes`: those of them whose tree is scored,
+    too; `when`: before or after co-training.
     """
     captions, rows = [], []
     for split in (corpus.splits[name] for name in SCORED):
@@ -116,7 +123,8 @@ def score_deblurrer(
 ) -> dict[str, float]:
     """Write every score of a deblurring run to `folder`; returns its summary (for `metrics.json`).
 
-    Nodes and captions are scored where the variant trains them and reads the blurred image; an oracle's would mislead.
+    Nodes and captions are scored where the variant trains them and reads the blurred image; an
+    oracle's would mislead.
     """
     rules, trained = variant_rules(variant, corpus.captioned), config.blur.severity
     reads = rules.view == "blurred"
@@ -173,8 +181,9 @@ def restore_chunks(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """Restore what a split has of a severity, in parts that fit into memory.
 
-    Yields row numbers n, restored images uint8 n x H x W x 3 and predicted nodes n x 7 (None without a tree). Rows come
-    in the order of `Split.spread`, so that the tree of "another image" is not that of the frame before.
+    Yields row numbers n, restored images uint8 n x H x W x 3 and predicted nodes n x 7 (None
+    without a tree). Rows come in the order of `Split.spread`, so that the tree of "another image"
+    is not that of the frame before.
     """
     model.to(config.runtime.device).eval()
     seed_everything(config.seed, "evaluation", split.name, severity)
@@ -189,7 +198,9 @@ def restore_chunks(
 
 
 def padded(batch: Batch) -> Batch:
-    """Images of any size, continued by reflection on the right and below to sides that the networks can halve."""
+    """Images of any size, continued by reflection on the right and below to sides that the networks
+    can halve.
+    """
     height, width = batch.blurred.shape[2:]
     sides = (0, -width % STRIDE, 0, -height % STRIDE)
     if not any(sides):
@@ -220,9 +231,11 @@ def image_table(
 def write_samples(
     folder: Path, network: nn.Module, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> None:
-    """The first validation images with what a deblurrer or a captioner made of them, for the figures.
+    """The first validation images with what a deblurrer or a captioner made of them, for the
+    figures.
 
-    Pairs are restored under every severity. With attention it is kept where each word looks, too (N x T x K).
+    Pairs are restored under every severity. With attention it is kept where each word looks, too (N
+    x T x K).
     """
     rows = corpus.val.spread(corpus.val.rows(*corpus.severities))[: config.evaluation.samples]
     trained, device = config.blur.severity, config.runtime.device

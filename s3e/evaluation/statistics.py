@@ -1,13 +1,15 @@
 """Intervals, tests and corrections for tables and figures (specification 6.9, "Statistics").
 
-Two variants are compared image by image and seed by seed. `crossed_bootstrap` resamples the images (of GoPro: the
-videos, whose frames are no independent images) and, with more than one training seed, the seeds, independently of the
-images: it speaks of new images *and* new trainings. Of n seeds or images n - 1 are drawn, which keeps the variance
-between few of them unbiased (the rescaling bootstrap of Rao and Wu, 1988). Percentiles of few seeds are still too close
-together, so every interval is the wider of the bootstrap's and of t intervals over the means of seeds and of images or
-videos. Simulated with 3 seeds (200 images of deviation 0.28 dB, seeds of 0 to 0.15 dB) the bootstrap alone covers the
-truth in 80 to 99 % of cases, less the more seeds differ, the wider one in 94 to 99 % (tests/test_statistics.py). With
-one seed every interval is silent about training: tables must say so.
+Two variants are compared image by image and seed by seed. `crossed_bootstrap` resamples the images
+(of GoPro: the videos, whose frames are no independent images) and, with more than one training
+seed, the seeds, independently of the images: it speaks of new images *and* new trainings. Of n
+seeds or images n - 1 are drawn, which keeps the variance between few of them unbiased (the
+rescaling bootstrap of Rao and Wu, 1988). Percentiles of few seeds are still too close together, so
+every interval is the wider of the bootstrap's and of t intervals over the means of seeds and of
+images or videos. Simulated with 3 seeds (200 images of deviation 0.28 dB, seeds of 0 to 0.15 dB)
+the bootstrap alone covers the truth in 80 to 99 % of cases, less the more seeds differ, the wider
+one in 94 to 99 % (tests/test_statistics.py). With one seed every interval is silent about training:
+tables must say so.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +25,9 @@ CHUNK_CELLS = 2_000_000  # resampling counts held in memory at once
 
 
 class Interval(NamedTuple):
-    """Mean and ends of an interval; the ends are NaN where one image or one video says nothing about others."""
+    """Mean and ends of an interval; the ends are NaN where one image or one video says nothing
+    about others.
+    """
 
     mean: float
     low: float
@@ -48,10 +52,11 @@ def compare(
 ) -> Comparison:
     """Mean, 95 % interval and p-values of paired differences, float (seeds, images) or (images,).
 
-    Row s, column i is variant A minus variant B at seed s on image i; `clusters`: the video of each image. `p_interval`
-    belongs to the interval: below 0.05 where it leaves out zero. `p_wilcoxon`: signed ranks of the images' (videos')
-    means over seeds (Wilcoxon, 1945), which speaks of these trainings alone. The same input and `seed` give the same
-    result. Raises `ValueError` on other shapes and on values that are not finite.
+    Row s, column i is variant A minus variant B at seed s on image i; `clusters`: the video of each
+    image. `p_interval` belongs to the interval: below 0.05 where it leaves out zero. `p_wilcoxon`:
+    signed ranks of the images' (videos') means over seeds (Wilcoxon, 1945), which speaks of these
+    trainings alone. The same input and `seed` give the same result. Raises `ValueError` on other
+    shapes and on values that are not finite.
     """
     table = np.atleast_2d(np.asarray(differences, float))
     if table.ndim > 2 or table.size == 0 or not np.isfinite(table).all():
@@ -94,7 +99,8 @@ def crossed_bootstrap(
     resamples: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Means over resampled seeds of what `measure` finds on resampled images or videos: (..., resamples).
+    """Means over resampled seeds of what `measure` finds on resampled images or videos: (...,
+    resamples).
 
     `measure`: how often each unit is drawn (resamples, units) -> values (..., seeds, resamples).
     """
@@ -106,7 +112,9 @@ def crossed_bootstrap(
 
 @lru_cache(maxsize=4)  # the same draws serve every comparison of a study
 def draws(units: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each unit is drawn: uint8 (resamples, units); of n units n - 1 are drawn, of one itself."""
+    """How often each unit is drawn: uint8 (resamples, units); of n units n - 1 are drawn, of one
+    itself.
+    """
     generator = np.random.default_rng([seed, units])
     shares = np.full(units, 1 / units)
     return generator.multinomial(max(1, units - 1), shares, resamples).astype(np.uint8)
@@ -118,7 +126,9 @@ def percentiles(means: np.ndarray, units: int) -> tuple[float, float]:
 
 
 def widest(mean: float, low: float, high: float, errors: Iterable[tuple[float, int]]) -> Interval:
-    """The wider of an interval and of t intervals by standard errors of the mean and their degrees of freedom."""
+    """The wider of an interval and of t intervals by standard errors of the mean and their degrees
+    of freedom.
+    """
     for error, freedom in errors:
         half = scipy.stats.t.ppf(ENDS[1], freedom) * error
         low, high = min(low, mean - half), max(high, mean + half)
@@ -126,12 +136,16 @@ def widest(mean: float, low: float, high: float, errors: Iterable[tuple[float, i
 
 
 def seed_error(values: Sequence[float]) -> list[tuple[float, int]]:
-    """Standard error and degrees of freedom of the mean of the seeds' values; empty for one seed."""
+    """Standard error and degrees of freedom of the mean of the seeds' values; empty for one
+    seed.
+    """
     return [(scipy.stats.sem(values), len(values) - 1)] if len(values) > 1 else []
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values of a family of comparisons, corrected for their number (Holm, 1979); same order, at most 1."""
+    """p-values of a family of comparisons, corrected for their number (Holm, 1979); same order, at
+    most 1.
+    """
     values = np.asarray(p_values, float)
     order = np.argsort(values, kind="stable")
     raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
@@ -139,10 +153,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Differences whose mean is mean(gain) / mean(gap) and whose interval is that of the ratio; both (seeds, images).
+    """Differences whose mean is mean(gain) / mean(gap) and whose interval is that of the ratio;
+    both (seeds, images).
 
-    Each is the ratio plus what it does to the ratio (the delta method), so that `paired_interval` applies; good while
-    the error of the gap is small beside the gap, as it is where the interval of the gap stays far from zero.
+    Each is the ratio plus what it does to the ratio (the delta method), so that `paired_interval`
+    applies; good while the error of the gap is small beside the gap, as it is where the interval of
+    the gap stays far from zero.
     """
     ratio = gain.mean() / gap.mean()
     return ratio + (gain - ratio * gap) / gap.mean()
@@ -151,7 +167,8 @@ def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
 def proportion_interval(shares: Sequence[float], trials: int) -> Interval:
     """Mean and interval of a share that each seed measured on the same `trials` images.
 
-    The wider of Wilson's score interval and, with several seeds, the t interval over their shares, cut to 0..1.
+    The wider of Wilson's score interval and, with several seeds, the t interval over their shares,
+    cut to 0..1.
     """
     mean = float(np.mean(shares))
     wilson = scipy.stats.binomtest(round(mean * trials), trials).proportion_ci(
@@ -163,7 +180,9 @@ def proportion_interval(shares: Sequence[float], trials: int) -> Interval:
 
 
 def _by_cluster(table: np.ndarray, clusters: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the images of each cluster (seeds, clusters), and its number of images; alone: one image each."""
+    """Sums over the images of each cluster (seeds, clusters), and its number of images; alone: one
+    image each.
+    """
     if clusters is None:
         return table, np.ones(table.shape[1])
     names, member = np.unique(np.asarray(clusters), return_inverse=True)

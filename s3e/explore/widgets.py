@@ -1,6 +1,8 @@
-"""The laboratories of notebook 09: each is an `ipywidgets.interactive` whose function makes a page of images and text.
+"""The laboratories of notebook 09: each is an `ipywidgets.interactive` whose function makes a page
+of images and text.
 
-Images are uint8 (H, W, 3). Sources: specification 3.7 (paths and kernels), 6.2 (trees of captions), 6.3 and 6.4.
+Images are uint8 (H, W, 3). Sources: specification 3.7 (paths and kernels), 6.2 (trees of captions),
+6.3 and 6.4.
 """
 
 import tempfile
@@ -45,7 +47,8 @@ RANGES = {  # setting of a shake -> smallest, largest, step of its slider
 
 
 def interactive(make: Callable[..., HTML], **controls: Any) -> ipywidgets.interactive:
-    """Controls (or what ipywidgets makes them of) and the page that `make` returns for their values.
+    """Controls (or what ipywidgets makes them of) and the page that `make` returns for their
+    values.
 
     A mistake of the user (`S3EError`) becomes a line that screen readers read out.
     """
@@ -59,15 +62,22 @@ def interactive(make: Callable[..., HTML], **controls: Any) -> ipywidgets.intera
     return ipywidgets.interactive(shown, {"auto_display": True}, **controls)
 
 
-def page(images: Mapping[str, np.ndarray], text: str, side: int = style.SIDE, more: str = "") -> HTML:  # fmt: skip
-    """Images `side` pixels wide under their titles, wrapped where the screen is narrow; a line of text; more HTML."""
+def page(
+    images: Mapping[str, np.ndarray], text: str, side: int = style.SIDE, more: str = ""
+) -> HTML:
+    """Images `side` pixels wide under their titles, wrapped where the screen is narrow; a line of
+    text; more HTML.
+    """
     cells = []
     for title, image in images.items():
         coded = cv2.cvtColor(style.enlarged(image, side), cv2.COLOR_RGB2BGR)
         data = b64encode(cv2.imencode(".png", coded)[1].tobytes()).decode()
         source = f'style="width:100%" alt="{escape(title)}" src="data:image/png;base64,{data}"'
         look = f"margin:4px;flex:0 1 {side}px"
-        cells.append(f'<figure style="{look}"><figcaption>{escape(title)}</figcaption><img {source}></figure>')  # fmt: skip
+        cells.append(
+            f'<figure style="{look}"><figcaption>{escape(title)}</figcaption>'
+            f"<img {source}></figure>"
+        )
     row = f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>'
     return HTML(f'{row}<div style="overflow-wrap:anywhere">{escape(text)}</div>{more}')
 
@@ -82,7 +92,8 @@ def _name(node: str) -> str:
 
 
 class Examples:
-    """Sharp photos by name, and what the networks of `restorer` make of them at each severity, computed once.
+    """Sharp photos by name, and what the networks of `restorer` make of them at each severity,
+    computed once.
 
     A photo's name keys its blur: a scene under its own id is blurred as the study blurs it.
     """
@@ -93,7 +104,9 @@ class Examples:
         self.scores, self.plain = cache(self._scores), ("blurred", *restorer.variants)
 
     def _image(self, name: str, severity: str, view: str) -> np.ndarray:
-        """`view`: "sharp", "blurred" (not so by the severity "sharp"), a variant, or "error: " and one of these."""
+        """`view`: "sharp", "blurred" (not so by the severity "sharp"), a variant, or "error: " and
+        one of these.
+        """
         sharp, blur = self.photos[name], self.restorer.config.blur
         if view.startswith(ERROR):
             found = self.image(name, severity, view.removeprefix(ERROR))
@@ -116,7 +129,9 @@ class Examples:
         return pd.DataFrame(rows, index=[label(view) for view in self.plain])
 
     def table(self) -> pd.DataFrame:
-        """PSNR (dB) and SSIM of every example under every severity; columns: metric, and blurred or variant."""
+        """PSNR (dB) and SSIM of every example under every severity; columns: metric, and blurred or
+        variant.
+        """
         rows = {(n, s): self.scores(n, s).unstack() for n in self.names for s in SEVERITIES}
         return pd.DataFrame(rows).T.rename_axis(["photo", "severity"])
 
@@ -128,8 +143,9 @@ class Examples:
 class Exposure:
     """What a shake does to a photo.
 
-    `path`: complex (2000,), pixels, 0 at the centre of its exposed part, which is the first `seen` samples; `window`:
-    pixels of the square in which path and kernel are drawn; `extent` of the exposed part in pixels; `psnr` in dB.
+    `path`: complex (2000,), pixels, 0 at the centre of its exposed part, which is the first `seen`
+    samples; `window`: pixels of the square in which path and kernel are drawn; `extent` of the
+    exposed part in pixels; `psnr` in dB.
     """
 
     settings: str
@@ -151,7 +167,8 @@ def preset(severity: str) -> dict[str, float]:
 
 
 def expose(photo: np.ndarray, noise: float = 0.0, seed: int = 0, **path: float) -> Exposure:
-    """Blur a photo by a `path` (its length, exploration and exposure) and noise; see `s3e.inference.photos.shake`.
+    """Blur a photo by a `path` (its length, exploration and exposure) and noise; see
+    `s3e.inference.photos.shake`.
 
     One seed has one path: the other settings stretch, bend and cut it.
     """
@@ -177,9 +194,10 @@ def blur_lab(photo: np.ndarray) -> ipywidgets.VBox:
             "blurred photo": found.blurred,
         }
         text = (
-            f"The kernel extends {found.extent:.1f} px, {found.extent / min(photo.shape[:2]):.0%} of the side; path and "
-            f"kernel are drawn {found.window} px wide. PSNR {found.psnr:.2f} dB. Dot: where the path starts; grey: what "
-            "the shutter does not see. The spectrum has frequency 0 in the middle."
+            f"The kernel extends {found.extent:.1f} px, {found.extent / min(photo.shape[:2]):.0%}"
+            f" of the side; path and kernel are drawn {found.window} px wide. PSNR {found.psnr:.2f}"
+            " dB. Dot: where the path starts; grey: what the shutter does not see. The spectrum"
+            " has frequency 0 in the middle."
         )
         return page(images, text)
 
@@ -200,7 +218,9 @@ def blur_lab(photo: np.ndarray) -> ipywidgets.VBox:
 
 
 def caption_lab(captions: Sequence[str]) -> ipywidgets.interactive:
-    """A caption to type, or to pick from `captions`: the parts of speech of its words, its entities and its tree."""
+    """A caption to type, or to pick from `captions`: the parts of speech of its words, its entities
+    and its tree.
+    """
 
     def make(caption: str) -> HTML:
         parse = explain(caption)
@@ -223,7 +243,9 @@ def caption_lab(captions: Sequence[str]) -> ipywidgets.interactive:
 
 
 def tree_lab(examples: Examples) -> ipywidgets.interactive:
-    """A photo, sharp or blurred: the tree that is read in it, where each node looks, and the caption word by word."""
+    """A photo, sharp or blurred: the tree that is read in it, where each node looks, and the
+    caption word by word.
+    """
 
     def make(photo: str, severity: str, read_by: str, word: int) -> HTML:
         seen = examples.image(photo, severity, "blurred")
@@ -282,8 +304,8 @@ def compare(examples: Examples) -> ipywidgets.interactive:
 class Change:
     """What is done to the tree before the generator sees it, in this order.
 
-    `tree_of`: another example whose tree is taken ("" for its own); `leaves`: two (0-3) that swap `swap`, their "labels"
-    or "places"; the maps of the nodes `off` are zeros.
+    `tree_of`: another example whose tree is taken ("" for its own); `leaves`: two (0-3) that swap
+    `swap`, their "labels" or "places"; the maps of the nodes `off` are zeros.
     """
 
     tree_of: str = ""
@@ -295,7 +317,9 @@ class Change:
 def outcome(
     examples: Examples, name: str, severity: str, change: Change
 ) -> tuple[np.ndarray, Reading, float]:
-    """An example restored with a changed tree, what the tree reads then, and the change of PSNR in dB."""
+    """An example restored with a changed tree, what the tree reads then, and the change of PSNR in
+    dB.
+    """
     sharp, restorer = examples.photos[name], examples.restorer
     reading = examples.reading(change.tree_of or name, severity)
     if change.swap:
@@ -308,7 +332,8 @@ def outcome(
 
 
 def changes(examples: Examples, name: str, severity: str) -> dict[str, Change]:
-    """The changes of the static figure by name: nodes off, the next example's tree, two leaves swapped.
+    """The changes of the static figure by name: nodes off, the next example's tree, two leaves
+    swapped.
 
     The two leaves are the first in which the tree read different entities.
     """
@@ -323,7 +348,9 @@ def changes(examples: Examples, name: str, severity: str) -> dict[str, Change]:
 
 
 def effects(examples: Examples, severity: str) -> pd.DataFrame:
-    """What each of `changes` does to PSNR (dB) over all examples: mean, worst and best; rows are the changes."""
+    """What each of `changes` does to PSNR (dB) over all examples: mean, worst and best; rows are
+    the changes.
+    """
     gains = {
         name: {
             words: outcome(examples, name, severity, change)[2]
@@ -335,9 +362,13 @@ def effects(examples: Examples, severity: str) -> pd.DataFrame:
 
 
 def ablation(examples: Examples) -> ipywidgets.interactive:
-    """Nodes to switch off, another photo's tree, two leaves that swap: restored with the whole tree and the changed one."""
+    """Nodes to switch off, another photo's tree, two leaves that swap: restored with the whole tree
+    and the changed one.
+    """
 
-    def make(photo: str, severity: str, tree_of: str, swap: str, leaf: int, other: int, **nodes: bool) -> HTML:  # fmt: skip
+    def make(
+        photo: str, severity: str, tree_of: str, swap: str, leaf: int, other: int, **nodes: bool
+    ) -> HTML:
         off = frozenset(node for node, kept in enumerate(nodes.values()) if not kept)
         change = Change(tree_of, swap, (leaf - 1, other - 1), off)
         changed, reading, gain = outcome(examples, photo, severity, change)
@@ -382,7 +413,9 @@ def ablation(examples: Examples) -> ipywidgets.interactive:
 def process(
     restorer: Restorer, photo: np.ndarray, variant: str = "full", severity: str = "", **options: Any
 ) -> tuple[dict[str, np.ndarray], Reading, str]:  # fmt: skip
-    """Blur a photo by a `severity` ("": not), read it, restore it: images by title, the reading, and scores in words."""
+    """Blur a photo by a `severity` ("": not), read it, restore it: images by title, the reading,
+    and scores in words.
+    """
     height, width = photo.shape[:2]
     text, images, given = f"{width} x {height} pixels.", {"as given": photo}, photo
     if severity:
@@ -397,7 +430,9 @@ def process(
 
 
 def own_photo(restorer: Restorer) -> ipywidgets.interactive:
-    """Upload a photo or name its path: restored, with tree and caption; saved where `save_as` names a new file."""
+    """Upload a photo or name its path: restored, with tree and caption; saved where `save_as` names
+    a new file.
+    """
 
     def make(upload: tuple, path: str, blur_it_first: str, variant: str, save_as: str) -> HTML:
         if not upload and not path.strip():
@@ -429,7 +464,9 @@ def own_photo(restorer: Restorer) -> ipywidgets.interactive:
 
 
 def _received(item: Mapping[str, Any]) -> Photograph:
-    """The photo of an uploaded file (`name`, `content`), as `read_photo` reads it from disk; same errors."""
+    """The photo of an uploaded file (`name`, `content`), as `read_photo` reads it from disk; same
+    errors.
+    """
     name = Path(item["name"]).name or "photo"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

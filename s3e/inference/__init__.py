@@ -1,4 +1,6 @@
-"""Trained networks at work on any photo: files in and out (`photos`), reading and restoring (`restorer`)."""
+"""Trained networks at work on any photo: files in and out (`photos`), reading and restoring
+(`restorer`).
+"""
 
 from s3e.inference.photos import read_photo, write_photo
 from s3e.inference.restorer import Reading, Restorer

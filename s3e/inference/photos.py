@@ -1,4 +1,5 @@
-"""Photos in and out of files, and what commands over many photos share: finding them, naming results, one line an error.
+"""Photos in and out of files, and what commands over many photos share: finding them, naming
+results, one line an error.
 
 Decoding and its checks are those of `s3e.data.photos`.
 """
@@ -31,13 +32,33 @@ from s3e.evaluation.images import to_uint8
 from s3e.utils import S3EError, atomic_write, out_of_memory, rng
 
 SAVED = {  # extension -> Pillow's options; BMP and PPM hold neither EXIF nor a profile
-    ".jpg": {"quality": 95, "subsampling": 0}, ".jpeg": {"quality": 95, "subsampling": 0}, ".png": {},
-    ".webp": {"quality": 95}, ".tif": {}, ".tiff": {}, ".bmp": {}, ".ppm": {},
-}  # fmt: skip
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".png": {},
+    ".webp": {"quality": 95},
+    ".tif": {},
+    ".tiff": {},
+    ".bmp": {},
+    ".ppm": {},
+}
 LAYOUT = {  # TIFF tags about how the pixels of the old file are stored
-    *range(254, 260), 262, 266, 273, *range(277, 280), 284, *range(317, 326), 330, 338, 339, 347, *range(529, 533),
-    700, 33723, 34377, 34675,
-}  # fmt: skip
+    *range(254, 260),
+    262,
+    266,
+    273,
+    *range(277, 280),
+    284,
+    *range(317, 326),
+    330,
+    338,
+    339,
+    347,
+    *range(529, 533),
+    700,
+    33723,
+    34377,
+    34675,
+}
 KERNEL = ".kernel.png"  # end of the name of a kernel, beside the photo that `blur` made by it
 PATH = {  # a camera path where nothing else is said: the middle of the moderate severity
     "length": SEVERITIES["moderate"].length_ratio,
@@ -49,8 +70,8 @@ PATH = {  # a camera path where nothing else is said: the middle of the moderate
 class Photograph(NamedTuple):
     """A photo and what its file says about it.
 
-    `pixels`: uint8 (H, W, 3), upright RGB; `exif`: the file's EXIF with orientation 1, `icc`: its RGB colour profile
-    (None: it has none); `notes`: what was converted or is left out.
+    `pixels`: uint8 (H, W, 3), upright RGB; `exif`: the file's EXIF with orientation 1, `icc`: its
+    RGB colour profile (None: it has none); `notes`: what was converted or is left out.
     """
 
     pixels: np.ndarray
@@ -61,9 +82,11 @@ class Photograph(NamedTuple):
 
 
 def read_photo(path: Path | str) -> Photograph:
-    """Read a photo of any usual kind. Grey and CMYK with a colour profile are converted to sRGB by it.
+    """Read a photo of any usual kind. Grey and CMYK with a colour profile are converted to sRGB by
+    it.
 
-    Raises `S3EError` as `s3e.data.photos.open_photo` (broken, cut, too small, larger than 80 megapixels).
+    Raises `S3EError` as `s3e.data.photos.open_photo` (broken, cut, too small, larger than 80
+    megapixels).
     """
     decoded = decode(path)
     pixels, notes = np.asarray(decoded.image), list(decoded.notes)
@@ -95,7 +118,9 @@ def _exif(image: Image.Image, size: tuple[int, int], notes: list[str]) -> bytes 
 
 
 def _profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, np.ndarray | None]:
-    """The colour profile where it is one of RGB; otherwise the photo in sRGB, uint8 (H, W, 3), if it can be made."""
+    """The colour profile where it is one of RGB; otherwise the photo in sRGB, uint8 (H, W, 3), if
+    it can be made.
+    """
     data = image.info.get("icc_profile")
     if not data:
         return None, None
@@ -114,10 +139,11 @@ def _profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, np.nda
 
 
 def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
-    """Write uint8 (H, W, 3) in the format of the extension, whole or not at all, with what `like` says about itself.
+    """Write uint8 (H, W, 3) in the format of the extension, whole or not at all, with what `like`
+    says about itself.
 
-    JPEG: quality 95, full colour resolution; BMP and PPM hold pixels only. Raises `S3EError` for an unknown extension
-    or where the file cannot be written.
+    JPEG: quality 95, full colour resolution; BMP and PPM hold pixels only. Raises `S3EError` for an
+    unknown extension or where the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SAVED:
@@ -142,10 +168,11 @@ class Job(NamedTuple):
 
 
 def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list[Path], list[str]]:
-    """The photos that are named, each once, those of folders sorted; and what is wrong with a folder.
+    """The photos that are named, each once, those of folders sorted; and what is wrong with a
+    folder.
 
-    In a folder, results in `output` and kernels beside their photos are left out. Raises `S3EError` for a path that
-    does not exist and where nothing is left.
+    In a folder, results in `output` and kernels beside their photos are left out. Raises `S3EError`
+    for a path that does not exist and where nothing is left.
     """
     if missing := [path for path in named if not path.exists()]:
         share = f"{len(missing)} of {len(named)}"
@@ -173,10 +200,12 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
 
 
 def plan_results(photos: Sequence[Path], folder: Path, beside: Sequence[str] = ()) -> list[Job]:
-    """Files for the results in `folder`: the photo's name, numbered if another photo has it (a.jpg, a-2.jpg).
+    """Files for the results in `folder`: the photo's name, numbered if another photo has it (a.jpg,
+    a-2.jpg).
 
-    `beside`: ends of the names of further files (a + ".json"). A photo in a format that is not written becomes a PNG.
-    Raises `S3EError` if a result would replace one of the photos, or cannot be written into `folder`.
+    `beside`: ends of the names of further files (a + ".json"). A photo in a format that is not
+    written becomes a PNG. Raises `S3EError` if a result would replace one of the photos, or cannot
+    be written into `folder`.
     """
     check_folder(folder)
     inputs = {_identity(photo): photo for photo in photos}
@@ -224,9 +253,11 @@ def check_free(job: Job, overwrite: bool) -> None:
 
 
 def for_each(items: Sequence, work: Callable, problems: Sequence[str] = ()) -> int:
-    """Do `work` on each item, a photo or a `Job`; what goes wrong becomes a line on stderr and the next one is done.
+    """Do `work` on each item, a photo or a `Job`; what goes wrong becomes a line on stderr and the
+    next one is done.
 
-    Returns 1 if there was anything (`problems` included), else 0. Ctrl-C ends it and says how far it came.
+    Returns 1 if there was anything (`problems` included), else 0. Ctrl-C ends it and says how far
+    it came.
     """
     for problem in problems:
         say(problem)
@@ -249,7 +280,9 @@ def for_each(items: Sequence, work: Callable, problems: Sequence[str] = ()) -> i
 
 
 def _explained(photo: Path, error: Exception) -> str:
-    """What went wrong with a photo, and the remedy. A RuntimeError that is not about memory (torch's is) is raised."""
+    """What went wrong with a photo, and the remedy. A RuntimeError that is not about memory
+    (torch's is) is raised.
+    """
     if isinstance(error, S3EError):
         return str(error)
     if isinstance(error, OSError):
@@ -268,9 +301,11 @@ def say(line: str) -> None:
 def shake(
     photo: np.ndarray, length: float, exploration: float, exposure: float, noise: float, key: tuple
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Blur a photo, uint8 (H, W, 3), by a path drawn from `key`: blurred photo, kernel, path, its exposed part.
+    """Blur a photo, uint8 (H, W, 3), by a path drawn from `key`: blurred photo, kernel, path, its
+    exposed part.
 
-    `length` in shorter sides, `noise`: standard deviation in units of white; paths: complex, pixels (specification 3.7).
+    `length` in shorter sides, `noise`: standard deviation in units of white; paths: complex, pixels
+    (specification 3.7).
     """
     path = trajectories(1, length * min(photo.shape[:2]), exploration, rng(*key))[0]
     seen = exposed(path, exposure)
@@ -284,9 +319,11 @@ def blur_photos(
     length: float | None = None, exploration: float | None = None, exposure: float | None = None,
     noise: float = 0.0, seed: int = 0,
 ) -> int:  # fmt: skip
-    """`python -m s3e blur`: blur photos by a named severity or a path of one's own, and write the kernels.
+    """`python -m s3e blur`: blur photos by a named severity or a path of one's own, and write the
+    kernels.
 
-    Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before any work.
+    Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before
+    any work.
     """
     given = {"length": length, "exploration": exploration, "exposure": exposure}
     own = {name: value for name, value in given.items() if value is not None}

@@ -1,7 +1,9 @@
-"""Trained networks at work on single photos of any size: restore them, read their trees and captions, pass weights on.
+"""Trained networks at work on single photos of any size: restore them, read their trees and
+captions, pass weights on.
 
-Maps and tree are always those of the whole photo, scaled to the size that the semantic branch was trained at; the
-generator sees every pixel, of a large photo in overlapping tiles (specification 6.10).
+Maps and tree are always those of the whole photo, scaled to the size that the semantic branch was
+trained at; the generator sees every pixel, of a large photo in overlapping tiles (specification
+6.10).
 """
 
 import shutil
@@ -61,10 +63,11 @@ LONGEST = 16  # times the shorter side: a longer photo is squashed to this befor
 class Reading:
     """What a photo's tree and caption say.
 
-    `nodes`: seven labels, leaf 1-4, node 5, node 6, root ("null": an empty slot); `probabilities`: of every label, a
-    list of seven arrays; `attention`: float32 (7, h, w), each map sums to 1; `maps`: the node maps 1 x 7 x D x h x w;
-    `words` of the caption and `word_attention`: float32 (words, 7), how much each word attends to each node; `vectors`
-    1 x 7 x D; `features` 1 x C: the encoder's grid, averaged; `names`: labels of entities and of relations.
+    `nodes`: seven labels, leaf 1-4, node 5, node 6, root ("null": an empty slot); `probabilities`:
+    of every label, a list of seven arrays; `attention`: float32 (7, h, w), each map sums to 1;
+    `maps`: the node maps 1 x 7 x D x h x w; `words` of the caption and `word_attention`: float32
+    (words, 7), how much each word attends to each node; `vectors` 1 x 7 x D; `features` 1 x C: the
+    encoder's grid, averaged; `names`: labels of entities and of relations.
     """
 
     nodes: tuple[str, ...]
@@ -97,9 +100,9 @@ class Reading:
 class Restorer:
     """Trained networks for single photos: `restorer.restore(photo)`, `restorer.read(photo)`.
 
-    `record`: what a `bundle.json` holds (settings, words, labels, origin of each network); `files`: network -> file of
-    weights (`SOURCES`). `about`: what these weights are good for; `variants` and `readers` are there. The networks
-    themselves: `generator(variant)`, `semantics(reader)`.
+    `record`: what a `bundle.json` holds (settings, words, labels, origin of each network); `files`:
+    network -> file of weights (`SOURCES`). `about`: what these weights are good for; `variants` and
+    `readers` are there. The networks themselves: `generator(variant)`, `semantics(reader)`.
     """
 
     categories = ()  # no network here reads true label maps
@@ -117,7 +120,8 @@ class Restorer:
 
     @classmethod
     def load(cls, folder: Path | str | None = None, device: str = "cpu") -> "Restorer":
-        """The demonstration weights, or those of a finished store of runs ("runs/laptop") or an exported folder.
+        """The demonstration weights, or those of a finished store of runs ("runs/laptop") or an
+        exported folder.
 
         Raises `S3EError` where there are no weights, or damaged ones (when they are first used).
         """
@@ -127,8 +131,9 @@ class Restorer:
             return cls(*_store(folder), device)
         if not path.is_file():
             raise S3EError(
-                f"{folder}: no weights there; give a finished store of runs such as runs/laptop (made by: python "
-                "run_all.py), or a folder made by `python -m s3e weights export`."
+                f"{folder}: no weights there; give a finished store of runs such as runs/laptop"
+                " (made by: python run_all.py), or a folder made by `python -m s3e weights"
+                " export`."
             )
         record = read_json(path)
         try:
@@ -145,10 +150,12 @@ class Restorer:
 
     @torch.no_grad()
     def read(self, photo: np.ndarray, reader: str = "full") -> Reading:
-        """Tree and caption of a photo, uint8 (H, W, 3) in any size; an unknown reader raises `S3EError`.
+        """Tree and caption of a photo, uint8 (H, W, 3) in any size; an unknown reader raises
+        `S3EError`.
 
-        `reader`: "full" (co-trained on blurred photos) or "captioner" (before co-training, at home on sharp ones too).
-        A photo longer than `LONGEST` times its shorter side is squashed to that before it is read.
+        `reader`: "full" (co-trained on blurred photos) or "captioner" (before co-training, at home
+        on sharp ones too). A photo longer than `LONGEST` times its shorter side is squashed to that
+        before it is read.
         """
         source = self.semantics(reader)
         features = source.encoder(to_tensor(self._scaled(photo)[None]).to(self.device))
@@ -156,15 +163,22 @@ class Restorer:
 
     @torch.no_grad()
     def restore(
-        self, photo: np.ndarray, variant: str = "full", *, reading: Reading | None = None, maps: Tensor | None = None,
-        tile: int = TILE, progress: Callable[[list], Iterable] = iter,
-    ) -> np.ndarray:  # fmt: skip
+        self,
+        photo: np.ndarray,
+        variant: str = "full",
+        *,
+        reading: Reading | None = None,
+        maps: Tensor | None = None,
+        tile: int = TILE,
+        progress: Callable[[list], Iterable] = iter,
+    ) -> np.ndarray:
         """The restored photo, uint8 (H, W, 3) like `photo`, by `variant` "full" or "baseline".
 
-        `reading` (by "full") and `maps` (1 x 7 x D x h x w) take the place of what the photo itself says; zeros switch
-        a node off. A photo larger than `tile` pixels (0: never) is restored in tiles that fade into each other;
-        `progress` goes round their list, e.g. `tqdm`. Raises `S3EError` for an unknown variant, a reading by another
-        than "full" and a tile of less than twice `OVERLAP`.
+        `reading` (by "full") and `maps` (1 x 7 x D x h x w) take the place of what the photo itself
+        says; zeros switch a node off. A photo larger than `tile` pixels (0: never) is restored in
+        tiles that fade into each other; `progress` goes round their list, e.g. `tqdm`. Raises
+        `S3EError` for an unknown variant, a reading by another than "full" and a tile of less than
+        twice `OVERLAP`.
         """
         generator = self.generator(variant)
         _check(photo)
@@ -178,7 +192,8 @@ class Restorer:
             maps = (reading or self.read(photo)).maps
         if maps is not None:
             maps = maps.to(self.device).flatten(1, 2)
-        # Each tile has statistics (normalisation, channel attention) of its own, as the patches of the training had.
+        # Each tile has statistics (normalisation, channel attention) of its own, as the patches of
+        # the training had.
         tiles = [
             (rows, columns)
             for rows in _cut(image.shape[2], tile)
@@ -195,10 +210,11 @@ class Restorer:
 
     @torch.no_grad()
     def swap(self, reading: Reading, first: int, second: int, places: bool = False) -> Reading:
-        """A reading by "full" in which two leaves (0-3) have swapped their labels; everything above them follows.
+        """A reading by "full" in which two leaves (0-3) have swapped their labels; everything above
+        them follows.
 
-        Where a leaf looks, its map is moved by the difference of the two vectors. With `places`, the leaves then swap
-        their maps, so that each keeps its label and has the other's place.
+        Where a leaf looks, its map is moved by the difference of the two vectors. With `places`,
+        the leaves then swap their maps, so that each keeps its label and has the other's place.
         """
         _check_reader(reading)
         maps, vectors = reading.maps.clone(), reading.vectors[0]
@@ -224,11 +240,22 @@ class Restorer:
         heard = decoder.attend(ids, context, tree.vectors)[0, : len(words)].cpu().numpy()
         attention, vectors = tree.attention[0].cpu().numpy(), tree.vectors
         return Reading(
-            tuple(nodes), probabilities, attention, tree.maps, words, heard, vectors, features, names, reader
-        )  # fmt: skip
+            tuple(nodes),
+            probabilities,
+            attention,
+            tree.maps,
+            words,
+            heard,
+            vectors,
+            features,
+            names,
+            reader,
+        )
 
     def _scaled(self, photo: np.ndarray) -> np.ndarray:
-        """The photo with its shorter side at the training size, sides multiples of the encoder's stride."""
+        """The photo with its shorter side at the training size, sides multiples of the encoder's
+        stride.
+        """
         _check(photo)
         size, shorter = self.config.data.size, min(photo.shape[:2])
         step = size // GRID
@@ -268,13 +295,15 @@ def _check(photo: np.ndarray) -> None:
     kind, shape = getattr(photo, "dtype", type(photo).__name__), np.shape(photo)
     if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < SHORTEST:
         raise S3EError(
-            f"a photo must be an array, uint8 (height, width, 3), with {SHORTEST} pixels or more at each side, not "
-            f"{kind} {shape}; s3e.read_photo(path).pixels reads any file so."
+            f"a photo must be an array, uint8 (height, width, 3), with {SHORTEST} pixels or more at"
+            f" each side, not {kind} {shape}; s3e.read_photo(path).pixels reads any file so."
         )
 
 
 def _cut(side: int, tile: int) -> list[slice]:
-    """Tiles along a side (a multiple of `STRIDE`): equally long, evenly spaced, at least `OVERLAP` in common."""
+    """Tiles along a side (a multiple of `STRIDE`): equally long, evenly spaced, at least `OVERLAP`
+    in common.
+    """
     if tile and tile < 2 * OVERLAP:
         raise S3EError(f"tile = {tile}: give {2 * OVERLAP} pixels or more, or 0 for one piece.")
     tile = -(-tile // STRIDE) * STRIDE
@@ -286,7 +315,9 @@ def _cut(side: int, tile: int) -> list[slice]:
 
 
 def _fade(place: slice, side: int) -> Tensor:
-    """Weights (0, 1] of a tile's pixels along one axis: falling towards its ends, but not at the photo's border."""
+    """Weights (0, 1] of a tile's pixels along one axis: falling towards its ends, but not at the
+    photo's border.
+    """
     ramp, weights = torch.linspace(0, 1, OVERLAP + 2)[1:-1], torch.ones(place.stop - place.start)
     if place.start:
         weights[:OVERLAP] = ramp
@@ -296,7 +327,9 @@ def _fade(place: slice, side: int) -> Tensor:
 
 
 def _maps_of(maps: Tensor, photo: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
-    """The part of maps (1 x M x h x w, they cover `photo`) that covers a tile, which may end beyond the photo."""
+    """The part of maps (1 x M x h x w, they cover `photo`) that covers a tile, which may end beyond
+    the photo.
+    """
     spans = ((columns.start, columns.stop, photo[1]), (rows.start, rows.stop, photo[0]))
     (wide, right), (high, down) = (
         ((stop - start) / side, (stop + start) / side - 1) for start, stop, side in spans
@@ -343,18 +376,23 @@ def _store(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     if source == "scenes":
         about += ": they show how the method works and are of no use on photographs"
     record = {
-        "config": {name: config[name] for name in USED}, "words": text["words"], "labels": text["labels"],
-        "longest": text["max_words"] + 2, "about": f"{about}.", "origin": origin,
-    }  # fmt: skip
+        "config": {name: config[name] for name in USED},
+        "words": text["words"],
+        "labels": text["labels"],
+        "longest": text["max_words"] + 2,
+        "about": f"{about}.",
+        "origin": origin,
+    }
     return record, files
 
 
 def export_weights(store: Path, to: Path, overwrite: bool = False) -> int:
-    """`python -m s3e weights export`: a store's first seed as a folder that can be passed on; returns 0.
+    """`python -m s3e weights export`: a store's first seed as a folder that can be passed on;
+    returns 0.
 
-    Writes weights (unchanged copies), `bundle.json` and a card (README.md). Raises `S3EError` if the store is not
-    finished, lacks the baseline or was exported itself, and if `to` holds anything but exported weights that may be
-    replaced; nothing is written then.
+    Writes weights (unchanged copies), `bundle.json` and a card (README.md). Raises `S3EError` if
+    the store is not finished, lacks the baseline or was exported itself, and if `to` holds anything
+    but exported weights that may be replaced; nothing is written then.
     """
     if (store / RECORD).is_file():
         raise S3EError(f"{store} was exported itself: copy the folder as it is.")
@@ -400,9 +438,11 @@ def deblur_photos(
     photos: Sequence[Path], output: Path, overwrite: bool = False, weights: Path | None = None,
     variant: str = "full", caption: bool = False, tree: bool = False, tile: int | None = None,
 ) -> int:  # fmt: skip
-    """`python -m s3e deblur`: restore photos of any size; print and write their captions and trees, if asked for.
+    """`python -m s3e deblur`: restore photos of any size; print and write their captions and trees,
+    if asked for.
 
-    Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before any work.
+    Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before
+    any work.
     """
     found, problems = find_photos(photos, output)
     jobs = plan_results(found, output, [".json"] if caption or tree else [])
@@ -426,12 +466,17 @@ def deblur_photos(
 
 
 def caption_photos(
-    photos: Sequence[Path], weights: Path | None = None, tree: bool = False, json: Path | None = None
-) -> int:  # fmt: skip
-    """`python -m s3e caption`: print captions of photos, and their trees; `json`: a new file for everything.
+    photos: Sequence[Path],
+    weights: Path | None = None,
+    tree: bool = False,
+    json: Path | None = None,
+) -> int:
+    """`python -m s3e caption`: print captions of photos, and their trees; `json`: a new file for
+    everything.
 
-    Read by the captioner, which knows sharp photos as well as blurred ones; where the weights have none, by "full".
-    Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before any work.
+    Read by the captioner, which knows sharp photos as well as blurred ones; where the weights have
+    none, by "full". Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong
+    request, before any work.
     """
     if json:
         check_folder(json.parent)
@@ -453,7 +498,9 @@ def caption_photos(
 
 
 def _ready(weights: Path | None, readers: Sequence[str], variant: str = "") -> tuple[Restorer, str]:
-    """The networks, loaded at once, and the first of `readers` that they have; a line (stderr) tells their use."""
+    """The networks, loaded at once, and the first of `readers` that they have; a line (stderr)
+    tells their use.
+    """
     restorer = Restorer.load(weights)
     reader = next((name for name in readers if name in restorer.readers), readers[0])
     restorer.semantics(reader)

@@ -1,7 +1,9 @@
-"""Networks: one concept a file; `build` alone knows sizes. Here: what the processes of one training share.
+"""Networks: one concept a file; `build` alone knows sizes. Here: what the processes of one training
+share.
 
-A training with several processes (ranks) gives each an equal part of every batch. With these helpers the result is that
-of one process with the whole batch, up to rounding. In one process they do nothing.
+A training with several processes (ranks) gives each an equal part of every batch. With these
+helpers the result is that of one process with the whole batch, up to rounding. In one process they
+do nothing.
 """
 
 from collections.abc import Iterable
@@ -31,7 +33,9 @@ def total(value: Tensor) -> Tensor:
 
 
 def roll(items: Tensor) -> Tensor:
-    """`items.roll(1, 0)` of the whole batch, of which each rank holds a part of equal size (rank order)."""
+    """`items.roll(1, 0)` of the whole batch, of which each rank holds a part of equal size (rank
+    order).
+    """
     if world() == 1:
         return items.roll(1, 0)
     start = rank() * len(items)
@@ -44,8 +48,8 @@ def roll(items: Tensor) -> Tensor:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over the ranks (in one message).
 
-    Explicit rather than through DistributedDataParallel, whose hooks do not see the double backward of a gradient
-    penalty.
+    Explicit rather than through DistributedDataParallel, whose hooks do not see the double backward
+    of a gradient penalty.
     """
     if world() == 1:
         return

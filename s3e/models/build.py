@@ -1,8 +1,9 @@
-"""The only place that knows sizes: networks for a configuration, a corpus and a variant; and files of weights.
+"""The only place that knows sizes: networks for a configuration, a corpus and a variant; and files
+of weights.
 
-No code in a file of weights is ever run: only plain tensors are read, from safetensors or from PyTorch's own format
-(`weights_only`). Public files (ImageNet's) have torchvision's names and addresses; the eight hexadecimal digits of a
-name are the first of the file's SHA-256.
+No code in a file of weights is ever run: only plain tensors are read, from safetensors or from
+PyTorch's own format (`weights_only`). Public files (ImageNet's) have torchvision's names and
+addresses; the eight hexadecimal digits of a name are the first of the file's SHA-256.
 """
 
 import zipfile
@@ -44,7 +45,9 @@ PUBLIC = {  # file: the setting that takes it
 
 
 def variant_rules(variant: str, captioned: bool) -> Variant:
-    """The rules of a variant; on data without captions only the deblurring loss, pretrained semantics frozen."""
+    """The rules of a variant; on data without captions only the deblurring loss, pretrained
+    semantics frozen.
+    """
     rules = VARIANTS[variant]
     if captioned:
         return rules
@@ -61,7 +64,8 @@ def map_channels(config: Config, corpus: Corpus, kind: str | None) -> int:
 
 
 def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
-    """A semantic source: "tree", "vectors", "global", "flat", "noise", "labels", "silhouettes" (its attribute `kind`).
+    """A semantic source: "tree", "vectors", "global", "flat", "noise", "labels", "silhouettes" (its
+    attribute `kind`).
 
     Raises `S3EError` for the last two without label maps.
     """
@@ -92,7 +96,9 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
 
 
 def build_encoder(config: Config) -> ConvEncoder | ResNet:
-    """The semantic encoder for the configured image size; `S3EError` where its public weights cannot be used."""
+    """The semantic encoder for the configured image size; `S3EError` where its public weights
+    cannot be used.
+    """
     model, size = config.model, config.data.size
     if model.encoder == "conv":
         return ConvEncoder(size=size, widths=model.encoder_widths)
@@ -119,10 +125,15 @@ def _decoder(
 ) -> CaptionDecoder:
     model = config.model
     return CaptionDecoder(
-        words=len(corpus.words), context_width=context, item_width=item_width, items=items,
-        word_width=model.word_width, lstm_width=model.lstm_width, attention_width=model.attention_width,
+        words=len(corpus.words),
+        context_width=context,
+        item_width=item_width,
+        items=items,
+        word_width=model.word_width,
+        lstm_width=model.lstm_width,
+        attention_width=model.attention_width,
         dropout=model.caption_dropout,
-    )  # fmt: skip
+    )
 
 
 def build_generator(config: Config, maps: int = 0) -> Generator | NAFNet:
@@ -141,7 +152,9 @@ def build_critic(config: Config) -> Critic:
 
 
 def build_perceptual(config: Config) -> PerceptualLoss | None:
-    """The perceptual loss, or None without it. `S3EError`: VGG19's file is missing or is not such a file."""
+    """The perceptual loss, or None without it. `S3EError`: VGG19's file is missing or is not such a
+    file.
+    """
     loss = config.loss.effective
     if not loss.perceptual:
         return None
@@ -180,7 +193,8 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> nn.Module:
-    """Load safetensors into `module`; names that start with one of `ignore` may be missing from the file.
+    """Load safetensors into `module`; names that start with one of `ignore` may be missing from the
+    file.
 
     Raises `S3EError` for a missing, damaged or foreign file.
     """
@@ -196,14 +210,16 @@ def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) ->
     missing = [name for name in missing if not name.startswith(ignore)]
     if missing or unexpected:
         raise S3EError(
-            f"{path}: made by another network (missing {missing[:3]}, unexpected {unexpected[:3]}); "
-            "run its stage again."
+            f"{path}: made by another network (missing {missing[:3]}, unexpected {unexpected[:3]});"
+            " run its stage again."
         )
     return module
 
 
 def download_weights(name: str, to: Path | None = None) -> int:
-    """Fetch one of `PUBLIC` into a folder (an interrupted call resumes), check it, print how to use it; returns 0."""
+    """Fetch one of `PUBLIC` into a folder (an interrupted call resumes), check it, print how to use
+    it; returns 0.
+    """
     path = (to or FOLDER) / name
     remedy = f"run the command again, or fetch the file with a browser and put it at {path}"
     fetch(f"{ADDRESS}/{name}", path, sha256=path.stem[-8:], remedy=remedy, archive=False)
@@ -214,7 +230,8 @@ def download_weights(name: str, to: Path | None = None) -> int:
 def locate(weights: str) -> Path:
     """The file that a setting means: a path, or a public name, then looked for in `runs/weights`.
 
-    A file under a public name has the digest that its name promises. Raises `S3EError` where it has not, or is missing.
+    A file under a public name has the digest that its name promises. Raises `S3EError` where it has
+    not, or is missing.
     """
     path = Path(weights)
     public = weights in PUBLIC
@@ -230,8 +247,8 @@ def locate(weights: str) -> Path:
         found = file_digest(path)
         if not found.startswith(path.stem[-8:]):
             raise S3EError(
-                f"{path} is damaged or another file (its SHA-256 begins with {found[:8]}): delete it, then fetch it "
-                f"by `python -m s3e weights download {path.name}`."
+                f"{path} is damaged or another file (its SHA-256 begins with {found[:8]}): delete"
+                f" it, then fetch it by `python -m s3e weights download {path.name}`."
             )
     return path
 
@@ -256,9 +273,10 @@ def load_public(
 ) -> None:  # fmt: skip
     """Fill `module` from the file that `weights` means, where its names begin with `prefix`.
 
-    Names of `module` that begin with one of `own` keep their values. Raises `S3EError` as `locate` does, and for a file
-    that is damaged, holds more than plain tensors (nothing of it is run) or belongs to another network: one that lacks
-    a name, has another size, or has a name that begins with `foreign`.
+    Names of `module` that begin with one of `own` keep their values. Raises `S3EError` as `locate`
+    does, and for a file that is damaged, holds more than plain tensors (nothing of it is run) or
+    belongs to another network: one that lacks a name, has another size, or has a name that begins
+    with `foreign`.
     """
     path = locate(weights)
     state, wanted, fault = _read(path), {}, ""
@@ -275,6 +293,7 @@ def load_public(
         fault = f"it has weights '{foreign}*'"
     if fault:
         raise S3EError(
-            f"{path} belongs to another network ({fault}): give the file of the network that is set."
+            f"{path} belongs to another network ({fault}): give the file of the network that is"
+            " set."
         )
     module.load_state_dict(wanted, strict=False)

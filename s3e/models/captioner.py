@@ -1,4 +1,6 @@
-"""The caption decoder: an LSTM that attends over tree nodes, the feature grid or nothing (specification 6.4)."""
+"""The caption decoder: an LSTM that attends over tree nodes, the feature grid or nothing
+(specification 6.4).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +14,25 @@ State = tuple[Tensor, Tensor]  # hidden and cell state of the LSTM, R x H each
 class CaptionDecoder(nn.Module):
     """LSTM with additive attention.
 
-    `context` B x F starts the state; `items` B x K x I (tree nodes: K = 7; grid cells: K = h w) are attended at every
-    word; with `item_width` 0 there is no attention and the image enters at the start only (the NIC baseline). Each of
-    the `items` places has a learned key of its own, since a decoder cannot tell a leaf from a root by its content
-    (reconstruction; the grid of the soft-attention baseline gets the same).
+    `context` B x F starts the state; `items` B x K x I (tree nodes: K = 7; grid cells: K = h w) are
+    attended at every word; with `item_width` 0 there is no attention and the image enters at the
+    start only (the NIC baseline). Each of the `items` places has a learned key of its own, since a
+    decoder cannot tell a leaf from a root by its content (reconstruction; the grid of the
+    soft-attention baseline gets the same).
     """
 
     def __init__(
-        self, *, words: int, context_width: int, item_width: int, items: int, word_width: int, lstm_width: int,
-        attention_width: int, dropout: float,
-    ):  # fmt: skip
+        self,
+        *,
+        words: int,
+        context_width: int,
+        item_width: int,
+        items: int,
+        word_width: int,
+        lstm_width: int,
+        attention_width: int,
+        dropout: float,
+    ):
         super().__init__()
         self.item_width = item_width
         self.embedding = nn.Embedding(words, word_width, padding_idx=PAD)
@@ -38,7 +49,9 @@ class CaptionDecoder(nn.Module):
             self.score = nn.Linear(attention_width, 1, bias=False)
 
     def begin(self, context: Tensor, items: Tensor | None) -> tuple[State, Tensor | None]:
-        """The first LSTM state and the items' attention keys B x K x A, computed once an image, not once a word."""
+        """The first LSTM state and the items' attention keys B x K x A, computed once an image, not
+        once a word.
+        """
         hidden, cell = self.start(context).tanh().chunk(2, -1)
         keys = self.item_key(items) + self.place_key if self.item_width else None
         return (hidden, cell), keys
@@ -48,7 +61,8 @@ class CaptionDecoder(nn.Module):
     ) -> tuple[Tensor, State, Tensor | None]:
         """One word: logits R x words, next state, attention R x K (None without attention).
 
-        R rows for B images: R / B beams of the first image, then those of the second; they share its items and keys.
+        R rows for B images: R / B beams of the first image, then those of the second; they share
+        its items and keys.
         """
         word = self.dropout(self.embedding(word))
         state, seen, attention = self._advance(word, state, items, keys)
@@ -57,7 +71,9 @@ class CaptionDecoder(nn.Module):
     def _advance(
         self, word: Tensor, state: State, items: Tensor | None, keys: Tensor | None
     ) -> tuple[State, Tensor, Tensor | None]:
-        """Embedded words R x E -> next state, what the output layer reads ([hidden; attended items]), attention."""
+        """Embedded words R x E -> next state, what the output layer reads ([hidden; attended
+        items]), attention.
+        """
         if not self.item_width:
             state = self.lstm(word, state)
             return state, state[0], None
@@ -84,7 +100,8 @@ class CaptionDecoder(nn.Module):
     ) -> Tensor:
         """Teacher forcing: words B x T (BOS ... EOS, padded) -> logits B x (length - 1) x words.
 
-        `length` counts BOS and EOS, at most T; without it, the longest caption of the batch sets it.
+        `length` counts BOS and EOS, at most T; without it, the longest caption of the batch sets
+        it.
         """
         length = int((words != PAD).sum(1).max()) if length is None else length
         steps = self._unroll(words[:, : length - 1], context, items)
@@ -92,13 +109,17 @@ class CaptionDecoder(nn.Module):
 
     @torch.no_grad()
     def attend(self, words: Tensor, context: Tensor, items: Tensor) -> Tensor:
-        """Where the decoder looks as it says each of `words`, B x T as `beam` returns them: attention B x T x K."""
+        """Where the decoder looks as it says each of `words`, B x T as `beam` returns them:
+        attention B x T x K.
+        """
         steps = self._unroll(F.pad(words[:, :-1], (1, 0), value=BOS), context, items)
         return torch.stack([attention for _, attention in steps], 1)
 
     @torch.no_grad()
     def beam(self, context: Tensor, items: Tensor | None, max_words: int, size: int) -> Tensor:
-        """Beam search (size 1: greedy), score = mean log-probability per word: ids B x max_words (EOS, then PAD)."""
+        """Beam search (size 1: greedy), score = mean log-probability per word: ids B x max_words
+        (EOS, then PAD).
+        """
         (hidden, cell), keys = self.begin(context, items)
         hidden, cell = (x.repeat_interleave(size, 0) for x in (hidden, cell))  # R x H, R = B size
         first = torch.arange(0, len(hidden), size, device=context.device)[:, None]  # B x 1

@@ -1,6 +1,8 @@
-"""Networks that read an image: the semantic encoder (specification 6.1) and VGG19 for the perceptual loss (3.3, 3.5).
+"""Networks that read an image: the semantic encoder (specification 6.1) and VGG19 for the
+perceptual loss (3.3, 3.5).
 
-ResNet and VGG19 have torchvision's structure and names, so that its public files of weights fit (`build.load_public`).
+ResNet and VGG19 have torchvision's structure and names, so that its public files of weights fit
+(`build.load_public`).
 """
 
 import math
@@ -19,15 +21,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 def conv_block(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """3x3 convolution, batch normalisation, ReLU.
 
-    Batch, not group normalisation: after 400 steps on scenes the tree named 99.6 % of the validation leaves with it
-    and 40.6 % with group normalisation, all else equal.
+    Batch, not group normalisation: after 400 steps on scenes the tree named 99.6 % of the
+    validation leaves with it and 40.6 % with group normalisation, all else equal.
     """
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
     return nn.Sequential(conv, BatchNorm2d(outputs), nn.ReLU())
 
 
 def halvings(size: int) -> int:
-    """How often an image of `size` px is halved to 16 x 16. Raises ValueError unless that is one to four times."""
+    """How often an image of `size` px is halved to 16 x 16. Raises ValueError unless that is one to
+    four times.
+    """
     steps = round(math.log2(size / GRID))
     if size != GRID * 2**steps or not 1 <= steps <= 4:
         raise ValueError(f"data.size = {size}: the semantic encoder takes 32, 64, 128 or 256 px")
@@ -37,8 +41,9 @@ def halvings(size: int) -> int:
 class ConvEncoder(nn.Module):
     """Five convolution stages, B x 3 x S x S in [-1, 1] -> B x C x 16 x 16.
 
-    At 256 px the first four stages halve the side (stride 16). A smaller image needs fewer halvings; the stages that
-    then lose their stride are dilated instead, so that the receptive field keeps covering the image (reconstruction).
+    At 256 px the first four stages halve the side (stride 16). A smaller image needs fewer
+    halvings; the stages that then lose their stride are dilated instead, so that the receptive
+    field keeps covering the image (reconstruction).
     """
 
     def __init__(self, *, size: int, widths: list[int]):
@@ -89,11 +94,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-50 or -101 up to layer3, then a 1x1 convolution: B x 3 x S x S in [-1, 1] -> B x `channels` x 16 x 16.
+    """ResNet-50 or -101 up to layer3, then a 1x1 convolution: B x 3 x S x S in [-1, 1] -> B x
+    `channels` x 16 x 16.
 
-    torchvision's "v1.5" (the stride is in the 3x3 convolution). At 256 px convolution, pooling, layer2 and layer3 halve
-    the side. For a smaller image the last of them lose their stride, and what follows is dilated instead: each weight
-    then sees the same pixels as in the network that it was trained in.
+    torchvision's "v1.5" (the stride is in the 3x3 convolution). At 256 px convolution, pooling,
+    layer2 and layer3 halve the side. For a smaller image the last of them lose their stride, and
+    what follows is dilated instead: each weight then sees the same pixels as in the network that it
+    was trained in.
     """
 
     def __init__(self, *, kind: str, size: int, channels: int):
@@ -122,13 +129,17 @@ class ResNet(nn.Module):
 def _layer(
     inputs: int, width: int, blocks: int, stride: int, dilation: int, after: int
 ) -> nn.Sequential:
-    """Blocks of which the first has the `stride` and the `dilation`, the others the dilation `after` it."""
+    """Blocks of which the first has the `stride` and the `dilation`, the others the dilation
+    `after` it.
+    """
     rest = (Bottleneck(4 * width, width, 1, after) for _ in range(blocks - 1))
     return nn.Sequential(Bottleneck(inputs, width, stride, dilation), *rest)
 
 
 def vgg_features() -> nn.Sequential:
-    """VGG19 up to conv3_3, before its ReLU: B x 3 x H x W -> B x 256 x H/4 x W/4; named as torchvision's `features`."""
+    """VGG19 up to conv3_3, before its ReLU: B x 3 x H x W -> B x 256 x H/4 x W/4; named as
+    torchvision's `features`.
+    """
     layers: list[nn.Module] = []
     channels = 3
     for widths in ((64, 64), (128, 128), (256, 256, 256)):
@@ -142,7 +153,8 @@ def vgg_features() -> nn.Sequential:
 class PerceptualLoss(nn.Module):
     """MSE of VGG19 features at conv3_3 before its ReLU; images are B x 3 x H x W in [-1, 1].
 
-    `normalise`: images are normalised as ImageNet's; without it they stay in [-1, 1], as in DeblurGAN's public code.
+    `normalise`: images are normalised as ImageNet's; without it they stay in [-1, 1], as in
+    DeblurGAN's public code.
     """
 
     def __init__(self, features: nn.Module, normalise: bool = True):

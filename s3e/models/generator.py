@@ -1,4 +1,6 @@
-"""DeblurGAN: the generator, with places where node maps are embedded, and the critic (specification 3.1, 3.2, 6.5)."""
+"""DeblurGAN: the generator, with places where node maps are embedded, and the critic (specification
+3.1, 3.2, 6.5).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -12,25 +14,33 @@ def _norm_relu(width: int) -> list[nn.Module]:
 class ResidualBlock(nn.Module):
     """pad, conv, IN, ReLU, dropout, pad, conv, IN; identity skip, no ReLU after the sum.
 
-    Two convolutions as in the paper's network; the public code of 2019 loses the second (specification 3.5).
+    Two convolutions as in the paper's network; the public code of 2019 loses the second
+    (specification 3.5).
     """
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
         self.body = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *_norm_relu(width), nn.Dropout(dropout),
-            nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width),
-        )  # fmt: skip
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(width, width, 3),
+            *_norm_relu(width),
+            nn.Dropout(dropout),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(width, width, 3),
+            nn.InstanceNorm2d(width),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         return features + self.body(features)
 
 
 class Embed(nn.Module):
-    """Embed semantic maps M (B x M x h x w) into features F (B x C x H x W); at first it changes nothing.
+    """Embed semantic maps M (B x M x h x w) into features F (B x C x H x W); at first it changes
+    nothing.
 
-    `concat`: F + Conv1x1([F ; M']); `sft`: F (1 + gamma(M')) + beta(M'), M' = the maps at F's size and width. The last
-    convolutions are zero-initialised, so co-training starts exactly at the pretrained deblurrer.
+    `concat`: F + Conv1x1([F ; M']); `sft`: F (1 + gamma(M')) + beta(M'), M' = the maps at F's size
+    and width. The last convolutions are zero-initialised, so co-training starts exactly at the
+    pretrained deblurrer.
     """
 
     def __init__(self, map_channels: int, width: int, fuse: str):
@@ -58,7 +68,9 @@ class Embed(nn.Module):
 def embeddings(
     map_channels: int, width: int, fuse: str, places: list[int], blocks: int
 ) -> nn.ModuleDict:
-    """One `Embed` for each of `places` among `blocks` blocks (none without maps); a place outside raises ValueError."""
+    """One `Embed` for each of `places` among `blocks` blocks (none without maps); a place outside
+    raises ValueError.
+    """
     if any(not 0 <= place < blocks for place in places):
         raise ValueError(
             f"model.embed_at = {list(places)}: the generator has blocks 0 to {blocks - 1}"
@@ -70,7 +82,9 @@ def embeddings(
 def run_trunk(
     trunk: nn.ModuleList, embed: nn.ModuleDict, features: Tensor, maps: Tensor | None
 ) -> Tensor:
-    """The blocks of `trunk` one after the other; `maps` are embedded before those that `embed` names."""
+    """The blocks of `trunk` one after the other; `maps` are embedded before those that `embed`
+    names.
+    """
     for place, block in enumerate(trunk):
         if maps is not None and str(place) in embed:
             features = embed[str(place)](features, maps)
@@ -79,16 +93,25 @@ def run_trunk(
 
 
 class Generator(nn.Module):
-    """B x 3 x H x W in [-1, 1] -> the same; output = clamp(input + tanh(...), -1, 1). H, W are multiples of 4.
+    """B x 3 x H x W in [-1, 1] -> the same; output = clamp(input + tanh(...), -1, 1). H, W are
+    multiples of 4.
 
-    Instance normalisation without affine parameters and without running statistics, so that training and test agree;
-    dropout acts in training only. `embed_at` lists residual blocks before which `maps` are embedded.
+    Instance normalisation without affine parameters and without running statistics, so that
+    training and test agree; dropout acts in training only. `embed_at` lists residual blocks before
+    which `maps` are embedded.
     """
 
     def __init__(
-        self, *, width: int, blocks: int, dropout: float, map_channels: int = 0, embed_at: list[int] = (0,),
-        fuse: str = "concat", upsampling: str = "transposed",
-    ):  # fmt: skip
+        self,
+        *,
+        width: int,
+        blocks: int,
+        dropout: float,
+        map_channels: int = 0,
+        embed_at: list[int] = (0,),
+        fuse: str = "concat",
+        upsampling: str = "transposed",
+    ):
         super().__init__()
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), *_norm_relu(width),
@@ -113,7 +136,9 @@ class Generator(nn.Module):
 
 
 def _upsample(inputs: int, outputs: int, kind: str) -> list[nn.Module]:
-    """Transposed convolution as published, or resize + convolution against checkerboards (specification 3.5)."""
+    """Transposed convolution as published, or resize + convolution against checkerboards
+    (specification 3.5).
+    """
     if kind == "transposed":
         return [nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1)]
     return [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, 1, 1)]
@@ -129,7 +154,9 @@ def initialise(module: nn.Module) -> None:
 
 
 class Critic(nn.Module):
-    """The PatchGAN critic: B x 3 x H x W in [-1, 1] -> scores B x 1 x h x w without sigmoid (35 x 35 at 256 px)."""
+    """The PatchGAN critic: B x 3 x H x W in [-1, 1] -> scores B x 1 x h x w without sigmoid (35 x
+    35 at 256 px).
+    """
 
     def __init__(self, *, width: int):
         super().__init__()

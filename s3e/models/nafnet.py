@@ -1,7 +1,9 @@
-"""A modern deblurrer behind the generator's interface: NAFNet's body with places where node maps are embedded.
+"""A modern deblurrer behind the generator's interface: NAFNet's body with places where node maps
+are embedded.
 
-Source: "Simple Baselines for Image Restoration" (arXiv 2204.04676), network of 32 channels for GoPro. Ours are the maps
-and the range of the photos: [-1, 1] and clamped, where NAFNet takes [0, 1].
+Source: "Simple Baselines for Image Restoration" (arXiv 2204.04676), network of 32 channels for
+GoPro. Ours are the maps and the range of the photos: [-1, 1] and clamped, where NAFNet takes [0,
+1].
 """
 
 import torch
@@ -17,11 +19,13 @@ def _gate(features: Tensor) -> Tensor:
 
 
 class NAFBlock(nn.Module):
-    """x + beta A(norm(x)), then x + gamma B(norm(x)): B x C x H x W -> the same; beta and gamma start at 0.
+    """x + beta A(norm(x)), then x + gamma B(norm(x)): B x C x H x W -> the same; beta and gamma
+    start at 0.
 
-    A: 1x1 to 2C, depthwise 3x3, gate, channel attention (scale = linear function of the channels' means), 1x1.
-    B: 1x1 to 2C, gate, 1x1. No activation function. Seen as B x H x W x C, which costs nothing in the memory format
-    `channels_last`, normalisation over channels and 1x1 convolutions are `LayerNorm` and `Linear`.
+    A: 1x1 to 2C, depthwise 3x3, gate, channel attention (scale = linear function of the channels'
+    means), 1x1. B: 1x1 to 2C, gate, 1x1. No activation function. Seen as B x H x W x C, which costs
+    nothing in the memory format `channels_last`, normalisation over channels and 1x1 convolutions
+    are `LayerNorm` and `Linear`.
     """
 
     def __init__(self, width: int):
@@ -45,16 +49,24 @@ class NAFBlock(nn.Module):
 
 
 class NAFNet(nn.Module):
-    """B x 3 x H x W in [-1, 1] -> the same; output = clamp(input + body, -1, 1). H, W are multiples of 16.
+    """B x 3 x H x W in [-1, 1] -> the same; output = clamp(input + body, -1, 1). H, W are multiples
+    of 16.
 
-    Four encoder stages of 1, 1, 1 and `blocks` blocks at strides 1, 2, 4, 8, one block at stride 16, four decoder
-    stages of one block, sums as skips. `maps` are embedded before the blocks `embed_at` of the deepest encoder stage
-    (8 x `width` channels, stride 8). No dropout, and PyTorch's usual initial weights, as published.
+    Four encoder stages of 1, 1, 1 and `blocks` blocks at strides 1, 2, 4, 8, one block at stride
+    16, four decoder stages of one block, sums as skips. `maps` are embedded before the blocks
+    `embed_at` of the deepest encoder stage (8 x `width` channels, stride 8). No dropout, and
+    PyTorch's usual initial weights, as published.
     """
 
     def __init__(
-        self, *, width: int, blocks: int, map_channels: int = 0, embed_at: list[int] = (0,), fuse: str = "concat"
-    ):  # fmt: skip
+        self,
+        *,
+        width: int,
+        blocks: int,
+        map_channels: int = 0,
+        embed_at: list[int] = (0,),
+        fuse: str = "concat",
+    ):
         super().__init__()
         widths = [width * 2**stage for stage in range(4)]
         self.intro = nn.Conv2d(3, width, 3, padding=1)

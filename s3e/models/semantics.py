@@ -1,4 +1,5 @@
-"""S3E-Deblur: a semantic source, whose maps are embedded, and a generator (specification 6.0); parts are passed in.
+"""S3E-Deblur: a semantic source, whose maps are embedded, and a generator (specification 6.0);
+parts are passed in.
 
 An ablation swaps one source for another.
 """
@@ -42,7 +43,9 @@ class TreeSemantics(nn.Module):
 
 
 class GlobalSemantics(nn.Module):
-    """One vector that starts the caption decoder, broadcast over the grid: the NIC captioner and `global_caption`."""
+    """One vector that starts the caption decoder, broadcast over the grid: the NIC captioner and
+    `global_caption`.
+    """
 
     def __init__(self, *, encoder: nn.Module, map_channels: int, decoder: nn.Module):
         super().__init__()
@@ -57,7 +60,9 @@ class GlobalSemantics(nn.Module):
 
 
 class FlatSemantics(nn.Module):
-    """The feature grid without a tree: soft attention over cells, and `flat_spatial` (space without structure)."""
+    """The feature grid without a tree: soft attention over cells, and `flat_spatial` (space without
+    structure).
+    """
 
     def __init__(self, *, encoder: nn.Module, map_channels: int, decoder: nn.Module):
         super().__init__()
@@ -72,7 +77,9 @@ class FlatSemantics(nn.Module):
 
 
 class NoiseMaps(nn.Module):
-    """Standard normal maps of the same shape: a control for the extra parameters of the embedding."""
+    """Standard normal maps of the same shape: a control for the extra parameters of the
+    embedding.
+    """
 
     def __init__(self, *, map_channels: int):
         super().__init__()
@@ -83,9 +90,11 @@ class NoiseMaps(nn.Module):
 
 
 class LabelMaps(nn.Module):
-    """The true label map, one-hot and averaged over each grid cell: the strongest oracle, on scenes only.
+    """The true label map, one-hot and averaged over each grid cell: the strongest oracle, on scenes
+    only.
 
-    With two classes it is the silhouette of all things (label > 0): where something is, but not what.
+    With two classes it is the silhouette of all things (label > 0): where something is, but not
+    what.
     """
 
     def __init__(self, *, classes: int):
@@ -111,8 +120,9 @@ VIEWS: dict[str, Callable[[Batch], Tensor | Batch]] = {
 class S3EDeblur(nn.Module):
     """Restore a batch with the help of what it shows.
 
-    `view` names what the semantic source reads. `shuffled` embeds the maps of another image of the batch; `detach`
-    keeps the deblurring loss out of the semantic source; `semantics=None` is the deblurrer alone.
+    `view` names what the semantic source reads. `shuffled` embeds the maps of another image of the
+    batch; `detach` keeps the deblurring loss out of the semantic source; `semantics=None` is the
+    deblurrer alone.
     """
 
     def __init__(
@@ -124,7 +134,9 @@ class S3EDeblur(nn.Module):
         self.view, self.shuffled, self.detach = view, shuffled, detach
 
     def read(self, batch: Batch) -> Semantics | None:
-        """The semantics of a batch, as the source sees it (never shuffled: captions and trees stay their own)."""
+        """The semantics of a batch, as the source sees it (never shuffled: captions and trees stay
+        their own).
+        """
         return None if self.semantics is None else self.semantics(VIEWS[self.view](batch))
 
     def restore(self, blurred: Tensor, semantics: Semantics | None) -> Tensor:
@@ -133,7 +145,9 @@ class S3EDeblur(nn.Module):
         return self.generator(blurred, maps)
 
     def embedded_maps(self, semantics: Semantics) -> Tensor:
-        """The maps B x M x 16 x 16 that the generator gets: those of the image before it, where `shuffled`."""
+        """The maps B x M x 16 x 16 that the generator gets: those of the image before it, where
+        `shuffled`.
+        """
         maps = semantics.maps.detach() if self.detach else semantics.maps
         if not self.shuffled:
             return maps

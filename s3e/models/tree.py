@@ -14,7 +14,9 @@ LEAVES, NODES = 4, 7
 
 @dataclass(frozen=True)
 class TreeOutput:
-    """What the tree predicts of a batch; nodes in the order leaves 1-4, sub-relations 5 and 6, root."""
+    """What the tree predicts of a batch; nodes in the order leaves 1-4, sub-relations 5 and 6,
+    root.
+    """
 
     maps: Tensor  # B x 7 x D x h x w
     vectors: Tensor  # B x 7 x D: the maps, pooled by attention
@@ -57,7 +59,9 @@ class NodeClassifiers(nn.Module):
 
 
 class Nodes(nn.Module):
-    """The blocks of seven nodes: each leaf has its own, a parent reads its two children through one."""
+    """The blocks of seven nodes: each leaf has its own, a parent reads its two children through
+    one.
+    """
 
     def __init__(
         self, block: Callable[[int, int], nn.Module], channels: int, width: int, shared: bool
@@ -78,11 +82,19 @@ class Nodes(nn.Module):
 
 
 class S3Tree(Nodes):
-    """V (B x C x h x w) -> `TreeOutput`: every node is a 3x3 convolution, of V (leaves) or of its children."""
+    """V (B x C x h x w) -> `TreeOutput`: every node is a 3x3 convolution, of V (leaves) or of its
+    children.
+    """
 
     def __init__(
-        self, *, channels: int, width: int, entities: int, relations: int, share_sub_relations: bool = True
-    ):  # fmt: skip
+        self,
+        *,
+        channels: int,
+        width: int,
+        entities: int,
+        relations: int,
+        share_sub_relations: bool = True,
+    ):
         super().__init__(conv_block, channels, width, share_sub_relations)
         self.pool = AttentionPool(width)
         self.classify = NodeClassifiers(width, entities, relations)
@@ -102,14 +114,21 @@ def _linear_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class VectorTree(Nodes):
-    """The tree of the StructCap lineage: global-average V, fully connected nodes, no space (ablation `vector_nodes`).
+    """The tree of the StructCap lineage: global-average V, fully connected nodes, no space
+    (ablation `vector_nodes`).
 
     Its `maps` are the node vectors broadcast over the grid, its attention is uniform.
     """
 
     def __init__(
-        self, *, channels: int, width: int, entities: int, relations: int, share_sub_relations: bool = True
-    ):  # fmt: skip
+        self,
+        *,
+        channels: int,
+        width: int,
+        entities: int,
+        relations: int,
+        share_sub_relations: bool = True,
+    ):
         super().__init__(_linear_block, channels, width, share_sub_relations)
         self.classify = NodeClassifiers(width, entities, relations)
 

@@ -9,7 +9,9 @@ __all__ = ["Run", "open_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """`open_run` and `Run` of `s3e.pipeline.store`, imported when asked for: the process of a notebook needs neither."""
+    """`open_run` and `Run` of `s3e.pipeline.store`, imported when asked for: the process of a
+    notebook needs neither.
+    """
     if name not in __all__:
         raise AttributeError(name)
     from s3e.pipeline import store

@@ -1,4 +1,6 @@
-"""The stage table: which notebook needs what, how often it runs, which settings it reads and which files it leaves."""
+"""The stage table: which notebook needs what, how often it runs, which settings it reads and which
+files it leaves.
+"""
 
 import csv
 from collections.abc import Iterable
@@ -39,8 +41,8 @@ DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
 class Stage:
     """One notebook.
 
-    `per`: "once", "seed" or "variant"; `reads`: stages before it, by number; `fields`: config sections or dotted fields
-    that it reads; `outputs`: files that it must leave.
+    `per`: "once", "seed" or "variant"; `reads`: stages before it, by number; `fields`: config
+    sections or dotted fields that it reads; `outputs`: files that it must leave.
     """
 
     name: str
@@ -75,54 +77,125 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("00_start_here", "map of the suite and of this machine", "once", ""),
         Stage(
-            "01_data_blurring", "images, captions, trees, blur", "once", "",
-            ("data", "-data.source", "blur", "text", "evaluation.samples"), (*CORPUS, *SAMPLES),
+            "01_data_blurring",
+            "images, captions, trees, blur",
+            "once",
+            "",
+            ("data", "-data.source", "blur", "text", "evaluation.samples"),
+            (*CORPUS, *SAMPLES),
         ),
         Stage(
-            "02_train_s3_tree", "training A1: encoder and S3-tree", "seed", "01",
+            "02_train_s3_tree",
+            "training A1: encoder and S3-tree",
+            "seed",
+            "01",
             ("model", "loss.tree", "loss.null_weight", "train_tree", "runtime", *TRAINED),
             ("log_tree.csv",),
         ),
         Stage(
-            "03_train_captioner", "training A1 and A2: captioner and its baselines", "seed", "01 02",
-            ("model", "loss.tree", "loss.null_weight", "loss.caption", "loss.distillation", "train_tree",
-             "train_a1", "train_a2", "runtime", *TRAINED, *SCORED),
-            ("log_captioner_a1.csv", "log_captioner_a2.csv", "captions.json", "nodes.csv", *SAMPLES),
+            "03_train_captioner",
+            "training A1 and A2: captioner and its baselines",
+            "seed",
+            "01 02",
+            (
+                "model",
+                "loss.tree",
+                "loss.null_weight",
+                "loss.caption",
+                "loss.distillation",
+                "train_tree",
+                "train_a1",
+                "train_a2",
+                "runtime",
+                *TRAINED,
+                *SCORED,
+            ),
+            (
+                "log_captioner_a1.csv",
+                "log_captioner_a2.csv",
+                "captions.json",
+                "nodes.csv",
+                *SAMPLES,
+            ),
         ),
         Stage(
-            "04_train_deblurrer", "training B: deblurring network alone", "seed", "01",
-            ("model", "loss", "-loss.tree", "-loss.null_weight", "-loss.caption", "-loss.distillation",
-             "-loss.detach_semantics", "train_b", "runtime", *TRAINED),
+            "04_train_deblurrer",
+            "training B: deblurring network alone",
+            "seed",
+            "01",
+            (
+                "model",
+                "loss",
+                "-loss.tree",
+                "-loss.null_weight",
+                "-loss.caption",
+                "-loss.distillation",
+                "-loss.detach_semantics",
+                "train_b",
+                "runtime",
+                *TRAINED,
+            ),
             ("log_deblurrer.csv",),
         ),
         Stage(
-            "05_co_training", "training C (D without captions): both branches (variant full)", "variant",
-            "01 02 03 04", ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
-            ("log_cotrain.csv", "scores.csv", "captions.json", "nodes.csv", "cost.json", "restored_test.npy",
-             *SAMPLES),
+            "05_co_training",
+            "training C (D without captions): both branches (variant full)",
+            "variant",
+            "01 02 03 04",
+            ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
+            (
+                "log_cotrain.csv",
+                "scores.csv",
+                "captions.json",
+                "nodes.csv",
+                "cost.json",
+                "restored_test.npy",
+                *SAMPLES,
+            ),
         ),
         Stage(
-            "06_ablation", "one ablation variant, one seed", "variant",
-            "01 02 03 04", ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
-            ("log_cotrain.csv", "scores.csv", "captions.json", "cost.json", "restored_test.npy", *SAMPLES),
+            "06_ablation",
+            "one ablation variant, one seed",
+            "variant",
+            "01 02 03 04",
+            ("model", "loss", "train_c", "runtime", *TRAINED, *SCORED),
+            (
+                "log_cotrain.csv",
+                "scores.csv",
+                "captions.json",
+                "cost.json",
+                "restored_test.npy",
+                *SAMPLES,
+            ),
         ),
         Stage(
-            "06b_semantic_fidelity", "a judge of its own reads what was restored", "once", "01 05 06",
+            "06b_semantic_fidelity",
+            "a judge of its own reads what was restored",
+            "once",
+            "01 05 06",
             ("model", "loss.caption", "train_tree", "train_a1", "runtime", *TRAINED, *SCORED),
             ("fidelity_captions.json",),
         ),
         Stage(
-            "07_evaluation", "collects all scores; statistics", "once", "01 03 05 06 06b", ("evaluation",),
+            "07_evaluation",
+            "collects all scores; statistics",
+            "once",
+            "01 03 05 06 06b",
+            ("evaluation",),
             ("image_scores.csv", "differences.csv", "bins.csv", "cost.csv", *CAPTION_TABLES),
         ),
         Stage(
-            "07b_metric_definitions", "one pair, many scores: what PSNR and SSIM can mean", "once", "01 05 06",
-            (), ("definitions.csv",),
+            "07b_metric_definitions",
+            "one pair, many scores: what PSNR and SSIM can mean",
+            "once",
+            "01 05 06",
+            (),
+            ("definitions.csv",),
         ),
         Stage(DRAWS, "draws every figure and table", "once", "01 02 03 04 05 06 06b 07 07b"),
         Stage(EXPLORES, "plays with blur, tree, nodes and your own photo", "once", ""),
     )
-}  # fmt: skip
+}
 
 
 def stage_named(text: str) -> Stage:
@@ -211,7 +284,9 @@ def borrowed(run: Instance) -> list[Instance]:
 
 
 def why_skipped(run: Instance, kind: str) -> str:
-    """Why the notebook of `run` will only report, for a kind of data, that it is skipped; "" if it works."""
+    """Why the notebook of `run` will only report, for a kind of data, that it is skipped; "" if it
+    works.
+    """
     variant = VARIANTS.get(run.variant)
     if variant and variant.semantics in TRUTH and kind != "scenes":
         return "these data have no true label maps"
@@ -229,7 +304,9 @@ def severities(kind: str) -> tuple[str, ...]:
 
 
 def outputs(stage: str, kind: str, trained: str) -> tuple[str, ...]:
-    """The files that a stage must leave for a kind of data ("scenes", "coco", ...); `trained`: severity of train."""
+    """The files that a stage must leave for a kind of data ("scenes", "coco", ...); `trained`:
+    severity of train.
+    """
     names = STAGES[stage].outputs
     if stage == "01_data_blurring":  # short videos of GoPro have no severe frames
         sure = dict.fromkeys(("released", trained)) if kind == "gopro" else severities(kind)
@@ -241,7 +318,8 @@ def outputs(stage: str, kind: str, trained: str) -> tuple[str, ...]:
 
 @cache
 def minutes(profile: str) -> dict[str, float]:
-    """Measured minutes by notebook (two at a time on two cores); empty for a profile that nobody measured.
+    """Measured minutes by notebook (two at a time on two cores); empty for a profile that nobody
+    measured.
 
     Variants that pretrain semantics of their own count as "06_ablation (own semantics)".
     """
@@ -263,7 +341,9 @@ def spoken(minutes: float) -> str:
 
 
 def fields(run: Instance, config: Config) -> dict[str, Any]:
-    """The settings that `run` reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are among them."""
+    """The settings that `run` reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are
+    among them.
+    """
     wanted, found = list(STAGES[run.stage].fields), {}
     if run.variant:
         variant = VARIANTS[run.variant]

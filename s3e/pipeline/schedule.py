@@ -1,8 +1,9 @@
 """Runs notebooks, each after all that it reads, the one with the most work behind it first.
 
-A notebook is executed by papermill in a process of its own (`python -m s3e.pipeline.schedule`). A thread waits for it:
-one of this process, or one of a Dask worker that sees the same folders (`--scheduler`). Papermill's own word is no
-evidence of success (a dead kernel leaves cells that say "completed"): what counts is `done.json`.
+A notebook is executed by papermill in a process of its own (`python -m s3e.pipeline.schedule`). A
+thread waits for it: one of this process, or one of a Dask worker that sees the same folders
+(`--scheduler`). Papermill's own word is no evidence of success (a dead kernel leaves cells that say
+"completed"): what counts is `done.json`.
 """
 
 import contextlib
@@ -39,11 +40,13 @@ PATIENCE = 10  # seconds until an address counts as unreachable
 LAST_LINES = 12  # of a failing cell's error
 
 
-# ------------------------------------------------------------------------------------------------------ one notebook
+# ------------------------------------------------------------------------------------- one notebook
 
 
 def main(job: Job) -> None:
-    """The process of a notebook: execute it into its run's folder; ends when the process that started it ends."""
+    """The process of a notebook: execute it into its run's folder; ends when the process that
+    started it ends.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it stops it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -67,7 +70,9 @@ def main(job: Job) -> None:
 
 
 def _mend_links(output: Path, notebooks: Path) -> None:
-    """Let the links of an executed copy lead to the notebooks beside its source, not beside itself."""
+    """Let the links of an executed copy lead to the notebooks beside its source, not beside
+    itself.
+    """
     base = Path(os.path.relpath(notebooks, output.parent)).as_posix()
     link = r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|md))\)"
     text = re.sub(link, rf"]({base}/\1)", output.read_text(encoding="utf-8"))
@@ -76,12 +81,14 @@ def _mend_links(output: Path, notebooks: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.read()  # of a pipe that closes with the parent; the kernel sees that its own parent is gone
+    # of a pipe that closes with the parent; the kernel sees that its own parent is gone
+    sys.stdin.read()
     os._exit(1)
 
 
 def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
-    """Wait for the run's turn and execute its notebook; returns why the run is not finished, "" if it is.
+    """Wait for the run's turn and execute its notebook; returns why the run is not finished, "" if
+    it is.
 
     Kills the process once `stop()` is true.
     """
@@ -164,7 +171,7 @@ def _lines(text: str) -> list[str]:
     return [line for line in plain.splitlines() if line.strip()]
 
 
-# ------------------------------------------------------------------------------------------- places on this machine
+# --------------------------------------------------------------------------- places on this machine
 
 
 def gpus() -> list[str]:
@@ -178,7 +185,8 @@ def gpus() -> list[str]:
 
 
 class Local:
-    """Places on this machine: `jobs`, or (0) as many as the cores or GPUs can feed; with GPUs, each has its own.
+    """Places on this machine: `jobs`, or (0) as many as the cores or GPUs can feed; with GPUs, each
+    has its own.
 
     Raises `S3EError` if there are not enough GPUs.
     """
@@ -192,8 +200,9 @@ class Local:
             needed = each if shared else self.places * each
             if len(found) < needed:
                 raise S3EError(
-                    f"{self.places} notebooks at a time on '{runtime.device}', with runtime.devices = {each}, need "
-                    f"{needed} GPUs, and there are {len(found)}: give fewer --jobs, or --set runtime.device=cpu."
+                    f"{self.places} notebooks at a time on '{runtime.device}', with runtime.devices"
+                    f" = {each}, need {needed} GPUs, and there are {len(found)}: give fewer --jobs,"
+                    " or --set runtime.device=cpu."
                 )
         for first in range(0, self.places * each, each):
             own = runtime.device == "cuda" and {
@@ -223,7 +232,7 @@ class Local:
         self._threads.shutdown()
 
 
-# --------------------------------------------------------------------------------------------- places on a cluster
+# ------------------------------------------------------------------------------ places on a cluster
 
 
 def facts() -> dict[str, str]:
@@ -238,17 +247,19 @@ def facts() -> dict[str, str]:
 
 
 def check_worker(expected: dict[str, str], root: str) -> None:
-    """On a worker: raise `S3EError` if it has other versions or another source, or does not see the folder of runs."""
+    """On a worker: raise `S3EError` if it has other versions or another source, or does not see the
+    folder of runs.
+    """
     for name, there in facts().items():
         if there != expected[name]:
             raise S3EError(
-                f"a worker cannot take part: {name} is {there} there and {expected[name]} here; start it with the same "
-                "environment and source."
+                f"a worker cannot take part: {name} is {there} there and {expected[name]} here;"
+                " start it with the same environment and source."
             )
     if not Path(root).is_dir():
         raise S3EError(
-            f"a worker cannot take part: it does not see {root}; share that folder between all machines, under the same "
-            "path."
+            f"a worker cannot take part: it does not see {root}; share that folder between all"
+            " machines, under the same path."
         )
 
 
@@ -269,10 +280,12 @@ def nurse(job: Job, expected: dict[str, str]) -> str:
 
 
 class Cluster:
-    """The workers of a Dask cluster, which may come and go; Dask gives what a dead worker ran to another.
+    """The workers of a Dask cluster, which may come and go; Dask gives what a dead worker ran to
+    another.
 
-    A worker takes as many notebooks as its threads feed; one with GPUs (`CUDA_VISIBLE_DEVICES`, `--nthreads 1`) takes
-    one. Raises `S3EError` for an address where nobody answers and for a worker that cannot take part.
+    A worker takes as many notebooks as its threads feed; one with GPUs (`CUDA_VISIBLE_DEVICES`,
+    `--nthreads 1`) takes one. Raises `S3EError` for an address where nobody answers and for a
+    worker that cannot take part.
     """
 
     def __init__(self, address: str, runtime: "Runtime", jobs: int, root: Path):
@@ -283,7 +296,8 @@ class Cluster:
         local = {"threads_per_worker": runtime.threads * runtime.devices, "memory_limit": 0}
         if kind == "local" and not (count.isdecimal() and int(count) and runtime.device == "cpu"):
             raise S3EError(
-                f"--scheduler {address}: write local:N, N from 1 on; for GPUs of this machine give --jobs."
+                f"--scheduler {address}: write local:N, N from 1 on; for GPUs of this machine give"
+                " --jobs."
             )
         try:
             with contextlib.ExitStack() as held:
@@ -296,7 +310,8 @@ class Cluster:
                 self._held = held.pop_all()
         except (OSError, ValueError) as error:
             raise S3EError(
-                f"--scheduler {self._address}: {error}; give the address that `dask scheduler` prints."
+                f"--scheduler {self._address}: {error}; give the address that `dask scheduler`"
+                " prints."
             ) from None
         self.about = f"{self.places} at a time on {self._address}"
 
@@ -310,7 +325,8 @@ class Cluster:
                 raise OSError
         except OSError:
             raise S3EError(
-                f"the scheduler at {self._address} is gone: start it and its workers again, and give the same command."
+                f"the scheduler at {self._address} is gone: start it and its workers again, and"
+                " give the same command."
             ) from None
         on_cpu = self._runtime.device == "cpu"
         count = sum(max(1, number // each) for number in threads) if on_cpu else len(threads)
@@ -330,7 +346,7 @@ class Cluster:
         self._held.close()
 
 
-# ------------------------------------------------------------------------------------------------------- the schedule
+# ------------------------------------------------------------------------------------- the schedule
 
 
 class Result(NamedTuple):

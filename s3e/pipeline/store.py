@@ -1,10 +1,12 @@
-"""The run store, and what a notebook sees of it: `run = open_run(...)` in its first code cell, `run.finish(...)` last.
+"""The run store, and what a notebook sees of it: `run = open_run(...)` in its first code cell,
+`run.finish(...)` last.
 
     runs/<profile>[@<data folder>][+<hash of overrides>]/<stage>/<variant>-s<seed> | s<seed> | all
 
-`done.json` is written last, so a run that was killed never looks finished; the files that it left behind are kept for
-the next attempt as long as its key is the same. With overrides, a run whose key is unchanged is read from the store
-without overrides, so that only what depends on the override is computed.
+`done.json` is written last, so a run that was killed never looks finished; the files that it left
+behind are kept for the next attempt as long as its key is the same. With overrides, a run whose key
+is unchanged is read from the store without overrides, so that only what depends on the override is
+computed.
 """
 
 import contextlib
@@ -41,9 +43,15 @@ PACKAGES = (
     "papermill",
 )
 AGREE = (
-    "data.size", "model.encoder", "model.encoder_widths", "model.node_width", "model.share_sub_relations",
-    "model.word_width", "model.lstm_width", "model.attention_width",
-)  # settings that a study shares with the one whose tree and captioner it uses  # fmt: skip
+    "data.size",
+    "model.encoder",
+    "model.encoder_widths",
+    "model.node_width",
+    "model.share_sub_relations",
+    "model.word_width",
+    "model.lstm_width",
+    "model.attention_width",
+)  # settings that a study shares with the one whose tree and captioner it uses
 _HELD: dict[
     Path, contextlib.ExitStack
 ] = {}  # locks of this process: a notebook may open its run twice
@@ -69,7 +77,8 @@ def lost_files(folder: Path, done: dict[str, Any]) -> list[str]:
 def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | None:
     """The record of the finished run in `folder`, or None if it has another key or has lost files.
 
-    `seconds`: how long to wait, for a shared folder may show files later than on the machine that wrote them.
+    `seconds`: how long to wait, for a shared folder may show files later than on the machine that
+    wrote them.
     """
     end = time.monotonic() + seconds
     while True:
@@ -84,16 +93,19 @@ def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | N
 
 
 def in_full(text: str, found: Callable[[Path], bool] = Path.is_dir) -> str:
-    """A folder (or file) as given from the working folder or from the repository's root; other words stay."""
+    """A folder (or file) as given from the working folder or from the repository's root; other
+    words stay.
+    """
     candidates = [Path(text).expanduser(), ROOT / text]
     return str(next((path.resolve() for path in candidates if found(path)), text))
 
 
 class Study:
-    """One profile with its data, overrides, variants and seeds: its runs, their keys, and where they lie.
+    """One profile with its data, overrides, variants and seeds: its runs, their keys, and where
+    they lie.
 
-    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they have captions.
-    Raises `S3EError` for settings that cannot be used.
+    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they
+    have captions. Raises `S3EError` for settings that cannot be used.
     """
 
     def __init__(
@@ -120,7 +132,8 @@ class Study:
         self.captioned = self.kind in graph.CAPTIONED
         if self.config.semantics_from and self.captioned:
             raise S3EError(
-                f"semantics_from is for data without captions, and {data} has its own: leave it out."
+                f"semantics_from is for data without captions, and {data} has its own: leave it"
+                " out."
             )
         name = profile + ("" if data == "scenes" else "@" + Path(data).name)
         self.root = self.base = utils.RUNS.resolve() / name
@@ -139,7 +152,9 @@ class Study:
         return graph.why_skipped(run, self.kind)
 
     def parts(self, run: Instance) -> dict[str, Any]:
-        """What the key of `run` is made of: code, settings, data, tools, and the keys of what it reads."""
+        """What the key of `run` is made of: code, settings, data, tools, and the keys of what it
+        reads.
+        """
         if run not in self._parts:
             settings = graph.fields(run, self.config)
             before = {str(other): self.key(other) for other in self.upstream(run)}
@@ -164,7 +179,9 @@ class Study:
         return self.root / run.stage / run.folder
 
     def find(self, run: Instance) -> Path | None:
-        """Folder of the finished run with the present key: here, or in the store without overrides."""
+        """Folder of the finished run with the present key: here, or in the store without
+        overrides.
+        """
         folders = [root / run.stage / run.folder for root in (self.root, self.base)]
         return next((folder for folder in folders if complete(folder, self.key(run))), None)
 
@@ -198,22 +215,25 @@ class Study:
         return "missing", "", None
 
     def claim(self) -> None:
-        """Note whose store this is; raises `S3EError` if it is that of another data folder of the same name."""
+        """Note whose store this is; raises `S3EError` if it is that of another data folder of the
+        same name.
+        """
         mark = self.root / "data.json"
         owner = read_json(mark) if mark.is_file() else self.data
         if owner != self.data and Path(owner).is_dir():
             raise S3EError(
-                f"{self.root} holds the runs of {owner}, not of {self.data}: rename one of the two, or set S3E_RUNS "
-                "and S3E_FIGURES."
+                f"{self.root} holds the runs of {owner}, not of {self.data}: rename one of the two,"
+                " or set S3E_RUNS and S3E_FIGURES."
             )
         write_json(mark, self.data)
 
     def foreign(self, run: Instance) -> dict[str, Path]:
         """Folders of the finished runs of other studies that `run` reads, by name.
 
-        "semantics:<run>": vocabulary, tree and captioner of `semantics_from`, for data without captions; "texture
-        control:<run>": this study with `data.texture=random`, for 07 and 08, where it is finished. Raises `S3EError` if
-        the data lack captions and there is no study to take them from, or if it does not fit the settings.
+        "semantics:<run>": vocabulary, tree and captioner of `semantics_from`, for data without
+        captions; "texture control:<run>": this study with `data.texture=random`, for 07 and 08,
+        where it is finished. Raises `S3EError` if the data lack captions and there is no study to
+        take them from, or if it does not fit the settings.
         """
         if (
             run.stage in ("07_evaluation", DRAWS)
@@ -238,8 +258,9 @@ class Study:
         )
         if needed and not store:
             raise S3EError(
-                f"{self.data} has no captions to train the tree of '{run.variant}': run a study that has "
-                f"(python run_all.py --profile {profile}) and name its store (--semantics-from runs/{profile})."
+                f"{self.data} has no captions to train the tree of '{run.variant}': run a study"
+                f" that has (python run_all.py --profile {profile}) and name its store"
+                f" (--semantics-from runs/{profile})."
             )
         if (
             store and run.stage == "01_data_blurring"
@@ -255,8 +276,9 @@ class Study:
         if done is None or done["skipped"] or lost_files(folder, done):
             seeds = f" --seeds {folder.name[1:]}" if folder.name != "all" else ""
             raise S3EError(
-                f"semantics_from: {folder} is not a finished run of a study with captions: run that study "
-                f"(python run_all.py --profile {profile}{seeds} --until {number}), or name another store."
+                f"semantics_from: {folder} is not a finished run of a study with captions: run that"
+                f" study (python run_all.py --profile {profile}{seeds} --until {number}), or name"
+                " another store."
             )
         theirs, ours = (
             read_json(folder / "params.json")["config"],
@@ -287,10 +309,11 @@ class Card(dict[str, str]):
 
 
 class Run:
-    """One run of a stage: `config`, `path` (its folder), `stage`, `variant`, `seed`, `resumed`, `study`, ...
+    """One run of a stage: `config`, `path` (its folder), `stage`, `variant`, `seed`, `resumed`,
+    `study`, ...
 
-    `kind`, `captioned`: see `Study`; `why_skipped`: why this notebook can do nothing on these data, or ""; `skipped`:
-    {upstream run: why it was skipped}.
+    `kind`, `captioned`: see `Study`; `why_skipped`: why this notebook can do nothing on these data,
+    or ""; `skipped`: {upstream run: why it was skipped}.
     """
 
     def __init__(self, instance: Instance, study: Study, seed: int):
@@ -312,8 +335,8 @@ class Run:
                 words += ["--seeds", str(other.seed)] if other.seed >= 0 else []
                 words += ["--variants", other.variant] if other.variant else []
                 raise S3EError(
-                    f"{instance} needs {other}, which is {state}{why}: open notebooks/{other.stage}.ipynb, or: "
-                    f"{study.command(*words)}."
+                    f"{instance} needs {other}, which is {state}{why}: open"
+                    f" notebooks/{other.stage}.ipynb, or: {study.command(*words)}."
                 )
         self.skipped = {
             str(o): why for o, path in self._upstream.items() if (why := record(path)["skipped"])
@@ -330,7 +353,9 @@ class Run:
             _HELD[self.path] = utils.lock_file(self.path / ".lock", busy)
 
     def begin(self, resume: bool) -> None:
-        """Take the run's lock and withdraw an older result; files of an interrupted run with the same key stay."""
+        """Take the run's lock and withdraw an older result; files of an interrupted run with the
+        same key stay.
+        """
         self.study.claim()
         self._hold()
         self._parts, self._key = self.study.parts(self._instance), self.study.key(self._instance)
@@ -351,9 +376,11 @@ class Run:
 
     @property
     def figures_name(self) -> str:
-        """Folder for this study's figures: a choice of variants or seeds that is not the profile's has its own.
+        """Folder for this study's figures: a choice of variants or seeds that is not the profile's
+        has its own.
 
-        So have overrides, and a profile on other data than those that the folder named by the profile shows already.
+        So have overrides, and a profile on other data than those that the folder named by the
+        profile shows already.
         """
         config, store = self.config, self.study.root.name
         if self.selection != graph.select(config):
@@ -375,19 +402,25 @@ class Run:
 
     @property
     def borrowed(self) -> str:
-        """That the data have no captions, and whose tree and captioner are used; "" where they have."""
+        """That the data have no captions, and whose tree and captioner are used; "" where they
+        have.
+        """
         lender = Path(self.config.semantics_from).name
         whose = f": tree and captioner are those of {lender}" if lender else ""
         return "" if self.captioned else f"these data have no captions{whose}"
 
     @property
     def vocabulary(self) -> Path | None:
-        """Folder of the run of 01 whose words and labels count: this study's, or that of `semantics_from`."""
+        """Folder of the run of 01 whose words and labels count: this study's, or that of
+        `semantics_from`.
+        """
         return self._semantics(Instance("01_data_blurring"))
 
     @property
     def captioner(self) -> Path | None:
-        """Folder of the run of 03 that tree and captioner start from; None where this run starts without."""
+        """Folder of the run of 03 that tree and captioner start from; None where this run starts
+        without.
+        """
         return self._semantics(Instance("03_train_captioner", seed=self.seed))
 
     def _semantics(self, other: Instance) -> Path | None:
@@ -396,7 +429,9 @@ class Run:
         )
 
     def texture_control(self) -> list[Path]:
-        """Folders of the finished trainings of the texture control (variants on random textures); [] without one."""
+        """Folders of the finished trainings of the texture control (variants on random textures);
+        [] without one.
+        """
         return [path for name, path in self._foreign.items() if name.startswith("texture control:")]
 
     def upstream(self, stage: str) -> Path:
@@ -405,14 +440,17 @@ class Run:
         runs = [other for other in self._upstream if other.stage == name]
         if len(runs) != 1:
             raise S3EError(
-                f"{self._instance} reads {len(runs)} runs of {name}, not one: see run.upstream_runs."
+                f"{self._instance} reads {len(runs)} runs of {name}, not one: see"
+                " run.upstream_runs."
             )
         if why := self.skipped.get(str(runs[0])):
             raise S3EError(f"{runs[0]} was skipped: {why}")
         return self._upstream[runs[0]]
 
     def upstream_runs(self, stage: str) -> list[Path]:
-        """Folders of all finished runs of `stage` that this run reads, without skipped ones (those: `run.skipped`)."""
+        """Folders of all finished runs of `stage` that this run reads, without skipped ones (those:
+        `run.skipped`).
+        """
         name = graph.stage_named(stage).name
         found = {other: path for other, path in self._upstream.items() if other.stage == name}
         return [path for other, path in found.items() if str(other) not in self.skipped]
@@ -433,13 +471,16 @@ class Run:
             "source notebook": _short(self.study.notebooks / f"{self.stage}.ipynb"),
             "fallback": "; ".join(self.config.fallbacks()),
             "semantics from": self.config.semantics_from,
-            "note": "smoke shows that everything runs; its numbers mean nothing"
-            * (profile == "smoke"),
+            "note": (
+                "smoke shows that everything runs; its numbers mean nothing" * (profile == "smoke")
+            ),
         }
         return Card({name: text for name, text in rows.items() if text})
 
     def skip(self, reason: str) -> None:
-        """Finish without results because the data lack something: ends the notebook here and tells downstream why."""
+        """Finish without results because the data lack something: ends the notebook here and tells
+        downstream why.
+        """
         self._write({}, [], reason)
         print(f"{self._instance} skipped: {reason}")
         raise SystemExit(0)  # stops "run all" and papermill at this cell, without an error
@@ -447,13 +488,15 @@ class Run:
     def finish(self, metrics: dict[str, float], outputs: Iterable[str | Path] = ()) -> None:
         """Check outputs and metrics, then mark the run finished.
 
-        `outputs`: files beyond those that the stage table declares, relative to `run.path` or absolute.
-        Raises `S3EError` for a missing or empty file and for a metric that is no finite number.
+        `outputs`: files beyond those that the stage table declares, relative to `run.path` or
+        absolute. Raises `S3EError` for a missing or empty file and for a metric that is no finite
+        number.
         """
         for name, value in metrics.items():
             if not hasattr(value, "__float__") or not math.isfinite(float(value)):
                 raise S3EError(
-                    f"metric '{name}' is {value!r}: a metric must be a finite number; look at the run's log."
+                    f"metric '{name}' is {value!r}: a metric must be a finite number; look at the"
+                    " run's log."
                 )
         metrics = {
             name: value if isinstance(value, int) else float(value)
@@ -461,7 +504,8 @@ class Run:
         }
         self._write(metrics, [*self.outputs, *outputs], "")
         print(
-            f"{self._instance} finished after {time.time() - self._started:.0f} s: {_short(self.path)}"
+            f"{self._instance} finished after {time.time() - self._started:.0f} s:"
+            f" {_short(self.path)}"
         )
 
     def _write(
@@ -508,7 +552,9 @@ def _short(path: Path) -> str:
 
 
 def provenance(config: Config, parts: dict[str, Any], started: float) -> dict[str, Any]:
-    """Everything one wants to know about a result later: source, packages, machine, times, memory, what it read."""
+    """Everything one wants to know about a result later: source, packages, machine, times, memory,
+    what it read.
+    """
     git = [
         "git",
         "--no-optional-locks",
@@ -564,9 +610,10 @@ def open_run(
 ) -> Run:
     """Begin (or go on with) the run of a notebook.
 
-    Checks the config and that everything upstream is finished, takes the run's lock, withdraws an older result, keeps
-    the files of an interrupted run only if nothing that it depends on has changed, and fixes the thread count.
-    `settings`: those of `Study` (data, overrides, variants, seeds, run_dir). Raises `S3EError` with the remedy.
+    Checks the config and that everything upstream is finished, takes the run's lock, withdraws an
+    older result, keeps the files of an interrupted run only if nothing that it depends on has
+    changed, and fixes the thread count. `settings`: those of `Study` (data, overrides, variants,
+    seeds, run_dir). Raises `S3EError` with the remedy.
     """
     keys.forget()
     study = Study(profile, seed=seed, **settings)

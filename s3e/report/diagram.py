@@ -1,4 +1,6 @@
-"""Figures drawn by code: the framework (figure 2), the way from captions to trees (figure 3), and trees themselves."""
+"""Figures drawn by code: the framework (figure 2), the way from captions to trees (figure 3), and
+trees themselves.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -87,9 +89,11 @@ def _picture(axes: Axes, image: np.ndarray | None, x: float, y: float, title: st
 def framework(
     blurred: np.ndarray | None = None, restored: np.ndarray | None = None, caption: str = ""
 ) -> Figure:
-    """Figure 2: the parts of S3E-Deblur, what flows between them and which loss trains what (specification 6.0).
+    """Figure 2: the parts of S3E-Deblur, what flows between them and which loss trains what
+    (specification 6.0).
 
-    `blurred`, `restored`: optional uint8 (S, S, 3) images for the two ends; `caption`: what the decoder outputs.
+    `blurred`, `restored`: optional uint8 (S, S, 3) images for the two ends; `caption`: what the
+    decoder outputs.
     """
     figure = Figure(figsize=(PAGE_WIDTH, 3.4))
     axes = bare(figure.add_axes((0, 0, 1, 1)))
@@ -147,7 +151,9 @@ def _tree_glyph(axes: Axes, x: float, y: float) -> None:
     _write(axes, x, y + 0.925, "S3-tree", 8, weight="bold")
     spots = [(x + (u - 0.5) * 1.64, y - 0.12 + (v - 0.5) * 1.49) for u, v in NODES.values()]
     for edge in EDGES:
-        axes.plot(*zip(*(spots[node] for node in edge), strict=True), color=INK, linewidth=0.8, zorder=3)  # fmt: skip
+        axes.plot(
+            *zip(*(spots[node] for node in edge), strict=True), color=INK, linewidth=0.8, zorder=3
+        )
     for node, spot in enumerate(spots):
         colour = ENTITY if node < 4 else RELATION
         look = {"facecolor": _tint(colour, 0.3), "edgecolor": colour, "linewidth": 1.0, "zorder": 4}
@@ -167,7 +173,9 @@ def draw_tree(axes: Axes, labels: Sequence[str], shares: Sequence[float] | None 
         axes.plot(*ends, color="#CCCCCC" if faint else INK, linewidth=0.9, zorder=1)
     for node, (x, y) in NODES.items():
         empty, colour = labels[node] == NULL, ENTITY if node < 4 else RELATION
-        face, rim, ink = ("white", "#CCCCCC", "#AAAAAA") if empty else (_tint(colour, 0.18), colour, INK)  # fmt: skip
+        face, rim, ink = (
+            ("white", "#CCCCCC", "#AAAAAA") if empty else (_tint(colour, 0.18), colour, INK)
+        )
         box = {"boxstyle": "round,pad=0.35", "facecolor": face, "edgecolor": rim, "linewidth": 1.0}
         text = "∅" if empty else labels[node].replace("_", " ")
         _write(axes, x, y, text, 7.5, color=ink, bbox=box)
@@ -184,7 +192,9 @@ def tree(labels: Sequence[str], shares: Sequence[float] | None = None) -> Figure
 
 
 def _chips(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None:
-    """The words of a caption as chips coloured by part of speech, wrapped to the width of `axes`; inches inside."""
+    """The words of a caption as chips coloured by part of speech, wrapped to the width of `axes`;
+    inches inside.
+    """
     width, height = axes.figure.get_size_inches() * axes.get_position().size
     bare(axes).set(xlim=(0, width), ylim=(0, height))
     x, y = 0.0, height - 0.12
@@ -201,8 +211,12 @@ def _chips(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None:
         x += long + 0.05
 
 
-def _draw_parse(figure: Figure, parse: Mapping[str, Any], left: float, bottom: float, width: float) -> None:  # fmt: skip
-    """A caption as chips, and below it its tree (or "names nothing"); 1.95 inches high, all in inches."""
+def _draw_parse(
+    figure: Figure, parse: Mapping[str, Any], left: float, bottom: float, width: float
+) -> None:
+    """A caption as chips, and below it its tree (or "names nothing"); 1.95 inches high, all in
+    inches.
+    """
     size = np.tile(figure.get_size_inches(), 2)
     words = figure.add_axes(np.divide((left, bottom + 1.32, width, 0.55), size))
     below = figure.add_axes(np.divide((left, bottom + 0.06, width, 1.2), size))
@@ -215,9 +229,11 @@ def _draw_parse(figure: Figure, parse: Mapping[str, Any], left: float, bottom: f
 
 @styled
 def caption_to_tree(image: np.ndarray, parses: Sequence[Mapping[str, Any]]) -> Figure:
-    """Figure 3: captions of one image, their parts of speech, and the canonical tree that each becomes.
+    """Figure 3: captions of one image, their parts of speech, and the canonical tree that each
+    becomes.
 
-    `image`: uint8 (S, S, 3); `parses`: what the parser's `explain` returns (tokens, tags, tree) for each caption.
+    `image`: uint8 (S, S, 3); `parses`: what the parser's `explain` returns (tokens, tags, tree) for
+    each caption.
     """
     row, tall = 1.95, 1.95 * len(parses) + 0.1
     figure = Figure(figsize=(PAGE_WIDTH, tall))
@@ -246,7 +262,9 @@ def forest(parses: Sequence[Mapping[str, Any]], columns: int = 2) -> Figure:
 def two_wordings(
     captions: Sequence[str], explain: Callable[[str], Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Parses of two captions of one image: the fullest, and the one of equal tree whose words differ most from it."""
+    """Parses of two captions of one image: the fullest, and the one of equal tree whose words
+    differ most from it.
+    """
     parses = [explain(text) for text in captions]
     parses = [parse for parse in parses if parse["tree"]] or parses
     first, *others = sorted(parses, key=lambda parse: parse["tree"].nodes.count(NULL))
@@ -258,7 +276,9 @@ def two_wordings(
 def best_example(
     groups: Sequence[Sequence[str]], explain: Callable[[str], Mapping[str, Any]]
 ) -> int:
-    """Number of the image whose two wordings agree on the fullest tree (figure 3 shows that one)."""
+    """Number of the image whose two wordings agree on the fullest tree (figure 3 shows that
+    one).
+    """
 
     def worth(number: int) -> tuple[bool, int, int]:
         pair = two_wordings(groups[number], explain)

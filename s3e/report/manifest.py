@@ -1,4 +1,5 @@
-"""Where each file of a folder of figures comes from (`manifest.json`), the check of it, its report, and the lessons.
+"""Where each file of a folder of figures comes from (`manifest.json`), the check of it, its report,
+and the lessons.
 
 `python -m s3e report check|build|fill` and the notebooks call these.
 """
@@ -47,13 +48,16 @@ COMMENTS = {
 }  # CSV has none: there the manifest must do
 KINDS = (".png", ".pdf", ".csv", *COMMENTS)  # what a folder of figures holds
 PUBLIC = (
-    "The data must not be published, so images are of scikit-image's public-domain photographs (astronaut, chelsea, "
-    "coffee, rocket), which are in no split; captions of the data's photos are left out."
+    "The data must not be published, so images are of scikit-image's public-domain photographs"
+    " (astronaut, chelsea, coffee, rocket), which are in no split; captions of the data's photos"
+    " are left out."
 )
 BLOCK = re.compile(r"(<!-- results: (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.S)
 PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>S3E-Deblur: {title}</title>
 <style>
 :root {{ color-scheme: light dark }}
@@ -68,7 +72,7 @@ th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #8886; vertical-align: 
 """
 
 
-# ------------------------------------------------------------------------------------------------------- provenance
+# --------------------------------------------------------------------------------------- provenance
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -84,7 +88,9 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def context(config: Config) -> str:
-    """One sentence for every table: profile, data, training length and which image losses were on."""
+    """One sentence for every table: profile, data, training length and which image losses were
+    on.
+    """
     source = "built-in scenes" if config.data.source == "scenes" else Path(config.data.source).name
     texture = ", random textures" if config.data.texture == "random" else ""
     loss, names = config.loss.effective, ("perceptual", "pixel")
@@ -93,10 +99,11 @@ def context(config: Config) -> str:
     missing += "".join(f"; {text}" for text in config.fallbacks() if "VGG19" not in text)
     before = sum(part.steps for part in (config.train_tree, config.train_a1, config.train_a2))
     return (
-        f"Profile {config.profile}: {source} at {config.data.size} px{texture}, {config.blur.severity} training blur, "
-        f"{config.train_b.steps} + {config.train_c.steps} steps of the deblurrer (tree and captioner, where they "
-        f"are trained, {before:,} before), {loss.gan.upper()} ({loss.adversarial:g}) with {' and '.join(terms)} "
-        f"loss{missing}; weights in brackets; dropout {config.model.dropout:g}."
+        f"Profile {config.profile}: {source} at {config.data.size} px{texture},"
+        f" {config.blur.severity} training blur, {config.train_b.steps} + {config.train_c.steps}"
+        f" steps of the deblurrer (tree and captioner, where they are trained, {before:,} before),"
+        f" {loss.gan.upper()} ({loss.adversarial:g}) with {' and '.join(terms)} loss{missing};"
+        f" weights in brackets; dropout {config.model.dropout:g}."
     )
 
 
@@ -109,22 +116,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder of figures; raises `S3EError` where there is none."""
     if not (folder / NAME).is_file():
         raise S3EError(
-            f"{folder} has no {NAME}: name a folder that notebook 08 wrote, or run python run_all.py first."
+            f"{folder} has no {NAME}: name a folder that notebook 08 wrote, or run python"
+            " run_all.py first."
         )
     return read_json(folder / NAME)
 
 
 def code_of(stages: Iterable[str]) -> dict[str, str]:
-    """Hashes of every module and notebook behind these stages as they are now, by name (`s3e.pipeline.keys`)."""
+    """Hashes of every module and notebook behind these stages as they are now, by name
+    (`s3e.pipeline.keys`).
+    """
     known = [stage for stage in stages if stage in graph.STAGES]
     return {name: value for stage in known for name, value in keys.code_parts(stage).items()}
 
 
 class Manifest:
-    """Collects the files of one figures folder; `evaluation` is the finished run of notebook 07 that they rest on.
+    """Collects the files of one figures folder; `evaluation` is the finished run of notebook 07
+    that they rest on.
 
-    `corpus`: the run of 01, which knows the fingerprint of a data folder. A notebook can only open runs that are
-    fresh, so the code as it is now is the code that made them.
+    `corpus`: the run of 01, which knows the fingerprint of a data folder. A notebook can only open
+    runs that are fresh, so the code as it is now is the code that made them.
     """
 
     def __init__(self, folder: Path | str, config: Config, evaluation: Path, corpus: Path):
@@ -159,7 +170,8 @@ class Manifest:
         return Image(filename=str(paths[0]), width=770)
 
     def add(self, paths: Iterable[Path], maker: Any, runs: Iterable[Path]) -> None:
-        """Note that `maker` (a function) made `paths` from `runs` (folders `<store>/<stage>/<run>`).
+        """Note that `maker` (a function) made `paths` from `runs` (folders
+        `<store>/<stage>/<run>`).
 
         Markdown and LaTeX get the note as their last line.
         """
@@ -191,13 +203,17 @@ class Manifest:
         }
 
     def _origin(self, facts: dict[str, Any]) -> str:
-        """What a file notes about itself: one line of JSON; `code` is one hash of all that its stages rest on."""
+        """What a file notes about itself: one line of JSON; `code` is one hash of all that its
+        stages rest on.
+        """
         own = {name: facts[name] for name in ("maker", "notebook", "runs", "seeds")}
         code = keys.digest(code_of(facts["stages"]))[:16]
         return json.dumps({**self.about, **own, "code": code}, sort_keys=True)
 
     def write(self) -> Path:
-        """Write `manifest.json`; files of an older manifest that were not made this time are removed."""
+        """Write `manifest.json`; files of an older manifest that were not made this time are
+        removed.
+        """
         path = self.folder / NAME
         before = read_json(path)["files"] if path.exists() else {}
         for name in set(before) - set(self.files):
@@ -226,14 +242,16 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------------------------ check
+# -------------------------------------------------------------------------------------------- check
 
 
 def check(folders: Iterable[Path] = (), strict: bool = False) -> int:
-    """Print what is wrong with folders of figures (default: the published ones and the documents that show them).
+    """Print what is wrong with folders of figures (default: the published ones and the documents
+    that show them).
 
-    Returns 0; 1 if a file was edited or is missing (`strict`: also if older code or settings made it). Needs the
-    folders and the sources alone, no `runs/`. Raises `S3EError` for a folder without a manifest.
+    Returns 0; 1 if a file was edited or is missing (`strict`: also if older code or settings made
+    it). Needs the folders and the sources alone, no `runs/`. Raises `S3EError` for a folder without
+    a manifest.
     """
     chosen = list(folders) or [
         FIGURES / name for name in PUBLISHED if (FIGURES / name / NAME).is_file()
@@ -281,10 +299,15 @@ def broken(folder: Path) -> Iterator[str]:
 
 
 def older(folder: Path) -> Iterator[str]:
-    """Files that rest on code which has changed since, with the modules; settings of the profile that have changed."""
+    """Files that rest on code which has changed since, with the modules; settings of the profile
+    that have changed.
+    """
     manifest = read_manifest(folder)
     if manifest["python"] != python():
-        yield f"{folder / NAME}: code was hashed by Python {manifest['python']}, which {python()} cannot compare"
+        yield (
+            f"{folder / NAME}: code was hashed by Python {manifest['python']}, which {python()}"
+            " cannot compare"
+        )
         return
     if changed := _changed_settings(folder, manifest):
         yield f"{folder / NAME}: settings of the profile changed since: {_listed(changed)}"
@@ -295,7 +318,9 @@ def older(folder: Path) -> Iterator[str]:
 
 
 def _changed_settings(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Settings that the profile has changed since; none are known of a folder with overrides or data of its own."""
+    """Settings that the profile has changed since; none are known of a folder with overrides or
+    data of its own.
+    """
     profile = PROFILES.get(manifest["profile"], {})
     if folder.resolve().name != (profile.get("figures") or manifest["profile"]) or not profile:
         return []
@@ -319,14 +344,14 @@ def _listed(names: list[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
-# ---------------------------------------------------------------------------------------- results in other documents
+# ----------------------------------------------------------------------- results in other documents
 
 
 def results(name: str, what: str) -> str:
     """Markdown of what a committed study found; one line where it is not committed.
 
-    `name`: its folder below `figures/`; `what`: "findings", "headline" (at most four of them), "setting" (data,
-    training and cost) or a table's name.
+    `name`: its folder below `figures/`; `what`: "findings", "headline" (at most four of them),
+    "setting" (data, training and cost) or a table's name.
     """
     folder = ROOT / "figures" / name
     if not (folder / NAME).is_file():
@@ -337,9 +362,10 @@ def results(name: str, what: str) -> str:
         manifest = read_manifest(folder)
         cost = manifest["spent"]
         return (
-            f"{manifest['context']} Hardware: {' and '.join(cost['devices'])}, {cost['threads']} thread(s) a "
-            f"notebook; the {cost['notebooks']} notebooks behind the figures took {cost['hours']} hours, one after "
-            "the other (of what was interrupted, the last attempt)."
+            f"{manifest['context']} Hardware: {' and '.join(cost['devices'])}, {cost['threads']}"
+            f" thread(s) a notebook; the {cost['notebooks']} notebooks behind the figures took"
+            f" {cost['hours']} hours, one after the other (of what was interrupted, the last"
+            " attempt)."
         )
     return _table(folder / f"{what}.md")
 
@@ -352,7 +378,9 @@ def _table(path: Path) -> str:
 
 
 def filled() -> dict[Path, str]:
-    """README.md and docs/*.md with their blocks `<!-- results: FOLDER/WHAT -->...<!-- end -->` renewed from figures/."""
+    """README.md and docs/*.md with their blocks `<!-- results: FOLDER/WHAT -->...<!-- end -->`
+    renewed from figures/.
+    """
     texts = {}
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
@@ -369,9 +397,11 @@ def fill() -> int:
 
 
 def build(folder: Path | str) -> Path:
-    """Write `report.html` into a folder of figures: findings, tables and figures in one file that needs nothing else.
+    """Write `report.html` into a folder of figures: findings, tables and figures in one file that
+    needs nothing else.
 
-    Made from the folder's files alone by nbconvert's `basic` template. Raises `S3EError` for a file that is missing.
+    Made from the folder's files alone by nbconvert's `basic` template. Raises `S3EError` for a file
+    that is missing.
     """
     from nbconvert import HTMLExporter
 
@@ -405,13 +435,15 @@ def build(folder: Path | str) -> Path:
     return folder / REPORT
 
 
-# --------------------------------------------------------------------------------------------------------- lessons
+# ------------------------------------------------------------------------------------------ lessons
 
 
 def show_source(*names: str) -> Any:
-    """The source of functions, methods or classes of the library, as Markdown that a notebook shows.
+    """The source of functions, methods or classes of the library, as Markdown that a notebook
+    shows.
 
-    `names`: dotted, e.g. "s3e.models.tree.S3Tree.forward". Raises `S3EError` for a name that is not there.
+    `names`: dotted, e.g. "s3e.models.tree.S3Tree.forward". Raises `S3EError` for a name that is not
+    there.
     """
     from IPython.display import Markdown
 
@@ -431,7 +463,9 @@ def show_source(*names: str) -> Any:
 
 
 def course() -> pd.DataFrame:
-    """The notebooks in order, each with the question of its first cell and its measured minutes by profile."""
+    """The notebooks in order, each with the question of its first cell and its measured minutes by
+    profile.
+    """
     rows = {}
     for stage in graph.STAGES:
         first = read_json(NOTEBOOKS / f"{stage}.ipynb")["cells"][0]["source"]
@@ -445,9 +479,11 @@ def course() -> pd.DataFrame:
 def state(
     profile: str, data: str = "scenes", overrides: dict[str, Any] | None = None
 ) -> pd.DataFrame:
-    """What is finished of a study: a row a notebook with how many `runs` it has, their `state`, and the first `why`.
+    """What is finished of a study: a row a notebook with how many `runs` it has, their `state`, and
+    the first `why`.
 
-    Nothing is run and no result is read but the runs' records. Raises `S3EError` for settings that cannot be used.
+    Nothing is run and no result is read but the runs' records. Raises `S3EError` for settings that
+    cannot be used.
     """
     study = Study(profile, data, overrides)
     rows: dict[str, list] = {}

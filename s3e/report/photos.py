@@ -1,4 +1,5 @@
-"""Figures made of images: severities, results, failures, errors, attention, captions, blur, changed trees.
+"""Figures made of images: severities, results, failures, errors, attention, captions, blur, changed
+trees.
 
 All are sheets of square cells; images are uint8 (n, S, S, 3) unless said otherwise.
 """
@@ -84,7 +85,8 @@ def sheet(
     foot: float = 0.17,
     columns: int = 0,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of square cells line by line, and its axes; `head`, `foot`: inches above all and below each.
+    """A figure of square cells line by line, and its axes; `head`, `foot`: inches above all and
+    below each.
 
     `titles` stand above the columns, `rows` at the left of the lines; `columns`: at least so many.
     """
@@ -122,7 +124,8 @@ def sheet(
 def severities(
     images: Mapping[str, np.ndarray], kernels: Mapping[str, np.ndarray], count: int = 3
 ) -> Figure:
-    """Figure 1: sharp images and the same under each severity, with the kernel at its scale and the PSNR.
+    """Figure 1: sharp images and the same under each severity, with the kernel at its scale and the
+    PSNR.
 
     `images`: "sharp" and severities; `kernels`: severity -> (n, K, K), zero padded, where known.
     """
@@ -161,10 +164,11 @@ def results(
     rows: Sequence[str] = (),
     errors: int = 0,
 ) -> Figure:
-    """Figures 4 and 5: images blurred, restored by each variant, sharp; PSNR (dB) below, the best but oracles in bold.
+    """Figures 4 and 5: images blurred, restored by each variant, sharp; PSNR (dB) below, the best
+    but oracles in bold.
 
-    `columns`: "blurred" and variants; `rows`: a word for each line; `errors`: adds absolute errors, so many times as
-    strong.
+    `columns`: "blurred" and variants; `rows`: a word for each line; `errors`: adds absolute errors,
+    so many times as strong.
     """
     lines = []
     for row, truth in enumerate(sharp[:count]):
@@ -184,14 +188,17 @@ def results(
 
 
 def progress(moments: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
-    """The same images restored after more and more steps, as `s3e.report.plots.snapshots` reads them."""
+    """The same images restored after more and more steps, as `s3e.report.plots.snapshots` reads
+    them.
+    """
     first = next(iter(moments.values()))
     restored = {f"step {step}": arrays["restored"] for step, arrays in moments.items()}
     return results({"blurred": first["blurred"], **restored}, first["sharp"])
 
 
 def directions(restored: np.ndarray, wishes: Mapping[str, np.ndarray], sharp: np.ndarray) -> Figure:
-    """How each loss term would change restored images: grey = not at all, brighter = more of that colour.
+    """How each loss term would change restored images: grey = not at all, brighter = more of that
+    colour.
 
     `wishes`: term -> signed (n, S, S, 3), each scaled by its own size.
     """
@@ -211,10 +218,11 @@ def node_attention(
     target: Sequence[Sequence[str] | None],
     rows: Sequence[str] = (),
 ) -> Figure:
-    """Figure 6: where each node of the S3-tree looks, with the label it predicts (blue right, red wrong: + the truth).
+    """Figure 6: where each node of the S3-tree looks, with the label it predicts (blue right, red
+    wrong: + the truth).
 
-    `images`: what the tree read; `attention`: (n, 7, h, w), each map sums to 1. Where an image's truth is not known
-    (None), labels are grey. `rows`: a word for each line.
+    `images`: what the tree read; `attention`: (n, 7, h, w), each map sums to 1. Where an image's
+    truth is not known (None), labels are grey. `rows`: a word for each line.
     """
     lines = [
         [(image, ""), *((lit(image, looks[node]), _node_note(labels[node], truth and truth[node]))
@@ -235,8 +243,9 @@ def _node_note(predicted: str, truth: str | None) -> tuple[str, dict[str, str]]:
 def word_maps(words: np.ndarray, nodes: np.ndarray | None = None) -> np.ndarray:
     """Where each word looks in the image: N x T x h x w, each map sums to 1.
 
-    `words` N x T x K: the decoder's attention over its items; `nodes` N x 7 x h x w: where each tree node looks. With
-    a tree K is 7 and a word's map is the nodes' maps in the proportions that it attends to them; else K are grid cells.
+    `words` N x T x K: the decoder's attention over its items; `nodes` N x 7 x h x w: where each
+    tree node looks. With a tree K is 7 and a word's map is the nodes' maps in the proportions that
+    it attends to them; else K are grid cells.
     """
     if nodes is not None:
         return np.einsum("ntk,nkhw->nthw", words, nodes)
@@ -249,8 +258,8 @@ def word_attention(
 ) -> Figure:
     """Figure 13: an image and its caption's words, each over the image lit where it looks.
 
-    `images`: what the captioner read; `maps`: (n, T, h, w) of `word_maps`; `words`: (n, T, 7), attention over nodes,
-    adds the node that each word attends to most and its share.
+    `images`: what the captioner read; `maps`: (n, T, h, w) of `word_maps`; `words`: (n, T, 7),
+    attention over nodes, adds the node that each word attends to most and its share.
     """
     lines = []
     for row, caption in enumerate(captions):
@@ -271,9 +280,11 @@ def word_attention(
 def caption_lines(
     said: pd.DataFrame, records: Sequence[Mapping[str, Any]], view: str
 ) -> list[list[tuple[str, str]]]:
-    """Lines for figure 7: per image, the first reference caption and what each known system said of the input `view`.
+    """Lines for figure 7: per image, the first reference caption and what each known system said of
+    the input `view`.
 
-    `said`: frame of `s3e.evaluation.collect.read_captions`; `records`: the sample records (id, references).
+    `said`: frame of `s3e.evaluation.collect.read_captions`; `records`: the sample records (id,
+    references).
     """
     chosen = said[(said.input == view) & (said.split == "val")].drop_duplicates("system")
     found = chosen.set_index("system").captions
@@ -291,7 +302,8 @@ def caption_lines(
 def captions(
     images: Mapping[str, np.ndarray], lines: Sequence[Sequence[tuple[str, str]]], count: int = 4
 ) -> Figure:
-    """Figure 7: images on the left (a column each, by title), and beside them what people and captioners said of them.
+    """Figure 7: images on the left (a column each, by title), and beside them what people and
+    captioners said of them.
 
     `lines`: for each image, (who, caption).
     """
@@ -355,7 +367,9 @@ def _gained(value: float) -> str:
 
 
 def failures(gallery: Gallery, count: int = 3) -> Figure:
-    """Figure 11: where `full` loses most PSNR to the baseline, then where variants (but oracles) disagree most."""
+    """Figure 11: where `full` loses most PSNR to the baseline, then where variants (but oracles)
+    disagree most.
+    """
     rivals = gallery.psnr.drop(columns=list(ORACLES), errors="ignore").to_numpy()
     spread = np.ptp(rivals, axis=1)
     worst = np.argsort(gallery.gain, kind="stable")[:count].tolist()
@@ -369,9 +383,11 @@ def failures(gallery: Gallery, count: int = 3) -> Figure:
 
 @styled
 def error_maps(gallery: Gallery, count: int = 3) -> Figure:
-    """Figure 12: mean absolute error over the colours, in grey levels, on one scale for all; PSNR below.
+    """Figure 12: mean absolute error over the colours, in grey levels, on one scale for all; PSNR
+    below.
 
-    The images are those on which `full` gains most over the baseline, gains the median, ..., and gains least.
+    The images are those on which `full` gains most over the baseline, gains the median, ..., and
+    gains least.
     """
     order = np.argsort(-gallery.gain, kind="stable")
     places = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
@@ -401,11 +417,13 @@ def error_maps(gallery: Gallery, count: int = 3) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------------- blur, trees changed by hand, one's own photo
+# ----------------------------------------------------- blur, trees changed by hand, one's own photo
 
 
 def path_and_kernels(path: np.ndarray, kernels: Mapping[float, np.ndarray]) -> Figure:
-    """A camera path (complex, pixels) and the kernels of its exposed shares {fraction: (K, K)}, at one scale."""
+    """A camera path (complex, pixels) and the kernels of its exposed shares {fraction: (K, K)}, at
+    one scale.
+    """
     around = path - (path.max() + path.min()) / 2
     side = window_for(around, 256)
     line = [(trajectory(around, len(path), side), f"camera path, {side} px wide")]
@@ -416,7 +434,9 @@ def path_and_kernels(path: np.ndarray, kernels: Mapping[float, np.ndarray]) -> F
 def kernel_gallery(
     kernels: Mapping[str, Sequence[np.ndarray]], extents: Mapping[str, Sequence[float]]
 ) -> Figure:
-    """Kernels of several images (columns) under each severity (rows), all at one scale, extent in pixels below."""
+    """Kernels of several images (columns) under each severity (rows), all at one scale, extent in
+    pixels below.
+    """
     side = max(max(own.shape) for row in kernels.values() for own in row) + 2 | 1
     lines = [
         [(kernel_image(own, side), f"{extent:.0f} px")
@@ -428,9 +448,11 @@ def kernel_gallery(
 
 @styled
 def blur_laboratory(results: Sequence[Any]) -> Figure:
-    """A row for each shake (`s3e.explore` `Exposure`): path and kernel at one scale, log spectrum, blurred photo.
+    """A row for each shake (`s3e.explore` `Exposure`): path and kernel at one scale, log spectrum,
+    blurred photo.
 
-    Spectra share one scale, that of the first photo when sharp. Grey: what the shutter does not see of a path.
+    Spectra share one scale, that of the first photo when sharp. Grey: what the shutter does not see
+    of a path.
     """
     brightest, lines = top(results[0].sharp), []
     for found in results:
@@ -456,7 +478,8 @@ def changed_trees(
     panels: Mapping[str, tuple[np.ndarray, float]],
     gain: int = 8,
 ) -> Figure:
-    """A photo restored with its tree whole and with each change; below it `gain` times the difference from whole.
+    """A photo restored with its tree whole and with each change; below it `gain` times the
+    difference from whole.
 
     `panels`: change -> (restored, change of PSNR in dB).
     """
@@ -492,7 +515,8 @@ def reading(
     caption: str,
     shares: Sequence[float] | None = None,
 ) -> Figure:
-    """Images of one photo by title, uint8 (H, W, 3), and what was read in it: its caption and the tree's labels.
+    """Images of one photo by title, uint8 (H, W, 3), and what was read in it: its caption and the
+    tree's labels.
 
     `shares`: how probable each of the seven labels is, in [0, 1].
     """
@@ -508,13 +532,15 @@ def reading(
     return figure
 
 
-# ------------------------------------------------------------- photographs that anybody may publish, instead of data
+# -------------------------------------------- photographs that anybody may publish, instead of data
 
 
 def photographs(config: Config) -> Samples:
-    """scikit-image's public-domain photographs as notebook 01 keeps data: sharp, blurred by severity, kernels.
+    """scikit-image's public-domain photographs as notebook 01 keeps data: sharp, blurred by
+    severity, kernels.
 
-    Some data must not be shown: then figures are of these. No network was trained on them, and none is scored.
+    Some data must not be shown: then figures are of these. No network was trained on them, and none
+    is scored.
     """
     size, blur = config.data.size, config.blur
     sharp = to_uint8(np.stack([photograph(name, size) for name in PHOTOS]), low=0.0)

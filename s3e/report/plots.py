@@ -1,4 +1,6 @@
-"""Figures made of numbers: trainings while they run and after, gains, seeds, the gap closing, cost, how blur hurts."""
+"""Figures made of numbers: trainings while they run and after, gains, seeds, the gap closing, cost,
+how blur hurts.
+"""
 
 import sys
 import time
@@ -47,21 +49,28 @@ TRAININGS = {  # `log_<name>.csv` -> panel title, in the order of the panels
 TERMS = ("pixel", "perceptual", "tree", "caption")  # losses of figure 9
 LINES = ("-", "--", ":", "-.")
 LOPSIDED = 4  # times as much as its neighbour may a panel span before each gets a scale of its own
-SEVERITY_COLOUR = {"light": OKABE_ITO[2], "moderate": OKABE_ITO[1], "severe": OKABE_ITO[6], "released": SKY}  # fmt: skip
+SEVERITY_COLOUR = {
+    "light": OKABE_ITO[2],
+    "moderate": OKABE_ITO[1],
+    "severe": OKABE_ITO[6],
+    "released": SKY,
+}
 Moments = dict[int, dict[str, np.ndarray]]
 
 
-# -------------------------------------------------------------------------------------- a training and its losses
+# ------------------------------------------------------------------------ a training and its losses
 
 
 @contextmanager
 def follow(
     folder: Path | str, name: str, title: str = "", every: float = EVERY
 ) -> Iterator[Callable[[int], None]]:
-    """Yield a `watch(step)` for the training `name` in `folder` that redraws its losses in place, from the log on disk.
+    """Yield a `watch(step)` for the training `name` in `folder` that redraws its losses in place,
+    from the log on disk.
 
-    It redraws every `every` seconds, and so seldom that drawing takes at most a fiftieth of the time; the last state,
-    or that of a training that is finished already, is drawn at the end. Outside notebooks nothing is drawn.
+    It redraws every `every` seconds, and so seldom that drawing takes at most a fiftieth of the
+    time; the last state, or that of a training that is finished already, is drawn at the end.
+    Outside notebooks nothing is drawn.
     """
     handle, last, took = None, time.perf_counter(), 0.0
 
@@ -102,7 +111,9 @@ def log_path(folder: Path | str, name: str) -> Path:
 
 
 def read_log(folder: Path | str, name: str) -> pd.DataFrame:
-    """Step and losses of a training as far as it has come, and its validation score where it has one (NaN between)."""
+    """Step and losses of a training as far as it has come, and its validation score where it has
+    one (NaN between).
+    """
     log, scores = pd.read_csv(log_path(folder, name)), Path(folder) / f"validation_{name}.csv"
     if not scores.is_file():
         return log
@@ -113,8 +124,9 @@ def read_log(folder: Path | str, name: str) -> pd.DataFrame:
 def snapshots(folder: Path | str, name: str) -> Moments:
     """What a training showed of itself after 0, 10, 30 and 100 % of its steps: {step: arrays}.
 
-    Deblurring: ids and uint8 images restored, blurred, sharp (n, S, S, 3). Semantics: ids and captions, and for a tree
-    attention (n, 7, h, w) and nodes (n, 7). Raises `S3EError` where there is none.
+    Deblurring: ids and uint8 images restored, blurred, sharp (n, S, S, 3). Semantics: ids and
+    captions, and for a tree attention (n, 7, h, w) and nodes (n, 7). Raises `S3EError` where there
+    is none.
     """
     found = {}
     for path in sorted((Path(folder) / "progress").glob(f"{name}_" + "[0-9]" * 7 + ".npz")):
@@ -122,7 +134,8 @@ def snapshots(folder: Path | str, name: str) -> Moments:
             found[int(path.stem[-7:])] = dict(arrays)
     if not found:
         raise S3EError(
-            f"{folder} has no samples of the training '{name}': run its notebook with resume = False."
+            f"{folder} has no samples of the training '{name}': run its notebook with resume ="
+            " False."
         )
     return found
 
@@ -131,8 +144,9 @@ def snapshots(folder: Path | str, name: str) -> Moments:
 def losses(log: pd.DataFrame, title: str = "") -> Figure:
     """One panel a loss term over the steps.
 
-    `log`: columns step and one per term, as in `log_<training>.csv`; perhaps "validation score", with gaps, which is
-    PSNR where a pixel or perceptual term shows that images are restored, else minus the sum of the weighted losses.
+    `log`: columns step and one per term, as in `log_<training>.csv`; perhaps "validation score",
+    with gaps, which is PSNR where a pixel or perceptual term shows that images are restored, else
+    minus the sum of the weighted losses.
     """
     terms = [name for name in log.columns if name != "step"]
     restores = {"pixel", "perceptual"} & set(terms)
@@ -163,17 +177,21 @@ def compare(logs: Mapping[str, pd.DataFrame], term: str, title: str = "") -> Fig
 
 
 def _line(variant: str) -> str:
-    """The line style of a variant: another one for each of the same colour, so that curves need no markers."""
+    """The line style of a variant: another one for each of the same colour, so that curves need no
+    markers.
+    """
     same = [name for name in ORDER if colour(name) == colour(variant)]
     return LINES[same.index(variant)] if variant in same else "-"
 
 
 @styled
 def training_curves(logs: pd.DataFrame) -> Figure:
-    """Figure 9: each training's losses over its steps (thin: as logged; thick: running mean; mean over seeds).
+    """Figure 9: each training's losses over its steps (thin: as logged; thick: running mean; mean
+    over seeds).
 
-    Losses are shown as they enter the sum, with their weights. Variants of one colour differ in the style of their
-    lines. `logs`: training, variant, seed, step, term, value (`s3e.evaluation.collect.read_logs`).
+    Losses are shown as they enter the sum, with their weights. Variants of one colour differ in the
+    style of their lines. `logs`: training, variant, seed, step, term, value
+    (`s3e.evaluation.collect.read_logs`).
     """
     found = set(zip(logs.training, logs.term, strict=True))
     panels = [(name, term) for name in TRAININGS for term in TERMS if (name, term) in found]
@@ -209,7 +227,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, mode="same") / counts
 
 
-# ------------------------------------------------------------------------------------------------- what was gained
+# ---------------------------------------------------------------------------------- what was gained
 
 
 def _interval(
@@ -218,11 +236,22 @@ def _interval(
     """Means with their intervals at `places`; `flat`: values run along the horizontal axis."""
     ends = np.array([frame["mean"] - frame.low, frame.high - frame["mean"]], float)
     ends = np.clip(np.nan_to_num(ends), 0, None)
-    data = {"x": frame["mean"], "y": places, "xerr": ends} if flat else {"x": places, "y": frame["mean"], "yerr": ends}  # fmt: skip
+    data = (
+        {"x": frame["mean"], "y": places, "xerr": ends}
+        if flat
+        else {"x": places, "y": frame["mean"], "yerr": ends}
+    )
     axes.errorbar(
-        **data, color=colour(variant), marker=marker(variant), markersize=5, elinewidth=1.0, capsize=2,
-        markeredgecolor="white", markeredgewidth=0.5, **look,
-    )  # fmt: skip
+        **data,
+        color=colour(variant),
+        marker=marker(variant),
+        markersize=5,
+        elinewidth=1.0,
+        capsize=2,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        **look,
+    )
 
 
 def _marker_legend(figure: Figure, variants: list[str]) -> None:
@@ -235,7 +264,9 @@ def _marker_legend(figure: Figure, variants: list[str]) -> None:
 
 
 def _most_seeds(seeds: pd.Series) -> list[str]:
-    """The variants (index of `seeds`) of several seeds, or all where there are none: figures would be crowded."""
+    """The variants (index of `seeds`) of several seeds, or all where there are none: figures would
+    be crowded.
+    """
     several = seeds[seeds > 1]
     return in_order(several.index if len(several) else seeds.index)
 
@@ -248,9 +279,11 @@ def _pick(frame: pd.DataFrame, **wanted: str) -> pd.DataFrame:
 def gain_by_severity(
     differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test", reference: str = "baseline"
 ) -> Figure:
-    """Figure 8: PSNR gained over `reference` (dB, 95 % intervals) by severity and by thirds of the hardest images.
+    """Figure 8: PSNR gained over `reference` (dB, 95 % intervals) by severity and by thirds of the
+    hardest images.
 
-    `differences`, `bins`: frames of notebook 07. Panels share a scale, unless that would flatten one.
+    `differences`, `bins`: frames of notebook 07. Panels share a scale, unless that would flatten
+    one.
     """
     wanted = {"split": split, "reference": reference, "metric": "psnr"}
     chosen, thirds = (_pick(frame, **wanted) for frame in (differences, bins))
@@ -285,10 +318,11 @@ def gain_by_severity(
 
 @styled
 def closing(progress: pd.DataFrame) -> Figure:
-    """Figure 10: PSNR gained over the baseline on validation images, and share of the oracle's gap, against steps.
+    """Figure 10: PSNR gained over the baseline on validation images, and share of the oracle's gap,
+    against steps.
 
-    Thick: mean over seeds; thin: each seed; variants of one seed are left out where others have several. `progress`:
-    `closing_by_step` of notebook 07.
+    Thick: mean over seeds; thin: each seed; variants of one seed are left out where others have
+    several. `progress`: `closing_by_step` of notebook 07.
     """
     panels = [("gain", 1, "a  validation images", "PSNR gain over baseline (dB)")]
     if progress.share.notna().any():  # only data with true label maps have a gap to close
@@ -317,7 +351,8 @@ def closing(progress: pd.DataFrame) -> Figure:
 def seeds(
     by_seed: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe"
 ) -> Figure:
-    """Figure 14: each training seed's PSNR gain (small dots) beside the mean and its interval over images and seeds.
+    """Figure 14: each training seed's PSNR gain (small dots) beside the mean and its interval over
+    images and seeds.
 
     `by_seed`, `differences`: frames of notebook 07.
     """
@@ -355,9 +390,11 @@ def seeds(
 def cost(
     costs: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe"
 ) -> Figure:
-    """Figure 15: PSNR gained over the baseline against what semantics cost: parameters, and time of a step.
+    """Figure 15: PSNR gained over the baseline against what semantics cost: parameters, and time of
+    a step.
 
-    Variants of one seed are left out where others have several. `costs`, `differences`: frames of notebook 07.
+    Variants of one seed are left out where others have several. `costs`, `differences`: frames of
+    notebook 07.
     """
     wanted = {"split": split, "severity": severity, "metric": "psnr", "reference": "baseline"}
     chosen = _pick(differences, **wanted).set_index("variant")
@@ -380,11 +417,13 @@ def cost(
     return figure
 
 
-# ------------------------------------------------------------------------------------------------- how blur hurts
+# ----------------------------------------------------------------------------------- how blur hurts
 
 
 def radial(spectrum: np.ndarray, bins: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Root mean square of a centred spectrum over rings: frequencies in cycles per pixel (0 to 0.5), and values."""
+    """Root mean square of a centred spectrum over rings: frequencies in cycles per pixel (0 to
+    0.5), and values.
+    """
     axes = [np.fft.fftshift(np.fft.fftfreq(length)) for length in spectrum.shape]
     radius = np.hypot(*np.meshgrid(*axes, indexing="ij"))
     ring = np.minimum((radius * 2 * bins).astype(int), bins).ravel()  # the last: beyond 0.5, unused
@@ -395,7 +434,9 @@ def radial(spectrum: np.ndarray, bins: int = 32) -> tuple[np.ndarray, np.ndarray
 
 @styled
 def spectra(views: Mapping[str, np.ndarray]) -> Figure:
-    """What blur removes: one photo ("sharp" first), its spectra, and the amplitude left at each spatial frequency."""
+    """What blur removes: one photo ("sharp" first), its spectra, and the amplitude left at each
+    spatial frequency.
+    """
     figure = Figure(figsize=(PAGE_WIDTH, 2.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.75, 1))
     grid, axes = left.subplots(2, len(views), squeeze=False), right.subplots()
@@ -417,9 +458,11 @@ def spectra(views: Mapping[str, np.ndarray]) -> Figure:
 
 @styled
 def severity_spread(table: pd.DataFrame) -> Figure:
-    """How severe a data set is: input PSNR by severity (left) and against kernel extent (right, where it is known).
+    """How severe a data set is: input PSNR by severity (left) and against kernel extent (right,
+    where it is known).
 
-    `table`: one row an image and severity with `severity`, `extent` (pixels, NaN: unknown) and `psnr_blurred` (dB).
+    `table`: one row an image and severity with `severity`, `extent` (pixels, NaN: unknown) and
+    `psnr_blurred` (dB).
     """
     known, words = table.dropna(subset="extent"), "PSNR of the blurred image (dB)"
     figure = Figure(figsize=(PAGE_WIDTH, 2.2), layout="constrained")

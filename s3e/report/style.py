@@ -1,4 +1,5 @@
-"""One look for all figures: a colour and marker per variant, pictures of arrays, files that redraw to the same bytes.
+"""One look for all figures: a colour and marker per variant, pictures of arrays, files that redraw
+to the same bytes.
 
 Pictures are uint8 (H, W, 3) in RGB, in and out, unless said otherwise.
 """
@@ -80,7 +81,9 @@ def in_order(variants: Iterable[str]) -> list[str]:
 
 
 def styled(maker: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `maker`, which draws a figure, under the suite's style, whatever the caller's settings are."""
+    """Run `maker`, which draws a figure, under the suite's style, whatever the caller's settings
+    are.
+    """
 
     @wraps(maker)
     def draw(*args: Any, **kwargs: Any) -> Any:
@@ -134,7 +137,9 @@ def wrap(text: str, width: int) -> str:
 
 
 def enlarged(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """The picture with `side` pixels at its longer side: small ones show pixels, large ones are averaged."""
+    """The picture with `side` pixels at its longer side: small ones show pixels, large ones are
+    averaged.
+    """
     scale = side / max(picture.shape[:2])
     size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
     how = cv2.INTER_NEAREST_EXACT if scale > 1 else cv2.INTER_AREA
@@ -181,7 +186,9 @@ def trajectory(path: np.ndarray, exposed: int, window: int, side: int = SIDE) ->
 
 
 def kernel_image(kernel: np.ndarray, window: int, side: int = SIDE) -> np.ndarray:
-    """A kernel with odd sides in the middle of `window` x `window` pixels; brightness by square root."""
+    """A kernel with odd sides in the middle of `window` x `window` pixels; brightness by square
+    root.
+    """
     reach = window // 2
     padded = np.pad(kernel, reach)
     row, column = (length // 2 for length in padded.shape)
@@ -197,7 +204,9 @@ def amplitude(photo: np.ndarray) -> np.ndarray:
 
 
 def top(sharp: np.ndarray) -> float:
-    """The largest log10 amplitude of a photo's spectrum: the brightest tone for its blurred ones."""
+    """The largest log10 amplitude of a photo's spectrum: the brightest tone for its blurred
+    ones.
+    """
     return float(np.log10(amplitude(sharp) + LOWEST).max())
 
 

@@ -1,4 +1,5 @@
-"""Tables 1 to 10 and A1 of a study, from the frames of notebook 07, and what a study found, in sentences.
+"""Tables 1 to 10 and A1 of a study, from the frames of notebook 07, and what a study found, in
+sentences.
 
 A difference is only called one where it is significant (`s3e.evaluation.gains`).
 """
@@ -40,43 +41,53 @@ NOT_RUN, DASH = "not run", "–"
 ONE_SEED = "one seed, no claim"
 INPUTS = ("sharp", *SEVERITIES, "deblurred", "none")
 SYSTEMS = {
-    HUMAN: "one reference against the others", RANDOM: "random training caption", "global": "global feature (NIC)",
-    "soft_attention": "soft attention", "tree": "S3-tree captioner", "full": "S3E-Deblur (co-trained)",
-}  # fmt: skip
+    HUMAN: "one reference against the others",
+    RANDOM: "random training caption",
+    "global": "global feature (NIC)",
+    "soft_attention": "soft attention",
+    "tree": "S3-tree captioner",
+    "full": "S3E-Deblur (co-trained)",
+}
 READ = {"sharp": "sharp image", "blurred": "blurred image", **SYSTEMS}
 KNOWN = {
-    "blurred": "nothing done", "wiener": "Wiener filter, given the true kernel",
+    "blurred": "nothing done",
+    "wiener": "Wiener filter, given the true kernel",
     "richardson_lucy": "Richardson-Lucy iterations, given the true kernel",
-}  # fmt: skip
+}
 FROZEN = "S3E-Deblur: node maps of a frozen S3-tree, pretrained elsewhere"
 GUESSES = {GUESS: "none (guess)", PERSON: "none (one reference)"}
-MEASURES = dict(zip(NODE_MEASURES, ("leaves", "empty leaves found", "relations", "root"), strict=True))  # fmt: skip
+MEASURES = dict(
+    zip(NODE_MEASURES, ("leaves", "empty leaves found", "relations", "root"), strict=True)
+)
 FIDELITY = {"leaf_accuracy": "leaves", "relation_accuracy": "relations", "root_accuracy": "root"}
 TEXTURES = {"category": "of the category", "random": "random"}
 INTERVAL = (
-    "Intervals: 95 %, the wider of a paired bootstrap over images (of video frames: over videos) and seeds, and of t "
-    "intervals over the means of seeds and of images or videos."
+    "Intervals: 95 %, the wider of a paired bootstrap over images (of video frames: over videos)"
+    " and seeds, and of t intervals over the means of seeds and of images or videos."
 )
 SPOKEN = (
-    "Intervals: 95 %, a bootstrap over images and seeds of the metric of the whole set; of several seeds the wider of "
-    "that and a t interval over seeds."
+    "Intervals: 95 %, a bootstrap over images and seeds of the metric of the whole set; of several"
+    " seeds the wider of that and a t interval over seeds."
 )
 BEST = (
-    "Bold: the variant that is better than the input and every other variant of several seeds, oracles apart (paired, "
-    "the larger p-value of interval and Wilcoxon's signed ranks below 0.05 after Holm's correction)."
+    "Bold: the variant that is better than the input and every other variant of several seeds,"
+    " oracles apart (paired, the larger p-value of interval and Wilcoxon's signed ranks below 0.05"
+    " after Holm's correction)."
 )
 SPEED = (
-    "Milliseconds a step are as measured in the run, other jobs on the machine included. Semantic parameters include "
-    "the caption decoder, which the image never passes, and leave out the embedding in the generator."
+    "Milliseconds a step are as measured in the run, other jobs on the machine included. Semantic"
+    " parameters include the caption decoder, which the image never passes, and leave out the"
+    " embedding in the generator."
 )
 
 
-# ----------------------------------------------------------------------------------------------------- what a table is
+# ---------------------------------------------------------------------------------- what a table is
 
 
 @dataclass(frozen=True)
 class Table:
-    """`cells`: what is printed (strings, the best in `**`); `data`: the tidy numbers; `caption` above, `notes` below.
+    """`cells`: what is printed (strings, the best in `**`); `data`: the tidy numbers; `caption`
+    above, `notes` below.
 
     `text_columns`: columns on the left that hold words.
     """
@@ -90,7 +101,9 @@ class Table:
 
 
 def cell(row: Mapping[str, Any], digits: int, scale: float = 1.0, sign: bool = False) -> str:
-    """`value ± half-interval` of a row with mean, low and high, bold where `best`; no ± where nothing spreads."""
+    """`value ± half-interval` of a row with mean, low and high, bold where `best`; no ± where
+    nothing spreads.
+    """
     value, half = row["mean"] * scale, (row["high"] - row["low"]) / 2 * scale
     if not np.isfinite(value):
         return NOT_RUN
@@ -119,7 +132,9 @@ def pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def write(table: Table, folder: Path | str) -> list[Path]:
-    """Write `<name>.csv` (the tidy numbers), `.tex` and `.md` (the printed table with caption and notes)."""
+    """Write `<name>.csv` (the tidy numbers), `.tex` and `.md` (the printed table with caption and
+    notes).
+    """
     numbers = table.data.to_csv(index=False, float_format="%.6g")
     texts, paths = {"csv": numbers, "tex": latex(table), "md": markdown(table)}, []
     for kind, text in texts.items():
@@ -137,10 +152,23 @@ def markdown(table: Table) -> str:
     return "\n\n".join([f"**{table.caption}**", body, *table.notes]) + "\n"
 
 
-ESCAPES = str.maketrans({
-    "±": r"$\pm$", "−": "$-$", "→": r"$\rightarrow$", "×": r"$\times$", "–": "--", "“": "``", "”": "''",
-    "<": "$<$", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$",
-})  # fmt: skip
+ESCAPES = str.maketrans(
+    {
+        "±": r"$\pm$",
+        "−": "$-$",
+        "→": r"$\rightarrow$",
+        "×": r"$\times$",
+        "–": "--",
+        "“": "``",
+        "”": "''",
+        "<": "$<$",
+        "&": r"\&",
+        "%": r"\%",
+        "_": r"\_",
+        "#": r"\#",
+        "$": r"\$",
+    }
+)
 
 
 def _tex(text: Any) -> str:
@@ -161,7 +189,7 @@ def latex(table: Table) -> str:
     return text.replace(r"\end{table}", f"{notes}\n" + r"\end{table}")
 
 
-# -------------------------------------------------------------------------------------------- words of several tables
+# -------------------------------------------------------------------------- words of several tables
 
 
 def seeds_sentence(frame: pd.DataFrame) -> str:
@@ -190,7 +218,9 @@ def _variants(frame: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _counts(data: pd.DataFrame) -> str:
-    """How many images were scored; by severity, where frames at the end of a video have no severe version."""
+    """How many images were scored; by severity, where frames at the end of a video have no severe
+    version.
+    """
     counts = {name: int(pick(data, severity=name).images.max()) for name in severities(data)}
     if len(set(counts.values())) == 1:
         return str(max(counts.values()))
@@ -198,18 +228,22 @@ def _counts(data: pd.DataFrame) -> str:
 
 
 def _bold(data: pd.DataFrame) -> list[str]:
-    """What bold means, where several variants had several seeds; how the classical rows were made."""
+    """What bold means, where several variants had several seeds; how the classical rows were
+    made.
+    """
     trained = data[~data.variant.isin(UNTRAINED)]
     several = trained[trained.seeds > 1].variant.nunique() > 1
     best = BEST if data.best.any() else f"{BEST} There is none."
     return [best] * several + [CLASSICAL_NOTE] * ("wiener" in set(data.variant))
 
 
-# ----------------------------------------------------------------------------------------------------- tables 1 to 10
+# ----------------------------------------------------------------------------------- tables 1 to 10
 
 
 def deblurring(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
-    """Tables 1 and 2 (GoPro): PSNR (dB) and SSIM of every variant at each severity, the blurred input first."""
+    """Tables 1 and 2 (GoPro): PSNR (dB) and SSIM of every variant at each severity, the blurred
+    input first.
+    """
     data = pick(scores, split=split)
     pairs = "released" in set(data.severity)
     rows = []
@@ -236,7 +270,9 @@ def deblurring(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
 
 
 def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
-    """Table 3: seven caption metrics (×100) of every system and input, with floor and landmark (specification 6.9)."""
+    """Table 3: seven caption metrics (×100) of every system and input, with floor and landmark
+    (specification 6.9).
+    """
     data = pick(scores, split=split)
     order = list(dict.fromkeys((RANDOM, *SYSTEMS, *in_order(data.system))))
     places = {"references": None, "system": order.index, "input": INPUTS.index}
@@ -263,11 +299,14 @@ def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
             facts[metric] = cell(ends, 1, 100)
         rows.append(facts)
     notes = (
-        "All values ×100. Rows marked “all but one” are scored against all captions but the first, so that the first "
-        "caption can compete with the other references. CIDEr is CIDEr-D with document frequencies of the scored "
-        "images: it does not compare with values on other images. Co-trained systems have had the steps of stage C "
-        "on top of those of the others; the captioner that reads restored images has never seen one in training. No "
-        "best is marked: rows differ in what they read.",
+        (
+            "All values ×100. Rows marked “all but one” are scored against all captions but the"
+            " first, so that the first caption can compete with the other references. CIDEr is"
+            " CIDEr-D with document frequencies of the scored images: it does not compare with"
+            " values on other images. Co-trained systems have had the steps of stage C on top of"
+            " those of the others; the captioner that reads restored images has never seen one in"
+            " training. No best is marked: rows differ in what they read."
+        ),
         *sorted(set(data.reason.dropna()) - {""}),
         SPICE_NOT_RUN,
         SPOKEN,
@@ -286,10 +325,11 @@ def ablation(
     context: str = "",
     frozen: bool = False,
 ) -> Table:
-    """Table 4: what each variant embeds, its PSNR and SSIM, its paired gain over the baseline, and its cost.
+    """Table 4: what each variant embeds, its PSNR and SSIM, its paired gain over the baseline, and
+    its cost.
 
-    `frozen`: the data had no captions, so `full` kept the tree of another study (stage D). The data hold every
-    comparison at this severity, with its p-values.
+    `frozen`: the data had no captions, so `full` kept the tree of another study (stage D). The data
+    hold every comparison at this severity, with its p-values.
     """
     data = pick(scores, split=split, severity=severity)
     compared = pick(differences, split=split, severity=severity)
@@ -298,7 +338,9 @@ def ablation(
     for variant, words, own in _variants(data):
         known = {**KNOWN, "full": FROZEN} if frozen else KNOWN
         spent = pick(costs, variant=variant).mean(numeric_only=True)
-        parameters, time = (spent.get(name, np.nan) for name in ("parameters_semantics", "milliseconds_per_step"))  # fmt: skip
+        parameters, time = (
+            spent.get(name, np.nan) for name in ("parameters_semantics", "milliseconds_per_step")
+        )
         rows.append(
             {
                 "variant": words,
@@ -316,15 +358,17 @@ def ablation(
         said.append("The CSV holds every comparison with its p-values (interval, Wilcoxon, Holm).")
     seeds = seeds_sentence(data[~data.variant.isin(UNTRAINED)])
     caption = (
-        f"Ablation under {severity} blur, {int(data.images.max())} {split} images; gain is paired, over the baseline. "
-        f"{seeds} {context}"
+        f"Ablation under {severity} blur, {int(data.images.max())} {split} images; gain is paired,"
+        f" over the baseline. {seeds} {context}"
     ).strip()
     data, notes = pd.concat([data, compared]), (*said, *_bold(data), INTERVAL, SPEED, PROTOCOL)
     return Table("table4_ablation", caption, pd.DataFrame(rows), data, notes, 2)
 
 
 def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Table:
-    """Table 5: accuracy (%) of the tree's nodes by input, before and after co-training, against the target tree."""
+    """Table 5: accuracy (%) of the tree's nodes by input, before and after co-training, against the
+    target tree.
+    """
     data = pick(accuracy, split=split)
     keep = (data.when == "before") | (data.variant == "full")
     data = data[keep] if keep.any() else data
@@ -339,12 +383,17 @@ def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Tab
                 found = _row(_cells(own, "measure", 1, 100), MEASURES)
                 rows.append({"co-training": when, "input": view, **found})
     notes = (
-        "Percent right. Leaves, relations and root: nodes that the target fills. Empty leaves found: recall of null. "
-        "A guess names the label that training captions have most often in that node, whatever the image; one "
-        "reference is the tree of an image's first caption against that of the others (in scenes: the scene's own): "
-        "it says what people agree on. Labels that training has too rarely to be in the vocabulary count nowhere.",
-        "Intervals: 95 %, the wider of Wilson's for a share of so many images (the nodes of one image counted as one) "
-        "and of the t interval over seeds.",
+        (
+            "Percent right. Leaves, relations and root: nodes that the target fills. Empty leaves"
+            " found: recall of null. A guess names the label that training captions have most often"
+            " in that node, whatever the image; one reference is the tree of an image's first"
+            " caption against that of the others (in scenes: the scene's own): it says what people"
+            " agree on. Labels that training has too rarely to be in the vocabulary count nowhere."
+        ),
+        (
+            "Intervals: 95 %, the wider of Wilson's for a share of so many images (the nodes of one"
+            " image counted as one) and of the t interval over seeds."
+        ),
     )
     images, seeds = int(data.n.max()), seeds_sentence(data)
     caption = f"Node classification of the S3-tree on {images} {split} images. {seeds} {context}"
@@ -352,7 +401,9 @@ def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Tab
 
 
 def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "") -> Table:
-    """Table 6: captions of a judge that never saw a restored image, of sharp, blurred and restored ones (×100)."""
+    """Table 6: captions of a judge that never saw a restored image, of sharp, blurred and restored
+    ones (×100).
+    """
     columns = {**{metric: metric for metric in CAPTION_METRICS}, **FIDELITY}
     restored = [name for name in in_order(scores.system) if name not in READ or name == "full"]
     rows = []
@@ -368,17 +419,20 @@ def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "")
         rows.append({"the judge reads": words, **found})
     human = HUMAN in set(scores.system)
     notes = (
-        "Captions of one frozen captioner, trained on sharp images only and with no weight shared with any variant, "
-        "×100; nodes: percent of the target tree that its caption names."
+        "Captions of one frozen captioner, trained on sharp images only and with no weight shared"
+        " with any variant, ×100; nodes: percent of the target tree that its caption names."
         + " References: all captions but the first."
         * human,
-        "Differences are paired by image and seed and not corrected for their number; all rows rest on one judge.",
+        (
+            "Differences are paired by image and seed and not corrected for their number; all rows"
+            " rest on one judge."
+        ),
         *sorted(set(scores.reason.dropna()) - {""}),
         SPOKEN,
     )
     caption = (
-        f"Semantic fidelity on {int(scores.images.max())} test images: what a judge reads in sharp, blurred and "
-        f"restored images. {seeds_sentence(scores)} {context}"
+        f"Semantic fidelity on {int(scores.images.max())} test images: what a judge reads in sharp,"
+        f" blurred and restored images. {seeds_sentence(scores)} {context}"
     ).strip()
     data = pd.concat([scores, differences], ignore_index=True)
     return Table("table6_fidelity", caption, pd.DataFrame(rows), data, notes)
@@ -387,7 +441,9 @@ def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "")
 def texture_control(
     frame: pd.DataFrame, split: str = "test", severity: str = "severe", context: str = ""
 ) -> Table:
-    """Table 7: the decisive differences where a category determines its texture, and where textures are random."""
+    """Table 7: the decisive differences where a category determines its texture, and where textures
+    are random.
+    """
     data, rows = pick(frame, split=split, severity=severity), []
     for texture, words in TEXTURES.items():
         groups = pick(data, texture=texture).groupby(["variant", "reference"], sort=False)
@@ -403,12 +459,14 @@ def texture_control(
                 }
             )
     caption = (
-        f"The texture control: paired differences under {severity} blur on {int(data.images.max())} {split} images "
-        f"whose fine texture belongs to the category, and on as many with random textures. {context}"
+        f"The texture control: paired differences under {severity} blur on {int(data.images.max())}"
+        f" {split} images whose fine texture belongs to the category, and on as many with random"
+        f" textures. {context}"
     ).strip()
     note = (
-        "A category determines the fine texture in the upper rows only; in both it determines silhouette and colours. "
-        "How much a gain shrinks from the upper to the lower rows is not tested: read it beside the intervals."
+        "A category determines the fine texture in the upper rows only; in both it determines"
+        " silhouette and colours. How much a gain shrinks from the upper to the lower rows is not"
+        " tested: read it beside the intervals."
     )
     return Table("table7_texture_control", caption, pd.DataFrame(rows), data, (note, INTERVAL), 2)
 
@@ -420,7 +478,9 @@ def closing(
     severity: str = "severe",
     context: str = "",
 ) -> Table:
-    """Table 8: which share of the PSNR gap between baseline and true label maps each variant closes, by severity."""
+    """Table 8: which share of the PSNR gap between baseline and true label maps each variant
+    closes, by severity.
+    """
     data = pick(frame, split=split)
     columns, rows = {name: f"{name} (%)" for name in severities(data)}, []
     for variant, words, own in sorted(_variants(data), key=lambda item: item[0] in ORACLES):
@@ -428,19 +488,20 @@ def closing(
         rows.append({"variant": words, **_row(_cells(own, "severity", 0, 100), columns)})
     images, seeds = int(data.images.max()), seeds_sentence(data)
     caption = (
-        f"Share of the PSNR gap between the baseline (0 %) and true label maps (100 %) that a variant closes on "
-        f"{images} {split} images. {seeds} {context}"
+        "Share of the PSNR gap between the baseline (0 %) and true label maps (100 %) that a"
+        f" variant closes on {images} {split} images. {seeds} {context}"
     ).strip()
     notes = [
-        "A severity is left out where true label maps do not help. Paired by image and seed; the oracle has both."
+        "A severity is left out where true label maps do not help. Paired by image and seed; the"
+        " oracle has both."
     ]
     names = {"variant": "oracle_map", "reference": "oracle_silhouette", "metric": "psnr"}
     for row in pick(differences, split=split, severity=severity, **names).to_dict("records"):
         alone = f" ({ONE_SEED})" if row["seeds"] == 1 else ""
         notes.append(
-            f"What labels, and outlines between things that touch, add to the outline of all things together, under "
-            f"{severity} blur: {cell(row, 2, sign=True)} dB{alone}. An outline hints at the category, so this bounds "
-            "neither."
+            "What labels, and outlines between things that touch, add to the outline of all things"
+            f" together, under {severity} blur: {cell(row, 2, sign=True)} dB{alone}. An outline"
+            " hints at the category, so this bounds neither."
         )
     notes = (*notes, INTERVAL)
     return Table("table8_closing", caption, pd.DataFrame(rows), data, notes)
@@ -453,7 +514,8 @@ def gains(
     severity: str = "severe",
     context: str = "",
 ) -> Table:
-    """Table 9: PSNR gained over the baseline (dB) at each severity, and in each third of the images under one of them.
+    """Table 9: PSNR gained over the baseline (dB) at each severity, and in each third of the images
+    under one of them.
 
     Thirds are sorted by the blurred image's PSNR: those that blur hurts most come first.
     """
@@ -469,20 +531,24 @@ def gains(
         rows.append({"variant": words, **_row(found, columns)})
     seeds = seeds_sentence(overall)
     caption = (
-        f"PSNR gained over the baseline (dB) on {_counts(overall)} {split} images by blur severity, and under "
-        f"{severity} blur by thirds of the images, sorted by the PSNR of the blurred image. {seeds} {context}"
+        f"PSNR gained over the baseline (dB) on {_counts(overall)} {split} images by blur severity,"
+        f" and under {severity} blur by thirds of the images, sorted by the PSNR of the blurred"
+        f" image. {seeds} {context}"
     ).strip()
     note = (
-        f"Variants are trained on {severity} blur alone: under a milder one a gain can mean that less is spoilt (table "
-        "1 has the blurred image). The PSNR of a blurred image depends on what it shows (contrast, detail) as much as "
-        "on its kernel, so thirds sort both. Intervals are not corrected for their number."
+        f"Variants are trained on {severity} blur alone: under a milder one a gain can mean that"
+        " less is spoilt (table 1 has the blurred image). The PSNR of a blurred image depends on"
+        " what it shows (contrast, detail) as much as on its kernel, so thirds sort both."
+        " Intervals are not corrected for their number."
     )
     data = pd.concat([overall.assign(bin="all"), thirds], ignore_index=True)
     return Table("table9_gains", caption, pd.DataFrame(rows), data, (note, INTERVAL))
 
 
 def leakage(frame: pd.DataFrame, severity: str = "severe", context: str = "") -> Table:
-    """Table 10: what remains of the gains without test images that resemble training images (train/test leakage)."""
+    """Table 10: what remains of the gains without test images that resemble training images
+    (train/test leakage).
+    """
     rows = []
     for name, own in frame.groupby("left_out", sort=False):
         pairs = own.assign(pair=list(zip(own.variant, own.reference, strict=True)))
@@ -492,19 +558,21 @@ def leakage(frame: pd.DataFrame, severity: str = "severe", context: str = "") ->
         columns = {pair: f"{label(pair[0])} − {label(pair[1])} (dB)" for pair in LEAKAGE_PAIRS}
         rows.append(facts | _row(found, columns))
     caption = (
-        f"Gains in PSNR under {severity} blur on test images, all and without those that are suspected to resemble "
-        f"what was trained on. {seeds_sentence(frame)} {context}"
+        f"Gains in PSNR under {severity} blur on test images, all and without those that are"
+        f" suspected to resemble what was trained on. {seeds_sentence(frame)} {context}"
     ).strip()
     note = (
-        "Before training, near-duplicates are looked for and taken out of it; this looks again, in other ways. An image "
-        "can be suspected for several reasons; few images can hardly move a mean, so the last row has them alone. "
-        "Words and labels of the vocabularies come from training captions alone."
+        "Before training, near-duplicates are looked for and taken out of it; this looks again, in"
+        " other ways. An image can be suspected for several reasons; few images can hardly move a"
+        " mean, so the last row has them alone. Words and labels of the vocabularies come from"
+        " training captions alone."
     )
     return Table("table10_leakage", caption, pd.DataFrame(rows), frame, (note, INTERVAL))
 
 
 def definitions(frame: pd.DataFrame, context: str = "") -> Table:
-    """Table A1: PSNR and SSIM by every definition in use, and how many pairs of variants are ranked unlike by ours.
+    """Table A1: PSNR and SSIM by every definition in use, and how many pairs of variants are ranked
+    unlike by ours.
 
     `frame`: `definitions.csv` of notebook 07b (variant, definition, metric, value).
     """
@@ -535,7 +603,7 @@ def definitions(frame: pd.DataFrame, context: str = "") -> Table:
     return Table("tableA1_definitions", caption.strip(), pd.DataFrame(rows), frame, notes, 3)
 
 
-# -------------------------------------------------------------------------------------------------- what a study found
+# ------------------------------------------------------------------------------- what a study found
 
 Facts = Mapping[str, Mapping[str, Any]]
 SHAPES = {  # frame -> what its rows are called
@@ -558,7 +626,8 @@ FILES = {  # frame -> the tables that hold its rows
     "fidelity": ("table6_fidelity",),
     "fidelity_differences": ("table6_fidelity",),
 }
-QUESTIONS = {  # reference -> what `full` against it asks, if it is better, if it is worse, if not significant
+# reference -> what `full` against it asks, if it is better, if it is worse, if not significant
+QUESTIONS = {
     "baseline": (
         "Does the semantic branch help? Against the deblurring network alone, S3E-Deblur",
         "restores better",
@@ -566,29 +635,45 @@ QUESTIONS = {  # reference -> what `full` against it asks, if it is better, if i
         "does not differ significantly",
     ),
     "no_semantics_loss": (
-        "Is it the meaning, or only the larger network? Against the same larger network trained without captions and "
-        "trees, S3E-Deblur",
+        (
+            "Is it the meaning, or only the larger network? Against the same larger network trained"
+            " without captions and trees, S3E-Deblur"
+        ),
         "restores better: what it learnt of captions and trees counts, or the steps that this took",
         "restores worse: training on captions and trees did not pay",
         "does not differ significantly: the gain may be owed to size alone",
     ),
     "shuffled": (
-        "Are the maps used at all? Against a twin that is fed the tree of another image, S3E-Deblur",
+        (
+            "Are the maps used at all? Against a twin that is fed the tree of another image,"
+            " S3E-Deblur"
+        ),
         "restores better: what is read off this image counts (meaning or not)",
         "restores worse: the tree of another image does more",
         "does not differ significantly in PSNR under this blur: whose tree it is may not count",
     ),
     "vector_nodes": (
-        "Does it matter where in the image things are? Against a tree of vectors, which hold no places, S3E-Deblur",
-        "restores better: node maps count (of a vector that is the same everywhere, normalisation leaves little)",
+        (
+            "Does it matter where in the image things are? Against a tree of vectors, which hold no"
+            " places, S3E-Deblur"
+        ),
+        (
+            "restores better: node maps count (of a vector that is the same everywhere,"
+            " normalisation leaves little)"
+        ),
         "restores worse: vectors do more",
         "does not differ significantly",
     ),
     "pretrained_only": (
-        "Do caption and tree losses during co-training pay? Against the same network that had them before it only, "
-        "S3E-Deblur",
+        (
+            "Do caption and tree losses during co-training pay? Against the same network that had"
+            " them before it only, S3E-Deblur"
+        ),
         "restores better: they do",
-        "restores worse: they cost the image something (what they keep is the tree and the captioner)",
+        (
+            "restores worse: they cost the image something (what they keep is the tree and the"
+            " captioner)"
+        ),
         "does not differ significantly: pretraining does the work",
     ),
 }
@@ -603,7 +688,9 @@ def _key(text: str) -> str:
 
 
 def facts(frames: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
-    """The rows of frames (those of `SHAPES`; all of one split) under names that say what they are."""
+    """The rows of frames (those of `SHAPES`; all of one split) under names that say what they
+    are.
+    """
     return {
         _key(SHAPES[name].format_map(row)): row
         for name, frame in frames.items()
@@ -634,7 +721,9 @@ def read_facts(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def findings(folder: Path, headline: bool = False) -> list[str]:
-    """What the study of a folder of figures found on its test images; `headline`: in at most four sentences."""
+    """What the study of a folder of figures found on its test images; `headline`: in at most four
+    sentences.
+    """
     settings = read_json(folder / "manifest.json").get("settings", {})
     severity = settings.get("blur", {}).get("severity", "severe")
     found = sentences(read_facts(folder), severity)
@@ -649,7 +738,9 @@ def finding(differences: pd.DataFrame, split: str = "test", severity: str = "sev
 
 
 def sentences(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
-    """(topic, sentence): the findings under `severity` that follow from `facts`; none for what was not run."""
+    """(topic, sentence): the findings under `severity` that follow from `facts`; none for what was
+    not run.
+    """
     for part in (_levels, _gains, _milder, _headroom, _semantics, _judge):
         yield from part(rows, severity)
 
@@ -672,7 +763,9 @@ def _side(row: Mapping[str, Any]) -> int:
 
 
 def _amount(row: Mapping[str, Any], digits: int = 2, unit: str = " dB", scale: float = 1.0) -> str:
-    """A difference with its interval and, of several seeds, its p-value, as far as they are known."""
+    """A difference with its interval and, of several seeds, its p-value, as far as they are
+    known.
+    """
     mean, low, high = (_number(row[name] * scale, digits, True) for name in ("mean", "low", "high"))
     text = f"{mean}{unit}" + f", 95 % interval {low} to {high}" * bool(row["high"] > row["low"])
     p = row.get("p_holm", np.nan)
@@ -692,8 +785,11 @@ def _levels(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
         blurred, baseline, full = (_number(row["mean"], 2) for row in found)
         yield (
             "levels",
-            f"Blurred images are at {blurred} dB PSNR (higher is nearer to the sharp image); the deblurring network "
-            f"alone brings them to {baseline} dB, S3E-Deblur to {full} dB.",
+            (
+                f"Blurred images are at {blurred} dB PSNR (higher is nearer to the sharp image);"
+                f" the deblurring network alone brings them to {baseline} dB, S3E-Deblur to"
+                f" {full} dB."
+            ),
         )
 
 
@@ -714,9 +810,12 @@ def _milder(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
             if _side(gain) == 1:
                 yield (
                     other,
-                    f"Under {other} blur, which no network was trained on, S3E-Deblur restores worse than the "
-                    f"deblurring network alone ({_amount(gain)}): blurred images are at {blurred} dB, it brings them "
-                    f"to {full} dB, the network alone to {baseline} dB.",
+                    (
+                        f"Under {other} blur, which no network was trained on, S3E-Deblur restores"
+                        f" worse than the deblurring network alone ({_amount(gain)}): blurred"
+                        f" images are at {blurred} dB, it brings them to {full} dB, the network"
+                        f" alone to {baseline} dB."
+                    ),
                 )
 
 
@@ -724,8 +823,11 @@ def _headroom(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
     for oracle, words in (
         ("oracle_map", "How much is there to gain? True label maps in the place of the tree bring"),
         ("oracle_silhouette", "The true outline of all things together, without labels, brings"),
-        ("oracle", "Node maps of the sharp image, which carry its outlines whatever the tree has learnt, bring"),
-    ):  # fmt: skip
+        (
+            "oracle",
+            "Node maps of the sharp image, with its outlines whatever the tree learnt, bring",
+        ),
+    ):
         for row in _get(rows, f"{oracle} over baseline {severity} psnr"):
             alone = " (one training, no claim)" if row["seeds"] == 1 else ""
             yield oracle, f"{words} {_amount(row)}{alone}."
@@ -733,7 +835,10 @@ def _headroom(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
         share, low, high = (_number(100 * row[name], 0) for name in ("mean", "low", "high"))
         yield (
             "closes",
-            f"S3E-Deblur reaches {share} % of what true label maps bring, 95 % interval {low} to {high}.",
+            (
+                f"S3E-Deblur reaches {share} % of what true label maps bring, 95 % interval {low}"
+                f" to {high}."
+            ),
         )
     pair = f"full over no_semantics_loss {severity} psnr"
     found = _get(rows, pair, f"random texture {pair}")
@@ -741,9 +846,12 @@ def _headroom(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
         bound, free = map(_amount, found)
         yield (
             "textures",
-            "With random textures, a category determines outline and colours but no texture. The gain over the network "
-            f"without semantic losses is {bound} where textures belong to categories and {free} where they do not (one "
-            "training there, no claim; whether it shrinks is not tested).",
+            (
+                "With random textures, a category determines outline and colours but no texture."
+                f" The gain over the network without semantic losses is {bound} where textures"
+                f" belong to categories and {free} where they do not (one training there, no claim;"
+                " whether it shrinks is not tested)."
+            ),
         )
 
 
@@ -757,26 +865,34 @@ def _semantics(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
     if found:
         sharp, blurred, guess = _hundred(found)
         text = (
-            f"The tree names {sharp} % of the things in sharp images and {blurred} % in blurred ones; a guess that "
-            f"sees nothing names {guess} %."
+            f"The tree names {sharp} % of the things in sharp images and {blurred} % in blurred"
+            f" ones; a guess that sees nothing names {guess} %."
         )
         if min(row["low"] for row in found[:2]) <= found[2]["mean"]:
-            text += " So the tree reads hardly more than a guess: what one that can read would bring is not tested."
+            text += (
+                " So the tree reads hardly more than a guess: what one that can read would bring is"
+                " not tested."
+            )
         yield "tree", text
     found = _get(rows, *(f"captions tree {view} CIDEr" for view in ("sharp", severity)))
     if found:
         floor = _hundred(_get(rows, f"captions {RANDOM} none CIDEr"))
         least = "".join(f"; random captions score {value}" for value in floor)
         sharp, blurred = _hundred(found)
-        text = f"The tree captioner scores CIDEr {sharp} on sharp images and {blurred} on blurred ones{least}."
+        text = (
+            f"The tree captioner scores CIDEr {sharp} on sharp images and {blurred} on blurred"
+            f" ones{least}."
+        )
         yield "captions", text
     found = _get(rows, *(f"captions full {view} CIDEr" for view in ("sharp", severity)))
     if found:
         sharp, blurred = _hundred(found)
         yield (
             "co-trained",
-            f"After co-training on blurred images, S3E-Deblur's own captions score CIDEr {sharp} on sharp images and "
-            f"{blurred} on blurred ones.",
+            (
+                "After co-training on blurred images, S3E-Deblur's own captions score CIDEr"
+                f" {sharp} on sharp images and {blurred} on blurred ones."
+            ),
         )
 
 
@@ -788,9 +904,12 @@ def _judge(rows: Facts, severity: str) -> Iterator[tuple[str, str]]:
         sharp, blurred, baseline, full = _hundred(found)
         yield (
             "judge",
-            "Can a captioner that was trained on sharp images alone read the restored ones? It scores CIDEr "
-            f"{sharp} for sharp images, {blurred} for blurred ones, {baseline} for the baseline's, {full} for "
-            "S3E-Deblur's (against all captions but the first).",
+            (
+                "Can a captioner that was trained on sharp images alone read the restored ones? It"
+                f" scores CIDEr {sharp} for sharp images, {blurred} for blurred ones, {baseline}"
+                f" for the baseline's, {full} for S3E-Deblur's (against all captions but the"
+                " first)."
+            ),
         )
     answers = ("reads S3E-Deblur's images better than", "reads S3E-Deblur's images worse than",
                "makes no significant difference between S3E-Deblur's images and")  # fmt: skip

@@ -1,7 +1,8 @@
-"""The resumable state of a training on disk: hashed, replaced whole, the one before kept, never unpickled.
+"""The resumable state of a training on disk: hashed, replaced whole, the one before kept, never
+unpickled.
 
-A file is a line that names the format, the SHA-256 of the rest, and what `torch.save` wrote. It is read by
-`torch.load(weights_only=True)` and only after its hash was checked.
+A file is a line that names the format, the SHA-256 of the rest, and what `torch.save` wrote. It is
+read by `torch.load(weights_only=True)` and only after its hash was checked.
 """
 
 import errno
@@ -34,20 +35,23 @@ def previous(path: Path) -> Path:
 
 @contextmanager
 def writing(path: Path, checkpoint: Path) -> Iterator[Path]:
-    """`atomic_write` for a file of a training; `S3EError` where the disk is full or cannot be written."""
+    """`atomic_write` for a file of a training; `S3EError` where the disk is full or cannot be
+    written.
+    """
     try:
         with atomic_write(path) as temporary:
             yield temporary
     except OSError as error:
         why = "the disk is full" if error.errno in FULL else error.strerror
         raise S3EError(
-            f"{path} cannot be written ({why}): make room and run the same command again; it resumes from the last "
-            f"good checkpoint, {checkpoint}."
+            f"{path} cannot be written ({why}): make room and run the same command again; it"
+            f" resumes from the last good checkpoint, {checkpoint}."
         ) from None
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, texts, lists and dictionaries of them); the file before it becomes `previous`.
+    """Write `state` (tensors, numbers, texts, lists and dictionaries of them); the file before it
+    becomes `previous`.
 
     Raises `S3EError` where that is impossible: a whole checkpoint stays.
     """
@@ -81,10 +85,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The newest whole state: that of `path`, or the one before it, with a message; None where there is neither.
+    """The newest whole state: that of `path`, or the one before it, with a message; None where
+    there is neither.
 
-    A damaged file is moved aside (`.damaged`), so that the next one does not push out the good one before it. Raises
-    `S3EError` where files are there but none can be used.
+    A damaged file is moved aside (`.damaged`), so that the next one does not push out the good one
+    before it. Raises `S3EError` where files are there but none can be used.
     """
     wrong = []
     for place in filter(Path.exists, (path, previous(path))):

@@ -1,7 +1,8 @@
-"""What each loss term does: which parts of the networks its gradient reaches, and where it would change the images.
+"""What each loss term does: which parts of the networks its gradient reaches, and where it would
+change the images.
 
-All is computed on copies of the networks in eval mode (no dropout, fixed statistics): the training that they come from,
-its gradients and its random numbers stay as they are.
+All is computed on copies of the networks in eval mode (no dropout, fixed statistics): the training
+that they come from, its gradients and its random numbers stay as they are.
 """
 
 from copy import deepcopy
@@ -28,9 +29,11 @@ def semantic_gradients(
     caption: bool,
     distillation: bool = False,
 ) -> pd.DataFrame:
-    """Norm of the gradient of each weighted term (rows) in each part of a semantic source that reads `batch.blurred`.
+    """Norm of the gradient of each weighted term (rows) in each part of a semantic source that
+    reads `batch.blurred`.
 
-    0 where a term does not reach a part. `tree`, `caption`, `distillation`: which terms, as far as they have weights.
+    0 where a term does not reach a part. `tree`, `caption`, `distillation`: which terms, as far as
+    they have weights.
     """
     (source,), batch = _in_eval_mode(batch, source)
     switches = {"tree": tree, "caption": caption, "distillation": distillation}
@@ -41,7 +44,8 @@ def semantic_gradients(
 def deblurring_gradients(
     model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config, rules: Variant
 ) -> pd.DataFrame:
-    """The same for each term of L_total that a variant has: parts of the semantics, the embedding and the generator.
+    """The same for each term of L_total that a variant has: parts of the semantics, the embedding
+    and the generator.
 
     The critic's own loss is not among the terms; it reaches nothing but the critic.
     """
@@ -59,7 +63,8 @@ def deblurring_gradients(
 def image_directions(
     model: S3EDeblur, critic: nn.Module, batch: Batch, config: Config
 ) -> dict[str, np.ndarray]:
-    """The direction in which each term would change the restored images to fall: {term: signed n x H x W x 3}.
+    """The direction in which each term would change the restored images to fall: {term: signed n x
+    H x W x 3}.
 
     It is the negative gradient of the weighted term with respect to the restored images.
     """
@@ -82,7 +87,9 @@ def _in_eval_mode(batch: Batch, *modules: nn.Module) -> tuple[list[nn.Module], B
 
 
 def _norms(terms: Terms, parts: dict[str, nn.Module]) -> pd.DataFrame:
-    """Euclidean norm of the gradient of each term over the trained parameters of each part (each counted once)."""
+    """Euclidean norm of the gradient of each term over the trained parameters of each part (each
+    counted once).
+    """
     owner = {}
     for name, part in parts.items():
         for item in part.parameters():

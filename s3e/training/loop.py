@@ -1,7 +1,9 @@
-"""One plain loop: seed, step, guard, log, checkpoint, validate, resume. It knows nothing of deblurring.
+"""One plain loop: seed, step, guard, log, checkpoint, validate, resume. It knows nothing of
+deblurring.
 
-Every step is seeded from (key, step), every batch and every learning rate is a pure function of its step, so a run that
-was cut and resumes from its last checkpoint ends in the same bits as an unbroken one.
+Every step is seeded from (key, step), every batch and every learning rate is a pure function of its
+step, so a run that was cut and resumes from its last checkpoint ends in the same bits as an
+unbroken one.
 """
 
 import math
@@ -35,8 +37,8 @@ Terms = dict[str, Tensor]
 def rate(settings: Training, step: int) -> float:
     """Factor of the learning rate at `step` (from 0 on).
 
-    Constant; linear to 0; constant for one half, then linear to 0; half a cosine to 0; or falling in steps. A warm-up
-    lets it rise linearly first.
+    Constant; linear to 0; constant for one half, then linear to 0; half a cosine to 0; or falling
+    in steps. A warm-up lets it rise linearly first.
     """
     done = step / settings.steps
     factor = {
@@ -74,24 +76,30 @@ class Batches:
 class Trainer:
     """Run `settings.steps` steps of a training, resumable, with its log on disk.
 
-    A subclass sets `optimizers` and `job` (itself in plain values, for processes of its own) and defines
+    A subclass sets `optimizers` and `job` (itself in plain values, for processes of its own) and
+    defines
 
     - `step(number) -> Terms`: take step `number` of all optimizers; the losses,
-    - `validate() -> float`: a score, higher is better, the same in all processes; every `validate_every` steps,
+    - `validate() -> float`: higher is better, equal in all processes; every `validate_every` steps,
     - `sample() -> {name: array}`: what shows how far the training has come; kept at `SNAPSHOTS`.
 
-    `modules` are moved to the device and saved by name. Files in `folder`: `log_<name>.csv` (step and losses, never
-    times), `<name>.ckpt` (and the one before it), `validation_<name>.csv`, `progress/<name>_<step>.npz`. After `fit`,
-    `milliseconds` is the mean time of a step.
+    `modules` are moved to the device and saved by name. Files in `folder`: `log_<name>.csv` (step
+    and losses, never times), `<name>.ckpt` (and the one before it), `validation_<name>.csv`,
+    `progress/<name>_<step>.npz`. After `fit`, `milliseconds` is the mean time of a step.
     """
 
     optimizers: dict[str, Optimizer]
     job: dict[str, Any]
 
     def __init__(
-        self, folder: Path, name: str, key: tuple[object, ...], settings: Training, runtime: Runtime,
+        self,
+        folder: Path,
+        name: str,
+        key: tuple[object, ...],
+        settings: Training,
+        runtime: Runtime,
         **modules: nn.Module,
-    ):  # fmt: skip
+    ):
         self.folder, self.name, self.key = Path(folder), name, (*key, name)
         self.settings, self.runtime, self.modules = settings, runtime, modules
         self.device, self.first = parallel.join(runtime), rank() == 0
@@ -106,9 +114,11 @@ class Trainer:
             self.prepare(module.train())
 
     def fit(self, watch: Callable[[int], None] = lambda step: None) -> pd.DataFrame:
-        """Take all steps from the last checkpoint on; the log. `watch` is called with each step that was logged.
+        """Take all steps from the last checkpoint on; the log. `watch` is called with each step
+        that was logged.
 
-        Raises `S3EError` for a divergence, too little memory or a full disk; the last good checkpoint stays.
+        Raises `S3EError` for a divergence, too little memory or a full disk; the last good
+        checkpoint stays.
         """
         steps = self.settings.steps
         if self.runtime.devices > 1 and not dist.is_initialized():
@@ -124,9 +134,9 @@ class Trainer:
                 why = (str(error) or type(error).__name__).splitlines()[0][:120]
                 batch, accumulate = self.settings.batch, self.settings.accumulate
                 raise S3EError(
-                    f"training '{self.name}' does not fit into memory with {batch // accumulate} images at a time "
-                    f"({why}): raise its section's accumulate (now {accumulate}), or lower its batch (now {batch}) or "
-                    "data.size."
+                    f"training '{self.name}' does not fit into memory with {batch // accumulate}"
+                    f" images at a time ({why}): raise its section's accumulate (now {accumulate}),"
+                    f" or lower its batch (now {batch}) or data.size."
                 ) from None
         self.milliseconds = 1000 * self.seconds / steps
         return pd.DataFrame(self.rows)
@@ -171,7 +181,8 @@ class Trainer:
         return self.number, self.ids, terms
 
     def optimizer_step(self, optimizer: Optimizer, parts: Iterable[Terms]) -> Terms:
-        """One step of an optimizer on the mean over `accumulate` parts, each the terms of a loss; the terms' means.
+        """One step of an optimizer on the mean over `accumulate` parts, each the terms of a loss;
+        the terms' means.
 
         Parts are computed here, one after the other, so that only one is in memory.
         """
@@ -195,7 +206,9 @@ class Trainer:
         return means
 
     def _check(self, step: int, ids: list[str], terms: Terms) -> None:
-        """Raise `S3EError` for a loss term that is not finite, or many times its mean over the last hundred values."""
+        """Raise `S3EError` for a loss term that is not finite, or many times its mean over the last
+        hundred values.
+        """
         for name, value in terms.items():
             number, (mean, count) = float(value.detach()), self.usual.get(name, (0.0, 0))
             limit = self.runtime.explosion * max(mean, SMALLEST) if count >= SETTLED else math.inf
@@ -203,9 +216,9 @@ class Trainer:
                 images = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if ids[8:] else "")
                 saved = self.checkpoint if self.checkpoint.exists() else "none was saved before"
                 raise S3EError(
-                    f"training '{self.name}' diverged at step {step}: loss '{name}' is {number:.3g} after {mean:.3g} "
-                    f"in the mean (images: {images}); lower the learning rate or set clip_norm; the last good "
-                    f"checkpoint: {saved}."
+                    f"training '{self.name}' diverged at step {step}: loss '{name}' is {number:.3g}"
+                    f" after {mean:.3g} in the mean (images: {images}); lower the learning rate or"
+                    f" set clip_norm; the last good checkpoint: {saved}."
                 )
             self.usual[name] = [mean + (abs(number) - mean) / min(count + 1, 100), count + 1]
 
@@ -278,7 +291,8 @@ class Trainer:
             return 0
         if state.get("key") != [*map(str, self.key)]:
             raise S3EError(
-                f"{self.checkpoint} belongs to another training {state.get('key', '')}; delete it and run again."
+                f"{self.checkpoint} belongs to another training {state.get('key', '')}; delete it"
+                " and run again."
             )
         try:
             for kind in ("modules", "optimizers"):

@@ -18,10 +18,11 @@ from s3e.training.loop import Terms
 def tree_loss(
     tree: TreeOutput, target: Tensor, null_weight: float, whole: Tensor | None = None
 ) -> Tensor:
-    """Weighted mean over nodes of cross-entropy; NULL (class 0) counts `null_weight`, out-of-vocabulary nothing.
+    """Weighted mean over nodes of cross-entropy; NULL (class 0) counts `null_weight`,
+    out-of-vocabulary nothing.
 
-    target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the step, where B are a
-    part of them: the mean over equal parts is then the loss of the whole.
+    target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the
+    step, where B are a part of them: the mean over equal parts is then the loss of the whole.
     """
     losses = []  # B x 4 and B x 3
     for logits, labels in (
@@ -43,7 +44,8 @@ def _node_weights(target: Tensor, null_weight: float, dtype: torch.dtype) -> Ten
 
 
 def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy per word under teacher forcing: logits B x (T - 1) x words, words B x T' with T' >= T.
+    """Mean cross-entropy per word under teacher forcing: logits B x (T - 1) x words, words B x T'
+    with T' >= T.
 
     `whole`: the words of all images of the step, as for `tree_loss`.
     """
@@ -64,7 +66,9 @@ def total_terms(
     restored: Tensor,
     semantics: Semantics | None,
 ) -> Terms:
-    """L_total of a batch as it was restored and read: L_ImD, and what else a variant's rules have."""
+    """L_total of a batch as it was restored and read: L_ImD, and what else a variant's rules
+    have.
+    """
     terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
     if rules.tree_loss or rules.caption_loss:
         switches = {"tree": rules.tree_loss, "caption": rules.caption_loss, "distillation": True}
@@ -82,10 +86,11 @@ def semantic_terms(
     caption: bool,
     distillation: bool,
 ) -> Terms:
-    """Weighted L_tree, L_cap and L_distil of what `source` reads in a batch, as far as they are switched on.
+    """Weighted L_tree, L_cap and L_distil of what `source` reads in a batch, as far as they are
+    switched on.
 
-    L_distil is the distance of the features to those of the sharp image (idea of arXiv 2302.06898), read by the source
-    itself in eval mode: its normalisation statistics stay as they are.
+    L_distil is the distance of the features to those of the sharp image (idea of arXiv 2302.06898),
+    read by the source itself in eval mode: its normalisation statistics stay as they are.
     """
     terms = {}
     if tree:
@@ -111,7 +116,9 @@ def image_terms(
     restored: Tensor,
     sharp: Tensor,
 ) -> Terms:
-    """Weighted L_ImD of the generator: the pixel, adversarial and perceptual terms that are switched on."""
+    """Weighted L_ImD of the generator: the pixel, adversarial and perceptual terms that are
+    switched on.
+    """
     terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
     if loss.adversarial:
         score = critic(restored)
@@ -126,9 +133,11 @@ def image_terms(
 def critic_terms(
     loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor, turn: int = 0
 ) -> Terms:
-    """Terms of L_D; their sum is minimised, without a gradient to the generator. `turn`: the step on the same images.
+    """Terms of L_D; their sum is minimised, without a gradient to the generator. `turn`: the step
+    on the same images.
 
-    The penalty is computed by `critic.forward`, eager and in full precision: compiled graphs have no double backward.
+    The penalty is computed by `critic.forward`, eager and in full precision: compiled graphs have
+    no double backward.
     """
     sharp, restored = batch.sharp, restored.detach()
     real, fake = critic(sharp), critic(restored)
@@ -147,10 +156,12 @@ def gradient_penalty(
     share: Tensor,
     norm: str = "sample",
 ) -> Tensor:
-    """E[(|grad D(x)|_2 - 1)^2] at points x = share real + (1 - share) fake, share in [0, 1] with one value a sample.
+    """E[(|grad D(x)|_2 - 1)^2] at points x = share real + (1 - share) fake, share in [0, 1] with
+    one value a sample.
 
-    norm "sample": over a sample's values (WGAN-GP, arXiv 1704.00028); "pixel": over the channels of each pixel, with
-    the first sample's share for all, as DeblurGAN's public code has it (specification 3.5).
+    norm "sample": over a sample's values (WGAN-GP, arXiv 1704.00028); "pixel": over the channels of
+    each pixel, with the first sample's share for all, as DeblurGAN's public code has it
+    (specification 3.5).
     """
     share = (share if norm == "sample" else share[:1].expand(len(real))).view(-1, 1, 1, 1)
     mixed = (share * real + (1 - share) * fake).detach().requires_grad_(True)

@@ -1,11 +1,12 @@
 """Several processes for one training (`runtime.devices`), each with an equal part of every batch.
 
-A notebook asks for them and `torchrun` starts them; by hand, also on many machines that share the folder:
+A notebook asks for them and `torchrun` starts them; by hand, also on many machines that share the
+folder:
 
     torchrun --nproc-per-node 2 -m s3e.training.stages runs/.../cotrain.job.json
 
-The job file says which networks are trained how; they start from the checkpoint beside it and leave their log and their
-last checkpoint, from which the notebook's own process takes the result.
+The job file says which networks are trained how; they start from the checkpoint beside it and leave
+their log and their last checkpoint, from which the notebook's own process takes the result.
 """
 
 import os
@@ -37,7 +38,8 @@ def join(runtime: Runtime) -> torch.device:
     kind, _, number = runtime.device.partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
         raise S3EError(
-            f"runtime.device is '{runtime.device}', but PyTorch sees no GPU: --set runtime.device=cpu."
+            f"runtime.device is '{runtime.device}', but PyTorch sees no GPU: --set"
+            " runtime.device=cpu."
         )
     device = torch.device(kind)
     if kind == "cuda":
@@ -54,7 +56,8 @@ def spread(
 ) -> None:
     """Run the training `name` in processes of its own and show its progress until it is on disk.
 
-    `watch` is called with each step whose log was written. Raises `S3EError` with the reason where a process fails.
+    `watch` is called with each step whose log was written. Raises `S3EError` with the reason where
+    a process fails.
     """
     file, output = folder / f"{name}.job.json", folder / f"{name}.launch.log"
     log = folder / f"log_{name}.csv"

@@ -1,8 +1,8 @@
 """The training stages of specification 6.7.
 
-tree, A1, A2: the semantic source alone, on sharp and then on severely blurred images. B: generator and critic alone. C:
-co-training of everything. The baseline is B continued through C's schedule. D: C on data without captions, with the
-tree and the encoder of a captioned study, frozen.
+tree, A1, A2: the semantic source alone, on sharp and then on severely blurred images. B: generator
+and critic alone. C: co-training of everything. The baseline is B continued through C's schedule. D:
+C on data without captions, with the tree and the encoder of a captioned study, frozen.
 """
 
 import sys
@@ -39,7 +39,9 @@ Output = tuple[Batch, Tensor, Semantics | None]  # I_b and the rest, I_r, what w
 
 
 class Stage(Trainer):
-    """What pretraining and co-training share: the data, and how they are described to processes of their own."""
+    """What pretraining and co-training share: the data, and how they are described to processes of
+    their own.
+    """
 
     def __init__(
         self, folder: Path, name: str, corpus: Corpus, config: Config, stage: str, severity: str,
@@ -64,7 +66,9 @@ class Stage(Trainer):
             yield split.batch(rows, self.severity)
 
     def compile(self, *networks: nn.Module | None) -> None:
-        """Let calls of networks run compiled, if the settings say so; their `forward` stays eager."""
+        """Let calls of networks run compiled, if the settings say so; their `forward` stays
+        eager.
+        """
         for network in networks if self.runtime.compile else ():
             if network is not None:
                 network.compile()
@@ -73,13 +77,21 @@ class Stage(Trainer):
 class CoTraining(Stage):
     """Stages B ("b", with the variant "baseline"), C and D ("c").
 
-    Semantics that start from scratch learn at the generator's rate, pretrained ones at `semantics_learning_rate`.
+    Semantics that start from scratch learn at the generator's rate, pretrained ones at
+    `semantics_learning_rate`.
     """
 
     def __init__(
-        self, folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus, config: Config, stage: str,
+        self,
+        folder: Path,
+        name: str,
+        model: S3EDeblur,
+        critic: nn.Module,
+        corpus: Corpus,
+        config: Config,
+        stage: str,
         variant: str = "baseline",
-    ):  # fmt: skip
+    ):
         severity, key = config.blur.severity, (config.seed, variant)
         modules = {"model": model, "critic": critic}
         super().__init__(
@@ -109,13 +121,16 @@ class CoTraining(Stage):
         self.compile(model.generator, critic, *parts)
 
     def step(self, number: int) -> Terms:
-        """One co-training step: read and restore, critic, then generator and semantics; the losses of all."""
+        """One co-training step: read and restore, critic, then generator and semantics; the losses
+        of all.
+        """
         # Extra critic steps see images of their own, or (critic_reuse) those of this step again.
         for extra in range(0 if self.loss.critic_reuse else self.extra):
             batches = self.critic_batches(number * self.extra + extra)
             self.critic_step(self.read_and_restore(batches))
 
-        # Read I_b, restore I_r. A batch in one part passes the model once, for the critic and the generator; one that
+        # Read I_b, restore I_r. A batch in one part passes the model once, for the critic and the
+        # generator; one that
         # is accumulated passes twice, so that only one part is in memory.
         once = self.settings.accumulate == 1
         outputs = self.read_and_restore(self.batches(number), learn=True)
@@ -133,7 +148,9 @@ class CoTraining(Stage):
         return self.optimizer_step(self.optimizer, terms) | losses
 
     def read_and_restore(self, batches: Iterable[Batch], learn: bool = False) -> Iterator[Output]:
-        """Each batch with its restored images and its semantics; with `learn`, to be differentiated."""
+        """Each batch with its restored images and its semantics; with `learn`, to be
+        differentiated.
+        """
         for batch in map(self.place, batches):
             with torch.set_grad_enabled(learn), self.autocast():
                 semantics = self.model.read(batch)  # B x 3 x H x W -> maps B x 7D x 16 x 16
@@ -165,15 +182,24 @@ class CoTraining(Stage):
 
 
 class PretrainSemantics(Stage):
-    """One phase of a semantic source: "tree", "a1" (sharp) or "a2" (blurred; fewer and fewer sharp images at first).
+    """One phase of a semantic source: "tree", "a1" (sharp) or "a2" (blurred; fewer and fewer sharp
+    images at first).
 
     In the phase "tree" the caption loss rests, unless it is the only one.
     """
 
     def __init__(
-        self, folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus, config: Config, *, tree: bool,
+        self,
+        folder: Path,
+        name: str,
+        phase: str,
+        source: nn.Module,
+        corpus: Corpus,
+        config: Config,
+        *,
+        tree: bool,
         caption: bool,
-    ):  # fmt: skip
+    ):
         severity, key = config.blur.severity if phase == "a2" else "sharp", (config.seed,)
         job = {"kind": source.kind, "tree": tree, "caption": caption}
         super().__init__(
@@ -239,12 +265,19 @@ def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
 
 
 def start_model(
-    variant: str, config: Config, corpus: Corpus, *, deblurrer: Path, captioner: Path | None, folder: Path
-) -> tuple[S3EDeblur, nn.Module]:  # fmt: skip
+    variant: str,
+    config: Config,
+    corpus: Corpus,
+    *,
+    deblurrer: Path,
+    captioner: Path | None,
+    folder: Path,
+) -> tuple[S3EDeblur, nn.Module]:
     """Model and critic of a variant at the start of stage C.
 
-    Every variant of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics start from notebook
-    03 (`captioner`), from an own pretraining with the variant's own losses, or from scratch (specification 6.7).
+    Every variant of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics
+    start from notebook 03 (`captioner`), from an own pretraining with the variant's own losses, or
+    from scratch (specification 6.7).
     """
     rules = variant_rules(variant, corpus.captioned)
     model, critic = build_model(config, corpus, variant), build_critic(config)
@@ -267,7 +300,9 @@ def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:
 
 
 def train(job: dict[str, Any]) -> None:
-    """One process's part of a training whose first checkpoint exists; `job`: that of its `Stage`, folder and name."""
+    """One process's part of a training whose first checkpoint exists; `job`: that of its `Stage`,
+    folder and name.
+    """
     config = Config.model_validate(job["config"])
     corpus = load_corpus(job["corpus"], job["vocabulary"])
     folder, name, stage = Path(job["folder"]), job["name"], job["stage"]

@@ -1,4 +1,6 @@
-"""A JupyterLab of its own for tests: copies of the notebooks, folders that are thrown away, Debian's Chromium."""
+"""A JupyterLab of its own for tests: copies of the notebooks, folders that are thrown away,
+Debian's Chromium.
+"""
 
 import json
 import os
@@ -37,7 +39,8 @@ SETTINGS = {
     },  # the theme follows the browser's colour scheme
 }
 ENDED = """() => {
-    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")].map(prompt => prompt.textContent);
+    const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
+        .map(prompt => prompt.textContent);
     return /[0-9]/.test(prompts[0]) && !prompts.some(prompt => prompt.includes("*"));
 }"""
 READ = """pictures => Promise.all(pictures.map(picture => new Promise(async done => {
@@ -45,7 +48,8 @@ READ = """pictures => Promise.all(pictures.map(picture => new Promise(async done
     reader.onload = () => done(reader.result);
     reader.readAsDataURL(await (await fetch(picture.src)).blob());
 })))"""
-ASKED = "No such comm"  # JupyterLab asks every kernel for its widgets, before a cell could have imported ipywidgets
+# JupyterLab asks every kernel for its widgets, before a cell could have imported ipywidgets
+ASKED = "No such comm"
 
 
 class Server(NamedTuple):
@@ -58,7 +62,9 @@ class Server(NamedTuple):
 
 @contextmanager
 def serve(root: Path) -> Iterator[Server]:
-    """Run JupyterLab on copies of all notebooks (profile `smoke`); every file that it or a run writes is in `root`."""
+    """Run JupyterLab on copies of all notebooks (profile `smoke`); every file that it or a run
+    writes is in `root`.
+    """
     folder = copy_notebooks(root / "notebooks")
     port, token = free_port(), secrets.token_hex(16)
     options = [
@@ -99,7 +105,9 @@ def copy_notebooks(folder: Path) -> Path:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """The environment of a server (and its kernels) that keeps settings, runs and figures below `root`."""
+    """The environment of a server (and its kernels) that keeps settings, runs and figures below
+    `root`.
+    """
     for name, value in SETTINGS.items():
         path = root / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,9 +152,9 @@ def wait_until_it_answers(server: Server, process: subprocess.Popen, seconds: fl
 class Notebook:
     """One notebook in a browser page, and everything that went wrong in it.
 
-    `page` is a playwright page. `problems` collects, while they happen: errors and stderr text that the kernel
-    sends (also those of widget callbacks, which JupyterLab shows only in its log), errors in the browser's console,
-    and scripts that failed.
+    `page` is a playwright page. `problems` collects, while they happen: errors and stderr text that
+    the kernel sends (also those of widget callbacks, which JupyterLab shows only in its log),
+    errors in the browser's console, and scripts that failed.
     """
 
     def __init__(self, page, server: Server, name: str):
@@ -176,7 +184,9 @@ class Notebook:
                 self.problems.append(f"kernel: {text}")
 
     def run_all(self, seconds: float) -> None:
-        """Choose "Run All Cells" from the menu and wait until the last cell has ended, or one has failed."""
+        """Choose "Run All Cells" from the menu and wait until the last cell has ended, or one has
+        failed.
+        """
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         self.page.wait_for_function(ENDED, timeout=1000 * seconds)
@@ -195,7 +205,9 @@ class Notebook:
         )
 
     def pictures(self, code: str) -> list[str]:
-        """The bytes of every picture that the widget of a cell shows, as data URLs; "" for a hidden one."""
+        """The bytes of every picture that the widget of a cell shows, as data URLs; "" for a hidden
+        one.
+        """
         return self.cell(code).locator(".jupyter-widgets img").evaluate_all(READ)
 
     def steer(self, code: str, name: str, key: str) -> None:
@@ -206,15 +218,17 @@ class Notebook:
         slider.locator(".noUi-handle").press(key)
 
     def shown(self, kind: str) -> int:
-        """How many outputs have a MIME type that ends with `kind`: "png", or "stderr" (which errors have as well)."""
+        """How many outputs have a MIME type that ends with `kind`: "png", or "stderr" (which errors
+        have as well).
+        """
         return self.page.locator(f".jp-OutputArea-output[data-mime-type$={kind}]").count()
 
 
 def kernel_message(payload: bytes) -> tuple[dict, dict]:
     """Header and content of a frame in Jupyter's binary protocol `v1.kernel.websocket.jupyter.org`.
 
-    A frame is a count n, n offsets (both as 64-bit little-endian integers), then between two offsets each: channel,
-    header, parent's header, metadata, content, buffers.
+    A frame is a count n, n offsets (both as 64-bit little-endian integers), then between two
+    offsets each: channel, header, parent's header, metadata, content, buffers.
     """
     count = int(np.frombuffer(payload, "<u8", 1)[0])
     offsets = np.frombuffer(payload, "<u8", count, offset=8).tolist()
