@@ -1,4 +1,4 @@
-"""The networks and the update of the suite as one would write them down first: eager, float32,
+"""The networks and the step of the suite as one would write them down first: eager, float32,
 nothing shared or saved.
 
 Used by `benchmarks/training.py` to measure against; `copy_weights` lets both start from the same
@@ -203,7 +203,7 @@ def copy_semantics(target: PlainSemantics, source: nn.Module) -> None:
 
 
 class PlainTraining:
-    """One update after the other, with losses read out after each, as a first training script has
+    """One step after the other, with losses read out after each, as a first training script has
     it.
     """
 
@@ -279,7 +279,7 @@ class PlainTraining:
         return [*found, weights.tree * tree / norm, weights.caption * caption]
 
     def update(self, batch: Batch, others: list[Batch]) -> list[float]:
-        """One generator update with the critic's before it; `others`: batches of the extra critic
+        """One generator step with the critic's before it; `others`: batches of the extra critic
         steps.
         """
         for other in others:

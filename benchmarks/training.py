@@ -1,4 +1,4 @@
-"""An update of stage C, of the baseline and of S3E-Deblur: this suite against the same networks
+"""A step of stage C, of the baseline and of S3E-Deblur: this suite against the same networks
 written plainly.
 
     python benchmarks/training.py   the profile laptop (64 px, batch 16, LSGAN), two threads
@@ -76,7 +76,7 @@ def networks(config: Config, corpus: Corpus, variant: str) -> tuple[S3EDeblur, n
 
 
 def suite(config: Config, corpus: Corpus, variant: str) -> float:
-    """Milliseconds an update of the suite's own training, logging included."""
+    """Milliseconds a step of the suite's own training, logging included."""
     model, critic = networks(config, corpus, variant)
     with tempfile.TemporaryDirectory() as folder:
         training = CoTraining(Path(folder), "timed", model, critic, corpus, config, "c", variant)
@@ -85,7 +85,7 @@ def suite(config: Config, corpus: Corpus, variant: str) -> float:
 
 
 def plain(config: Config, corpus: Corpus, variant: str) -> float:
-    """Milliseconds an update of the plain training, with the same batches."""
+    """Milliseconds a step of the plain training, with the same batches."""
     training = PlainTraining(config, *networks(config, corpus, variant))
     extra, key = config.loss.critic_steps - 1, (config.seed, "deblurring", "timed")
     start = time.perf_counter()
@@ -123,9 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--gpu", action="store_true", help="bf16, channels_last and torch.compile on a GPU"
     )
-    parser.add_argument(
-        "--batch", type=int, default=0, help="images an update (paper on the CPU: 2)"
-    )
+    parser.add_argument("--batch", type=int, default=0, help="images a step (paper on the CPU: 2)")
     parser.add_argument(
         "--steps", type=int, default=0, help="steps a turn (default: 20; paper on the CPU: 2)"
     )
@@ -179,7 +177,7 @@ def measure(config: Config, corpus: Corpus, chosen: argparse.Namespace) -> None:
         for name, part in ({"generator": model.generator} | parts).items()
     }
     print(
-        f"semantic branch: {100 * share:+.0f} % of the baseline's update; parameters: "
+        f"semantic branch: {100 * share:+.0f} % of the baseline's step; parameters: "
         + ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     )
     if chosen.gpu:

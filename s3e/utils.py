@@ -156,7 +156,7 @@ def rng(*parts: object) -> np.random.Generator:
 
 
 def seed_everything(*parts: object) -> None:
-    """Seed torch (CPU and CUDA) from `parts`; called before each update, so that draws depend on
+    """Seed torch (CPU and CUDA) from `parts`; called before each step, so that draws depend on
     the step alone.
     """
     import torch

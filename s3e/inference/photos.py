@@ -85,7 +85,7 @@ def read_photo(path: Path | str) -> Photograph:
     """Read a photo of any usual kind. Grey and CMYK with a colour profile are converted to sRGB by
     it.
 
-    Raises `S3EError` as `s3e.data.photos.open_photo` (broken, cut, too small, larger than 80
+    Raises `S3EError` as `s3e.data.photos.decode` (broken, cut, too small, larger than 80
     megapixels).
     """
     decoded = decode(path)
