@@ -5,15 +5,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from s3e.config import load_config  # noqa: E402
 from s3e.utils import ROOT  # noqa: E402
 
 TINY = {"data.train": 24, "data.val": 8, "data.test": 8, "data.size": 32, "evaluation.samples": 2}
 PHOTOS = Path(os.environ.get("S3E_PHOTOS", ROOT.parent / "shared" / "data" / "captioned_photos"))
+
+
+settings.register_profile(  # no clock, no chance
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

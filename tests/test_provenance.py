@@ -170,7 +170,7 @@ def check_in(root: Path, *words: str) -> subprocess.CompletedProcess:
     }
     command = [sys.executable, "-m", "s3e", "report", "check", *words]
     return subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

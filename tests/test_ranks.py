@@ -54,7 +54,7 @@ def in_two(work):
     processes = [context.Process(target=member, args=(n, port, work, results)) for n in range(2)]
     for process in processes:
         process.start()
-    found = dict(results.get(timeout=120) for _ in processes)
+    found = dict(results.get(timeout=600) for _ in processes)
     for process in processes:
         process.join(60)
     return [{name: torch.from_numpy(v) for name, v in found[n].items()} for n in range(2)]
@@ -212,14 +212,14 @@ def orphans(folder, corpus, steps):
 def test_no_process_survives_the_one_that_asked_for_it(corpus, tmp_path):
     family = orphans(tmp_path, corpus, 100_000)
     assert len(family) >= 3, "one that launches, two that train"
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=300)
     assert not alive
 
 
 @pytest.mark.slow
 def test_two_processes_that_were_killed_resume_in_the_same_bits(corpus, tmp_path):
     steps = {"train_b.steps": 60, "runtime.save_every": 5}
-    psutil.wait_procs(orphans(tmp_path / "cut", corpus, 60), timeout=60)
+    psutil.wait_procs(orphans(tmp_path / "cut", corpus, 60), timeout=300)
     settled = settings("b", 2, **steps)
     weights = [trained(tmp_path / name, corpus, settled, "b") for name in ("cut", "whole")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

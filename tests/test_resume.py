@@ -152,7 +152,7 @@ def dies():
     def run(kill, arguments, work, *its):
         process = context.Process(target=life, args=(kill, arguments, work, *its))
         process.start()
-        process.join(120)
+        process.join(600)
         assert process.exitcode == -getattr(signal, "SIGKILL", -signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
