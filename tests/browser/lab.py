@@ -137,7 +137,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait_until_it_answers(server: Server, process: subprocess.Popen, seconds: float = 60) -> None:
+def wait_until_it_answers(server: Server, process: subprocess.Popen, seconds: float = 300) -> None:
     """Return as soon as the server answers; RuntimeError where it ended or `seconds` went by."""
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end:
@@ -159,14 +159,15 @@ class Notebook:
 
     def __init__(self, page, server: Server, name: str):
         self.page, self.problems = page, []
+        page.set_default_timeout(300_000)
         page.on("websocket", lambda socket: socket.on("framereceived", self._frame))
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.problems.append(f"page: {error}"))
         page.goto(
             f"{server.address}/lab/workspaces/{secrets.token_hex(4)}/tree/{name}?token={server.token}"
         )
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=300_000)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=300_000)
 
     def _console(self, message) -> None:
         if message.type == "error":
@@ -191,7 +192,7 @@ class Notebook:
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         self.page.wait_for_function(ENDED, timeout=1000 * seconds)
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 20) -> bool:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 300) -> bool:
         """Does `condition` come true within `seconds`?"""
         end = time.monotonic() + seconds
         while not condition() and time.monotonic() < end:
