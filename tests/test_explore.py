@@ -62,7 +62,7 @@ def test_every_control_has_a_name_and_a_mistake_becomes_a_line(examples):
             raise S3EError("file <x> is broken: restore it.")
         return widgets.page({"a <b>": np.zeros((4, 8, 3), np.uint8)}, "1 < 2", 64, "<hr>")
 
-    lab = widgets.interactive(make, a=(1, 3))
+    lab = widgets.Laboratory(make, a=(1, 3))
     assert images(lab.result.data)["a &lt;b&gt;"].shape == (32, 64, 3)
     assert "1 &lt; 2" in lab.result.data and "<hr>" in lab.result.data
     assert put(lab, a=3) == '<div role="alert">file &lt;x&gt; is broken: restore it.</div>'

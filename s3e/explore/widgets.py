@@ -1,5 +1,5 @@
-"""The laboratories of notebook 09: each is an `ipywidgets.interactive` whose function makes a page
-of images and text.
+"""The laboratories of notebook 09: each is a `Laboratory`, controls and a function that makes a
+page of images and text.
 
 Images are uint8 (H, W, 3). Sources: specification 3.7 (paths and kernels), 6.2 (trees of captions),
 6.3 and 6.4.
@@ -46,20 +46,33 @@ RANGES = {  # setting of a shake -> smallest, largest, step of its slider
 }  # fmt: skip
 
 
-def interactive(make: Callable[..., HTML], **controls: Any) -> ipywidgets.interactive:
-    """Controls (or what ipywidgets makes them of) and the page that `make` returns for their
-    values.
+class Laboratory(ipywidgets.VBox):
+    """Controls (or what ipywidgets makes them of), and below them the page that `make` returns.
 
-    A mistake of the user (`S3EError`) becomes a line that screen readers read out.
+    A mistake of the user (`S3EError`) becomes a line that screen readers read out. The page is an
+    `ipywidgets.HTML`: an `Output` would exchange messages with the kernel while a cell runs.
     """
 
-    def shown(**values: Any) -> HTML:
-        try:
-            return make(**values)
-        except S3EError as error:
-            return HTML(f'<div role="alert">{escape(str(error))}</div>')
+    def __init__(self, make: Callable[..., HTML], **controls: Any):
+        self.make, self.page = make, ipywidgets.HTML()
+        self.controls = {
+            name: ipywidgets.interactive.widget_from_abbrev(control)
+            for name, control in controls.items()
+        }
+        for name, control in self.controls.items():
+            control.description = control.description or name
+            control.observe(self.show, "value")
+        super().__init__([*self.controls.values(), self.page])
+        self.show()
 
-    return ipywidgets.interactive(shown, {"auto_display": True}, **controls)
+    def show(self, _: Any = None) -> None:
+        """Make the page for the values of the controls."""
+        try:
+            values = {name: control.value for name, control in self.controls.items()}
+            self.result = self.make(**values)
+        except S3EError as error:
+            self.result = HTML(f'<div role="alert">{escape(str(error))}</div>')
+        self.page.value = self.result.data
 
 
 def page(
@@ -201,7 +214,7 @@ def blur_lab(photo: np.ndarray) -> ipywidgets.VBox:
         )
         return page(images, text)
 
-    lab = interactive(make, **RANGES)
+    lab = Laboratory(make, **RANGES)
     lab.children[3].value = lab.children[4].value = 0  # noise, seed
     start = ipywidgets.ToggleButtons(options=list(SEVERITIES), description="start from")
 
@@ -217,7 +230,7 @@ def blur_lab(photo: np.ndarray) -> ipywidgets.VBox:
 # 2. What does the tree know?
 
 
-def caption_lab(captions: Sequence[str]) -> ipywidgets.interactive:
+def caption_lab(captions: Sequence[str]) -> Laboratory:
     """A caption to type, or to pick from `captions`: the parts of speech of its words, its entities
     and its tree.
     """
@@ -239,10 +252,10 @@ def caption_lab(captions: Sequence[str]) -> ipywidgets.interactive:
 
     start, layout = captions[0] if captions else "", ipywidgets.Layout(width="95%")
     typed = ipywidgets.Combobox(value=start, options=list(captions), layout=layout)
-    return interactive(make, caption=typed)
+    return Laboratory(make, caption=typed)
 
 
-def tree_lab(examples: Examples) -> ipywidgets.interactive:
+def tree_lab(examples: Examples) -> Laboratory:
     """A photo, sharp or blurred: the tree that is read in it, where each node looks, and the
     caption word by word.
     """
@@ -270,13 +283,13 @@ def tree_lab(examples: Examples) -> ipywidgets.interactive:
 
     severities, readers = [SHARP, *SEVERITIES][::-1], examples.restorer.readers
     options = {"photo": examples.names, "severity": severities, "read_by": readers}
-    return interactive(make, **options, word=ipywidgets.IntSlider(1, 1, 24))
+    return Laboratory(make, **options, word=ipywidgets.IntSlider(1, 1, 24))
 
 
 # 3. Is it better?
 
 
-def compare(examples: Examples) -> ipywidgets.interactive:
+def compare(examples: Examples) -> Laboratory:
     """Before and after: two images of a photo under a border that moves; a table of scores."""
 
     def make(photo: str, severity: str, left: str, right: str, border: int) -> HTML:
@@ -294,7 +307,7 @@ def compare(examples: Examples) -> ipywidgets.interactive:
     views = [*examples.plain, SHARP, *(ERROR + view for view in examples.plain)]
     options = {"photo": examples.names, "severity": list(SEVERITIES)[::-1], "left": views}
     right = ipywidgets.Dropdown(options=views, value=examples.plain[-1])
-    return interactive(make, **options, right=right, border=(0, 100))
+    return Laboratory(make, **options, right=right, border=(0, 100))
 
 
 # 4. What does the generator do with the tree?
@@ -361,7 +374,7 @@ def effects(examples: Examples, severity: str) -> pd.DataFrame:
     return pd.DataFrame(gains).agg(["mean", "min", "max"], axis=1)
 
 
-def ablation(examples: Examples) -> ipywidgets.interactive:
+def ablation(examples: Examples) -> Laboratory:
     """Nodes to switch off, another photo's tree, two leaves that swap: restored with the whole tree
     and the changed one.
     """
@@ -395,7 +408,7 @@ def ablation(examples: Examples) -> ipywidgets.interactive:
         )
         return page(images, text, more=table.to_html(border=0))
 
-    return interactive(
+    return Laboratory(
         make,
         photo=examples.names,
         severity=list(SEVERITIES)[::-1],
@@ -429,7 +442,7 @@ def process(
     return images, reading, text
 
 
-def own_photo(restorer: Restorer) -> ipywidgets.interactive:
+def own_photo(restorer: Restorer) -> Laboratory:
     """Upload a photo or name its path: restored, with tree and caption; saved where `save_as` names
     a new file.
     """
@@ -453,7 +466,7 @@ def own_photo(restorer: Restorer) -> ipywidgets.interactive:
         images["tree"] = _drawn(diagram.tree(reading.nodes, reading.confidence))
         return page(images, f"{text} Caption: “{reading.caption}”.", 272)
 
-    return interactive(
+    return Laboratory(
         make,
         upload=ipywidgets.FileUpload(accept="image/*", description="upload"),
         path=ipywidgets.Text(continuous_update=False),
