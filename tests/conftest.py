@@ -52,7 +52,7 @@ def environment_of(root):
 def run_all(environment, *words):
     """`python run_all.py --profile smoke` with further words."""
     command = [sys.executable, str(ROOT / "run_all.py"), "--profile", "smoke", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=2400)
 
 
 @pytest.fixture(scope="session")
