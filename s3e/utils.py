@@ -3,6 +3,7 @@ and numbers.
 """
 
 import ast
+import errno
 import hashlib
 import json
 import os
@@ -13,10 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
 NOTEBOOKS = ROOT / "notebooks"
@@ -60,6 +64,23 @@ def write_array(path: Path | str, array: np.ndarray) -> None:
     """Write `array` as .npy."""
     with atomic_write(path) as temporary:
         np.save(temporary, array)
+
+
+def write_csv(path: Path | str, table: "pd.DataFrame") -> None:
+    """Write `table` as CSV without its index."""
+    with atomic_write(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+@contextmanager
+def disk_errors(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn an error of the disk into an `S3EError` that names `path` and ends with `remedy`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = "the disk is full" if full else error.strerror or error
+        raise S3EError(f"{path} cannot be written ({why}): {remedy}.") from None
 
 
 def read_json(path: Path | str) -> Any:
@@ -129,8 +150,12 @@ def stable_hash(*parts: object) -> int:
     """A 63-bit number from JSON-able `parts`: the same on every machine and in every Python
     process.
     """
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int(digest(parts)[:16], 16) >> 1
+
+
+def digest(value: object) -> str:
+    """SHA-256 of a JSON-able value, hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_digest(path: Path | str) -> str:

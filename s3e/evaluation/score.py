@@ -23,7 +23,7 @@ from s3e.evaluation.images import score_batch
 from s3e.models.build import variant_rules
 from s3e.models.semantics import S3EDeblur, Semantics
 from s3e.models.tree import LEAVES, predicted_nodes
-from s3e.utils import atomic_write, seed_everything, write_array, write_json
+from s3e.utils import atomic_write, seed_everything, write_array, write_csv, write_json
 
 SCORED = ("val", "test")
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 images of 256 px
@@ -143,9 +143,9 @@ def score_deblurrer(
         found = score_captioner(model.semantics, variant, corpus, config, views, trees, "after")
         captions, nodes = found[0], nodes + found[1]
     scores = pd.concat(tables, ignore_index=True)
-    _write_csv(folder / "scores.csv", scores)
+    write_csv(folder / "scores.csv", scores)
     if nodes:
-        _write_csv(folder / "nodes.csv", pd.DataFrame(nodes))
+        write_csv(folder / "nodes.csv", pd.DataFrame(nodes))
     if corpus.captioned:
         write_json(folder / "captions.json", captions)
     write_samples(folder, model, corpus, config, caption=reads and rules.caption_loss)
@@ -277,8 +277,3 @@ def write_samples(
     with atomic_write(folder / "samples.npz") as temporary:
         np.savez_compressed(temporary, ids=np.array(batch.ids), **arrays)
     write_json(folder / "samples.json", records)
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False)

@@ -5,7 +5,6 @@ A file is a line that names the format, the SHA-256 of the rest, and what `torch
 read by `torch.load(weights_only=True)` and only after its hash was checked.
 """
 
-import errno
 import hashlib
 import io
 import os
@@ -17,11 +16,10 @@ from typing import Any
 
 import torch
 
-from s3e.utils import S3EError, atomic_write, lock_file
+from s3e.utils import S3EError, atomic_write, disk_errors, lock_file
 
 FORMAT = b"S3E checkpoint 1\n"
 HEAD = len(FORMAT) + 32
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Damaged(S3EError):
@@ -38,15 +36,10 @@ def writing(path: Path, checkpoint: Path) -> Iterator[Path]:
     """`atomic_write` for a file of a training; `S3EError` where the disk is full or cannot be
     written.
     """
-    try:
-        with atomic_write(path) as temporary:
-            yield temporary
-    except OSError as error:
-        why = "the disk is full" if error.errno in FULL else error.strerror
-        raise S3EError(
-            f"{path} cannot be written ({why}): make room and run the same command again; it"
-            f" resumes from the last good checkpoint, {checkpoint}."
-        ) from None
+    last = f"the last good checkpoint, {checkpoint}"
+    again = f"make room and run the same command again; it resumes from {last}"
+    with disk_errors(path, again), atomic_write(path) as temporary:
+        yield temporary
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
