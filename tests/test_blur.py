@@ -21,8 +21,7 @@ from s3e.blur import (
     psf,
     trajectories,
 )
-from s3e.data.photos import PHOTOS
-from s3e.data.prepare import extent_table, input_psnr_table
+from s3e.data.photos import PHOTOS, photograph
 from s3e.utils import rng
 
 
@@ -80,17 +79,53 @@ def test_paths_have_constant_speed_and_do_not_depend_on_the_batch():
     assert np.array_equal(trajectories(7, 60, 0.005, rng("test")), paths[:7])
 
 
-def test_extents_agree_with_the_table_of_the_specification():
-    table = extent_table()
-    assert len(table) == 8 and table.deviation.abs().max() <= 0.12
-    for column in ("half", "RMS radius"):
-        np.testing.assert_allclose(table[column], table[f"specified {column}"], rtol=0.12)
-    assert (table.p10 < table.extent).all() and (table.extent < table.p90).all()
+# Specification 3.8. Path length, explorations; mean extent, of the first half, RMS radius (pixels)
+EXTENTS = [
+    (60, MIX, 17.0, 12.7, 5.6),
+    (60, (0.003,), 24.5, 16.5, 8.4),
+    (60, (0.01,), 13.3, 10.6, 4.4),
+    (96, MIX, 22.2, 18.1, 7.3),
+    (128, MIX, 28.7, 23.4, 9.4),
+    (128, (0.005,), 32.2, 26.5, 10.6),
+    (128, (0.003,), 41.6, 31.8, 13.6),
+    (192, (0.003,), 55.0, 42.4, 18.3),
+]
+# Image side, path length, explorations, exposure fractions; mean input PSNR (dB)
+LEVELS = [
+    (256, 60, MIX, (0.1, 0.5, 1), 25.1),
+    (256, 60, MIX, (1,), 22.6),
+    (256, 128, (0.003, 0.005), (1,), 19.9),
+    (128, 30, MIX, (0.1, 0.5, 1), 26.8),
+    (64, 15, MIX, (0.1, 0.5, 1), 28.9),
+    (64, 48, (0.003, 0.005), (1,), 18.9),
+]
 
 
-def test_input_psnr_agrees_with_the_table_of_the_specification():
-    table = input_psnr_table()
-    assert len(table) == 12 and len(PHOTOS) == 4 and table.deviation.abs().max() <= 1
+def paths_of(length, explorations, count, *key):
+    """Trajectories in which every exploration has its share."""
+    shares = zip(np.array_split(range(count), len(explorations)), explorations, strict=True)
+    drawn = [
+        trajectories(len(share), length, value, rng(*key, length, value)) for share, value in shares
+    ]
+    return np.concatenate(drawn)
+
+
+@pytest.mark.parametrize(("length", "explorations", "whole", "half", "radius"), EXTENTS)
+def test_extents_agree_with_the_specification(length, explorations, whole, half, radius):
+    paths = paths_of(length, explorations, 600, "extent table", 0)
+    assert np.mean([extent(path) for path in paths]) == pytest.approx(whole, rel=0.12)
+    halves = [extent(path[: len(path) // 2]) for path in paths]
+    assert np.mean(halves) == pytest.approx(half, rel=0.12)
+    assert paths.std(axis=1).mean() == pytest.approx(radius, rel=0.12)
+
+
+@pytest.mark.parametrize(("size", "length", "explorations", "shares", "level"), LEVELS)
+def test_input_psnr_agrees_with_the_specification(size, length, explorations, shares, level):
+    paths = paths_of(length, explorations, 120, "psnr table", 0, size)
+    kernels = [psf(path, shares[i % len(shares)]) for i, path in enumerate(paths)]
+    views = [photograph(name, size) for name in PHOTOS]
+    errors = [np.mean((blur_image(v, kernel) - v) ** 2) for v in views for kernel in kernels]
+    assert np.mean(-10 * np.log10(errors)) == pytest.approx(level, abs=1)
 
 
 @settings(max_examples=30, deadline=None)

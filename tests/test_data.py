@@ -15,10 +15,10 @@ from s3e.captions.parser import parse_caption
 from s3e.captions.tree import IGNORE
 from s3e.config import load_config
 from s3e.data import prepare
-from s3e.data.corpus import consensus, load_corpus, to_images, to_tensor
+from s3e.data.corpus import consensus, load_corpus, severity_table, to_images, to_tensor
 from s3e.data.photos import load_photo, load_whole
-from s3e.data.prepare import prepare_corpus, write_summary
-from s3e.utils import S3EError, psnr, read_json, write_json
+from s3e.data.prepare import prepare_corpus, severity_views, summary
+from s3e.utils import S3EError, psnr, write_json
 from tests.conftest import PHOTOS
 from tests.fixtures_data import write_coco, write_gopro, write_photos
 
@@ -73,11 +73,10 @@ def test_vocabularies_come_from_training_captions_alone(corpus):
     assert set(corpus.words.words[4:]) <= set(texts.lower().split())
 
 
-def test_summary_files(tiny, corpus, tmp_path):
-    metrics = write_summary(corpus, tiny, tmp_path)
+def test_summary_and_examples(tiny, corpus):
+    metrics, views = summary(corpus), severity_views(corpus, tiny)
     assert metrics["val_light_psnr_blurred"] > metrics["val_severe_psnr_blurred"]
-    samples = np.load(tmp_path / "samples.npz")
-    np.testing.assert_allclose(samples["kernel_severe"].sum((1, 2)), 1, atol=1e-6)
+    np.testing.assert_allclose(views["kernel_severe"].sum((1, 2)), 1, atol=1e-6)
 
 
 def test_every_photo_has_its_severity_stored(corpus):
@@ -219,13 +218,11 @@ def test_pairs_become_a_corpus_without_captions(gopro, tmp_path):
     assert batch.words.tolist() == [[0]] * 3 and batch.tree.tolist() == [[IGNORE] * 7] * 3
     assert corpus.test.targets.shape == (6, 7) and corpus.test.captions == [[]] * 6
     assert all(map(math.isnan, corpus.test.extents["released"]))
-    metrics = write_summary(corpus, config, tmp_path)
+    metrics = summary(corpus)
     assert metrics["val_released_psnr_blurred"] > metrics["val_severe_psnr_blurred"]
-    assert read_json(tmp_path / "references.json") == {} and "words" not in metrics
-    assert set(np.load(tmp_path / "samples.npz").files) == {"ids", "sharp", "released", "severe"}
-    lines = (tmp_path / "severity.csv").read_text().splitlines()
-    counts = [sum(f"test,{name}" in line for line in lines) for name in corpus.severities]
-    assert counts == [6, 4]
+    assert "words" not in metrics
+    assert {*severity_views(corpus, config)} == {"ids", "sharp", "released", "severe"}
+    assert severity_table(corpus).query("split == 'test'").severity.value_counts()["severe"] == 4
 
 
 def test_pairs_are_cropped_alike_and_severe_ones_are_means_of_windows(gopro, tmp_path):
@@ -294,8 +291,7 @@ def test_plain_photos_are_blurred_like_captioned_ones(tmp_path):
     corpus = prepare_corpus(config, tmp_path / "corpus")
     assert not corpus.captioned and corpus.severities == ("light", "moderate", "severe")
     assert sum(map(len, corpus.splits.values())) == 60
-    write_summary(corpus, config, tmp_path)
-    assert "kernel_severe" in np.load(tmp_path / "samples.npz").files
+    assert "kernel_severe" in severity_views(corpus, config)
 
 
 def test_photos_that_the_captioner_was_trained_on_are_left_out(tmp_path):

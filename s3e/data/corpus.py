@@ -328,16 +328,3 @@ def severity_table(corpus: Corpus) -> pd.DataFrame:
             table = pd.DataFrame({"split": split.name, "severity": severity, **columns})
             parts.append(table.iloc[split.rows(severity)])
     return pd.concat(parts, ignore_index=True)
-
-
-def label_coverage(corpus: Corpus) -> pd.DataFrame:
-    """Per split: captions, share with a tree, share of entity and relation nodes in the vocabulary
-    (captioned data).
-    """
-    rows = {}
-    for split in corpus.splits.values():
-        parses = [tree for row in split.parses for tree in row]
-        trees = [tree for tree in parses if tree]
-        counts = {"captions": len(parses), "with a tree": len(trees) / max(len(parses), 1)}
-        rows[split.name] = {**counts, **corpus.labels.coverage(trees)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")

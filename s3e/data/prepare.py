@@ -23,7 +23,6 @@ import signal
 import sys
 import threading
 import time
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,19 +34,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
 from s3e import blur, utils
-from s3e.blur import MIX, SEVERITIES, blur_batch, blur_image, extent, kernel_for, psf, trajectories
+from s3e.blur import SEVERITIES, blur_batch, kernel_for
 from s3e.captions.parser import parse_caption
-from s3e.captions.tree import NULL, TreeVocabulary, Vocabulary
+from s3e.captions.tree import TreeVocabulary, Vocabulary
 from s3e.config import Config, load_config, parse_setting
 from s3e.data import photos as decoding
 from s3e.data import readers
-from s3e.data.corpus import Corpus, load_corpus, severity_table, tree_of
-from s3e.data.photos import PHOTOS, BrokenPhoto, Problem, decode, load_photo, load_whole, photograph
+from s3e.data.corpus import Corpus, load_corpus, tree_of
+from s3e.data.photos import BrokenPhoto, Problem, decode, load_photo, load_whole
 from s3e.data.readers import PAIRED, SPLITS, Photo, PhotoInfo, Source, Subset
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.utils import S3EError, atomic_write, psnr, read_json, write_array, write_json
@@ -578,113 +576,35 @@ def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
     write_json(folder / "vocabulary.json", content)
 
 
-def write_summary(corpus: Corpus, config: Config, folder: Path) -> dict[str, float]:
-    """Write `references.json`, `severity.csv`, `samples.npz` and `samples.json`; returns numbers
-    for `metrics.json`.
-    """
-    references = {
-        split.name: dict(zip(split.ids, split.captions, strict=True))
-        for split in (corpus.val, corpus.test)
-    }
-    write_json(folder / "references.json", references if corpus.captioned else {})
-    table = severity_table(corpus)
-    with atomic_write(folder / "severity.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    _write_samples(corpus, config, folder)
-    means = table.query("split == 'val'").groupby("severity")["psnr_blurred"].mean()
+def summary(corpus: Corpus) -> dict[str, float]:
+    """Numbers for `metrics.json`: photos, words, labels, and the mean input PSNR of validation."""
     metrics = {f"{name}_photos": len(split) for name, split in corpus.splits.items()}
     if corpus.captioned:
         metrics |= {"words": len(corpus.words), "entities": len(corpus.labels.entities) - 1}
         metrics["relations"] = len(corpus.labels.relations) - 1
-    return metrics | {f"val_{name}_psnr_blurred": float(value) for name, value in means.items()}
+    for severity in corpus.severities:
+        metrics[f"val_{severity}_psnr_blurred"] = float(np.nanmean(corpus.val.psnr[severity]))
+    return metrics
 
 
-def _write_samples(corpus: Corpus, config: Config, folder: Path) -> None:
-    """The first validation photos that come in every severity, with their kernels where they are
-    known.
-    """
+def severity_views(corpus: Corpus, config: Config) -> dict[str, np.ndarray]:
+    """The first validation photos that come in every severity: ids, sharp, severities, kernels."""
     split = corpus.val
     rows = split.spread(split.rows(*corpus.severities))[: config.evaluation.samples]
-    ids = [split.ids[i] for i in rows]
-    arrays = {"ids": np.array(ids), "sharp": split.sharp[rows]}
-    for severity in corpus.severities:
-        arrays[severity] = split.blurred[severity][rows]
-        if severity in corpus.synthetic:
-            size, seed = config.data.size, config.blur.seed
-            kernels = [kernel_for(photo, severity, size, seed) for photo in ids]
-            arrays[f"kernel_{severity}"] = np.stack(pad_kernels(kernels))
-    records = []
-    for i in rows:
-        nodes = [list(tree.nodes) if tree else [NULL] * 7 for tree in split.parses[i]]
-        records.append({"id": split.ids[i], "captions": split.captions[i], "trees": nodes})
-    with atomic_write(folder / "samples.npz") as temporary:
-        np.savez_compressed(temporary, **arrays)
-    write_json(folder / "samples.json", records)
+    ids = [split.ids[row] for row in rows]
+    views = {"ids": np.array(ids), "sharp": split.sharp[rows]}
+    views |= {severity: split.blurred[severity][rows] for severity in corpus.severities}
+    for severity in corpus.synthetic:
+        size, seed = config.data.size, config.blur.seed
+        kernels = [kernel_for(photo, severity, size, seed) for photo in ids]
+        views[f"kernel_{severity}"] = np.stack(pad_kernels(kernels))
+    return views
 
 
 def pad_kernels(kernels: list[np.ndarray]) -> list[np.ndarray]:
     """Zero-pad centred kernels of odd sides to one common odd side."""
     side = max(max(kernel.shape) for kernel in kernels)
     return [np.pad(kernel, [((side - n) // 2,) * 2 for n in kernel.shape]) for kernel in kernels]
-
-
-# --- how strong the blur is: the two tables of specification 3.8, measured again beside its own
-# figures ---
-
-SPECIFIED = tomllib.loads(Path(__file__).with_name("severity.toml").read_text(encoding="utf-8"))
-
-
-def extent_table(count: int = 600, seed: int = 0) -> pd.DataFrame:
-    """Extents in pixels of `count` trajectories a row: mean, p10, p90, mean of the first half, mean
-    RMS radius.
-
-    Beside them the specification's means; `deviation` is the mean's, as a share of the
-    specification's.
-    """
-    rows = []
-    for length, explorations, *specified in SPECIFIED["extents"]:
-        paths = _paths(length, explorations, count, "extent table", seed)
-        extents = np.array([extent(path) for path in paths])
-        half = np.mean([extent(path[: len(path) // 2]) for path in paths])
-        p10, p90 = np.percentile(extents, (10, 90))
-        measured = [extents.mean(), p10, p90, half, paths.std(axis=1).mean()]
-        rows.append([length, explorations, *measured, *specified])
-    names = ["extent", "p10", "p90", "half", "RMS radius"]
-    names += [f"specified {name}" for name in ("extent", "half", "RMS radius")]
-    table = pd.DataFrame(rows, columns=["L", "e", *names])
-    return table.assign(deviation=table["extent"] / table["specified extent"] - 1)
-
-
-def input_psnr_table(count: int = 120, seed: int = 0) -> pd.DataFrame:
-    """PSNR in dB of scikit-image's photographs `PHOTOS`, each blurred with the same `count` kernels
-    a row.
-
-    Every exploration and every fraction has its share of the kernels. `deviation` is from the
-    specification, in dB.
-    """
-    rows = []
-    for size, length, explorations, fractions, specified in SPECIFIED["psnr"]:
-        shares = [float(share) for share in fractions.split(",")]
-        paths = _paths(length, explorations, count, "psnr table", seed, size)
-        kernels = [psf(path, shares[i % len(shares)]) for i, path in enumerate(paths)]
-        views = [photograph(name, size) for name in PHOTOS]
-        errors = [[np.mean((blur_image(v, kernel) - v) ** 2) for v in views] for kernel in kernels]
-        values, width = -10 * np.log10(np.array(errors, float)), np.mean([*map(len, kernels)])
-        measured = [width, values.mean(), values.std()]
-        rows.append([size, length, explorations, fractions, *measured, specified])
-    names = ["size", "L", "e", "fractions", "kernel side", "PSNR", "sd", "specified PSNR"]
-    table = pd.DataFrame(rows, columns=names)
-    return table.assign(deviation=table["PSNR"] - table["specified PSNR"])
-
-
-def _paths(length: int, explorations: str, count: int, *key: object) -> np.ndarray:
-    """Trajectories in which every exploration ("mix" or numbers) has its share."""
-    values = MIX if explorations == "mix" else [float(value) for value in explorations.split(",")]
-    drawn = []
-    for share, exploration in zip(np.array_split(range(count), len(values)), values, strict=True):
-        generator = utils.rng(*key, length, exploration)
-        drawn.append(trajectories(len(share), length, exploration, generator))
-    return np.concatenate(drawn)
 
 
 # --- the commands `data check` and `data prepare` ---

@@ -21,7 +21,7 @@ SCORED = ("evaluation", "-evaluation.resamples")
 SAMPLES = ("samples.npz", "samples.json")
 SPLITS = ("train", "val", "test")
 CORPUS = (
-    *("corpus.json", "vocabulary.json", "references.json", "severity.csv"),
+    *("corpus.json", "vocabulary.json", "samples.npz"),
     *(f"{split}{end}" for split in SPLITS for end in (".json", "_sharp.npy")),
 )
 CAPTION_TABLES = ("caption_scores.csv", "node_accuracy.csv")  # tables of 07 that need captions
@@ -82,7 +82,7 @@ STAGES: dict[str, Stage] = {
             "once",
             "",
             ("data", "-data.source", "blur", "text", "evaluation.samples"),
-            (*CORPUS, *SAMPLES),
+            CORPUS,
         ),
         Stage(
             "02_train_s3_tree",
