@@ -4,10 +4,14 @@ published.
 
 import json
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from s3e.config import load_config
+from s3e.data.corpus import Split
+from s3e.evaluation import score
 from s3e.utils import ROOT
 from tests.conftest import PHOTOS
 
@@ -46,3 +50,15 @@ def test_published_figures_show_no_photo_and_no_caption_of_the_data():
 
 def _plain(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9'-]+", text.lower()))
+
+
+def test_figures_of_private_photos_are_drawn_from_public_ones():
+    empty = dict.fromkeys(("extents", "psnr", "words", "trees", "targets", "labels"))
+    sharp = np.zeros((1, 32, 32, 3), np.uint8)
+    own = Split("val", ["a"], [["a cat"]], [[None]], sharp, {}, **empty)
+    corpus = SimpleNamespace(val=own)
+    assert score.shown(corpus, load_config("smoke")) is own
+    public = score.shown(corpus, load_config("smoke", overrides={"pictures": "public"}))
+    assert public.ids == list(score.WORDINGS) and len(public.captions) == len(public.sharp) == 4
+    batch = public.batch(public.rows("severe"), "severe")
+    assert batch.blurred.shape == batch.sharp.shape and not batch.sharp.equal(batch.blurred)

@@ -235,14 +235,26 @@ def costs(paths: Iterable[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "seed", *COSTS])
 
 
+def read_log(folder: Path, name: str = "*") -> pd.DataFrame:
+    """What the trainings called `name` in a run's folder logged: training, step, term, value.
+
+    Terms are weighted losses, and "score" where a training was validated.
+    """
+    paths = sorted([*folder.glob(f"log_{name}.csv"), *folder.glob(f"validation_{name}.csv")])
+    frames = [
+        pd.read_csv(path)
+        .melt("step", var_name="term")
+        .assign(training=path.stem.partition("_")[2])
+        .dropna()
+        for path in paths
+    ]
+    return pd.concat(frames or [pd.DataFrame(columns=["training", "step", "term", "value"])])
+
+
 def read_logs(paths: Iterable[Path]) -> pd.DataFrame:
-    """Training curves: training (from `log_<training>.csv`), variant, seed, step, term, value."""
-    frames = [pd.DataFrame(columns=["step", "term", "value", "training", "variant", "seed"])]
-    for run in map(describe, paths):
-        for path in sorted(run.path.glob("log_*.csv")):
-            tall = pd.read_csv(path).melt("step", var_name="term", value_name="value").dropna()
-            frames.append(tall.assign(training=path.stem[4:], variant=run.variant, seed=run.seed))
-    return pd.concat(frames[1:] or frames, ignore_index=True)
+    """`read_log` of many runs, with the columns variant and seed."""
+    found = [read_log(r.path).assign(variant=r.variant, seed=r.seed) for r in map(describe, paths)]
+    return pd.concat(found, ignore_index=True)
 
 
 def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:

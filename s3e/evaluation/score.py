@@ -16,14 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.tree import IGNORE
 from s3e.config import Config
 from s3e.data.corpus import Batch, Corpus, Split, to_images, to_tensor
+from s3e.data.photos import photograph
 from s3e.evaluation.images import score_batch
 from s3e.models.build import variant_rules
 from s3e.models.semantics import S3EDeblur, Semantics
 from s3e.models.tree import LEAVES, predicted_nodes
-from s3e.utils import atomic_write, seed_everything, write_array, write_csv, write_json
+from s3e.utils import atomic_write, seed_everything, to_uint8, write_array, write_csv, write_json
 
 SCORED = ("val", "test")
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 images of 256 px
@@ -34,6 +36,21 @@ SHARES = {  # kinds of nodes -> columns of `nodes.csv`
     "null": "null_recall",
     "relation": "relation_accuracy",
     "root": "root_accuracy",
+}
+WORDINGS = {  # what one may say of the public-domain photographs
+    "astronaut": [
+        "A woman in an orange suit smiles in front of a flag",
+        "There is a flag behind a smiling woman",
+    ],
+    "chelsea": ["A striped cat is lying on a soft blanket", "On a blanket lies a cat"],
+    "coffee": [
+        "A cup of coffee and a spoon are on a wooden table",
+        "On a table there is a cup of coffee",
+    ],
+    "rocket": [
+        "A rocket leaves its tower in a cloud of smoke",
+        "Smoke is below a rocket near a tower",
+    ],
 }
 
 
@@ -227,27 +244,56 @@ def image_table(
     return pd.DataFrame(about | score_batch(restored, split.sharp[rows]) | inputs | extents)
 
 
+def shown(corpus: Corpus, config: Config) -> Split:
+    """The photos in figures: validation's, or public-domain ones if the data must not be published.
+
+    No network was trained on these, and none is scored on them; their trees are unknown (IGNORE).
+    """
+    if config.pictures == "data" or corpus.val.labels is not None:
+        return corpus.val
+    names, blur = list(WORDINGS), config.blur
+    sharp = to_uint8(np.stack([photograph(name, config.data.size) for name in names]), low=0.0)
+    unknown = torch.full((len(names), 1, 7), IGNORE)
+    return replace(
+        corpus.val,
+        name="public",
+        ids=names,
+        captions=list(WORDINGS.values()),
+        parses=[],
+        sharp=sharp,
+        blurred={
+            severity: blur_batch(sharp, names, severity, blur.seed, blur.gamma, blur.noise)[0]
+            for severity in SEVERITIES
+        },
+        words=torch.zeros_like(unknown[..., :1]),
+        trees=unknown,
+        targets=unknown[:, 0],
+        missing={},
+    )
+
+
 @torch.no_grad()
 def write_samples(
     folder: Path, network: nn.Module, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> None:
-    """The first validation images with what a deblurrer or a captioner made of them, for the
+    """The first images of `shown` with what a deblurrer or a captioner made of them, for the
     figures.
 
     Pairs are restored under every severity. With attention it is kept where each word looks, too (N
     x T x K).
     """
-    rows = corpus.val.spread(corpus.val.rows(*corpus.severities))[: config.evaluation.samples]
-    trained, device = config.blur.severity, config.runtime.device
-    batch, arrays = corpus.val.batch(rows, trained).to(device), {}
+    split, trained, device = shown(corpus, config), config.blur.severity, config.runtime.device
+    severities = [name for name in corpus.severities if name in split.blurred]
+    rows = split.spread(split.rows(*severities))[: config.evaluation.samples]
+    batch, arrays = split.batch(rows, trained).to(device), {}
     network.to(device).eval()
     seed_everything(config.seed, "samples")
     if isinstance(network, S3EDeblur):
         source, (restored, semantics) = network.semantics, network(batch)
         arrays["restored"] = to_images(restored)
-        for severity in corpus.severities if "released" in corpus.severities else ():
+        for severity in severities if "released" in severities else ():
             if severity != trained:
-                other = corpus.val.batch(rows, severity).to(device)
+                other = split.batch(rows, severity).to(device)
                 arrays[f"blurred_{severity}"] = to_images(other.blurred)
                 arrays[f"restored_{severity}"] = to_images(network(other)[0])
     else:
@@ -267,10 +313,10 @@ def write_samples(
     records = [
         {
             "id": batch.ids[i],
-            "references": corpus.val.captions[row],
+            "references": split.captions[row],
             "caption": texts[i],
             "predicted": predicted[i],
-            "target": node_names(corpus.val.targets[row].tolist(), corpus),
+            "target": node_names(split.targets[row].tolist(), corpus),
         }
         for i, row in enumerate(rows)
     ]
