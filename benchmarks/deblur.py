@@ -34,7 +34,7 @@ SIDES = (512, 1024, TILE)
 
 def enlarged(size: tuple[int, int]) -> np.ndarray:
     """The photo at `size` (width, height), uint8."""
-    square = Image.fromarray(np.rint(255 * photograph("astronaut", 512)).astype(np.uint8))
+    square = Image.fromarray(photograph("astronaut", 512))
     pixels = np.asarray(square.resize(size, Image.Resampling.BICUBIC, box=(0, 0, 512, 384)))
     noise = rng("benchmark", *size).normal(0, 4, pixels.shape).astype(np.float32)
     return (pixels + noise).clip(0, 255).astype(np.uint8)

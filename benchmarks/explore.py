@@ -49,7 +49,7 @@ def assign(control: object, value: object) -> Callable[[], None]:
 
 
 def laboratory() -> None:
-    lab = blur_lab(np.rint(255 * photograph("astronaut", SIZE)).astype(np.uint8))
+    lab = blur_lab(photograph("astronaut", SIZE))
     for name, (low, high, _) in RANGES.items():
         places = np.linspace(low, high, EVENTS) if name != "seed" else np.arange(1, EVENTS)
         events = (assign(lab.controls[name], value.item()) for value in places)

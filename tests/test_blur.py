@@ -123,7 +123,7 @@ def test_extents_agree_with_the_specification(length, explorations, whole, half,
 def test_input_psnr_agrees_with_the_specification(size, length, explorations, shares, level):
     paths = paths_of(length, explorations, 120, "psnr table", 0, size)
     kernels = [psf(path, shares[i % len(shares)]) for i, path in enumerate(paths)]
-    views = [photograph(name, size) for name in PHOTOS]
+    views = [photograph(name, size) / np.float32(255) for name in PHOTOS]
     errors = [np.mean((blur_image(v, kernel) - v) ** 2) for v in views for kernel in kernels]
     assert np.mean(-10 * np.log10(errors)) == pytest.approx(level, abs=1)
 

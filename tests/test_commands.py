@@ -15,11 +15,12 @@ from PIL import ExifTags, Image, ImageCms
 from s3e.__main__ import main
 from s3e.blur import blur_batch, kernel_for
 from s3e.captions.tree import NODE_NAMES
-from s3e.data.photos import LARGEST, ORIENTATION, TURNS
+from s3e.data.photos import LARGEST
 from s3e.inference import Restorer, photos, read_photo, restorer, write_photo
 from s3e.inference.restorer import DEMONSTRATION
 from s3e.utils import ROOT, S3EError
 from tests.fixtures_data import picture
+from tests.test_photos import TURNS
 
 SMOOTH = Image.fromarray(picture("commands", size=(60, 44)))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -30,7 +31,7 @@ BASE = ExifTags.Base
 def exif(orientation=1, **more):
     """EXIF with a maker, the sides, a day and a place; `more` by name."""
     made = Image.Exif()
-    made.update({ORIENTATION: orientation, BASE.Make: "Maker"})
+    made.update({BASE.Orientation: orientation, BASE.Make: "Maker"})
     made.update({BASE[name]: value for name, value in more.items()})
     details = {BASE.DateTimeOriginal: DAY, BASE.ExifImageWidth: 1, BASE.ExifImageHeight: 2}
     made.get_ifd(ExifTags.IFD.Exif).update(details)
@@ -73,13 +74,13 @@ def facts(path):
 @pytest.mark.parametrize("start", [".jpg", ".png", ".webp", ".tif"])
 def test_exif_and_profile_survive_a_round_trip(tmp_path, start, end):
     made = exif(6, **({} if start == ".tif" else {"ImageWidth": 7}))  # TIFF itself writes that one
-    SMOOTH.transpose(TURNS[8]).save(tmp_path / f"in{start}", exif=made, icc_profile=SRGB)
+    SMOOTH.transpose(TURNS[6]).save(tmp_path / f"in{start}", exif=made, icc_profile=SRGB)
     photo = read_photo(tmp_path / f"in{start}")
     assert photo.pixels.shape == (44, 60, 3) and photo.pixels.dtype == np.uint8
     write_photo(photo.pixels, photo, tmp_path / f"out{end}")
     main_part, details, place, info, size = facts(tmp_path / f"out{end}")
     assert size == (60, 44) and info["icc_profile"] == photo.icc == SRGB
-    assert main_part[ORIENTATION] == 1 and main_part[BASE.Make] == "Maker"
+    assert main_part[BASE.Orientation] == 1 and main_part[BASE.Make] == "Maker"
     assert details[BASE.DateTimeOriginal] == DAY and place[ExifTags.GPS.GPSLatitudeRef] == "N"
     assert (details[BASE.ExifImageWidth], details[BASE.ExifImageHeight]) == (60, 44)
     assert (BASE.ImageWidth in main_part) == (end == ".tif"), "how pixels were stored is left out"
@@ -89,8 +90,7 @@ def test_exif_and_profile_survive_a_round_trip(tmp_path, start, end):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_photo_is_written_upright(tmp_path, orientation):
-    back = {6: TURNS[8], 8: TURNS[6]}.get(orientation, TURNS.get(orientation))
-    stored = SMOOTH if back is None else SMOOTH.transpose(back)
+    stored = SMOOTH.transpose(TURNS[orientation]) if orientation > 1 else SMOOTH
     stored.save(tmp_path / "photo.png", exif=exif(orientation))
     photo = read_photo(tmp_path / "photo.png")
     write_photo(photo.pixels, photo, tmp_path / "again.png")
@@ -113,7 +113,7 @@ def test_bare_files_and_formats(tmp_path):
 @pytest.mark.parametrize("turned", [False, True])
 def test_grey_with_a_profile_is_converted_by_it(tmp_path, turned):
     grey = Image.linear_gradient("L").resize((64, 48))
-    stored, options = (grey.transpose(TURNS[8]), {"exif": exif(6)}) if turned else (grey, {})
+    stored, options = (grey.transpose(TURNS[6]), {"exif": exif(6)}) if turned else (grey, {})
     stored.save(tmp_path / "photo.png", icc_profile=grey_profile(), **options)
     photo = read_photo(tmp_path / "photo.png")
     light = (np.asarray(grey)[..., None] / 255) ** 1.5
@@ -168,7 +168,7 @@ def folder(tmp_path):
     (made / "more").mkdir(parents=True)
     (made / "note.txt").write_text("no photo")
     SMOOTH.save(made / "a.jpg", quality=95)
-    SMOOTH.transpose(TURNS[8]).save(made / "b.png", exif=exif(6), icc_profile=SRGB)
+    SMOOTH.transpose(TURNS[6]).save(made / "b.png", exif=exif(6), icc_profile=SRGB)
     Image.fromarray(picture("wide", size=(150, 40))).save(made / "more" / "c.webp")
     return made
 

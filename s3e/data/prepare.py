@@ -45,7 +45,7 @@ from s3e.config import Config, load_config, parse_setting
 from s3e.data import photos as decoding
 from s3e.data import readers
 from s3e.data.corpus import Corpus, load_corpus, tree_of
-from s3e.data.photos import BrokenPhoto, Problem, decode, load_photo, load_whole
+from s3e.data.photos import Problem, decode, load_photo, load_whole
 from s3e.data.readers import PAIRED, SPLITS, Photo, PhotoInfo, Source, Subset
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.utils import S3EError, atomic_write, psnr, read_json, write_array, write_json
@@ -150,16 +150,16 @@ def _look_at(photos: Sequence[Photo]) -> list[list]:
     for photo in photos:
         try:
             image, size, notes = decode(photo.path, DRAFT)
-            if photo.blurred and (other := decode(photo.blurred, DRAFT).size) != size:
+            if photo.blurred and (other := decode(photo.blurred, DRAFT)[1]) != size:
                 what = "blurred and sharp frame differ in size ({}x{} and {}x{})".format(
                     *other, *size
                 )
                 remedy = "replace or remove the pair"
-                raise BrokenPhoto(Problem(str(photo.blurred), what, remedy))
+                raise Problem(str(photo.blurred), what, remedy)
             code, thumb = readers.fingerprint(image)
             looks.append([True, size, notes, code, thumb.hex()])
-        except BrokenPhoto as error:
-            looks.append([False, error.problem.where, error.problem.what, error.problem.remedy])
+        except Problem as error:
+            looks.append([False, *error.args])
     return looks
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from s3e.blur import (
     SEVERITIES,
@@ -26,7 +26,7 @@ from s3e.blur import (
     psf,
     trajectories,
 )  # fmt: skip
-from s3e.data.photos import ORIENTATION, TURNS, decode
+from s3e.data.photos import decode
 from s3e.data.readers import is_photo, walk
 from s3e.evaluation.images import to_uint8
 from s3e.utils import S3EError, atomic_write, out_of_memory, rng
@@ -88,12 +88,12 @@ def read_photo(path: Path | str) -> Photograph:
     Raises `S3EError` as `s3e.data.photos.decode` (broken, cut, too small, larger than 80
     megapixels).
     """
-    decoded = decode(path)
-    pixels, notes = np.asarray(decoded.image), list(decoded.notes)
+    upright, size, notes = decode(path)
+    pixels = np.asarray(upright)
     with warnings.catch_warnings(), Image.open(path) as image:
         warnings.simplefilter("ignore")  # odd EXIF; what matters was checked by `decode`
         icc, converted = _profile(image, notes)
-        exif = _exif(image, decoded.size, notes)
+        exif = _exif(image, size, notes)
     pixels = pixels if converted is None else converted
     return Photograph(pixels, Path(path), exif, icc, tuple(notes))
 
@@ -106,7 +106,7 @@ def _exif(image: Image.Image, size: tuple[int, int], notes: list[str]) -> bytes 
             exif.pop(tag, None)
         if not exif:
             return None
-        exif[ORIENTATION] = 1
+        exif[ExifTags.Base.Orientation] = 1
         details, base = exif.get_ifd(ExifTags.IFD.Exif), ExifTags.Base
         for tag, side in zip((base.ExifImageWidth, base.ExifImageHeight), size, strict=True):
             if tag in details:
@@ -129,13 +129,13 @@ def _profile(image: Image.Image, notes: list[str]) -> tuple[bytes | None, np.nda
         if profile.profile.xcolor_space == "RGB " and image.mode not in ("CMYK", "LAB"):
             return data, None
         srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        upright = ImageOps.exif_transpose(image)
+        converted = ImageCms.profileToProfile(upright, profile, srgb, outputMode="RGB")
     except Exception:  # a damaged profile, or one of another kind, does not make the photo worse
         notes.append("colour profile does not fit, left out")
         return None, None
     notes.append("converted to sRGB by its colour profile")
-    return None, np.asarray(converted if turn is None else converted.transpose(turn))
+    return None, np.asarray(converted)
 
 
 def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:

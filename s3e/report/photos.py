@@ -24,7 +24,7 @@ from s3e.data.photos import PHOTOS, photograph
 from s3e.data.prepare import pad_kernels
 from s3e.evaluation.collect import describe
 from s3e.evaluation.gains import ORACLES
-from s3e.evaluation.images import psnr, score_batch, to_uint8
+from s3e.evaluation.images import psnr, score_batch
 from s3e.evaluation.score import node_names
 from s3e.models.build import build_model, build_semantics, load_weights
 from s3e.models.tree import predicted_nodes
@@ -543,7 +543,7 @@ def photographs(config: Config) -> Samples:
     is scored.
     """
     size, blur = config.data.size, config.blur
-    sharp = to_uint8(np.stack([photograph(name, size) for name in PHOTOS]), low=0.0)
+    sharp = np.stack([photograph(name, size) for name in PHOTOS])
     found = {"ids": np.array(PHOTOS), "sharp": sharp}
     for name in SEVERITIES:
         found[name] = blur_batch(sharp, PHOTOS, name, blur.seed, blur.gamma, blur.noise)[0]
