@@ -80,24 +80,18 @@ class Model(Section):
     """Kinds and sizes of all networks; the defaults are the preset `tiny` (specification 6.8).
 
     `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of
-    its deepest encoder stage). `encoder`: five convolutions, or a ResNet up to its third layer;
-    `encoder_weights` names a file of ImageNet weights for it (see `s3e.models.build`), "" starts it
-    from random weights. `dropout` and `upsampling` concern DeblurGAN alone.
+    its deepest encoder stage; `dropout` concerns DeblurGAN alone).
     """
 
     backbone: Literal["deblurgan", "nafnet"] = "deblurgan"
-    encoder: Literal["conv", "resnet50", "resnet101"] = "conv"
-    encoder_weights: str = ""
     generator_width: int = Field(16, ge=4)
     blocks: int = Field(4, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
-    upsampling: Literal["transposed", "resize"] = "transposed"
     embed_at: list[int] = [0]
     fuse: Literal["concat", "sft"] = "concat"
     critic_width: int = Field(16, ge=4)
     encoder_widths: list[int] = Field([32, 64, 64, 64, 64], min_length=5, max_length=5)
     node_width: int = Field(32, ge=4)
-    share_sub_relations: bool = True
     word_width: int = Field(96, ge=4)
     lstm_width: int = Field(128, ge=4)
     attention_width: int = Field(64, ge=4)
@@ -107,18 +101,12 @@ class Model(Section):
     def _inside(self) -> "Model":
         if not all(0 <= place < self.blocks for place in self.embed_at):
             raise ValueError(f"model.embed_at must name residual blocks, 0 to {self.blocks - 1}")
-        if self.encoder_weights and self.encoder == "conv":
-            raise ValueError("model.encoder_weights are those of a ResNet: set model.encoder too")
         return self
 
 
 class Loss(Section):
-    """Weights of L_total = adversarial + perceptual + pixel + caption + tree + distillation
-    (specification 6.6).
+    """Weights of L_total = adversarial + perceptual + pixel + caption + tree (specification 6.6).
 
-    Three switches go back to what DeblurGAN's public code does (specification 3.5): `penalty_norm =
-    "pixel"` takes the gradient's norm per pixel and one mixing weight a batch, `critic_reuse` gives
-    all critic steps of a step the same photos, `vgg_normalise = False` shows VGG photos in [-1, 1].
     `vgg19_weights`: a path, or a public name (see `s3e.models.build`); "" leaves the perceptual
     term out (see `effective`).
     """
@@ -126,18 +114,13 @@ class Loss(Section):
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"
     adversarial: float = Field(1.0, ge=0)
     gradient_penalty: float = Field(10.0, ge=0)
-    penalty_norm: Literal["sample", "pixel"] = "sample"
     critic_steps: int = Field(1, ge=1)
-    critic_reuse: bool = False
     perceptual: float = Field(0.0, ge=0)
     vgg19_weights: str = ""
-    vgg_normalise: bool = True
     pixel: float = Field(100.0, ge=0)
     caption: float = Field(0.1, ge=0)
     tree: float = Field(0.1, ge=0)
     null_weight: float = Field(0.1, ge=0)
-    distillation: float = Field(0.0, ge=0)
-    detach_semantics: bool = False
 
     @property
     def effective(self) -> "Loss":
@@ -153,9 +136,8 @@ class Training(Section):
     """One training: steps, images a step, learning rates and how they fall.
 
     A step's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`:
-    steps over which the rate rises from 0. `schedule`: "steps" multiplies it by `decay` every
-    `decay_every` steps. `clip` limits single gradients, `clip_norm` the norm of all of a network's.
-    Every `validate_every` steps (0: never) a fixed part of validation is scored.
+    steps over which the rate rises from 0. `clip` limits single gradients, `clip_norm` the norm of
+    all of a network's. Every `validate_every` steps (0: never) a part of validation is scored.
     """
 
     steps: int = Field(ge=1)
@@ -163,10 +145,8 @@ class Training(Section):
     accumulate: int = Field(1, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     semantics_learning_rate: float = Field(1e-4, ge=0)
-    schedule: Literal["constant", "linear", "half_linear", "cosine", "steps"] = "linear"
+    schedule: Literal["constant", "linear", "half_linear", "cosine"] = "linear"
     warmup: int = Field(0, ge=0)
-    decay: float = Field(0.8, gt=0, le=1)
-    decay_every: int = Field(1000, ge=1)
     sharp_share: float = Field(0.0, ge=0, le=1)
     clip: float = Field(0.0, ge=0)
     clip_norm: float = Field(0.0, ge=0)
@@ -195,7 +175,7 @@ class Runtime(Section):
 
     `devices`: processes that share one training, each with a part of every batch, on a GPU of its
     own or on the CPU. `precision`: 32 bits; bf16 (autocast; the gradient penalty stays in 32); 64
-    for tests. `compile`: networks through `torch.compile`. `explosion`: a loss term that grows to
+    for tests. `explosion`: a loss term that grows to
     so many times its usual size stops the training. `save_every` and `explosion` never change what
     is computed; the rest may, in the last digits.
     """
@@ -205,8 +185,6 @@ class Runtime(Section):
     devices: int = Field(1, ge=1)
     precision: Literal["32", "bf16", "64"] = "32"
     tf32: bool = False
-    channels_last: bool = False
-    compile: bool = False
     explosion: float = Field(1e4, gt=1)
     save_every: int = Field(100, ge=1)
     log_every: int = Field(20, ge=1)
@@ -270,12 +248,8 @@ class Config(Section):
 
     def fallbacks(self) -> list[str]:
         """What is replaced because a file of weights is not given; every output says so."""
-        found = []
-        if self.loss.effective is not self.loss:
-            found.append("no VGG19 weights: no perceptual loss, a pixel loss in its place")
-        if self.model.encoder != "conv" and not self.model.encoder_weights:
-            found.append("no ImageNet weights: the encoder starts from random ones")
-        return found
+        missing = self.loss.effective is not self.loss
+        return ["no VGG19 weights: no perceptual loss, a pixel loss in its place"] * missing
 
 
 class Variant(Section):

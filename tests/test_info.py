@@ -45,11 +45,6 @@ def test_networks_of_the_paper_size():
     assert found["decoder"][0] == count_parameters(source.decoder)
 
 
-def test_files_of_weights_need_not_be_there():
-    resnet = {"model__encoder": "resnet50", "model__encoder_weights": "resnet50-11ad3fa6.pth"}
-    assert networks(**resnet)["encoder"][0] > 8e6
-
-
 def test_the_embedding_is_what_it_adds():
     assert networks()["embedding"][0] == 4 * ((7 * 32 + 1) * 64 + (128 + 1) * 64)
     assert networks(model__embed_at=[])["embedding"] == (0, 0)

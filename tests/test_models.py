@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from s3e.config import VARIANTS, load_config
 from s3e.models.build import (
     build_critic,
-    build_encoder,
     build_generator,
     build_model,
     build_semantics,
@@ -17,7 +16,7 @@ from s3e.models.build import (
     load_weights,
     save_weights,
 )
-from s3e.models.encoders import ConvEncoder, ResNet
+from s3e.models.encoders import ConvEncoder
 from s3e.models.generator import Generator
 from s3e.models.nafnet import NAFBlock, NAFNet
 from s3e.models.tree import S3Tree, VectorTree
@@ -88,58 +87,6 @@ def test_encoder_grid_is_16_at_every_size(size):
 def test_encoder_refuses_other_sizes():
     with pytest.raises(ValueError, match="32, 64, 128 or 256"):
         ConvEncoder(size=80, widths=[8] * 5)
-
-
-@pytest.mark.parametrize(
-    "kind, numbers, last", [("resnet50", 8_543_296, 5), ("resnet101", 27_535_424, 22)]
-)
-def test_resnet_has_the_public_names_and_sizes(kind, numbers, last):
-    with torch.device("meta"):
-        encoder = ResNet(kind=kind, size=256, channels=512)
-    state = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-    assert count_parameters(encoder) - count_parameters(encoder.project) == numbers  # torchvision's
-    public = {
-        "conv1.weight": (64, 3, 7, 7),
-        "bn1.running_mean": (64,),
-        "layer1.0.downsample.0.weight": (256, 64, 1, 1),
-        "layer1.2.conv3.weight": (256, 64, 1, 1),
-        "layer2.0.conv2.weight": (128, 128, 3, 3),
-        "layer2.0.downsample.1.bias": (512,),
-        "layer3.0.downsample.0.weight": (1024, 512, 1, 1),
-        f"layer3.{last}.bn3.running_var": (1024,),
-    }
-    assert public.items() <= state.items()
-    assert {name.split(".")[0] for name in state} - {"project"} == {
-        "conv1",
-        "bn1",
-        "layer1",
-        "layer2",
-        "layer3",
-    }
-
-
-@pytest.mark.parametrize("size", [32, 64, 128])
-def test_resnet_without_a_stride_sees_the_same_pixels(size):
-    settings = {"model.encoder": "resnet50", "data.size": size}
-    encoder = build_encoder(load_config("smoke", overrides=settings)).eval()
-    full = ResNet(kind="resnet50", size=256, channels=encoder.channels).eval()
-    for name, value in full.state_dict().items():
-        if name.endswith("running_mean"):
-            value.normal_()
-    encoder.load_state_dict(full.state_dict())
-    photo, step = torch.rand(1, 3, 64, 64) * 2 - 1, 256 // size
-    with torch.no_grad():
-        assert encoder(torch.zeros(1, 3, size, size)).shape == (1, encoder.channels, 16, 16)
-        torch.testing.assert_close(encoder(photo)[..., ::step, ::step], full(photo))
-
-
-def test_resnet_takes_photos_in_minus_one_to_one():
-    encoder, seen = ResNet(kind="resnet50", size=32, channels=4), []
-    encoder.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    for value in (-1.0, 1.0):
-        encoder(torch.full((2, 3, 32, 32), value))
-        torch.testing.assert_close(seen.pop()[0, :, 5, 7], ((value + 1) / 2 - mean) / std)
 
 
 @pytest.mark.parametrize("kind", [S3Tree, VectorTree])

@@ -615,9 +615,8 @@ def test_files_in_overrides_are_written_in_full(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # notebooks run in another folder
     (tmp_path / "mine.pth").touch()
-    public = {"model.encoder": "resnet50", "model.encoder_weights": "resnet50-0676ba61.pth"}
-    study = store.Study("smoke", overrides={"loss.vgg19_weights": "mine.pth", **public})
-    assert study.overrides == {"loss.vgg19_weights": str(tmp_path / "mine.pth"), **public}
+    study = store.Study("smoke", overrides={"loss.vgg19_weights": "mine.pth"})
+    assert study.overrides == {"loss.vgg19_weights": str(tmp_path / "mine.pth")}
 
 
 # ------------------------------------------------------------------------------------- bad requests
@@ -634,7 +633,6 @@ def test_files_in_overrides_are_written_in_full(
         ("--set loss.caption", "section.name=value"),
         ("--set blur.severity=released", "blur.severity = 'released' does not fit scenes"),
         ("--set loss.perceptual=1 loss.vgg19_weights=/no/vgg19-dcbb9e9d.pth", "/no/vgg19"),
-        ("--set model.encoder=resnet50 model.encoder_weights=/no/resnet50-0676ba61.pth", "/no/res"),
         ("--seeds=-1.5,x", "seeds are whole numbers"),
         ("--jobs -1", "give a number from 1 on"),
         ("--data /no/such/folder", "no such folder"),

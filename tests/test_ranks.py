@@ -151,7 +151,7 @@ def assert_same_training(whole, parts):
 WGAN = {"loss.gan": "wgan-gp", "loss.critic_steps": 2}
 CASES = {
     "c full wgan-gp": ("c", "full", {**WGAN, "train_c.clip_norm": 1.0}),
-    "a2": ("a2", "full", {"train_a2.sharp_share": 0.5, "loss.distillation": 0.5}),
+    "a2": ("a2", "full", {"train_a2.sharp_share": 0.5}),
     "c shuffled": ("c", "shuffled", {}),
     "c noise": ("c", "noise_maps", {}),
 }

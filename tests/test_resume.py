@@ -40,7 +40,7 @@ SMALL = {
 }
 STEPS, KILLED = 8, 5
 MODERN = {"accumulate": 2, "clip_norm": 0.5, "schedule": "cosine", "warmup": 3, "validate_every": 2}
-FALLING = {"schedule": "steps", "decay": 0.5, "decay_every": 3, "clip": 0.01, "validate_every": 2}
+FALLING = {"schedule": "half_linear", "clip": 0.01, "validate_every": 2}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ WGAN = {"loss.gan": "wgan-gp", "loss.critic_steps": 5}
 A2 = {"sharp_share": 0.5, **FALLING}
 CASES = {
     "tree": Case("tree"),
-    "a2": Case("a2", settings=A2, others={"loss.distillation": 1.0}),
+    "a2": Case("a2", settings=A2),
     "b modern": Case("b", settings=MODERN),
     "c full wgan-gp": Case("c", variant="full", others=WGAN, settings=FALLING),
 }

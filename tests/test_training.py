@@ -96,7 +96,6 @@ def test_schedules():
     assert at(0, 9, schedule="linear") == pytest.approx([1, 0.1])
     assert at(5, 9, schedule="half_linear") == pytest.approx([1, 0.2])
     assert at(0, 5, schedule="cosine") == pytest.approx([1, 0.5])
-    assert at(2, 3, 6, schedule="steps", decay=0.5, decay_every=3) == pytest.approx([1, 0.5, 0.25])
     assert at(0, 1, 4, schedule="constant", warmup=4) == pytest.approx([0.25, 0.5, 1])
 
 
@@ -108,12 +107,11 @@ def test_batches_depend_on_the_step_alone_and_cover_every_image(corpus):
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_semantic_phases_have_their_losses(corpus, tmp_path, phase):
-    config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
+    config = load_config("smoke", overrides=TINY)
     source = new_source(config, corpus)
     losses = {"tree": True, "caption": True}
     log = PretrainSemantics(tmp_path, "own", phase, source, corpus, config, **losses).fit()
-    expected = {"tree": ["tree"], "a1": ["tree", "caption"]}
-    assert list(log)[1:] == expected.get(phase, ["tree", "caption", "distillation"])
+    assert list(log)[1:] == (["tree"] if phase == "tree" else ["tree", "caption"])
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +174,7 @@ def test_variants_of_one_seed_start_from_the_same_deblurrer(tiny, corpus, pretra
     assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
-@pytest.mark.parametrize(
-    "others",
-    [{}, {"loss.critic_reuse": True, "loss.penalty_norm": "pixel"}, {"train_c.accumulate": 2}],
-)
+@pytest.mark.parametrize("others", [{}, {"train_c.accumulate": 2}])
 def test_wgan_gp_with_several_critic_steps(corpus, pretrained, tmp_path, others):
     config = load_config("smoke", overrides={**TINY, **WGAN, "train_c.steps": 2, **others})
     _, _, terms = co_train("full", config, corpus, pretrained, tmp_path)
@@ -204,13 +199,9 @@ def test_same_seed_same_bits_other_seed_other_bits(tiny, corpus, pretrained, tmp
     [
         ({"precision": "bf16"}, 0.05),
         ({"precision": "64"}, 1e-3),
-        ({"channels_last": True}, 1e-3),
-        pytest.param({"compile": True}, 1e-2, marks=pytest.mark.slow),
     ],
 )
-def test_other_precisions_layouts_and_compiled_networks_train_alike(
-    corpus, tmp_path, changes, rtol
-):
+def test_other_precisions_train_alike(corpus, tmp_path, changes, rtol):
     logs = []
     for settings in ({}, changes):
         runtime = {f"runtime.{name}": value for name, value in settings.items()}
@@ -219,8 +210,7 @@ def test_other_precisions_layouts_and_compiled_networks_train_alike(
         networks = build_model(config, corpus, "full"), build_critic(config)
         folder = tmp_path / str(len(logs))
         logs.append(CoTraining(folder, "c", *networks, corpus, config, "c", "full").fit())
-    if "channels_last" not in changes:  # both layouts may round alike
-        assert not logs[0].equals(logs[1])
+    assert not logs[0].equals(logs[1])
     for name in ("pixel", "tree", "caption", "penalty"):
         allowed = max(rtol, 0.1) if name == "penalty" else rtol  # its gradient has kinks
         np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=allowed)
@@ -238,15 +228,13 @@ def networks(corpus, variant="full", **overrides):
 
 
 def test_semantic_losses_reach_what_they_can(corpus):
-    config = load_config("smoke", overrides={**TINY, "loss.distillation": 1.0})
+    config = load_config("smoke", overrides=TINY)
     source, batch = new_source(config, corpus), corpus.val.batch(np.arange(2), "severe")
-    losses = {"tree": True, "caption": True, "distillation": True}
-    table = effects.semantic_gradients(source, batch, config, **losses)
+    table = effects.semantic_gradients(source, batch, config, tree=True, caption=True)
     assert list(table.columns) == ["encoder", "tree", "decoder"]
     assert {term: (row > 0).tolist() for term, row in table.iterrows()} == {
         "tree": [True, True, False],
         "caption": [True] * 3,
-        "distillation": [True, False, False],
     }
     twice = load_config("smoke", overrides={**TINY, "loss.tree": 0.2})
     double = effects.semantic_gradients(source, batch, twice, tree=True, caption=False)
@@ -256,7 +244,7 @@ def test_semantic_losses_reach_what_they_can(corpus):
 
 @pytest.mark.parametrize("detached", [False, True])
 def test_the_deblurring_loss_reaches_tree_and_encoder_unless_detached(corpus, detached):
-    *given, config = networks(corpus, **{"loss.detach_semantics": detached})
+    *given, config = networks(corpus, "oracle" if detached else "full")
     table = effects.deblurring_gradients(*given, config, VARIANTS["full"])
     assert list(table.columns) == ["encoder", "tree", "decoder", "embedding", "generator"]
     assert list(table.index) == ["pixel", "adversarial", "tree", "caption"]

@@ -42,19 +42,13 @@ class Batch:
     all_words: Tensor | None = None
     all_trees: Tensor | None = None
 
-    def to(
-        self,
-        device: torch.device | str,
-        dtype: torch.dtype | None = None,
-        channels_last: bool = False,
-    ) -> "Batch":
-        """The same batch on another device, its images in another precision or memory layout."""
-        layout = torch.channels_last if channels_last else torch.preserve_format
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
+        """The same batch on another device, its images in another precision."""
         moved = {}
         for name in ("sharp", "blurred", "words", "tree", "labels", "all_words", "all_trees"):
             value = getattr(self, name)
             if name in ("sharp", "blurred"):
-                moved[name] = value.to(device, dtype, memory_format=layout)
+                moved[name] = value.to(device, dtype)
             elif value is not None:
                 moved[name] = value.to(device)
         return replace(self, **moved)

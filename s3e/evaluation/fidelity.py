@@ -7,7 +7,7 @@ validation images; it reads the test images once. Its captions are scored like a
 tree that the parser makes of them is compared with the image's, node by node.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,17 +36,12 @@ PAIRS = (
 )
 
 
-def train_judge(
-    folder: Path, corpus: Corpus, config: Config, watch: Callable[[int], None] = lambda step: None
-) -> nn.Module:
-    """Train the judge on sharp images and write `judge.safetensors`; it is returned frozen.
-
-    `watch`: called with the steps of both phases, as in `Trainer.fit`.
-    """
+def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
+    """Train the judge on sharp images and write `judge.safetensors`; it is returned frozen."""
     own = config.model_copy(update={"seed": config.seed + OWN_SEED})
     judge, task = new_source(own, corpus, "flat"), {"tree": False, "caption": True}
     for phase in ("tree", "a1"):
-        PretrainSemantics(folder, f"judge_{phase}", phase, judge, corpus, own, **task).fit(watch)
+        PretrainSemantics(folder, f"judge_{phase}", phase, judge, corpus, own, **task).fit()
     save_weights(judge, folder / "judge.safetensors")
     return judge.eval().requires_grad_(False)
 

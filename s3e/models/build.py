@@ -2,8 +2,8 @@
 of weights.
 
 No code in a file of weights is ever run: only plain tensors are read, from safetensors or from
-PyTorch's own format (`weights_only`). Public files (ImageNet's) have torchvision's names and
-addresses; the eight hexadecimal digits of a name are the first of the file's SHA-256.
+PyTorch's own format (`weights_only`). VGG19's public file has torchvision's name and address; the
+eight hexadecimal digits of the name are the first of the file's SHA-256.
 """
 
 import zipfile
@@ -18,7 +18,7 @@ from s3e.config import TRUTH, VARIANTS, Config, Variant
 from s3e.data.corpus import Corpus
 from s3e.data.download import fetch
 from s3e.models.captioner import CaptionDecoder
-from s3e.models.encoders import GRID, LAYERS, ConvEncoder, PerceptualLoss, ResNet, vgg_features
+from s3e.models.encoders import GRID, ConvEncoder, PerceptualLoss, vgg_features
 from s3e.models.generator import Critic, Generator
 from s3e.models.nafnet import NAFNet
 from s3e.models.semantics import (
@@ -37,10 +37,6 @@ ADDRESS = "https://download.pytorch.org/models"
 FOLDER = RUNS / "weights"
 PUBLIC = {  # file: the setting that takes it
     "vgg19-dcbb9e9d.pth": "loss.vgg19_weights",
-    "resnet50-0676ba61.pth": "model.encoder_weights",
-    "resnet50-11ad3fa6.pth": "model.encoder_weights",
-    "resnet101-63fe2227.pth": "model.encoder_weights",
-    "resnet101-cd907fc2.pth": "model.encoder_weights",
 }
 
 
@@ -79,7 +75,7 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     elif kind == "noise":
         source = NoiseMaps(map_channels=channels)
     else:
-        encoder = build_encoder(config)
+        encoder = ConvEncoder(size=config.data.size, widths=config.model.encoder_widths)
         width = encoder.channels
         if kind in ("tree", "vectors"):
             tree = build_tree(config, corpus, kind)
@@ -95,20 +91,6 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     return source
 
 
-def build_encoder(config: Config) -> ConvEncoder | ResNet:
-    """The semantic encoder for the configured image size; `S3EError` where its public weights
-    cannot be used.
-    """
-    model, size = config.model, config.data.size
-    if model.encoder == "conv":
-        return ConvEncoder(size=size, widths=model.encoder_widths)
-    encoder = ResNet(kind=model.encoder, size=size, channels=model.encoder_widths[-1])
-    if model.encoder_weights:
-        deeper = f"layer3.{LAYERS[model.encoder][2]}."
-        load_public(encoder, model.encoder_weights, own=("project.",), foreign=deeper)
-    return encoder
-
-
 def build_tree(config: Config, corpus: Corpus, kind: str = "tree") -> S3Tree | VectorTree:
     """The S3-tree, or the tree of vectors, with one class per label of the corpus's vocabulary."""
     return (S3Tree if kind == "tree" else VectorTree)(
@@ -116,7 +98,6 @@ def build_tree(config: Config, corpus: Corpus, kind: str = "tree") -> S3Tree | V
         width=config.model.node_width,
         entities=len(corpus.labels.entities),
         relations=len(corpus.labels.relations),
-        share_sub_relations=config.model.share_sub_relations,
     )
 
 
@@ -143,7 +124,7 @@ def build_generator(config: Config, maps: int = 0) -> Generator | NAFNet:
     embedding = {"map_channels": maps, "embed_at": model.embed_at, "fuse": model.fuse}
     if model.backbone == "nafnet":
         return NAFNet(**sizes, **embedding)
-    return Generator(**sizes, **embedding, dropout=model.dropout, upsampling=model.upsampling)
+    return Generator(**sizes, **embedding, dropout=model.dropout)
 
 
 def build_critic(config: Config) -> Critic:
@@ -161,7 +142,7 @@ def build_perceptual(config: Config) -> PerceptualLoss | None:
     features = vgg_features()
     # VGG16 is the same up to here
     load_public(features, loss.vgg19_weights, "features.", foreign="features.17.")
-    return PerceptualLoss(features, loss.vgg_normalise)
+    return PerceptualLoss(features)
 
 
 def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
@@ -176,7 +157,7 @@ def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
         semantics=semantics,
         view=kind if kind in VIEWS else rules.view,
         shuffled=rules.shuffled,
-        detach=rules.detached or config.loss.detach_semantics,
+        detach=rules.detached,
     )
 
 
@@ -268,27 +249,22 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def load_public(
-    module: nn.Module, weights: str, prefix: str = "", own: tuple[str, ...] = (), foreign: str = ""
-) -> None:  # fmt: skip
+def load_public(module: nn.Module, weights: str, prefix: str = "", foreign: str = "") -> None:
     """Fill `module` from the file that `weights` means, where its names begin with `prefix`.
 
-    Names of `module` that begin with one of `own` keep their values. Raises `S3EError` as `locate`
-    does, and for a file that is damaged, holds more than plain tensors (nothing of it is run) or
-    belongs to another network: one that lacks a name, has another size, or has a name that begins
-    with `foreign`.
+    Raises `S3EError` as `locate` does, and for a file that is damaged, holds more than plain
+    tensors (nothing of it is run) or belongs to another network: one that lacks a name, has another
+    size, or has a name that begins with `foreign`.
     """
-    path = locate(weights)
-    state, wanted, fault = _read(path), {}, ""
+    path, fault = locate(weights), ""
+    state = _read(path)
+    wanted = {name: state.get(prefix + name) for name in module.state_dict()}
     for name, value in module.state_dict().items():
-        # older files do not have counters of batches
-        if name.startswith(own) or name.endswith("num_batches_tracked"):
-            continue
-        found = wanted[name] = state.get(prefix + name)
-        if found is None:
+        if wanted[name] is None:
             fault = fault or f"it has no weights '{prefix}{name}'"
-        elif found.shape != value.shape:
-            fault = fault or f"'{prefix}{name}' is {tuple(found.shape)}, not {tuple(value.shape)}"
+        elif wanted[name].shape != value.shape:
+            shapes = f"{tuple(wanted[name].shape)}, not {tuple(value.shape)}"
+            fault = fault or f"'{prefix}{name}' is {shapes}"
     if foreign and any(name.startswith(foreign) for name in state):
         fault = f"it has weights '{foreign}*'"
     if fault:
@@ -296,4 +272,4 @@ def load_public(
             f"{path} belongs to another network ({fault}): give the file of the network that is"
             " set."
         )
-    module.load_state_dict(wanted, strict=False)
+    module.load_state_dict(wanted)

@@ -110,7 +110,6 @@ class Generator(nn.Module):
         map_channels: int = 0,
         embed_at: list[int] = (0,),
         fuse: str = "concat",
-        upsampling: str = "transposed",
     ):
         super().__init__()
         self.encoder = nn.Sequential(
@@ -120,8 +119,8 @@ class Generator(nn.Module):
         )  # fmt: skip
         self.trunk = nn.ModuleList(ResidualBlock(4 * width, dropout) for _ in range(blocks))
         self.decoder = nn.Sequential(
-            *_upsample(4 * width, 2 * width, upsampling), *_norm_relu(2 * width),
-            *_upsample(2 * width, width, upsampling), *_norm_relu(width),
+            nn.ConvTranspose2d(4 * width, 2 * width, 3, 2, 1, 1), *_norm_relu(2 * width),
+            nn.ConvTranspose2d(2 * width, width, 3, 2, 1, 1), *_norm_relu(width),
             nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh(),
         )  # fmt: skip
         self.embed = embeddings(map_channels, 4 * width, fuse, embed_at, blocks)
@@ -133,15 +132,6 @@ class Generator(nn.Module):
         features = self.encoder(blurred)  # B x 4 width x H/4 x W/4
         features = run_trunk(self.trunk, self.embed, features, maps)
         return (blurred + self.decoder(features)).clamp(-1, 1)
-
-
-def _upsample(inputs: int, outputs: int, kind: str) -> list[nn.Module]:
-    """Transposed convolution as published, or resize + convolution against checkerboards
-    (specification 3.5).
-    """
-    if kind == "transposed":
-        return [nn.ConvTranspose2d(inputs, outputs, 3, 2, 1, output_padding=1)]
-    return [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, 1, 1)]
 
 
 def initialise(module: nn.Module) -> None:

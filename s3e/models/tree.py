@@ -63,20 +63,17 @@ class Nodes(nn.Module):
     one.
     """
 
-    def __init__(
-        self, block: Callable[[int, int], nn.Module], channels: int, width: int, shared: bool
-    ):
+    def __init__(self, block: Callable[[int, int], nn.Module], channels: int, width: int):
         super().__init__()
         self.leaves = nn.ModuleList(block(channels, width) for _ in range(LEAVES))
-        count = 1 if shared else 2
-        self.sub_relations = nn.ModuleList(block(2 * width, width) for _ in range(count))
+        self.sub_relations = nn.ModuleList([block(2 * width, width)])  # shared by nodes 5 and 6
         self.root = block(2 * width, width)
         self.width = width
 
     def parents(self, leaves: list[Tensor]) -> Tensor:
         """Four leaves, B x D (x h x w) each -> all nodes, B x 7 x D (x h x w)."""
         node5 = self.sub_relations[0](torch.cat(leaves[:2], 1))
-        node6 = self.sub_relations[-1](torch.cat(leaves[2:], 1))
+        node6 = self.sub_relations[0](torch.cat(leaves[2:], 1))
         root = self.root(torch.cat([node5, node6], 1))
         return torch.stack([*leaves, node5, node6, root], 1)
 
@@ -93,9 +90,8 @@ class S3Tree(Nodes):
         width: int,
         entities: int,
         relations: int,
-        share_sub_relations: bool = True,
     ):
-        super().__init__(conv_block, channels, width, share_sub_relations)
+        super().__init__(conv_block, channels, width)
         self.pool = AttentionPool(width)
         self.classify = NodeClassifiers(width, entities, relations)
 
@@ -127,9 +123,8 @@ class VectorTree(Nodes):
         width: int,
         entities: int,
         relations: int,
-        share_sub_relations: bool = True,
     ):
-        super().__init__(_linear_block, channels, width, share_sub_relations)
+        super().__init__(_linear_block, channels, width)
         self.classify = NodeClassifiers(width, entities, relations)
 
     def forward(self, features: Tensor) -> TreeOutput:

@@ -102,7 +102,6 @@ STAGES: dict[str, Stage] = {
                 "loss.tree",
                 "loss.null_weight",
                 "loss.caption",
-                "loss.distillation",
                 "train_tree",
                 "train_a1",
                 "train_a2",
@@ -129,8 +128,6 @@ STAGES: dict[str, Stage] = {
                 "-loss.tree",
                 "-loss.null_weight",
                 "-loss.caption",
-                "-loss.distillation",
-                "-loss.detach_semantics",
                 "train_b",
                 "runtime",
                 *TRAINED,
@@ -350,8 +347,6 @@ def fields(run: Instance, config: Config) -> dict[str, Any]:
         wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
         wanted += ["-loss.caption"] * (not variant.caption_loss)
         wanted += ["-loss.tree", "-loss.null_weight"] * (not variant.tree_loss)
-        if variant.semantics in (None, "noise", *TRUTH):
-            wanted += ["-loss.distillation", "-loss.detach_semantics"]
         rules = variant.model_dump(mode="json", exclude={"description"})
         found = {f"variant.{name}": value for name, value in rules.items()}
     for section, values in config.model_dump(mode="json").items():

@@ -92,11 +92,10 @@ def study_of(arguments: argparse.Namespace) -> tuple[Study, list[Instance]]:
         )
     if study.data != "scenes":
         plan(open_source(study.data, config.data.subset, config.data.skip_broken), config)
-    vgg19 = config.loss.vgg19_weights if config.loss.perceptual else ""
-    for weights in filter(None, (vgg19, config.model.encoder_weights)):
+    if config.loss.perceptual and config.loss.vgg19_weights:
         from s3e.models.build import locate  # imports PyTorch
 
-        locate(weights)
+        locate(config.loss.vgg19_weights)
     names = list(STAGES)
     only = {graph.stage_named(text).name for text in arguments.only} or {*names}
     first = names.index(graph.stage_named(arguments.first).name) if arguments.first else 0

@@ -44,10 +44,8 @@ PACKAGES = (
 )
 AGREE = (
     "data.size",
-    "model.encoder",
     "model.encoder_widths",
     "model.node_width",
-    "model.share_sub_relations",
     "model.word_width",
     "model.lstm_width",
     "model.attention_width",

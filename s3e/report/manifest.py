@@ -78,11 +78,7 @@ th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #8886; vertical-align: 
 def settings(config: Config) -> dict[str, Any]:
     """The resolved settings; of data folders and weights only the names, so that machines agree."""
     found = config.model_dump(mode="json")
-    for section, name in (
-        ("data", "source"),
-        ("loss", "vgg19_weights"),
-        ("model", "encoder_weights"),
-    ):
+    for section, name in (("data", "source"), ("loss", "vgg19_weights")):
         found[section][name] = Path(found[section][name]).name
     return found
 

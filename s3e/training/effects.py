@@ -21,23 +21,16 @@ from s3e.training.losses import image_terms, semantic_terms, total_terms
 
 
 def semantic_gradients(
-    source: nn.Module,
-    batch: Batch,
-    config: Config,
-    *,
-    tree: bool,
-    caption: bool,
-    distillation: bool = False,
+    source: nn.Module, batch: Batch, config: Config, *, tree: bool, caption: bool
 ) -> pd.DataFrame:
     """Norm of the gradient of each weighted term (rows) in each part of a semantic source that
     reads `batch.blurred`.
 
-    0 where a term does not reach a part. `tree`, `caption`, `distillation`: which terms, as far as
-    they have weights.
+    0 where a term does not reach a part. `tree`, `caption`: which terms.
     """
     (source,), batch = _in_eval_mode(batch, source)
-    switches = {"tree": tree, "caption": caption, "distillation": distillation}
-    terms = semantic_terms(config.loss, source, source(batch.blurred), batch, **switches)
+    semantics = source(batch.blurred)
+    terms = semantic_terms(config.loss, source, semantics, batch, tree=tree, caption=caption)
     return _norms(terms, dict(source.named_children()))
 
 

@@ -8,13 +8,12 @@ unbroken one.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
@@ -28,7 +27,6 @@ from s3e.models import average_gradients, rank, total, world
 from s3e.training import checkpoint, parallel
 from s3e.utils import S3EError, out_of_memory, seed_everything
 
-SNAPSHOTS = (0.0, 0.1, 0.3, 1.0)  # parts of a training after which its samples are kept
 SETTLED = 50  # values before a loss term counts as having a usual size
 SMALLEST = 1e-2  # a usual size below it counts as this
 Terms = dict[str, Tensor]
@@ -37,8 +35,8 @@ Terms = dict[str, Tensor]
 def rate(settings: Training, step: int) -> float:
     """Factor of the learning rate at `step` (from 0 on).
 
-    Constant; linear to 0; constant for one half, then linear to 0; half a cosine to 0; or falling
-    in steps. A warm-up lets it rise linearly first.
+    Constant; linear to 0; constant for one half, then linear to 0; or half a cosine to 0. A warm-up
+    lets it rise linearly first.
     """
     done = step / settings.steps
     factor = {
@@ -46,7 +44,6 @@ def rate(settings: Training, step: int) -> float:
         "linear": 1 - done,
         "half_linear": min(1.0, 2 * (1 - done)),
         "cosine": (1 + math.cos(math.pi * done)) / 2,
-        "steps": settings.decay ** (step // settings.decay_every),
     }[settings.schedule]
     return factor * min(1.0, (step + 1) / settings.warmup) if settings.warmup else factor
 
@@ -80,12 +77,11 @@ class Trainer:
     defines
 
     - `step(number) -> Terms`: take step `number` of all optimizers; the losses,
-    - `validate() -> float`: higher is better, equal in all processes; every `validate_every` steps,
-    - `sample() -> {name: array}`: what shows how far the training has come; kept at `SNAPSHOTS`.
+    - `validate() -> float`: higher is better, equal in all processes; every `validate_every` steps.
 
     `modules` are moved to the device and saved by name. Files in `folder`: `log_<name>.csv` (step
-    and losses, never times), `<name>.ckpt` (and the one before it), `validation_<name>.csv`,
-    `progress/<name>_<step>.npz`. After `fit`, `milliseconds` is the mean time of a step.
+    and losses, never times), `<name>.ckpt` (and the one before it), `validation_<name>.csv`. After
+    `fit`, `milliseconds` is the mean time of a step.
     """
 
     optimizers: dict[str, Optimizer]
@@ -113,9 +109,8 @@ class Trainer:
         for module in modules.values():
             self.prepare(module.train())
 
-    def fit(self, watch: Callable[[int], None] = lambda step: None) -> pd.DataFrame:
-        """Take all steps from the last checkpoint on; the log. `watch` is called with each step
-        that was logged.
+    def fit(self) -> pd.DataFrame:
+        """Take all steps from the last checkpoint on; the log.
 
         Raises `S3EError` for a divergence, too little memory or a full disk; the last good
         checkpoint stays.
@@ -124,10 +119,10 @@ class Trainer:
         if self.runtime.devices > 1 and not dist.is_initialized():
             if (start := self._resume()) < steps:
                 self._save(start)
-                parallel.spread(self.folder, self.name, self.job, steps, watch)
+                parallel.spread(self.folder, self.name, self.job, steps)
         with checkpoint.hold(self.folder, self.name) if self.first else nullcontext():
             try:
-                self._run(self._resume(), watch)
+                self._run(self._resume())
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -141,14 +136,12 @@ class Trainer:
         self.milliseconds = 1000 * self.seconds / steps
         return pd.DataFrame(self.rows)
 
-    def _run(self, start: int, watch: Callable[[int], None]) -> None:
+    def _run(self, start: int) -> None:
         steps, every, window = self.settings.steps, self.settings.validate_every, []
         if 0 < start < steps and self.first:
             print(f"{self.name}: resuming from step {start} of {steps}", flush=True)
         bar = {"initial": start, "leave": False, "mininterval": 5, "disable": not self.first}
         for number in tqdm(range(start, steps), self.name, total=steps, **bar):
-            if number in {round(share * steps) for share in SNAPSHOTS}:
-                self._snapshot(number)
             began, done, self.number = time.perf_counter(), number + 1, number
             window.append(self._step())
             logged = done % self.runtime.log_every == 0 or done == steps
@@ -165,10 +158,6 @@ class Trainer:
                 self._write_table("validation", self.scores)
             if done % self.runtime.save_every == 0 or done == steps:
                 self._save(done)
-            if self.first:
-                watch(done)
-        if start < steps or not self._progress(steps).exists():  # it may have been killed there
-            self._snapshot(steps)
 
     def _step(self) -> tuple[int, list[str], Terms]:
         """The next step: its number, its images and its losses."""
@@ -232,15 +221,13 @@ class Trainer:
         return dict(zip(losses[0], means.tolist(), strict=True))
 
     def prepare(self, module: nn.Module) -> None:
-        """Move a network to the device, in the precision and memory layout of the settings."""
+        """Move a network to the device, in the precision of the settings."""
         module.to(self.device, self.dtype)
-        if self.runtime.channels_last:
-            module.to(memory_format=torch.channels_last)
 
     def place(self, batch: Batch) -> Batch:
         """A batch on the device; its images are named if losses diverge."""
         self.ids = batch.ids
-        return batch.to(self.device, self.dtype, channels_last=self.runtime.channels_last)
+        return batch.to(self.device, self.dtype)
 
     def autocast(self) -> torch.autocast:
         """Within it, networks compute in the precision of the settings."""
@@ -258,16 +245,6 @@ class Trainer:
             yield
         for part, mode in zip(parts, modes, strict=True):
             part.training = mode
-
-    def _snapshot(self, step: int) -> None:
-        if self.first:
-            with self.evaluating():
-                arrays = self.sample()
-            with checkpoint.writing(self._progress(step), self.checkpoint) as temporary:
-                np.savez_compressed(temporary, **arrays)
-
-    def _progress(self, step: int) -> Path:
-        return self.folder / "progress" / f"{self.name}_{step:07d}.npz"
 
     def _write_table(self, kind: str, rows: list[dict[str, float]]) -> None:
         if self.first:

@@ -71,7 +71,7 @@ def total_terms(
     """
     terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
     if rules.tree_loss or rules.caption_loss:
-        switches = {"tree": rules.tree_loss, "caption": rules.caption_loss, "distillation": True}
+        switches = {"tree": rules.tree_loss, "caption": rules.caption_loss}
         terms |= semantic_terms(loss, model.semantics, semantics, batch, **switches)
     return terms
 
@@ -84,13 +84,9 @@ def semantic_terms(
     *,
     tree: bool,
     caption: bool,
-    distillation: bool,
 ) -> Terms:
-    """Weighted L_tree, L_cap and L_distil of what `source` reads in a batch, as far as they are
-    switched on.
-
-    L_distil is the distance of the features to those of the sharp image (idea of arXiv 2302.06898),
-    read by the source itself in eval mode: its normalisation statistics stay as they are.
+    """Weighted L_tree and L_cap of what `source` reads in a batch, as far as they are switched
+    on.
     """
     terms = {}
     if tree:
@@ -99,13 +95,6 @@ def semantic_terms(
     if caption:
         logits = source.decoder(batch.words, semantics.context, semantics.items)
         terms["caption"] = loss.caption * caption_loss(logits, batch.words, batch.all_words)
-    if distillation and loss.distillation:
-        mode = source.training
-        with torch.no_grad():
-            sharp = source.eval()(batch.sharp)
-        source.train(mode)
-        distance = F.mse_loss(semantics.features, sharp.features)
-        terms["distillation"] = loss.distillation * distance
     return terms
 
 
@@ -126,48 +115,32 @@ def image_terms(
         value = -score.mean() if loss.gan == "wgan-gp" else lsgan
         terms["adversarial"] = loss.adversarial * value
     if perceptual is not None:
-        terms["perceptual"] = loss.perceptual * perceptual(restored, perceptual.target(sharp))
+        terms["perceptual"] = loss.perceptual * perceptual(restored, sharp)
     return terms
 
 
-def critic_terms(
-    loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor, turn: int = 0
-) -> Terms:
-    """Terms of L_D; their sum is minimised, without a gradient to the generator. `turn`: the step
-    on the same images.
+def critic_terms(loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor) -> Terms:
+    """Terms of L_D; their sum is minimised, without a gradient to the generator.
 
-    The penalty is computed by `critic.forward`, eager and in full precision: compiled graphs have
-    no double backward.
+    The penalty is computed in full precision.
     """
     sharp, restored = batch.sharp, restored.detach()
     real, fake = critic(sharp), critic(restored)
     if loss.gan == "lsgan":
         return {"critic": ((real - 1).square().mean() + fake.square().mean()) / 2}
-    share = batch.uniform(f"penalty{turn}")
     with torch.autocast(sharp.device.type, enabled=False):
-        penalty = gradient_penalty(critic.forward, sharp, restored, share, loss.penalty_norm)
+        penalty = gradient_penalty(critic, sharp, restored, batch.uniform("penalty0"))
     return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor],
-    real: Tensor,
-    fake: Tensor,
-    share: Tensor,
-    norm: str = "sample",
+    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor
 ) -> Tensor:
-    """E[(|grad D(x)|_2 - 1)^2] at points x = share real + (1 - share) fake, share in [0, 1] with
-    one value a sample.
+    """E[(|grad D(x)|_2 - 1)^2] at x = share real + (1 - share) fake; share: one of [0, 1] a sample.
 
-    norm "sample": over a sample's values (WGAN-GP, arXiv 1704.00028); "pixel": over the channels of
-    each pixel, with the first sample's share for all, as DeblurGAN's public code has it
-    (specification 3.5).
+    The norm is that of a sample's whole gradient (WGAN-GP, arXiv 1704.00028).
     """
-    share = (share if norm == "sample" else share[:1].expand(len(real))).view(-1, 1, 1, 1)
+    share = share.view(-1, 1, 1, 1)
     mixed = (share * real + (1 - share) * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-    if norm == "sample":
-        length = gradient.flatten(1).norm(2, 1)
-    else:
-        length = (gradient.square().sum(1) + 1e-16).sqrt()
-    return (length - 1).square().mean()
+    return (gradient.flatten(1).norm(2, 1) - 1).square().mean()

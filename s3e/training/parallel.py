@@ -51,13 +51,10 @@ def join(runtime: Runtime) -> torch.device:
     return device
 
 
-def spread(
-    folder: Path, name: str, job: dict[str, Any], steps: int, watch: Callable[[int], None]
-) -> None:
+def spread(folder: Path, name: str, job: dict[str, Any], steps: int) -> None:
     """Run the training `name` in processes of its own and show its progress until it is on disk.
 
-    `watch` is called with each step whose log was written. Raises `S3EError` with the reason where
-    a process fails.
+    Raises `S3EError` with the reason where a process fails.
     """
     file, output = folder / f"{name}.job.json", folder / f"{name}.launch.log"
     log = folder / f"log_{name}.csv"
@@ -73,9 +70,7 @@ def spread(
         while process.poll() is None:
             time.sleep(POLL)
             done = int(pd.read_csv(log)["step"].iloc[-1]) if log.is_file() else 0
-            if done > bar.n:
-                bar.update(done - bar.n)
-                watch(done)
+            bar.update(done - bar.n)
     if process.returncode:
         lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
         known = [line.split("s3e: ", 1)[1] for line in lines if "s3e: " in line]

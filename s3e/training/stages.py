@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from s3e.config import Config
-from s3e.data.corpus import Batch, Corpus, load_corpus, to_images
+from s3e.data.corpus import Batch, Corpus, load_corpus
 from s3e.models.build import (
     build_critic,
     build_model,
@@ -26,14 +25,12 @@ from s3e.models.build import (
     variant_rules,
 )
 from s3e.models.semantics import S3EDeblur, Semantics
-from s3e.models.tree import predicted_nodes
 from s3e.training import parallel
 from s3e.training.loop import Batches, Terms, Trainer
 from s3e.training.losses import critic_terms, semantic_terms, total_terms
 from s3e.utils import S3EError, seed_everything
 
 PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
-SHOWN = 3  # validation images whose progress is kept
 VALIDATED = 256  # validation images at most that a validation looks at
 Output = tuple[Batch, Tensor, Semantics | None]  # I_b and the rest, I_r, what was read
 
@@ -64,14 +61,6 @@ class Stage(Trainer):
         split, size = self.corpus.val, self.config.evaluation.batch
         for rows in split.chunks(size, self.severity, most):
             yield split.batch(rows, self.severity)
-
-    def compile(self, *networks: nn.Module | None) -> None:
-        """Let calls of networks run compiled, if the settings say so; their `forward` stays
-        eager.
-        """
-        for network in networks if self.runtime.compile else ():
-            if network is not None:
-                network.compile()
 
 
 class CoTraining(Stage):
@@ -117,15 +106,13 @@ class CoTraining(Stage):
         self.optimizer = torch.optim.Adam(groups, **adam)
         self.critic_optimizer = torch.optim.Adam(critic.parameters(), **adam)
         self.optimizers = {"generator": self.optimizer, "critic": self.critic_optimizer}
-        parts = (getattr(source, "encoder", None), getattr(source, "tree", None))
-        self.compile(model.generator, critic, *parts)
 
     def step(self, number: int) -> Terms:
         """One co-training step: read and restore, critic, then generator and semantics; the losses
         of all.
         """
-        # Extra critic steps see images of their own, or (critic_reuse) those of this step again.
-        for extra in range(0 if self.loss.critic_reuse else self.extra):
+        # Extra critic steps see images of their own.
+        for extra in range(self.extra):
             batches = self.critic_batches(number * self.extra + extra)
             self.critic_step(self.read_and_restore(batches))
 
@@ -138,9 +125,9 @@ class CoTraining(Stage):
 
         # Critic: L_D on sharp and restored images.
         losses = {}
-        for turn in range(1 + self.extra * self.loss.critic_reuse if self.loss.adversarial else 0):
-            shown = outputs if once else self.read_and_restore(self.batches(number))
-            losses = self.critic_step(shown, turn)
+        if self.loss.adversarial:
+            again = outputs if once else self.read_and_restore(self.batches(number))
+            losses = self.critic_step(again)
 
         # Generator and semantics: L_total = L_ImD + L_cap + L_tree.
         networks = (self.model, self.critic, self.perceptual)
@@ -157,10 +144,10 @@ class CoTraining(Stage):
                 restored = self.model.restore(batch.blurred, semantics)  # -> B x 3 x H x W
             yield batch, restored.to(batch.sharp.dtype), semantics
 
-    def critic_step(self, outputs: Iterable[Output], turn: int = 0) -> Terms:
-        """One step of the critic; `turn` counts its steps on the same images."""
+    def critic_step(self, outputs: Iterable[Output]) -> Terms:
+        """One step of the critic."""
         self.critic.requires_grad_(True)
-        terms = (critic_terms(self.loss, self.critic, *output[:2], turn) for output in outputs)
+        terms = (critic_terms(self.loss, self.critic, *output[:2]) for output in outputs)
         losses = self.optimizer_step(self.critic_optimizer, terms)
         self.critic.requires_grad_(False)
         return losses
@@ -173,12 +160,6 @@ class CoTraining(Stage):
             psnr += (10 * torch.log10(4 / error)).sum()  # images in [-1, 1]
             count += len(error)
         return float(psnr) / count
-
-    def sample(self) -> dict[str, np.ndarray]:
-        """Ids and uint8 images restored, blurred, sharp (n x H x W x 3)."""
-        batch, restored, _ = next(self.read_and_restore(self.validation(SHOWN)))
-        images = {"restored": restored, "blurred": batch.blurred, "sharp": batch.sharp}
-        return {"ids": np.array(batch.ids)} | {n: to_images(image) for n, image in images.items()}
 
 
 class PretrainSemantics(Stage):
@@ -206,11 +187,10 @@ class PretrainSemantics(Stage):
             folder, name, corpus, config, phase, severity, key, {"source": source}, **job
         )
         caption = caption and (phase != "tree" or not tree)
-        self.switches = {"tree": tree, "caption": caption, "distillation": phase == "a2"}
+        self.switches = {"tree": tree, "caption": caption}
         self.source, self.batches = source, self.drawn("semantics", phase)
         rate = self.settings.learning_rate
         self.optimizers = {"adam": torch.optim.Adam(source.parameters(), rate, fused=True)}
-        self.compile(source.encoder, getattr(source, "tree", None))
 
     def step(self, number: int) -> Terms:
         """One step of pretraining: read, terms, step; the losses."""
@@ -235,18 +215,6 @@ class PretrainSemantics(Stage):
             loss += float(sum(self.terms(batch).values())) * len(batch.ids)
             count += len(batch.ids)
         return -loss / count
-
-    def sample(self) -> dict[str, np.ndarray]:
-        """Ids and captions, and for a tree attention (n x 7 x h x w) and nodes (n x 7)."""
-        batch = self.place(next(self.validation(SHOWN)))
-        semantics, length = self.source(batch.blurred), self.corpus.train.words.shape[-1]
-        words = self.source.decoder.beam(semantics.context, semantics.items, length, 1)
-        captions = [self.corpus.words.decode(row) for row in words.tolist()]
-        found = {"ids": np.array(batch.ids), "captions": np.array(captions)}
-        if semantics.tree is not None:
-            found["attention"] = semantics.tree.attention.float().cpu().numpy()
-            found["nodes"] = predicted_nodes(semantics.tree).cpu().numpy()
-        return found
 
 
 def pretrain_own(
