@@ -34,18 +34,6 @@ def flag(name: str, text: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     return arg(name, action="store_true", help=text)
 
 
-def number(name: str, low: float, high: float, text: str, default: float | None = None) -> tuple:
-    """An argument that is a number from `low` to `high`."""
-
-    def parse(given: str) -> float:
-        value = float(given)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{given} is not between {low:g} and {high:g}")
-        return value
-
-    return arg(name, type=parse, default=default, help=text)
-
-
 PHOTOS = path("photos", nargs="+", metavar="PHOTO", help="photos, or folders of photos")
 RESULTS = (
     path(
@@ -53,7 +41,7 @@ RESULTS = (
         "--output",
         required=True,
         metavar="DIR",
-        help="folder for results; other images in a folder named as PHOTO are read as photos",
+        help="folder for results; one that holds none of the photos",
     ),
     flag("--overwrite", "replace files that are there already"),
 )
@@ -84,32 +72,28 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
         PHOTOS,
         *RESULTS,
         WEIGHTS,
-        arg("--variant", "--arm", choices=("full", "baseline"), default="full"),
+        arg("--variant", choices=("full", "baseline"), default="full"),
         flag("--caption", WRITTEN.format("caption")),
         flag("--tree", WRITTEN.format("S3-tree")),
         arg(
             "--tile",
             type=int,
             metavar="N",
+            default=argparse.SUPPRESS,
             help="side of a tile in pixels; a smaller one needs less memory; 0: one piece",
         ),
     ),
     "blur": (
         "s3e.inference.photos:blur_photos",
-        "blur photos by a random camera shake: of a named severity, or along a path of one's own",
+        "blur photos by a random camera shake of a named severity, and write its kernels",
         PHOTOS,
         *RESULTS,
-        arg("--severity", choices=("light", "moderate", "severe"), help="default: moderate"),
-        number("--length", 0.001, 4, "of the camera's path, in shorter sides"),
-        number(
-            "--exploration",
-            0,
-            1,
-            "how often the camera changes direction: a larger one curls the path up and blurs "
-            "less; the severities use 0.003 to 0.01",
+        arg(
+            "--severity",
+            choices=("light", "moderate", "severe"),
+            default="moderate",
+            help="default: moderate",
         ),
-        number("--exposure", 0.001, 1, "the share of the path that is seen"),
-        number("--noise", 0, 0.5, "of the sensor, its deviation; white is 1", 0.0),
         arg("--seed", type=int, default=0, help="another shake for the same photo; default: 0"),
     ),
     "caption": (
@@ -175,7 +159,6 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
             "copy the networks of a finished store of runs into a folder, with a card",
             path("store", help="a finished store of runs, e.g. runs/study"),
             path("--to", required=True, metavar="FOLDER", help="a new or empty folder"),
-            flag("--overwrite", "replace weights that were exported there before"),
         ),
     },
     "report": {

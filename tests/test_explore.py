@@ -165,7 +165,7 @@ def test_a_photo_shows_what_is_read_in_it(examples, severity, reader):
     assert (images(html)["what is read"] == style.enlarged(seen, widgets.SMALL)).all()
     reading = examples.restorer.read(seen, reader)
     for node in range(7):
-        for label, share in reading.ranking(node):
+        for label, share in reading.rankings[node][:3]:
             assert f"{widgets._name(label)} {share:.0%}" in html
     for word in (1, 2, 24):
         spoken = reading.words[min(word, len(reading.words)) - 1]
@@ -199,7 +199,7 @@ def test_the_border_parts_left_from_right(examples):
 def test_the_generator_gets_zeros_for_what_is_off_and_the_rest_as_it_was(examples, monkeypatch):
     given, restore = [], examples.restorer.restore
     keep = lambda *words, **more: given.append(more.get("maps")) or restore(*words, **more)  # noqa: E731
-    own, other = (examples.reading(name, "severe").maps for name in (FIRST, SECOND))
+    own, other = (examples.reading(name, "severe").tree.maps for name in (FIRST, SECOND))
     before, intact = own.clone(), examples.image(FIRST, "severe", "full")
     monkeypatch.setattr(examples.restorer, "restore", keep)
     changed, _, gain = outcome(examples, FIRST, "severe", Change())

@@ -9,7 +9,7 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -21,19 +21,18 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
-from tqdm import tqdm
 
-from s3e.blur import SEVERITIES, blur_batch, extent
+from s3e.blur import SEVERITIES, blur_batch, blur_image, exposed, extent, psf, trajectories
 from s3e.captions.parser import explain
 from s3e.captions.tree import NODE_NAMES, NULL
-from s3e.evaluation.images import psnr, ssim
-from s3e.inference.photos import PATH, Photograph, read_photo, shake, write_photo
+from s3e.evaluation.images import psnr, ssim, to_uint8
+from s3e.inference.photos import Photograph, read_photo, write_photo
 from s3e.inference.restorer import Reading, Restorer
 from s3e.models.tree import LEAVES, NODES
 from s3e.report import diagram, style
 from s3e.report.photos import word_maps
 from s3e.report.style import label
-from s3e.utils import S3EError
+from s3e.utils import S3EError, rng
 
 LARGE, SMALL = 448, 176  # pixels of the longer side of a large image and of a small one
 GAIN = 4  # errors are shown four times as strong
@@ -129,8 +128,8 @@ class Examples:
         if view == "blurred":
             settings = (severity, blur.seed, blur.gamma, blur.noise)
             return blur_batch(sharp[None], [name], *settings)[0][0]
-        reading = self.reading(name, severity) if view == "full" else None
-        return self.restorer.restore(self.image(name, severity, "blurred"), view, reading=reading)
+        maps = self.reading(name, severity).tree.maps if view == "full" else None
+        return self.restorer.restore(self.image(name, severity, "blurred"), view, maps)
 
     def _reading(self, name: str, severity: str, reader: str = "full") -> Reading:
         return self.restorer.read(self.image(name, severity, "blurred"), reader)
@@ -176,19 +175,26 @@ def preset(severity: str) -> dict[str, float]:
     """The middle of what a severity draws from: its length, its median exploration and exposure."""
     found = SEVERITIES[severity]
     middle = (found.length_ratio, np.median(found.explorations), np.median(found.fractions))
-    return dict(zip(PATH, map(float, middle), strict=True))
+    return dict(zip(("length", "exploration", "exposure"), map(float, middle), strict=True))
 
 
 def expose(photo: np.ndarray, noise: float = 0.0, seed: int = 0, **path: float) -> Exposure:
-    """Blur a photo by a `path` (its length, exploration and exposure) and noise; see
-    `s3e.inference.photos.shake`.
+    """Blur a photo, uint8 (H, W, 3), by a path and noise, its standard deviation in units of white.
 
-    One seed has one path: the other settings stretch, bend and cut it.
+    `path`: its length in shorter sides, exploration and exposure, those of `moderate` where nothing
+    else is said (specification 3.7). One seed has one path: the settings stretch, bend and cut it.
     """
-    settings = PATH | path | {"noise": noise}
-    blurred, kernel, moved, seen = shake(photo, **settings, key=("laboratory", seed))
+    settings = preset("moderate") | path
+    drawn = rng("laboratory", seed)
+    length = settings["length"] * min(photo.shape[:2])
+    moved = trajectories(1, length, settings["exploration"], drawn)[0]
+    seen = exposed(moved, settings["exposure"])
+    kernel, noisy = psf(seen), rng("noise", "laboratory", seed)
+    blurred = blur_image(photo / np.float32(255), kernel, sigma=noise, generator=noisy)
+    blurred = to_uint8(blurred, 0.0)
     moved = moved - seen.mean()
-    words = ", ".join(f"{name} {value:g}" for name, value in (settings | {"seed": seed}).items())
+    settings |= {"noise": noise, "seed": seed}
+    words = ", ".join(f"{name} {value:g}" for name, value in settings.items())
     window = style.window_for(moved, min(photo.shape[:2]))
     wide, decibels = extent(seen), psnr(blurred, photo)
     return Exposure(words, moved, len(seen), kernel, photo, blurred, window, wide, decibels)
@@ -264,7 +270,7 @@ def tree_lab(examples: Examples) -> Laboratory:
         seen = examples.image(photo, severity, "blurred")
         reading = examples.reading(photo, severity, read_by)
         rows = [
-            [f"{_name(guess)} {share:.0%}" for guess, share in reading.ranking(node)]
+            [f"{_name(guess)} {share:.0%}" for guess, share in reading.rankings[node][:3]]
             for node in range(NODES)
         ]
         table = pd.DataFrame(rows, index=NODE_NAMES, columns=["first", "second", "third"])
@@ -281,7 +287,7 @@ def tree_lab(examples: Examples) -> Laboratory:
         )
         return page(images, f"Caption: {' '.join(said)}", SMALL, table.to_html(border=0))
 
-    severities, readers = [SHARP, *SEVERITIES][::-1], examples.restorer.readers
+    severities, readers = [SHARP, *SEVERITIES][::-1], [*examples.restorer.readers]
     options = {"photo": examples.names, "severity": severities, "read_by": readers}
     return Laboratory(make, **options, word=ipywidgets.IntSlider(1, 1, 24))
 
@@ -337,7 +343,7 @@ def outcome(
     reading = examples.reading(change.tree_of or name, severity)
     if change.swap:
         reading = restorer.swap(reading, *change.leaves, places=change.swap == "places")
-    maps = reading.maps.clone()
+    maps = reading.tree.maps.clone()
     maps[:, sorted(change.off)] = 0
     changed = restorer.restore(examples.image(name, severity, "blurred"), maps=maps)
     gain = psnr(changed, sharp) - psnr(examples.image(name, severity, "full"), sharp)
@@ -434,8 +440,7 @@ def process(
     if severity:
         given = images["blurred"] = blur_batch(photo[None], ["own photo"], severity)[0][0]
     reading = restorer.read(given)
-    own = reading if variant == "full" else None
-    images["restored"] = restorer.restore(given, variant, reading=own, **options)
+    images["restored"] = restorer.restore(given, variant, reading.tree.maps, **options)
     for name, image in images.items():
         if severity and name != "as given":
             text += f" PSNR against the photo as given: {name} {psnr(image, photo):.2f} dB."
@@ -452,10 +457,8 @@ def own_photo(restorer: Restorer) -> Laboratory:
             return page({}, "No photo yet.")
         name = Path(path.strip().strip("\"'")).expanduser()
         photo = read_photo(name) if path.strip() else _received(upload[-1])
-        bar = partial(tqdm, leave=False)
-        images, reading, text = process(
-            restorer, photo.pixels, variant, blur_it_first, progress=bar
-        )
+        bar = photo.path.name
+        images, reading, text = process(restorer, photo.pixels, variant, blur_it_first, bar=bar)
         text = " ".join([f"{photo.path.name}: {text}", *(f"{note}." for note in photo.notes)])
         target = Path(save_as.strip()).expanduser()
         if save_as.strip() and target.exists():
@@ -471,7 +474,7 @@ def own_photo(restorer: Restorer) -> Laboratory:
         upload=ipywidgets.FileUpload(accept="image/*", description="upload"),
         path=ipywidgets.Text(continuous_update=False),
         blur_it_first=[("no", ""), *zip(SEVERITIES, SEVERITIES, strict=True)],
-        variant=restorer.variants[::-1],
+        variant=[*restorer.variants][::-1],
         save_as=ipywidgets.Text(continuous_update=False),
     )
 

@@ -161,8 +161,9 @@ def tools(stage: str) -> str:
     demonstration weights.
     """
     if stage == EXPLORES:
-        weights = [path for path in (PACKAGE / "weights").glob("[!.]*.*") if path.suffix != ".md"]
-        return f"weights {digest({path.name: file_digest(path) for path in weights})[:12]}"
+        weights = [path for path in (PACKAGE / "weights").rglob("[!.]*.*") if path.suffix != ".md"]
+        found = {path.relative_to(PACKAGE).as_posix(): file_digest(path) for path in weights}
+        return f"weights {digest(found)[:12]}"
     if stage == "01_data_blurring":
         return f"transforms by {TRANSFORMS}"
     if stage != "07_evaluation":
