@@ -5,7 +5,7 @@
 
 import sys
 
-from s3e.pipeline.runner import main
+from s3e.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["run", *sys.argv[1:]]))

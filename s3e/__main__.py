@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from s3e.config import PROFILES, Blur, Config, Data, choices, load_config, parse_setting
+from s3e.config import PROFILES, VARIANTS, Blur, Config, Data, choices, load_config, parse_setting
 from s3e.utils import FIGURES, S3EError, reader_gone
 
 # MSCOCO, Karpathy's training captions, words that occur at most five times left out
@@ -54,18 +54,46 @@ WRITTEN = "print the {}, and write it to NAME.json; by the reader whose tree gui
 ROOT = path("root", metavar="ROOT", help="the data folder")
 SUBSET = {"choices": choices(Data, "subset"), "help": "GoPro: which blurred frames"}
 JOBS = arg("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
-SETTINGS = arg(
-    "--set",
-    dest="settings",
-    nargs="+",
-    action="extend",
-    default=[],
-    metavar="NAME=VALUE",
-    help="as in run_all.py, e.g. blur.gamma=2.2",
-)
+MANY: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+SETTINGS = arg("--set", dest="settings", **MANY, metavar="NAME=VALUE", help="e.g. loss.caption=0.5")
 PROFILE = {"choices": list(PROFILES), "metavar": "NAME"}
 
 VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or actions
+    "run": (
+        "s3e.pipeline.runner:run_study",
+        "run the whole study, or what of it is not fresh (the same as run_all.py)",
+        arg("--profile", default="laptop", help=f"{', '.join(PROFILES)} (default: laptop)"),
+        arg(
+            "--data",
+            default="scenes",
+            help="'scenes' (built in) or a folder: COCO captions, GoPro, or just photos",
+        ),
+        arg(
+            "--semantics-from",
+            default="",
+            metavar="STORE",
+            help="for data without captions: the store of a finished study that has some",
+        ),
+        arg("--from", dest="first", metavar="STAGE", help="run this stage and all after it"),
+        arg("--until", metavar="STAGE", help="run this stage and all before it"),
+        SETTINGS,
+        arg("--variants", **MANY, help=f"instead of the profile's: {', '.join(VARIANTS)}"),
+        arg("--seeds", type=int, **MANY, help="instead of the profile's"),
+        arg(
+            "--jobs",
+            type=int,
+            default=0,
+            metavar="N",
+            help="notebooks at a time (default: what the cores or GPUs can feed)",
+        ),
+        arg(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="a Dask cluster (tcp://host:port), or local:N workers here",
+        ),
+        flag("--force", "run the chosen stages from scratch, fresh or not"),
+        flag("--status", "say what is fresh, stale (and why), missing or running"),
+    ),
     "deblur": (
         "s3e.inference.restorer:deblur_photos",
         "restore photos of any size, large ones in overlapping tiles",

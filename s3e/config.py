@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
 
 from s3e.utils import S3EError
 
@@ -214,7 +221,7 @@ class Config(Section):
 
     profile: str
     seed: int = Field(0, ge=0)
-    seeds: list[int] = [0]
+    seeds: list[NonNegativeInt] = [0]
     one_seed: list[str] = []
     semantics_from: str = ""
     figures: str = Field("", pattern=r"^[\w.@-]*$")

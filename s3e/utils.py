@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,13 +94,15 @@ def read_json(path: Path | str) -> Any:
         ) from None
 
 
-def lock_file(path: Path, busy: Callable[[str], None]) -> ExitStack:
+def lock_file(
+    path: Path, busy: Callable[[str], None], stop: Callable[[], bool] | None = None
+) -> ExitStack:
     """Hold an exclusive lock on `path` until the result is closed (also by `with`) or the process
     ends.
 
     Where another process holds it, `busy` is called with "PID on MACHINE"; unless it raises, the
-    lock is waited for. Raises `S3EError` where the file cannot be written or the file system has no
-    locks.
+    lock is waited for (until `stop()` is true: `filelock.Timeout`). Raises `S3EError` where the
+    file cannot be written or the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False, fallback_to_soft=False)
@@ -112,7 +113,7 @@ def lock_file(path: Path, busy: Callable[[str], None]) -> ExitStack:
         with suppress(OSError):  # Windows lets nobody read or write a locked file
             holder = path.read_text(encoding="utf-8").strip() or holder
         busy(holder)
-        lock.acquire()
+        lock.acquire(poll_interval=0.1, cancel_check=stop)
     except OSError as error:
         raise S3EError(
             f"{path} cannot be locked ({error.strerror}): choose a folder that can be written, on a"
@@ -164,15 +165,16 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def code_digest(*modules: ModuleType) -> str:
-    """Hash of the syntax trees of modules: what they computed may be used again as long as it is
-    the same.
-    """
-    trees = [
-        ast.dump(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8")))
-        for module in modules
-    ]
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+def code_digest(source: str, name: Path | str) -> str:
+    """Hash of Python source by its meaning: comments, layout and docstrings do not count."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise S3EError(f"{name}, line {error.lineno}: {error.msg}; mend it first.") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(None)
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
 def rng(*parts: object) -> np.random.Generator:

@@ -19,7 +19,17 @@ from distributed import LocalCluster  # noqa: E402
 from s3e.config import Runtime  # noqa: E402
 from s3e.pipeline import schedule  # noqa: E402
 from s3e.utils import S3EError, read_json  # noqa: E402
-from tests.test_pipeline import DEBLURRER, Command, copy_suite, hanging, wait_for  # noqa: E402
+from tests.test_pipeline import (  # noqa: E402, F401
+    ALONE,
+    DATA,
+    DEBLURRER,
+    Command,
+    finish,
+    hanging,
+    here,
+    repo,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -147,10 +157,10 @@ def test_addresses(
 # ------------------------------------------------------------------------------ with real notebooks
 
 
-def test_a_killed_worker_costs_its_own_run_alone(tmp_path: Path) -> None:
-    command = Command(copy_suite(tmp_path / "copy"), tmp_path / "runs")
-    trained = hanging(tmp_path / "runs")
-    process = command.start("--only", "01", "04", "--seeds", "0", "1", "--scheduler", "local:2")
+def test_a_killed_worker_costs_its_own_run_alone(here: Path, tmp_path: Path) -> None:
+    finish(DATA)
+    command, trained = Command(here, tmp_path / "runs"), hanging(tmp_path / "runs")
+    process = command.start(*ALONE, "--seeds", "0", "1", "--scheduler", "local:2")
     ticks = [trained / f"s{seed}" / "ticks.txt" for seed in (0, 1)]
     wait_for(lambda: all(path.exists() and len(path.read_text()) == 2 for path in ticks))
     children = psutil.Process(process.pid).children(recursive=True)
@@ -168,11 +178,11 @@ def test_a_killed_worker_costs_its_own_run_alone(tmp_path: Path) -> None:
         assert (folder / "papermill.log").read_text().count("Input Notebook") == starts
 
 
-def test_a_foreign_worker_stops_the_request_at_once(tmp_path: Path) -> None:
-    command = Command(copy_suite(tmp_path / "copy"), tmp_path / "runs")
+def test_a_foreign_worker_stops_the_request_at_once(repo: Path, tmp_path: Path) -> None:
+    command = Command(repo, tmp_path / "runs")
     options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(**options) as foreign:  # of this source
-        code, log = command.run("--only", "00", "--scheduler", foreign.scheduler_address)
+        code, log = command.run("--until", "00", "--scheduler", foreign.scheduler_address)
     assert code == 2 and "a worker cannot take part: the source of the suite is" in log
     assert "Traceback" not in log
     assert not (tmp_path / "runs" / "smoke" / "00_start_here").exists()

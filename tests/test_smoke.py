@@ -97,7 +97,7 @@ def test_a_loss_weight_makes_only_its_dependents_run(smoke):
 
 def test_redrawn_files_are_byte_identical(smoke, tmp_path):
     before = shutil.copytree(smoke["figures"], tmp_path / "before")
-    assert run_all(smoke["env"], "--only", "08", "--force").returncode == 0
+    assert run_all(smoke["env"], "--from", "08", "--until", "08", "--force").returncode == 0
     for path in before.iterdir():
         if path.name != "manifest.json":
             assert path.read_bytes() == (smoke["figures"] / path.name).read_bytes(), path.name

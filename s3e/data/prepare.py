@@ -14,6 +14,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import inspect
 import json
 import math
 import multiprocessing
@@ -31,6 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -124,7 +126,7 @@ def survey(source: Source, jobs: int = 0, progress: Progress = no_progress) -> S
     """
     photos = [photo for split in SPLITS for photo in source.splits[split]]
     stamps = [[photo.id, *_stamp(photo.path, photo.blurred)] for photo in photos]
-    key = _digest([stamps, str(source.root.resolve()), utils.code_digest(decoding, readers)])
+    key = _digest([stamps, str(source.root.resolve()), _code(decoding, readers)])
     file = utils.RUNS / "cache" / f"survey-{source.root.resolve().name}-{key}.json"
     if file.is_file():
         looks = read_json(file)
@@ -366,7 +368,11 @@ def cache_key(source: Source, config: Config, parts: dict[str, Part]) -> list:
         paths += [window or () for window in part.windows]
         stamps = [_stamp(*some) for some in paths]
         key.append([part.severities, part.shape, [photo.id for photo in part.photos], stamps])
-    return [*key, utils.code_digest(sys.modules[__name__], decoding, blur, utils)]
+    return [*key, _code(sys.modules[__name__], decoding, blur, utils)]
+
+
+def _code(*modules: ModuleType) -> list[str]:
+    return [utils.code_digest(inspect.getsource(item), item.__name__) for item in modules]
 
 
 @contextmanager

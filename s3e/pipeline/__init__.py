@@ -1,19 +1,17 @@
-"""Stage graph, freshness keys, run store and papermill: between notebooks only files travel."""
+"""Stage table, freshness keys, run store and papermill: between notebooks only files travel."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s3e.pipeline.store import Run, open_run
+    from s3e.pipeline.study import open_run
 
-__all__ = ["Run", "open_run"]
+__all__ = ["open_run"]
 
 
 def __getattr__(name: str) -> Any:
-    """`open_run` and `Run` of `s3e.pipeline.store`, imported when asked for: the process of a
-    notebook needs neither.
-    """
+    """`open_run`, imported when asked for: the process of a notebook does not need it."""
     if name not in __all__:
         raise AttributeError(name)
-    from s3e.pipeline import store
+    from s3e.pipeline import study
 
-    return getattr(store, name)
+    return getattr(study, name)

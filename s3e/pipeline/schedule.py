@@ -1,4 +1,4 @@
-"""Runs notebooks, each after all that it reads, the one with the most work behind it first.
+"""Runs notebooks, each after all that it reads.
 
 A notebook is executed by papermill in a process of its own (`python -m s3e.pipeline.schedule`). A
 thread waits for it: one of this process, or one of a Dask worker that sees the same folders
@@ -26,12 +26,21 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3e import utils
-from s3e.utils import FIGURES, NOTEBOOKS, ROOT, S3EError, is_locked, lock_file, read_json
+from s3e.pipeline.graph import STAGES, notebook
+from s3e.pipeline.store import FAILURE, complete
+from s3e.utils import (
+    FIGURES,
+    ROOT,
+    S3EError,
+    is_locked,
+    lock_file,
+    read_json,
+    write_json,
+)
 
-if TYPE_CHECKING:  # the process of a notebook needs none of these
+if TYPE_CHECKING:  # the process of a notebook needs neither
     from s3e.config import Runtime
-    from s3e.pipeline.graph import Instance
-    from s3e.pipeline.store import Study
+    from s3e.pipeline.study import Run
 
 Job = dict[str, Any]  # what starts a notebook, as plain JSON: see `job_of`
 POLL = 0.1  # seconds between looks at a process
@@ -53,12 +62,10 @@ def main(job: Job) -> None:
     sys.modules["rfc3987_syntax"] = None  # optional checks of jsonschema that take 1-2 s to import
     import papermill
 
-    notebook, output = (
-        job[name].replace("{", "{{").replace("}", "}}") for name in ("notebook", "output")
-    )
+    # Braces in paths are format fields
+    paths = [job[name].replace("{", "{{").replace("}", "}}") for name in ("notebook", "output")]
     papermill.execute_notebook(
-        notebook,  # braces are format fields
-        output,
+        *paths,
         parameters=job["parameters"],
         kernel_name="python3",
         cwd=str(Path(job["notebook"]).parent),
@@ -66,18 +73,6 @@ def main(job: Job) -> None:
         log_output=True,
         start_timeout=120,
     )
-    _mend_links(Path(job["output"]), Path(job["notebook"]).parent)
-
-
-def _mend_links(output: Path, notebooks: Path) -> None:
-    """Let the links of an executed copy lead to the notebooks beside its source, not beside
-    itself.
-    """
-    base = Path(os.path.relpath(notebooks, output.parent)).as_posix()
-    link = r"\]\(((?:\.\./)?[\w/.-]+\.(?:ipynb|md))\)"
-    text = re.sub(link, rf"]({base}/\1)", output.read_text(encoding="utf-8"))
-    with utils.atomic_write(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _end_with_parent() -> None:
@@ -92,44 +87,26 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
 
     Kills the process once `stop()` is true.
     """
-    from s3e.pipeline.store import FAILURE, complete
-
-    output, key = Path(job["output"]), job["key"]
+    name, key, output = job["name"], job["key"], Path(job["output"])
     folder = output.parent
-    with _turn(folder / ".worker.lock", job["name"], stop):
+
+    def busy(owner: str) -> None:
+        print(f"{name} is in use by process {owner}: waiting until that ends ...", flush=True)
+
+    with lock_file(folder / ".worker.lock", busy, stop):
         if complete(folder, key):
             return ""  # another runner finished it in the meantime
         for place, other in job["needs"].items():
             complete(Path(place), other, seconds=60)
         if is_locked(folder / ".lock"):
-            print(
-                f"{job['name']} is open in another notebook: waiting until that ends ...",
-                flush=True,
-            )
+            busy("of another notebook")
         output.unlink(missing_ok=True)
         code = _execute(job, stop)
         if complete(folder, key):
             return ""
         why = _why_failed(output, code)
-        utils.write_json(folder / FAILURE, {"key": key, "why": why.splitlines()[-1].strip()})
+        write_json(folder / FAILURE, {"key": key, "why": why.splitlines()[-1].strip()})
         return why
-
-
-def _turn(path: Path, name: str, stop: Callable[[], bool]) -> contextlib.ExitStack:
-    """Hold the lock of a run once it is free."""
-    owners: list[str] = []
-
-    def busy(owner: str) -> None:
-        if not owners:
-            print(f"{name} is in use by process {owner}: waiting until that ends ...", flush=True)
-        owners.append(owner)
-        raise LookupError
-
-    while not stop():
-        with contextlib.suppress(LookupError):
-            return lock_file(path, busy)
-        time.sleep(POLL)
-    raise S3EError(f"{name} was stopped while it waited.")
 
 
 def _execute(job: Job, stop: Callable[[], bool]) -> int:
@@ -192,23 +169,21 @@ class Local:
     """
 
     def __init__(self, runtime: "Runtime", jobs: int):
-        each, self._gpus = runtime.devices, SimpleQueue()
-        self.places = jobs or max(1, utils.cores() // (runtime.threads * each))
-        if runtime.device != "cpu":  # "cuda:1" names the one of all notebooks
-            found, shared = gpus(), runtime.device != "cuda"
-            self.places = jobs or (1 if shared else max(1, len(found) // each))
-            needed = each if shared else self.places * each
-            if len(found) < needed:
-                raise S3EError(
-                    f"{self.places} notebooks at a time on '{runtime.device}', with runtime.devices"
-                    f" = {each}, need {needed} GPUs, and there are {len(found)}: give fewer --jobs,"
-                    " or --set runtime.device=cpu."
-                )
+        each, own = runtime.devices, runtime.device == "cuda"  # "cuda:1" is that of all notebooks
+        found = [] if runtime.device == "cpu" else gpus()
+        fed = utils.cores() // (runtime.threads * each) if runtime.device == "cpu" else 1
+        self.places = jobs or max(1, len(found) // each if own else fed)
+        needed = 0 if runtime.device == "cpu" else each * (self.places if own else 1)
+        if len(found) < needed:
+            raise S3EError(
+                f"{self.places} notebooks at a time on '{runtime.device}', with runtime.devices ="
+                f" {each}, need {needed} GPUs, and there are {len(found)}: give fewer --jobs, or"
+                " --set runtime.device=cpu."
+            )
+        self._gpus: SimpleQueue[dict[str, str]] = SimpleQueue()
         for first in range(0, self.places * each, each):
-            own = runtime.device == "cuda" and {
-                "CUDA_VISIBLE_DEVICES": ",".join(found[first : first + each])
-            }
-            self._gpus.put(own or {})
+            names = ",".join(found[first : first + each])
+            self._gpus.put({"CUDA_VISIBLE_DEVICES": names} if own else {})
         self.about = f"{self.places} at a time"
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(self.places)
@@ -220,9 +195,8 @@ class Local:
     def _run(self, job: Job) -> str:
         own = self._gpus.get()
         try:
-            return run_notebook(
-                job | {"environment": job["environment"] | own}, self._stopped.is_set
-            )
+            job = job | {"environment": job["environment"] | own}
+            return run_notebook(job, self._stopped.is_set)
         finally:
             self._gpus.put(own)
 
@@ -237,13 +211,12 @@ class Local:
 
 def facts() -> dict[str, str]:
     """What must be the same on all machines, so that a run is the same wherever it runs."""
-    from s3e.pipeline import keys
-    from s3e.pipeline.graph import STAGES
+    from s3e.pipeline.keys import code_parts
 
     known = {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
-    known["Python"] = ".".join(platform.python_version_tuple()[:2])
-    used = {stage: [keys.code_parts(stage), keys.tools(stage)] for stage in STAGES}
-    return known | {"the source of the suite": keys.digest(used)[:12]}
+    known["Python"] = platform.python_version().rpartition(".")[0]
+    code = [code_parts(stage) for stage in STAGES]
+    return known | {"the source of the suite": utils.digest(code)[:12]}
 
 
 def check_worker(expected: dict[str, str], root: str) -> None:
@@ -356,85 +329,65 @@ class Result(NamedTuple):
     seconds: float = 0.0
 
 
-def job_of(study: "Study", run: "Instance", parameters: dict[str, Any]) -> Job:
+def job_of(run: "Run", parameters: dict[str, Any]) -> Job:
     """What a worker needs to run a notebook, as plain JSON."""
-    needs = {study.find(other): study.key(other) for other in study.upstream(run)}
-    threads = dict.fromkeys(utils.THREADS, str(study.config.runtime.threads))
+    needs = {other.result(): other.key for other in run.reads}
+    threads = dict.fromkeys(utils.THREADS, str(run.config.runtime.threads))
     return {
         "name": str(run),
-        "key": study.key(run),
-        "notebook": str(NOTEBOOKS / f"{run.stage}.ipynb"),
-        "output": str(study.folder(run) / "notebook.ipynb"),
+        "key": run.key,
+        "notebook": str(notebook(run.stage)),
+        "output": str(run.path / "notebook.ipynb"),
         "needs": {str(folder): key for folder, key in needs.items() if folder},
         "parameters": parameters,
         "environment": threads | {"S3E_RUNS": str(utils.RUNS), "S3E_FIGURES": str(FIGURES)},
     }
 
 
-def run_all(
-    study: "Study",
-    waiting: dict["Instance", float],
-    start: Callable[["Instance"], Future[str]],
-    places: Local | Cluster,
-) -> dict["Instance", Result]:
+def execute(
+    waiting: list["Run"], start: Callable[["Run"], Future[str]], places: Local | Cluster
+) -> dict["Run", Result]:
     """Keep the places busy until nothing more can run; returns what came of each run.
 
-    `waiting`: the runs with their expected minutes, in order; `start` submits one.
+    `waiting`: the runs, each after all that it reads; `start` submits one.
     """
-    ahead, running, results = (
-        dict(waiting),
-        {},
-        {},
-    )  # ahead: minutes to the end of the longest chain that waits
-    for run in reversed(waiting):
-        for other in {*study.upstream(run)} & {*waiting}:
-            ahead[other] = max(ahead[other], waiting[other] + ahead[run])
-    left = sorted(waiting, key=ahead.get, reverse=True)
+    left, running, results = list(waiting), {}, {}
     while left or running:
         count = places.places
         for run in list(left):
-            before, busy = study.upstream(run), {*left, *(other for other, _ in running.values())}
-            if any(
-                other in results and results[other].word in ("failed", "not run")
-                for other in before
-            ):
+            came = {results[other].word for other in run.reads if other in results}
+            busy = {*left, *(other for other, _ in running.values())}
+            if came & {"failed", "not run"}:
                 left.remove(run)
                 results[run] = Result("not run")
-            elif not busy & {*before} and len(running) < count:
+            elif len(running) < count and not busy & {*run.reads}:
                 left.remove(run)
                 running[start(run)] = run, time.monotonic()
-                _say(f"start  {run}  (about {waiting[run]:.1f} min)")
+                _say(f"start  {run}  (about {run.expected_minutes:.1f} min)")
         done, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
         time.sleep(0 if running else POLL)
         while done:  # no reference stays, or a cluster computes a lost result again
-            run, result = _result(study, running, done.pop())
-            results[run] = result
+            future = done.pop()
+            run, since = running.pop(future)
+            results[run] = _result(run, future, time.monotonic() - since)
     return results
 
 
-def _result(
-    study: "Study", running: dict[Future[str], tuple["Instance", float]], future: Future[str]
-) -> tuple["Instance", Result]:
-    from s3e.pipeline.store import FAILURE, complete
-
-    run, since = running.pop(future)
-    folder, key, seconds = study.folder(run), study.key(run), time.monotonic() - since
+def _result(run: "Run", future: Future[str], seconds: float) -> Result:
     try:
         why = future.result()
     except Exception as error:  # of a worker
         why = f"  {type(error).__name__}: {error}"
-        utils.write_json(folder / FAILURE, {"key": key, "why": why.strip()})
-    if not why and (done := complete(folder, key, seconds=60)):
+        write_json(run.path / FAILURE, {"key": run.key, "why": why.strip()})
+    if not why and (done := complete(run.path, run.key, seconds=60)):
         word = "skipped" if done["skipped"] else "done"
         _say(f"{word:6} {run}  {seconds:.0f} s")
-        return run, Result(word, seconds)
-    print(why, flush=True)
+        return Result(word, seconds)
+    print(why)
     _say(f"FAILED {run}  {seconds:.0f} s")
-    print(
-        f"  executed notebook: {folder / 'notebook.ipynb'}\n  log: {folder / 'papermill.log'}",
-        flush=True,
-    )
-    return run, Result("failed", seconds)
+    print(f"  executed notebook: {run.path / 'notebook.ipynb'}")
+    print(f"  log: {run.path / 'papermill.log'}", flush=True)
+    return Result("failed", seconds)
 
 
 def _say(line: str) -> None:

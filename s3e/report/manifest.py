@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from s3e.config import PROFILES, Config, load_config
 from s3e.pipeline import graph, keys
-from s3e.pipeline.store import Study
+from s3e.pipeline.study import Study
 from s3e.report import tables
 from s3e.report.style import save
 from s3e.utils import (
@@ -35,6 +35,7 @@ from s3e.utils import (
     S3EError,
     atomic_write,
     cores,
+    digest,
     file_digest,
     read_json,
     write_json,
@@ -141,7 +142,7 @@ class Manifest:
         self.store = evaluation.parents[1].name
         self.about: dict[str, Any] = {
             "profile": config.profile,
-            "config_hash": keys.digest(settings(config))[:16],
+            "config_hash": digest(settings(config))[:16],
             "source_commit": origin["commit"],
             "source_dirty": origin["dirty"],
             "data": {**data, "source": Path(data["source"]).name},
@@ -203,7 +204,7 @@ class Manifest:
         stages rest on.
         """
         own = {name: facts[name] for name in ("maker", "notebook", "runs", "seeds")}
-        code = keys.digest(code_of(facts["stages"]))[:16]
+        code = digest(code_of(facts["stages"]))[:16]
         return json.dumps({**self.about, **own, "code": code}, sort_keys=True)
 
     def write(self) -> Path:
@@ -483,8 +484,8 @@ def state(
     """
     study = Study(profile, data, overrides)
     rows: dict[str, list] = {}
-    for run in graph.all_runs(study.selection):
-        rows.setdefault(run.stage, []).append(study.state(run)[:2])
+    for run in study.runs:
+        rows.setdefault(run.stage, []).append(run.state()[:2])
     found = {}
     for stage, states in rows.items():
         counts = pd.Series([name for name, _ in states]).value_counts()
