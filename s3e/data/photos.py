@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from skimage.transform import resize
 
 from s3e.utils import S3EError
 
@@ -72,7 +73,8 @@ def load_photo(path: Path | str, size: int, side: int | None = None) -> np.ndarr
 
     `side` must not be less than `size`. Raises as `decode`.
     """
-    return _crop(decode(path)[0], size, side)
+    image, margin = decode(path)[0], (1 - size / (side or size)) / 2
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, bleed=margin))
 
 
 def load_whole(path: Path | str) -> np.ndarray:
@@ -82,13 +84,13 @@ def load_whole(path: Path | str) -> np.ndarray:
 
 @cache
 def photograph(name: str, size: int) -> np.ndarray:
-    """The central square of a photograph of `PHOTOS`: uint8 (size, size, 3)."""
-    return _crop(Image.fromarray(getattr(skimage.data, name)()), size)
-
-
-def _crop(image: Image.Image, size: int, side: int | None = None) -> np.ndarray:
-    margin = (1 - size / (side or size)) / 2
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, bleed=margin))
+    """The central square of a photograph of `PHOTOS`, anti-aliased: uint8 (size, size, 3)."""
+    image = getattr(skimage.data, name)()
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    square = image[top : top + side, left : left + side]
+    small = resize(square, (size, size), anti_aliasing=True).astype(np.float32)
+    return np.rint(255 * small).astype(np.uint8)
 
 
 def _fault(image: Image.Image) -> tuple[str, str] | None:

@@ -641,7 +641,7 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool 
     kept, unusual = usable(source, seen, skip_broken=True), defaultdict(list)
     for name, info in seen.infos.items():
         for note in info.notes:
-            unusual[f"{note}, converted when read"].append(name)
+            unusual[note].append(name)
     for note in (*(readers.counted(*item) for item in sorted(unusual.items())), *kept.notes):
         say("note", note)
     for split, photos in kept.splits.items():
