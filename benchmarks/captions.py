@@ -60,11 +60,11 @@ def main() -> None:
     )
     names = [f"{number:04}" for number in range(IMAGES)]
     systems = {
-        name: dict(zip(names, said, strict=True))
+        name: dict(zip(names, zip(said, references, strict=True), strict=True))
         for name, said in (("first", first), ("second", second))
     }
     os.environ["S3E_NO_JAVA"] = "1"
-    measured, seconds = timed(captions.measure, dict(zip(names, references, strict=True)), systems)
+    measured, seconds = timed(captions.measure, systems)
     print(f"  scoring both without Java: {seconds:5.2f} s")
     sets = list(measured.values())
     found, seconds = timed(captions.intervals, sets[1:], sets[:1], arguments.resamples)

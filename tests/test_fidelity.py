@@ -5,14 +5,15 @@ nodes and in pairs.
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from s3e.config import load_config
 from s3e.evaluation.captions import METRICS
+from s3e.evaluation.collect import CAPTION_COLUMNS, HUMAN, RANDOM
 from s3e.evaluation.fidelity import (
-    HUMAN,
-    RANDOM,
+    caption_table,
     caption_variants,
     fidelity_scores,
     train_judge,
@@ -80,8 +81,11 @@ def scored(corpus, config, monkeypatch):
     turned = replace(  # in another order than that of the sorted ids
         test, ids=test.ids[::-1], captions=test.captions[::-1], targets=test.targets.flip(0)
     )
-    rows = [{"system": name, "seed": seed, "captions": said} for name, seed, said in sets]
-    return fidelity_scores(rows, replace(corpus, splits={**corpus.splits, "test": turned}), config)
+    about = {"input": "deblurred", "split": "test"}
+    rows = [{"system": name, "seed": seed, "captions": said, **about} for name, seed, said in sets]
+    corpus = replace(corpus, splits={**corpus.splits, "test": turned})
+    frame = fidelity_scores(rows, corpus, config)
+    return frame[frame.reference == ""], frame[frame.reference != ""]
 
 
 def test_fidelity_by_words_and_nodes(scored, corpus):
@@ -116,8 +120,28 @@ def test_with_one_caption_an_image_no_human_takes_part(corpus, config, monkeypat
     split = replace(corpus.test, captions=[texts[:1] for texts in corpus.test.captions])
     single = replace(corpus, splits={**corpus.splits, "test": split})
     said = {key: texts[0] for key, texts in zip(split.ids, split.captions, strict=True)}
-    rows = [{"system": "sharp", "seed": 0, "captions": said}]
-    scores, differences = fidelity_scores(rows, single, config)
-    assert set(scores.system) == {"sharp", RANDOM} and differences.empty
+    row = {"system": "sharp", "input": "sharp", "split": "test", "seed": 0, "captions": said}
+    scores = fidelity_scores([row], single, config)
+    assert set(scores.system) == {"sharp", RANDOM} and set(scores.reference) == {""}
     own = scores.set_index(["system", "metric"]).loc[("sharp", "BLEU-4"), "mean"]
     assert own == pytest.approx(1)
+
+
+def test_captions_are_scored_beside_random_and_human_ones(corpus, monkeypatch):
+    monkeypatch.setenv("S3E_NO_JAVA", "1")
+    texts = dict(zip(corpus.test.ids, corpus.test.captions, strict=True))
+    rows = [
+        ("tree", "sharp", "test", seed, {key: t[seed] for key, t in texts.items()})
+        for seed in (0, 1)
+    ]
+    frame = caption_table(pd.DataFrame(rows, columns=CAPTION_COLUMNS), corpus, 50)
+    found = frame.set_index(["references", "system", "metric"])
+    assert found["mean"]["all", "tree", "BLEU-1"] > 0.999
+    assert found.seeds["all", "tree", "BLEU-1"] == 2
+    assert found["mean"]["other", "tree", "BLEU-1"] < 0.999  # the first seed's is no reference
+    assert ("all", HUMAN, "CIDEr") not in found.index and found.seeds["other", HUMAN, "CIDEr"] == 0
+    assert found["mean"]["all", RANDOM, "CIDEr"] < found["mean"]["other", HUMAN, "CIDEr"]
+    known = frame[frame.metric != "METEOR"]
+    assert (known.low <= known["mean"]).all() and frame[frame.metric == "METEOR"][
+        "mean"
+    ].isna().all()

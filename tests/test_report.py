@@ -9,10 +9,12 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from s3e.captions.parser import explain
+from s3e.captions.tree import TreeVocabulary
 from s3e.config import VARIANTS, load_config
-from s3e.evaluation import collect, gains
+from s3e.evaluation import collect, fidelity, gains
 from s3e.evaluation.captions import METRICS
 from s3e.report import diagram, photos, plots, style, tables
 from s3e.utils import NOTEBOOKS, write_json
@@ -58,11 +60,11 @@ def write_scores(folder: Path, gain: float, seed: int) -> None:
 
 
 def write_pair_samples(folder: Path, seed: int) -> None:
-    kinds = ("sharp", "blurred", "restored", "blurred_released", "restored_released")
     arrays = {
-        kind: pictures_of(seed=10 * (seed if "restored" in kind else 0) + i)
-        for i, kind in enumerate(kinds)
+        kind: pictures_of(seed=10 * (seed if kind == "restored" else 0) + i)
+        for i, kind in enumerate(("sharp", "blurred", "restored"))
     }
+    arrays["severity"] = np.array(["released", "severe"] * 2)
     np.savez_compressed(folder / "samples.npz", ids=np.array(IDS[:4]), **arrays)
     write_json(
         folder / "samples.json",
@@ -100,10 +102,10 @@ def write_semantics(folder: Path, systems: list[str], when: str) -> None:
         "null_recall": 0.9,
         "relation_accuracy": 0.8,
         "root_accuracy": 0.7,
-        "n": len(IDS),
+        "images": len(IDS),
     }
     rows = [
-        {"system": when, "input": v, "split": p, **values}
+        {"when": when, "input": v, "split": p, **values}
         for v in ("sharp", "severe")
         for p in ("val", "test")
     ]
@@ -175,7 +177,18 @@ def frames(store):
         name: WORDS if place % 2 else ["a boat on the sea", *WORDS[1:]]
         for place, name in enumerate(IDS)
     }
-    references = {split: texts for split in ("val", "test")}
+    splits = {
+        name: SimpleNamespace(
+            ids=IDS, captions=list(texts.values()), targets=torch.zeros(len(IDS), 7)
+        )
+        for name in ("val", "test")
+    }
+    corpus = SimpleNamespace(
+        splits=splits,
+        train=SimpleNamespace(captions=[["a red train", "two birds"]]),
+        categories=["dog"],
+        labels=TreeVocabulary(["null"], ["null"]),
+    )
     said = collect.read_captions(store["captioners"] + store["variants"])
     result = {
         "scores": scores,
@@ -187,11 +200,9 @@ def frames(store):
         "texture_control": gains.texture_control(
             gains.differences(scores, 200), gains.differences(scores, 200)
         ),
-        "caption_scores": collect.caption_scores(
-            said, references, ["a red train", "two birds"], 200
-        ),
+        "caption_scores": fidelity.caption_table(said, corpus, 200),
         "node_accuracy": collect.node_accuracy(store["captioners"] + store["variants"]),
-        "cost": collect.costs(store["variants"]),
+        "cost": collect.read(store["variants"], "cost.json"),
     }
     patch.undo()
     return result
@@ -368,23 +379,6 @@ def makers(store, frames):
     }
 
 
-def test_pairs_are_shown_under_each_severity(tmp_path):
-    arms = {name: tmp_path / name for name in ("baseline", "full")}
-    for seed, folder in enumerate(arms.values()):
-        folder.mkdir()
-        write_pair_samples(folder, seed)
-    columns, sharp, rows = collect.severity_samples(arms, "severe", count=2)
-    some, own = (collect.read_samples(folder)[0] for folder in arms.values())
-    assert rows == ["released", "severe"] * 2 and list(columns) == ["blurred", "baseline", "full"]
-    assert np.array_equal(columns["blurred"][2], some["blurred_released"][1])
-    assert np.array_equal(columns["full"][3], own["restored"][1]) and np.array_equal(
-        sharp[3], some["sharp"][1]
-    )
-    figure = photos.results(columns, sharp, rows=rows)
-    words = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert [word for word in words if word in ("released", "severe")] == rows
-
-
 def digests(paths):
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
@@ -407,7 +401,7 @@ def test_axes_are_labelled_with_units(store, frames):
         axes.get_xlabel() and axes.get_ylabel() for axes in curves.axes if axes.get_visible()
     )
     progress = plots.closing(gains.closing_by_step(store["variants"]))
-    assert [axes.get_ylabel()[-4:] for axes in progress.axes] == ["(dB)", " (%)"]
+    assert [axes.get_ylabel()[-4:] for axes in progress.axes] == ["(dB)"]
     spread = plots.seeds(frames["by_seed"], frames["differences"])
     assert [text.get_text() for text in spread.axes[0].get_yticklabels()][
         0
@@ -427,7 +421,7 @@ def test_panels_share_a_scale_unless_that_flattens_one(frames):
 
 
 def test_legends_stay_inside(store):
-    progress = gains.closing_by_step(store["variants"]).assign(share=np.nan)
+    progress = gains.closing_by_step(store["variants"])
     every = pd.concat(
         [progress[progress.variant == "full"].assign(variant=name) for name in list(VARIANTS)[1:8]]
     )

@@ -9,7 +9,6 @@ from s3e.evaluation.statistics import (
     compare,
     crossed_bootstrap,
     holm,
-    paired_interval,
     percentiles,
     proportion_interval,
     share_of_gap,
@@ -82,7 +81,7 @@ def test_share_of_a_gap_covers_its_truth():
         gain = 0.4 + 0.3 * hard + noise(0, 0.2, (3, 100)) + noise(0, 0.03, (3, 1))
         share = share_of_gap(gain, gap)
         assert share.mean() == pytest.approx(gain.mean() / gap.mean())
-        _, low, high = paired_interval(share, resamples=RESAMPLES)
+        _, low, high, *_ = compare(share, resamples=RESAMPLES)
         hits.append(low <= 0.4 / 1.5 <= high)
     assert np.mean(hits) >= 0.92
 
@@ -94,7 +93,7 @@ def test_holm_by_hand():
 
 def test_interval_of_one_seed_is_the_normal_one():
     values = np.random.default_rng(1).normal(2, 1, 400)
-    mean, low, high = paired_interval(values)
+    mean, low, high, *_ = compare(values)
     error = 1.966 * values.std(ddof=1) / 20
     assert mean == pytest.approx(values.mean())
     assert (low, high) == pytest.approx((mean - error, mean + error), abs=0.01)
@@ -109,16 +108,16 @@ def test_interval_and_p_value_agree():
 def test_with_few_seeds_the_wider_interval_counts():
     table = np.array([[-1.0], [0.0], [1.0]]) * np.ones((1, 50))  # only seeds vary
     half = stats.t.ppf(0.975, 2) / np.sqrt(3)
-    assert paired_interval(table)[1:] == pytest.approx((-half, half))
+    assert compare(table)[1:3] == pytest.approx((-half, half))
     images = np.random.default_rng(0).normal(0, 1, (1, 400)) * np.ones((3, 1))  # only images vary
-    assert paired_interval(images)[1:] == pytest.approx(paired_interval(images[:1])[1:], abs=0.01)
+    assert compare(images)[1:3] == pytest.approx(compare(images[:1])[1:3], abs=0.01)
 
 
 def test_pairing_and_repetition():
     hard = np.random.default_rng(0).normal(0, 5, 200)  # images differ a lot, the variants by 0.1
     gain = np.random.default_rng(1).normal(0.1, 0.1, 200)
-    assert paired_interval(gain).low > 0
-    assert paired_interval(hard + gain).low < paired_interval(hard).high  # those overlap
+    assert compare(gain).low > 0
+    assert compare(hard + gain).low < compare(hard).high  # those overlap
     assert compare(hard) == compare(hard) != compare(hard, seed=1)
 
 
@@ -141,9 +140,9 @@ def test_one_image_or_one_video_has_no_interval():
 
 
 def test_small_and_bad_input():
-    assert paired_interval(np.full((3, 4), 2.0)) == (2, 2, 2)
+    assert compare(np.full((3, 4), 2.0))[:3] == (2, 2, 2)
     for bad in ([], [[]], [1.0, np.nan], np.zeros((2, 2, 2))):
         with pytest.raises(ValueError, match="finite, non-empty"):
-            paired_interval(bad)
-    with pytest.raises(ValueError, match="2 cluster labels for 3 images"):
-        paired_interval([1.0, 2.0, 3.0], ["a", "b"])
+            compare(bad)
+    with pytest.raises(ValueError, match="same length"):
+        compare([1.0, 2.0, 3.0], ["a", "b"])

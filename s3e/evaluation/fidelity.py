@@ -1,4 +1,5 @@
-"""Semantic fidelity: what captioners say of restored images (specification 6.9).
+"""Caption tables, and semantic fidelity: what captioners say of restored images (specification
+6.9).
 
 The judge is a captioner that no variant knows: trained on sharp images alone, then frozen. It
 attends to the grid of its encoder (soft attention, no tree) and starts from a seed of its own, so
@@ -7,8 +8,9 @@ validation images; it reads the test images once. Its captions are scored like a
 tree that the parser makes of them is compared with the image's, node by node.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,16 @@ from s3e.captions.parser import parse_caption
 from s3e.config import Config
 from s3e.data.corpus import Corpus
 from s3e.evaluation.captions import NODES, CaptionSet, intervals, measure
-from s3e.evaluation.collect import HUMAN, RANDOM, describe, other_targets, random_captions
+from s3e.evaluation.collect import CAPTION_COLUMNS, HUMAN, RANDOM, describe, other_targets
 from s3e.evaluation.score import node_counts, read_images
 from s3e.models.build import build_semantics, load_weights, save_weights
 from s3e.training.stages import PretrainSemantics, new_source
+from s3e.utils import rng
 
 OWN_SEED = 1000  # added to the study's seed
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no variant was trained
+PROTOCOLS = {"all": 0, "other": 1}  # from which one on the references of an image count
 PAIRS = (
     ("full", "blurred"),
     ("full", "baseline"),
@@ -55,22 +59,21 @@ def caption_variants(
     For `fidelity_captions.json`: system, input, split, seed (of the run; 0 for sharp and blurred),
     captions {id: text}.
     """
-    severity = config.blur.severity
-    inputs = {"sharp": corpus.test.sharp, "blurred": corpus.test.blurred[severity]}
-    rows = [_captions(judge, name, 0, images, corpus, config) for name, images in inputs.items()]
-    rows[0]["input"], rows[1]["input"] = "sharp", severity
+    test, severity = corpus.test, config.blur.severity
+    views = [("sharp", "sharp", 0, test.sharp), ("blurred", severity, 0, test.blurred[severity])]
     for run in map(describe, paths):
         restored = np.load(run.path / "restored_test.npy", mmap_mode="r")
-        rows.append(_captions(judge, run.variant, run.seed, restored, corpus, config))
-    return rows
+        views.append((run.variant, "deblurred", run.seed, restored))
+    return [_captions(judge, *view, corpus, config) for view in views]
 
 
 def _captions(
-    source: nn.Module, system: str, seed: int, images: np.ndarray, corpus: Corpus, config: Config
-) -> dict[str, Any]:
+    source: nn.Module, system: str, view: str, seed: int, images: np.ndarray, corpus: Corpus,
+    config: Config,
+) -> dict[str, Any]:  # fmt: skip
     texts = dict(zip(corpus.test.ids, read_images(source, images, corpus, config)[1], strict=True))
-    about = {"system": system, "input": "deblurred", "split": "test", "seed": seed}
-    return about | {"captions": texts}
+    values = system, view, "test", seed, texts
+    return dict(zip(CAPTION_COLUMNS, values, strict=True))
 
 
 def caption_deblurred(
@@ -87,70 +90,92 @@ def caption_deblurred(
     for run in map(describe, paths):
         if run.variant in DEBLURRED_BY and run.seed in weights:
             source = load_weights(build_semantics(config, corpus, "tree"), weights[run.seed])
-            restored, system = np.load(run.path / "restored_test.npy"), f"{run.variant} -> tree"
-            rows.append(_captions(source, system, run.seed, restored, corpus, config))
-    return pd.DataFrame(rows, columns=["system", "input", "split", "seed", "captions"])
+            restored = np.load(run.path / "restored_test.npy")
+            about = f"{run.variant} -> tree", "deblurred", run.seed
+            rows.append(_captions(source, *about, restored, corpus, config))
+    return pd.DataFrame(rows, columns=CAPTION_COLUMNS)
 
 
-def fidelity_scores(
-    said: list[dict[str, Any]], corpus: Corpus, config: Config
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Caption metrics and node accuracies of the judge's captions, and their paired differences.
-
-    `said`: from `caption_variants`. First frame: system, metric, mean, low, high, seeds (0: no
-    variant was trained for it), images, reason (of a metric that was not run, whose numbers are
-    NaN). Second: the same with `reference`. Two systems are added: random training captions and,
-    where every image has several captions, "human", its first one, which then is no reference of
-    any system. Intervals: `captions.intervals`.
+def fidelity_scores(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> pd.DataFrame:
+    """`caption_table` of the judge's captions, and their paired differences: where every image has
+    several captions, against all but the first.
     """
-    groups = _read(said, corpus)
-    resamples, scores, differences = config.evaluation.resamples, [], []
-    for name, own in groups.items():
-        scores += _rows({"system": name}, own, [], resamples)
-    for name, reference in PAIRS:
-        own, other = groups.get(name, {}), groups.get(reference, {})
-        if other and reference in UNTRAINED:
-            other = dict.fromkeys(own, other[0])
-        own = {seed: own[seed] for seed in own if seed in other}
-        if own:
-            labels = {"system": name, "reference": reference}
-            differences += _rows(labels, own, [other[seed] for seed in own], resamples)
-    return pd.DataFrame(scores), pd.DataFrame(differences)
+    several = min(map(len, corpus.test.captions)) > 1
+    how = {"protocols": ["other" if several else "all"], "pairs": PAIRS, "key": "fidelity"}
+    return caption_table(pd.DataFrame(said), corpus, config.evaluation.resamples, **how)
 
 
-def _rows(
-    labels: dict[str, str], own: dict[int, CaptionSet], minus: list[CaptionSet], resamples: int
-) -> list[dict]:
-    """A row a metric of the caption sets `own`, by seed, or of their differences to `minus`."""
-    some = next(iter(own.values()))
-    about = {"seeds": 0 if labels["system"] in UNTRAINED else len(own), "images": len(some.ids)}
-    missing = dict.fromkeys(("mean", "low", "high"), np.nan) | {"reason": some.reason}
-    rows = []
-    for name, item in intervals([*own.values()], minus, resamples).items():
-        ends = missing if item is None else item._asdict() | {"reason": ""}
-        rows.append(labels | {"metric": name} | ends | about)
-    return rows
+def caption_table(
+    said: pd.DataFrame,
+    corpus: Corpus,
+    resamples: int = 2000,
+    protocols: Collection[str] = PROTOCOLS,
+    pairs: Collection[tuple[str, str]] = (),
+    key: str = "",
+) -> pd.DataFrame:
+    """Caption metrics (fractions; CIDEr in 0..10) and accuracies of the nodes that captions name.
 
-
-def _read(said: list[dict[str, Any]], corpus: Corpus) -> dict[str, dict[int, CaptionSet]]:
-    """System -> seed -> its measured captions, with the two rows that frame them; all captions in
-    one call.
+    `said`: frame of `collect.read_captions`. Columns: split, references ("all" captions of an
+    image, or "other": all but the first), system, input, reference ("", or the system of `pairs`
+    that is subtracted, image by image and seed by seed), metric, mean, low, high
+    (`captions.intervals`), seeds (0: no variant was trained for it), images, reason (of a metric
+    that was not run, whose numbers are NaN). Two systems are added: random training captions (drawn
+    by `key`, else by the split), the floor, and the first human caption against the others.
     """
-    test, training = corpus.test, [text for texts in corpus.train.captions for text in texts]
-    texts = dict(zip(test.ids, test.captions, strict=True))
-    spare = min(map(len, texts.values())) > 1
-    sets = {(row["system"], row["seed"]): row["captions"] for row in said}
-    sets[RANDOM, 0] = random_captions(texts, training, "fidelity")
-    if spare:
-        sets[HUMAN, 0] = {key: group[0] for key, group in texts.items()}
-    place = {key: row for row, key in enumerate(test.ids)}
-    groups: dict[str, dict[int, CaptionSet]] = {}
-    references = {key: group[spare:] for key, group in texts.items()}
-    for (system, seed), words in measure(references, sets).items():
-        targets = other_targets(corpus, test) if system == HUMAN else test.targets.numpy()
-        trees = [corpus.labels.encode(parse_caption(sets[system, seed][key])) for key in words.ids]
-        counts = node_counts(np.array(trees), targets[[place[key] for key in words.ids]])
-        columns = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
-        nodes = counts[columns].to_numpy(float)
-        groups.setdefault(system, {})[seed] = replace(words, nodes=nodes)
+    landmarks = [row for split in said.split.unique() for row in _landmarks(corpus, split, key)]
+    said = pd.concat([said, pd.DataFrame(landmarks, columns=CAPTION_COLUMNS)])
+    groups, rows = _caption_sets(said, corpus, protocols), []
+    for (split, protocol, system, view), own in groups.items():
+        labels = {"split": split, "references": protocol, "system": system, "input": view}
+        others = {"": dict.fromkeys(own)}  # the system that is subtracted -> seed -> its captions
+        for (*place, reference, _), other in groups.items():
+            if place == [split, protocol] and (system, reference) in pairs:
+                alone = reference in UNTRAINED  # then it serves all seeds
+                others[reference] = dict.fromkeys(own, other[0]) if alone else other
+        for reference, other in others.items():
+            seeds = [seed for seed in own if seed in other]
+            sets, minus = ([part[seed] for seed in seeds] for part in (own, other))
+            if seeds:
+                count = 0 if system in UNTRAINED else len(seeds)
+                about = {"seeds": count, "images": len(sets[0].ids), "reason": sets[0].reason}
+                for name, found in intervals(sets, minus if reference else (), resamples).items():
+                    row = labels | {"reference": reference, "metric": name} | found._asdict()
+                    rows.append(row | about)
+    frame = pd.DataFrame(rows)
+    return frame.assign(reason=frame.reason.where(frame["mean"].isna(), ""))
+
+
+def _landmarks(corpus: Corpus, name: str, key: str) -> list[tuple]:
+    """Random and human captions of a split, in the columns of `CAPTION_COLUMNS`."""
+    split, training = corpus.splits[name], [t for texts in corpus.train.captions for t in texts]
+    draws = {i: rng("random caption", key or name, i).integers(len(training)) for i in split.ids}
+    random = {i: training[draw] for i, draw in draws.items()}
+    human = {i: texts[0] for i, texts in zip(split.ids, split.captions, strict=True)}
+    return [(RANDOM, "none", name, 0, random), (HUMAN, "sharp", name, 0, human)]
+
+
+def _caption_sets(
+    said: pd.DataFrame, corpus: Corpus, protocols: Collection[str]
+) -> dict[tuple[str, ...], dict[int, CaptionSet]]:
+    """(split, protocol, system, input) -> seed -> measured captions with the nodes they name."""
+    systems, groups = {}, {}
+    for row in said.itertuples():
+        split = corpus.splits[row.split]
+        for protocol in protocols:
+            known = {
+                key: (row.captions[key], texts[PROTOCOLS[protocol] :])
+                for key, texts in zip(split.ids, split.captions, strict=True)
+                if key in row.captions and texts[PROTOCOLS[protocol] :]
+            }
+            if known and (row.system, protocol) != (HUMAN, "all"):
+                systems[row.split, protocol, row.system, row.input, row.seed] = known
+    encode = cache(lambda text: corpus.labels.encode(parse_caption(text)))
+    columns = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
+    for name, item in measure(systems).items():
+        split, place = corpus.splits[name[0]], {key: i for i, key in enumerate(split.ids)}
+        targets = other_targets(corpus, split) if HUMAN in name else split.targets.numpy()
+        trees = np.array([encode(systems[name][key][0]) for key in item.ids])
+        counts = node_counts(trees, targets[[place[key] for key in item.ids]])[columns]
+        whole = replace(item, table=np.hstack([item.table, counts]))
+        groups.setdefault(name[:-1], {})[name[-1]] = whole
     return groups

@@ -1,9 +1,11 @@
 """What each variant gains, from the per-image scores of the runs: means, paired differences, share
 of the gap closed.
 
-Frames share the columns `mean low high seeds images clusters`: the mean over images and seeds, its
-95 % interval (`s3e.evaluation.statistics.compare`), and how many independent units stand behind it:
-images, or the videos of pairs. Specification 6.9, "Statistics".
+`scores` is always the long frame of `collect.read_scores`; a table is one split, severity and
+metric of it, (variant, seed) x (id, video). Results share the columns `mean low high seeds images
+clusters`: the mean over images and seeds, its 95 % interval (`s3e.evaluation.statistics.compare`),
+and how many independent units stand behind it: images, or the videos of pairs. Specification 6.9,
+"Statistics".
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,17 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from s3e.evaluation.collect import SUSPECTS, runs_with
+from s3e.evaluation.collect import SUSPECTS, read
 from s3e.evaluation.statistics import compare, holm, share_of_gap
 from s3e.utils import S3EError
 
-METRICS = ("psnr", "ssim")
-UNTRAINED = ("blurred", "wiener", "richardson_lucy")  # rows without a training
-ORACLES = (
-    "oracle",
-    "oracle_silhouette",
-    "oracle_map",
-)  # know what no deblurrer can: never the best
+UNTRAINED = ("blurred", "wiener", "richardson_lucy")  # variants without a training
+ORACLES = ("oracle", "oracle_silhouette", "oracle_map")  # know what no deblurrer can
 PARTS = ("pretrained_only", "vector_nodes", "flat_spatial", "frozen")  # `full` without one part
 REFERENCES = {  # beside input and baseline
     "full": ("no_semantics_loss", "shuffled", *PARTS),
@@ -35,39 +32,21 @@ TEXTURE_PAIRS = (
     ("oracle_map", "baseline"),
     ("oracle_map", "oracle_silhouette"),
 )
-SMALLEST_GAP = 0.05  # dB; of a smaller gap a share is noise
+CELL = ["split", "severity", "metric"]
 ALPHA = 0.05
-P_VALUES = ("p_interval", "p_wilcoxon")
+P_VALUES = ["p_interval", "p_wilcoxon"]
 ONLY = "all others (on the suspected alone)"
+Tables = Iterator[tuple[dict[str, str], pd.DataFrame]]
 
 
-def image_scores(
-    scores: pd.DataFrame, resamples: int = 2000, classical: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Mean PSNR (dB) and SSIM: split, severity, variant (also "blurred", the input), metric, mean,
-    low, high, ...
-
-    `classical`: scores of restorations with the true kernel (split, severity, id, variant, psnr,
-    ssim). `best`: the variant of the highest mean among those of several seeds, oracles apart, if
-    it differs significantly from each of them and from the input; `best_p` is the largest of its
-    corrected p-values.
-    """
+def image_scores(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+    """Mean PSNR (dB) and SSIM: split, severity, metric, variant, mean, low, high, ..."""
     rows = []
-    for cell, part in _cells(scores):
-        inputs = part.drop_duplicates("id").assign(variant="blurred", seed=0)
-        inputs = inputs.assign(psnr=inputs.psnr_blurred, ssim=inputs.ssim_blurred)
-        known = part.iloc[:0] if classical is None else classical
-        known = known[(known.split == cell["split"]) & (known.severity == cell["severity"])]
-        frames = [inputs, known.assign(seed=0, video=known.id), part]
-        ordered = pd.concat(frame.sort_values("variant", kind="stable") for frame in frames)
-        for metric in METRICS:
-            best = _best(part, metric, resamples)
-            for name, own in ordered.groupby("variant", sort=False):
-                found = _compared(_matrix(own, metric), resamples)
-                labels = {**cell, "variant": name, "metric": metric}
-                marks = {"best": name in best, "best_p": best.get(name, np.nan)}
-                rows.append(labels | found | marks)
-    return pd.DataFrame(rows).drop(columns=list(P_VALUES))
+    for cell, table in _tables(scores):
+        for variant in table.index.unique("variant"):
+            own = table.loc[variant].dropna(axis=1, how="all")  # the classical see some images only
+            rows.append(cell | {"variant": variant} | _interval(own, f"'{variant}'", resamples))
+    return pd.DataFrame(rows).drop(columns=P_VALUES)
 
 
 def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
@@ -80,7 +59,9 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     part), "variants" (the others), "oracles", "input". One seed has no `p_holm`: no claim.
     """
     frame = pd.DataFrame(
-        [labels | _compared(gain, resamples) for labels, gain, _ in _comparisons(scores)]
+        cell | _compared(pair, gain, resamples)
+        for cell, table in _tables(scores)
+        for pair, gain in _gains(table)
     )
     if frame.empty:
         return frame
@@ -92,8 +73,8 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
         "oracles": frame.variant.isin(ORACLES),
     }
     frame["family"] = np.select(list(kinds.values()), list(kinds), "variants")
-    p_values = frame[list(P_VALUES)].max(axis=1)[frame.seeds > 1]
-    groups = p_values.groupby([frame[name] for name in ("split", "severity", "metric", "family")])
+    p_values = frame[P_VALUES].max(axis=1)[frame.seeds > 1]
+    groups = p_values.groupby([frame[name] for name in (*CELL, "family")])
     return frame.assign(p_holm=groups.transform(holm) if len(p_values) else np.nan)
 
 
@@ -112,22 +93,22 @@ def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     `input_low` and `input_high` are the bin's ends in dB; p-values are not corrected.
     """
     rows = []
-    for labels, gain, part in _comparisons(scores, ("psnr",)):
-        quality = part.drop_duplicates("id").sort_values(["psnr_blurred", "id"])
+    for cell, table in _tables(scores[scores.metric == "psnr"]):
+        quality = table.loc["blurred"].iloc[0].sort_values(kind="stable")
         for number, third in enumerate(np.array_split(np.arange(len(quality)), 3), 1):
-            if len(third):
-                own = quality.iloc[third]
-                low, high = own.psnr_blurred.min(), own.psnr_blurred.max()
-                ends = {"bin": number, "input_low": low, "input_high": high}
-                rows.append(labels | ends | _compared(gain[list(own.id)], resamples))
+            own = quality.iloc[third]
+            ends = {"bin": number, "input_low": own.min(), "input_high": own.max()}
+            for pair, gain in _gains(table[own.index]):
+                rows.append(cell | ends | _compared(pair, gain, resamples))
     return pd.DataFrame(rows)
 
 
 def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each seed's mean difference: split, severity, variant, reference, metric, seed, mean."""
+    """Each seed's mean difference: split, severity, metric, variant, reference, seed, mean."""
     return pd.DataFrame(
-        {**labels, "seed": seed, "mean": mean}
-        for labels, gain, _ in _comparisons(scores)
+        {**cell, **pair, "seed": seed, "mean": mean}
+        for cell, table in _tables(scores)
+        for pair, gain in _gains(table)
         for seed, mean in gain.mean(axis=1).items()
     )
 
@@ -140,43 +121,31 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     to close).
     """
     rows = []
-    for cell, part in _cells(scores):
-        gap = _gain(part, "oracle_map", "baseline", "psnr")
-        if gap is None or not _compared(gap, resamples)["low"] > 0:
+    for cell, table in _tables(scores[scores.metric == "psnr"]):
+        known = {p["variant"]: g for p, g in _gains(table) if p["reference"] == "baseline"}
+        gap = known.pop("oracle_map", None)
+        if gap is None or not _interval(gap, "'oracle_map'", resamples)["low"] > 0:
             continue
-        for variant in sorted(set(part.variant) - {"baseline", "oracle_map"}):
-            gain = _gain(part, variant, "baseline", "psnr")
-            shared = [] if gain is None else gain.index.intersection(gap.index)
+        for variant, gain in known.items():
+            shared = gain.index.intersection(gap.index)
             if len(shared):
-                own = gain.loc[shared]
-                share = own * 0 + share_of_gap(
-                    own.to_numpy(), gap.loc[shared, own.columns].to_numpy()
-                )
-                rows.append({**cell, "variant": variant} | _compared(share, resamples))
-    return pd.DataFrame(rows).drop(columns=list(P_VALUES), errors="ignore")
+                share = share_of_gap(gain.loc[shared], gap.loc[shared])
+                rows.append(cell | _compared({"variant": variant}, share, resamples))
+    return pd.DataFrame(rows).drop(columns=P_VALUES, errors="ignore")
 
 
 def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
-    """How the gap closes during co-training, on a fixed part of validation: variant, seed, step,
-    gain (dB), share.
+    """PSNR gained over the baseline during co-training, on a fixed part of validation: seed, step,
+    variant, gain (dB).
 
-    From `validation_cotrain.csv` (step, score: PSNR), which runs have that were validated on the
-    way. Oracles have no share: they know what the others must find out.
+    From `validation_cotrain.csv` (step, score), which runs have that were validated on the way.
     """
-    name, columns = "validation_cotrain.csv", ["variant", "seed", "step", "gain", "share"]
-    logs = [
-        pd.read_csv(run.path / name).assign(variant=run.variant, seed=run.seed)
-        for run in runs_with(paths, name)
-    ]
-    if not any("baseline" in set(log.variant) for log in logs):
-        return pd.DataFrame(columns=columns)
-    wide = pd.concat(logs).pivot(index=["seed", "step"], columns="variant", values="score")
-    gains = wide.sub(wide.baseline, axis=0).drop(columns="baseline")
-    gap = gains.get("oracle_map", pd.Series(np.nan, gains.index))
-    share = gains.div(gap.where(gap > SMALLEST_GAP), axis=0)
-    share[[name for name in ORACLES if name in share]] = np.nan
-    tall = pd.DataFrame({"gain": gains.stack(), "share": share.stack()}).dropna(subset=["gain"])
-    return tall.reset_index()[columns].sort_values(columns[:3], ignore_index=True)
+    logs = read(paths, "validation_cotrain.csv")
+    if logs.empty or "baseline" not in set(logs.variant):
+        return pd.DataFrame()
+    wide = logs.pivot(index=["seed", "step"], columns="variant", values="score")
+    gains = wide.sub(wide.pop("baseline"), axis=0)
+    return gains.stack().dropna().rename("gain").reset_index()
 
 
 def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
@@ -186,9 +155,8 @@ def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFram
     Where the texture does not follow from the category, semantics have little to say: a gain that
     stays is owed to other things.
     """
-    both = pd.concat([category.assign(texture="category"), random.assign(texture="random")])
-    pairs = pd.MultiIndex.from_frame(both[["variant", "reference"]])
-    return both[pairs.isin(TEXTURE_PAIRS)].reset_index(drop=True)
+    both = [category.assign(texture="category"), random.assign(texture="random")]
+    return _only(pd.concat(both), TEXTURE_PAIRS)
 
 
 def without_suspects(
@@ -197,98 +165,61 @@ def without_suspects(
     """`differences` of `LEAKAGE_PAIRS` in test PSNR at one severity: of all images, without
     suspects, on them alone.
 
-    `scores`: per-image scores of the variants; `found`: `collect.leakage_suspects`. Columns as
-    there, and `left_out`, `photos`.
+    `found`: `collect.leakage_suspects`. Columns as there, and `left_out`, `photos`.
     """
-    test = scores[(scores.split == "test") & (scores.severity == severity)]
+    test = scores.query("split == 'test' and severity == @severity and metric == 'psnr'")
     suspected = found[list(SUSPECTS)].any(axis=1)
     out = {"nothing": found.id.iloc[:0]} | {name: found.id[found[name]] for name in SUSPECTS}
     out |= {"any of these": found.id[suspected], ONLY: found.id[~suspected]}
-    frames = []
-    for name, ids in out.items():
-        left = test[~test.id.isin(ids)]
-        if left.id.nunique() > 1:
-            frame = differences(left, resamples).query("metric == 'psnr'")
-            pairs = pd.MultiIndex.from_frame(frame[["variant", "reference"]])
-            frames.append(frame[pairs.isin(LEAKAGE_PAIRS)].assign(left_out=name, photos=len(ids)))
-    return pd.concat(frames, ignore_index=True)
+    kept = {name: test[~test.id.isin(ids)] for name, ids in out.items()}
+    return pd.concat(
+        _only(differences(left, resamples), LEAKAGE_PAIRS).assign(
+            left_out=name, photos=len(out[name])
+        )
+        for name, left in kept.items()
+        if left.id.nunique() > 1
+    )
 
 
-def _cells(scores: pd.DataFrame) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
-    """Scores of each split and severity with the video of each frame (pairs alone are scored as
-    released), else image.
+def _only(frame: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """The differences of these (variant, reference)."""
+    found = pd.MultiIndex.from_frame(frame[["variant", "reference"]]).isin(pairs)
+    return frame[found].reset_index(drop=True)
+
+
+def _tables(scores: pd.DataFrame) -> Tables:
+    """Split, severity and metric, and the table of their values, (variant, seed) x (id, video)."""
+    for cell, part in scores.groupby(CELL):
+        rows, columns = ["variant", "seed"], ["id", "video"]
+        table = part.pivot(index=rows, columns=columns, values="value")
+        yield dict(zip(CELL, cell, strict=True)), table
+
+
+def _gains(table: pd.DataFrame) -> Tables:
+    """Variant and reference, and their differences, seeds x images, of every comparison that is
+    asked for, on the seeds that both have (a reference without a training serves all).
     """
-    paired = (scores.severity == "released").any()
-    scores = scores.assign(video=scores.id.str.rpartition("/")[0] if paired else scores.id)
-    for (split, severity), part in scores.groupby(["split", "severity"]):
-        yield {"split": split, "severity": severity}, part
+    names = table.index.unique("variant")
+    for variant in names.drop(list(UNTRAINED), errors="ignore"):
+        for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):
+            if reference in names and reference != variant:
+                other = table.loc[reference]
+                other = other.iloc[0] if reference in UNTRAINED else other
+                gain = (table.loc[variant] - other).dropna(how="all")
+                if len(gain):
+                    yield {"variant": variant, "reference": reference}, gain
 
 
-def _comparisons(
-    scores: pd.DataFrame, metrics: Iterable[str] = METRICS
-) -> Iterator[tuple[dict[str, str], pd.DataFrame, pd.DataFrame]]:
-    """Labels, differences (seeds x images) and the scores of the cell of every comparison that is
-    asked for.
-    """
-    for cell, part in _cells(scores):
-        for variant in sorted(set(part.variant)):
-            for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):
-                for metric in metrics:
-                    gain = _gain(part, variant, reference, metric)
-                    if gain is not None:
-                        labels = {"variant": variant, "reference": reference, "metric": metric}
-                        yield cell | labels, gain, part
+def _compared(labels: dict[str, str], gain: pd.DataFrame, resamples: int) -> dict[str, object]:
+    """The labels of a row, and the interval of its differences."""
+    return labels | _interval(gain, " and ".join(map(repr, labels.values())), resamples)
 
 
-def _gain(part: pd.DataFrame, variant: str, reference: str, metric: str) -> pd.DataFrame | None:
-    """`variant` - `reference`, seeds x images, on the seeds that both have; None if there is
-    nothing to compare.
-    """
-    own, other = part[part.variant == variant], part[part.variant == reference]
-    if reference == "blurred":
-        return _matrix(own, metric) - _matrix(own, f"{metric}_blurred")
-    shared = sorted(set(own.seed) & set(other.seed))
-    if not shared or variant == reference:
-        return None
-    gain = _matrix(own, metric).loc[shared] - _matrix(other, metric).loc[shared]
-    return _complete(gain, f"'{variant}' and '{reference}'")
-
-
-def _matrix(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Seeds x images (id, video); every seed must have scored every image."""
-    table = frame.pivot(index="seed", columns=["id", "video"], values=column)
-    return _complete(table, f"the runs of '{', '.join(sorted(set(frame.variant)))}'")
-
-
-def _complete(table: pd.DataFrame, names: str) -> pd.DataFrame:
-    if table.isna().any(axis=None):
+def _interval(values: pd.DataFrame, names: str, resamples: int) -> dict[str, float]:
+    """What `compare` finds in values seeds x (id, video), and how much stands behind it."""
+    if values.isna().any(axis=None):
         raise S3EError(f"{names} did not score the same images: run them again with one --data.")
-    return table
-
-
-def _compared(table: pd.DataFrame, resamples: int) -> dict[str, float]:
-    """What `compare` finds in a table seeds x images (id, video), and how much stands behind it."""
-    videos = table.columns.get_level_values("video")
+    videos = values.columns.get_level_values("video")
     clusters = None if videos.is_unique else videos.to_numpy()
-    found = compare(table.to_numpy(), clusters, resamples)._asdict()
-    ends = {name: found.pop(name) for name in ("mean", "low", "high")}
-    counts = {"seeds": len(table), "images": table.shape[1], "clusters": videos.nunique()}
-    return ends | counts | found
-
-
-def _best(part: pd.DataFrame, metric: str, resamples: int) -> dict[str, float]:
-    """The variant that is better than every other of several seeds and than the input, with its
-    p-value; or nothing.
-    """
-    known = part[~part.variant.isin(ORACLES)]
-    means = known.groupby("variant").agg(mean=(metric, "mean"), seeds=("seed", "nunique"))
-    means = means[means.seeds > 1]["mean"].sort_values(ascending=False)
-    if len(means) < 2:
-        return {}
-    first, *others = means.index
-    gains = [_gain(known, first, other, metric) for other in (*others, "blurred")]
-    if any(gain is None or len(gain) < 2 for gain in gains):
-        return {}
-    found = [_compared(gain, resamples) for gain in gains]
-    largest = holm([max(item[name] for name in P_VALUES) for item in found]).max()
-    return {first: largest} if largest < ALPHA and min(item["mean"] for item in found) > 0 else {}
+    counts = {"seeds": len(values), "images": values.shape[1], "clusters": videos.nunique()}
+    return compare(values.to_numpy(), clusters, resamples)._asdict() | counts

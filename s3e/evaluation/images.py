@@ -7,7 +7,6 @@ Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is th
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import combinations
 from typing import NamedTuple
 
 import cv2
@@ -33,6 +32,8 @@ PROTOCOL = (
     " gaussian_weights=True and use_sample_covariance=False."
 )
 Score = Callable[..., float]
+METRICS = ["psnr", "ssim"]
+LABELS = ["split", "severity", "variant", "seed", "id", "video"]  # of a value in the long frame
 
 
 def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
@@ -85,12 +86,9 @@ def score_batch(restored: np.ndarray, sharp: np.ndarray) -> dict[str, np.ndarray
 # changes large images only.
 
 BORDER = 4  # pixels, as in super-resolution by a factor of four
-DEFINITION_IMAGES = (
-    200  # are scored: all definitions take ten milliseconds for 64 px, 150 for 256 px
-)
+DEFINITION_IMAGES = 200  # are scored: all take ten milliseconds for 64 px, 150 for 256 px
 LUMA = np.array([65.481, 128.553, 24.966]) / 255  # ITU-R BT.601: Y from 16 (black) to 235 (white)
 GREY = np.array([0.299, 0.587, 0.114])  # the same from 0 to 255
-DEFINITION_COLUMNS = ("variant", "definition", "metric", "value")
 
 
 class Definition(NamedTuple):
@@ -177,12 +175,22 @@ def definition_scores(outputs: Mapping[str, np.ndarray], sharp: np.ndarray) -> p
     rows = []
     for variant, restored in outputs.items():
         for item in DEFINITIONS:
-            if item.pooled:
-                value = item.score(np.concatenate(restored), np.concatenate(sharp))
-            else:
-                value = np.mean([item.score(*pair) for pair in zip(restored, sharp, strict=True)])
-            rows.append((variant, item.name, item.metric, float(value)))
-    return pd.DataFrame(rows, columns=list(DEFINITION_COLUMNS))
+            images = [(np.concatenate(restored), np.concatenate(sharp))]  # as one
+            pairs = images if item.pooled else zip(restored, sharp, strict=True)
+            value = float(np.mean([item.score(*pair) for pair in pairs]))
+            about = {"variant": variant, "definition": item.name, "metric": item.metric}
+            rows.append(about | {"value": value})
+    return pd.DataFrame(rows)
+
+
+def agreement(scores: pd.DataFrame) -> pd.Series:
+    """Kendall's rank correlation of each definition (metric, definition) with the suite's own, over
+    the outputs: 1 where it ranks them alike.
+    """
+    table = scores.pivot(index="variant", columns=["metric", "definition"], values="value")
+    return pd.concat(
+        table[[metric]].corr("kendall")[metric, DEFINITIONS[0].name] for metric in METRICS
+    )
 
 
 def rounding(blurred: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
@@ -196,96 +204,55 @@ def rounding(blurred: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
     }
 
 
-def swapped(scores: pd.DataFrame) -> pd.DataFrame:
-    """Which pairs of variants each definition ranks otherwise than the suite's: metric, definition,
-    pairs, apart.
-
-    `pairs`: of "a > b" in words of the suite's order; `apart`: the largest of their differences
-    under the suite's own definition. A swap of two that are hardly apart means little.
-    """
-    rows = []
-    for metric, part in scores.groupby("metric", sort=False):
-        table = part.pivot(index="definition", columns="variant", values="value")
-        ours = table.loc[DEFINITIONS[0].name].sort_values(ascending=False)
-        for name in part.definition.unique():
-            theirs, pairs = table.loc[name], combinations(ours.index, 2)
-            found = {f"{a} > {b}": ours[a] - ours[b] for a, b in pairs if theirs[a] < theirs[b]}
-            found = {pair: apart for pair, apart in found.items() if apart > 0}
-            apart = max(found.values(), default=0.0)
-            pairs = ", ".join(found)
-            rows.append({"metric": metric, "definition": name, "pairs": pairs, "apart": apart})
-    return pd.DataFrame(rows)
-
-
 # --------------------------------------------------------------- deconvolution with the true kernel
 # Wiener's filter and Richardson (1972) and Lucy (1974). Kernels are drawn again from the images'
-# ids, exactly as the
-# data were blurred; pairs of frames have none.
+# ids, exactly as the data were blurred; pairs of frames have none.
 
 STEPS = 30  # of Richardson and Lucy
-BALANCES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # of Wiener
-CHOSEN_ON = 32  # validation images that choose among them
+BALANCE = {"light": 1e-4, "moderate": 3e-4, "severe": 3e-3}  # of Wiener
 CLASSICAL_IMAGES = 500  # of a split at a severity; all of 5,000 images of 256 px would take hours
-CLASSICAL_COLUMNS = ("split", "severity", "id", "variant", "psnr", "ssim")
 CLASSICAL_NOTE = (
     f"Wiener and Richardson-Lucy ({STEPS} iterations) are non-blind: given the true kernel; both"
     f" take the image as mirrored at its border, and at most {CLASSICAL_IMAGES} images are"
-    " restored. Wiener's regularisation is chosen per severity on validation images from"
-    f" {BALANCES[0]:.6f} to {BALANCES[-1]:g}; the number of iterations is not tuned."
+    " restored. Wiener's regularisation is fixed per severity, and the number of iterations is not"
+    " tuned."
 )
-Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
-    """PSNR (dB) and SSIM of both methods on validation and test: split, severity, id, variant,
-    psnr, ssim.
+    """The long frame of PSNR (dB) and SSIM of both methods on validation and test images.
 
     Of each split at most the first `CLASSICAL_IMAGES`. Pairs (GoPro), whose blur is real motion,
     give an empty frame.
     """
-    frames = [pd.DataFrame(columns=list(CLASSICAL_COLUMNS))]
-    for severity in () if "released" in corpus.severities else corpus.severities:
-        balance = choose_balance(corpus.val, severity, config.blur)
-        methods = {"wiener": partial(wiener, balance=balance), "richardson_lucy": richardson_lucy}
+    frames = [pd.DataFrame(columns=[*LABELS, *METRICS])]
+    for severity in corpus.synthetic:
+        methods = {
+            "wiener": partial(wiener, balance=BALANCE[severity]),
+            "richardson_lucy": richardson_lucy,
+        }
         for split in (corpus.val, corpus.test):
             rows = split.rows(severity)[:CLASSICAL_IMAGES]
             ids = [split.ids[row] for row in rows]
             for name, method in methods.items():
-                restored = restore(split, severity, rows, method, config.blur)
-                about = {"split": split.name, "severity": severity, "id": ids, "variant": name}
-                frames.append(pd.DataFrame(about | score_batch(restored, split.sharp[rows])))
-    return pd.concat(frames[1:] or frames, ignore_index=True)
+                scores = score_batch(
+                    deconvolve(split, severity, rows, method, config.blur), split.sharp[rows]
+                )
+                about = dict(zip(LABELS, (split.name, severity, name, 0, ids, ids), strict=True))
+                frames.append(pd.DataFrame(about | scores))
+    tall = pd.concat(frames[1:] or frames).melt(LABELS, METRICS, "metric")
+    return tall.astype({"seed": int, "value": float})
 
 
-def choose_balance(split: Split, severity: str, blur: Blur) -> float:
-    """The regularisation of `BALANCES` with which Wiener's filter restores the first images of
-    `split` best (PSNR).
-    """
-    rows = split.rows(severity)[:CHOSEN_ON]
-
-    def quality(balance: float) -> float:
-        restored = restore(split, severity, rows, partial(wiener, balance=balance), blur)
-        return score_batch(restored, split.sharp[rows])["psnr"].mean()
-
-    return max(BALANCES, key=quality)
-
-
-def restore(
-    split: Split, severity: str, rows: np.ndarray, method: Method, blur: Blur
+def deconvolve(
+    split: Split, severity: str, rows: np.ndarray, method: Callable, blur: Blur
 ) -> np.ndarray:
-    """Deconvolve the images `rows` (n) of a split in linear light: uint8 n x H x W x 3."""
+    """Restore the images `rows` (n) of a split in linear light: uint8 n x H x W x 3."""
+    ids, side = [split.ids[row] for row in rows], min(split.sharp.shape[1:3])
+    kernels = kernels_for(ids, severity, side, blur.seed)[0]
     light = (split.blurred[severity][rows] / np.float32(255)) ** np.float32(blur.gamma)
-    pairs = zip(light, true_kernels(split, severity, rows, blur), strict=True)
-    restored = np.stack([method(image, kernel) for image, kernel in pairs])
+    restored = np.stack([method(*pair) for pair in zip(light, kernels, strict=True)])
     return to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
-
-
-def true_kernels(split: Split, severity: str, rows: np.ndarray, blur: Blur) -> list[np.ndarray]:
-    """The kernels (odd sides, unit sum) with which the images `rows` of a split were blurred, drawn
-    again.
-    """
-    side = min(split.sharp.shape[1:3])
-    return kernels_for([split.ids[row] for row in rows], severity, side, blur.seed)[0]
 
 
 def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
@@ -294,9 +261,7 @@ def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
     """
     height, width = light.shape[:2]
     mirrored = np.pad(light, ((0, height), (0, width), (0, 0)), "symmetric")
-    planes = [
-        skimage_wiener(plane, kernel, balance, clip=False) for plane in np.moveaxis(mirrored, -1, 0)
-    ]
+    planes = [skimage_wiener(mirrored[..., i], kernel, balance, clip=False) for i in range(3)]
     return np.stack(planes, -1)[:height, :width]
 
 

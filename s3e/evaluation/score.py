@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.tree import IGNORE
@@ -52,6 +52,7 @@ WORDINGS = {  # what one may say of the public-domain photographs
         "Smoke is below a rocket near a tower",
     ],
 }
+RECORD = ("id", "references", "caption", "predicted", "target")  # of an image in `samples.json`
 
 
 def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
@@ -61,19 +62,20 @@ def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
     predicted, target: N x 7. Non-NULL leaves count as leaves, NULL leaves apart; out-of-vocabulary
     nodes count nowhere.
     """
-    place, named, right = np.arange(target.shape[1]), target > 0, predicted == target
-    masks = (place < LEAVES) & named, (place < LEAVES) & (target == 0), (place >= LEAVES) & named
+    leaf, right = np.arange(7) < LEAVES, predicted == target
+    masks = leaf & (target > 0), leaf & (target == 0), ~leaf & (target > 0)
+    root = (np.arange(7) == 6) & (target > 0)
     columns = {}
-    for name, mask in zip(SHARES, (*masks, (place == place[-1]) & named), strict=True):
+    for name, mask in zip(SHARES, (*masks, root), strict=True):
         columns[f"{name}_correct"], columns[f"{name}_total"] = (right & mask).sum(1), mask.sum(1)
     return pd.DataFrame(columns)
 
 
 def node_row(counts: pd.DataFrame, **labels: str) -> dict[str, Any]:
     """Accuracies over all images of `counts`, in one row of `nodes.csv`."""
-    total = {name: max(counts[f"{name}_total"].sum(), 1) for name in SHARES}
-    shares = {SHARES[name]: counts[f"{name}_correct"].sum() / total[name] for name in SHARES}
-    return labels | shares | {"n": len(counts)}
+    sums = counts.sum(numeric_only=True)
+    shares = {s: sums[f"{n}_correct"] / max(sums[f"{n}_total"], 1) for n, s in SHARES.items()}
+    return labels | shares | {"images": len(counts)}
 
 
 def node_names(classes: list[int], corpus: Corpus) -> list[str]:
@@ -90,23 +92,22 @@ def read_images(
     """What a semantic source reads in uint8 images N x S x S x 3: node classes N x 7 (None without
     a tree), captions.
     """
-    device, parts = config.runtime.device, max(1, -(-len(images) // config.evaluation.batch))
-    source.to(device).eval()
+    source.to(config.runtime.device).eval()
     nodes, texts = [], []
-    for rows in np.array_split(np.arange(len(images)), parts):
-        semantics = source(to_tensor(images[rows]).to(device))
+    for part in np.array_split(images, -(-len(images) // config.evaluation.batch)):
+        semantics = source(to_tensor(part).to(config.runtime.device))
         if semantics.tree is not None:
             nodes.append(predicted_nodes(semantics.tree).cpu().numpy())
         if caption:
-            words = _spoken(source, semantics, corpus, config)
-            texts += [corpus.words.decode(row) for row in words.tolist()]
+            texts += _spoken(source, semantics, corpus, config)
     return np.concatenate(nodes) if nodes else None, texts
 
 
-def _spoken(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> Tensor:
-    """Word ids by beam search, B x the longest training caption."""
+def _spoken(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> list[str]:
+    """Captions by beam search, at most as long as the longest of training."""
     longest = corpus.train.words.shape[-1]
-    return source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)
+    beam = source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)
+    return [corpus.words.decode(row) for row in beam.tolist()]
 
 
 def score_captioner(
@@ -120,18 +121,16 @@ def score_captioner(
     too; `when`: before or after co-training.
     """
     captions, rows = [], []
-    for split in (corpus.splits[name] for name in SCORED):
+    for name in SCORED:
+        split = corpus.splits[name]
         for view in views:
             images = split.sharp if view == "sharp" else split.blurred[view]
             predicted, said = read_images(source, images, corpus, config)
-            about, texts = (
-                {"input": view, "split": split.name},
-                dict(zip(split.ids, said, strict=True)),
-            )
+            about, texts = {"input": view, "split": name}, dict(zip(split.ids, said, strict=True))
             captions.append({"system": system, **about, "captions": texts})
             if view in nodes and predicted is not None:
                 counts = node_counts(predicted, split.targets.numpy())
-                rows.append(node_row(counts, system=when, **about))
+                rows.append(node_row(counts, when=when, **about))
     return captions, rows
 
 
@@ -146,20 +145,23 @@ def score_deblurrer(
     rules, trained = variant_rules(variant, corpus.captioned), config.blur.severity
     reads = rules.view == "blurred"
     tables, nodes, captions = [], [], []
-    for split in (corpus.splits[name] for name in SCORED):
+    for name in SCORED:
         for severity in corpus.severities:
-            kept = corpus.captioned and split.name == "test" and severity == trained
-            keep = folder / "restored_test.npy" if kept else None
-            table = _score_images(model, split, severity, reads and rules.tree_loss, config, keep)
-            tables.append(table.drop(columns=["root_correct", "root_total"], errors="ignore"))
-            if "root_total" in table:
-                nodes.append(node_row(table, system="after", input=severity, split=split.name))
+            kept = corpus.captioned and (name, severity) == ("test", trained)
+            options = {"nodes": reads and rules.tree_loss,
+                       "keep": folder / "restored_test.npy" if kept else None}  # fmt: skip
+            table = score_images(model, corpus.splits[name], severity, config, **options)
+            tables.append(table)
+            if "leaf_total" in table:
+                nodes.append(node_row(table, when="after", input=severity, split=name))
     if reads and rules.caption_loss and not rules.shuffled:
         trees = ["sharp"] if rules.tree_loss else []
         views = "sharp", trained
-        found = score_captioner(model.semantics, variant, corpus, config, views, trees, "after")
-        captions, nodes = found[0], nodes + found[1]
-    scores = pd.concat(tables, ignore_index=True)
+        captions, sharp = score_captioner(
+            model.semantics, variant, corpus, config, views, trees, "after"
+        )
+        nodes += sharp
+    scores = pd.concat(tables)
     write_csv(folder / "scores.csv", scores)
     if nodes:
         write_csv(folder / "nodes.csv", pd.DataFrame(nodes))
@@ -167,33 +169,39 @@ def score_deblurrer(
         write_json(folder / "captions.json", captions)
     write_samples(folder, model, corpus, config, caption=reads and rules.caption_loss)
     means = scores.groupby(["split", "severity"])[["psnr", "ssim", "psnr_blurred"]].mean().stack()
-    metrics = {"_".join(key): float(value) for key, value in means.items()}
-    return metrics | {
+    return {"_".join(key): float(value) for key, value in means.items()} | {
         f"{row['split']}_{row['input']}_leaf_accuracy": float(row["leaf_accuracy"]) for row in nodes
     }
 
 
-def _score_images(
-    model: S3EDeblur, split: Split, severity: str, counted: bool, config: Config, keep: Path | None
-) -> pd.DataFrame:
-    """`image_table`, with `node_counts` if these are wanted; `keep`: where restored images go."""
-    tables, images, seen = [], [], []
-    for rows, restored, predicted in restore_chunks(model, split, severity, config):
-        table = image_table(split, severity, rows, restored)
-        if counted and predicted is not None:
+def score_images(
+    model: S3EDeblur, split: Split, severity: str, config: Config,
+    *, nodes: bool = False, keep: Path | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Rows of `scores.csv`: PSNR and SSIM of restored and blurred images, with `node_counts` if
+    wanted; `keep`: where the restored ones go.
+    """
+    tables, images = [], []
+    for rows, restored, predicted in restore(model, split, severity, config):
+        table = pd.DataFrame(
+            {"split": split.name, "severity": severity, "id": [split.ids[row] for row in rows]}
+            | score_batch(restored, split.sharp[rows])
+        )
+        blurred = score_batch(split.blurred[severity][rows], split.sharp[rows])
+        table[[f"{name}_blurred" for name in blurred]] = np.column_stack([*blurred.values()])
+        table["extent"] = np.asarray(split.extents[severity])[rows]
+        if nodes and predicted is not None:
             table = table.join(node_counts(predicted, split.targets[rows].numpy()))
-        tables.append(table)
-        seen.append(rows)
-        if keep:
-            images.append(restored)
-    order = np.argsort(np.concatenate(seen))
+        tables.append(table.set_index(rows))
+        images += [restored] if keep else []
+    table = pd.concat(tables)
     if keep:
-        write_array(keep, np.concatenate(images)[order])
-    return pd.concat(tables).iloc[order].reset_index(drop=True)
+        write_array(keep, np.concatenate(images)[np.argsort(table.index)])
+    return table.sort_index()
 
 
 @torch.no_grad()
-def restore_chunks(
+def restore(
     model: S3EDeblur, split: Split, severity: str, config: Config
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """Restore what a split has of a severity, in parts that fit into memory.
@@ -208,8 +216,8 @@ def restore_chunks(
     size = max(3, min(config.evaluation.batch, PIXELS // (height * width)))
     order = split.spread(split.rows(severity))
     for rows in np.array_split(order, max(1, -(-len(order) // size))):
-        image, semantics = model(padded(split.batch(rows, severity).to(config.runtime.device)))
-        tree = None if semantics is None else semantics.tree
+        image, read = model(padded(split.batch(rows, severity).to(config.runtime.device)))
+        tree = None if read is None else read.tree
         nodes = None if tree is None else predicted_nodes(tree).cpu().numpy()
         yield rows, to_images(image[:, :, :height, :width]), nodes
 
@@ -224,24 +232,6 @@ def padded(batch: Batch) -> Batch:
         return batch
     sharp, blurred = (F.pad(images, sides, "reflect") for images in (batch.sharp, batch.blurred))
     return replace(batch, sharp=sharp, blurred=blurred)
-
-
-def restore_split(model: S3EDeblur, split: Split, severity: str, config: Config) -> np.ndarray:
-    """Restored images uint8 N x H x W x 3 of `split.rows(severity)`."""
-    parts = [part[:2] for part in restore_chunks(model, split, severity, config)]
-    rows, restored = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return restored[np.argsort(rows)]
-
-
-def image_table(
-    split: Split, severity: str, rows: np.ndarray, restored: np.ndarray
-) -> pd.DataFrame:
-    """PSNR and SSIM of the images `rows` (n), restored (uint8 n x H x W x 3) and blurred."""
-    about = {"split": split.name, "severity": severity, "id": [split.ids[row] for row in rows]}
-    blurred = score_batch(split.blurred[severity][rows], split.sharp[rows])
-    inputs = {f"{name}_blurred": values for name, values in blurred.items()}
-    extents = {"extent": [split.extents[severity][row] for row in rows]}
-    return pd.DataFrame(about | score_batch(restored, split.sharp[rows]) | inputs | extents)
 
 
 def shown(corpus: Corpus, config: Config) -> Split:
@@ -277,49 +267,38 @@ def write_samples(
     folder: Path, network: nn.Module, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> None:
     """The first images of `shown` with what a deblurrer or a captioner made of them, for the
-    figures.
-
-    Pairs are restored under every severity. With attention it is kept where each word looks, too (N
-    x T x K).
+    figures; pairs under every severity, one row each.
     """
-    split, trained, device = shown(corpus, config), config.blur.severity, config.runtime.device
-    severities = [name for name in corpus.severities if name in split.blurred]
-    rows = split.spread(split.rows(*severities))[: config.evaluation.samples]
-    batch, arrays = split.batch(rows, trained).to(device), {}
-    network.to(device).eval()
+    split, source = shown(corpus, config), getattr(network, "semantics", network)
+    views = corpus.severities if "released" in split.blurred else (config.blur.severity,)
+    rows = split.spread(split.rows(*views))[: config.evaluation.samples]
+    network.to(config.runtime.device).eval()
     seed_everything(config.seed, "samples")
-    if isinstance(network, S3EDeblur):
-        source, (restored, semantics) = network.semantics, network(batch)
-        arrays["restored"] = to_images(restored)
-        for severity in severities if "released" in severities else ():
-            if severity != trained:
-                other = split.batch(rows, severity).to(device)
-                arrays[f"blurred_{severity}"] = to_images(other.blurred)
-                arrays[f"restored_{severity}"] = to_images(network(other)[0])
-    else:
-        source, semantics = network, network(batch.blurred)
-    texts = predicted = [None] * len(rows)
-    if caption:
-        words = _spoken(source, semantics, corpus, config)
-        texts = [corpus.words.decode(row) for row in words.tolist()]
-        if source.decoder.item_width:
-            attention = source.decoder.attend(words, semantics.context, semantics.items)
-            arrays["word_attention"] = attention.cpu().numpy()
-    if semantics is not None and semantics.tree is not None:
-        arrays["attention"] = semantics.tree.attention.cpu().numpy()
-        nodes = predicted_nodes(semantics.tree).tolist()
-        predicted = [node_names(row, corpus) for row in nodes]
-    arrays |= {"sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
-    records = [
-        {
-            "id": batch.ids[i],
-            "references": split.captions[row],
-            "caption": texts[i],
-            "predicted": predicted[i],
-            "target": node_names(split.targets[row].tolist(), corpus),
-        }
-        for i, row in enumerate(rows)
-    ]
+    parts, records = [], []
+    for severity in views:
+        batch = split.batch(rows, severity).to(config.runtime.device)
+        arrays = {"ids": np.array(batch.ids), "severity": np.full(len(rows), severity)}
+        arrays |= {"sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
+        texts = predicted = [None] * len(rows)
+        if isinstance(network, S3EDeblur):
+            restored, read = network(batch)
+            arrays["restored"] = to_images(restored)
+        else:
+            read = network(batch.blurred)
+        if caption:
+            texts = _spoken(source, read, corpus, config)
+        if read is not None and read.tree is not None:
+            arrays["attention"] = read.tree.attention.cpu().numpy()
+            predicted = [node_names(row, corpus) for row in predicted_nodes(read.tree).tolist()]
+        parts.append(arrays)
+        known = [
+            (split.captions[row], node_names(split.targets[row].tolist(), corpus)) for row in rows
+        ]
+        references, targets = zip(*known, strict=True)
+        columns = batch.ids, references, texts, predicted, targets
+        records += [dict(zip(RECORD, row, strict=True)) for row in zip(*columns, strict=True)]
+    order = np.arange(len(records)).reshape(len(views), -1).T.ravel()  # image by image
+    arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
     with atomic_write(folder / "samples.npz") as temporary:
-        np.savez_compressed(temporary, ids=np.array(batch.ids), **arrays)
-    write_json(folder / "samples.json", records)
+        np.savez_compressed(temporary, **arrays)
+    write_json(folder / "samples.json", [records[place] for place in order])

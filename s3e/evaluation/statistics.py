@@ -25,9 +25,7 @@ CHUNK_CELLS = 2_000_000  # resampling counts held in memory at once
 
 
 class Interval(NamedTuple):
-    """Mean and ends of an interval; the ends are NaN where one image or one video says nothing
-    about others.
-    """
+    """Mean and ends of an interval; NaN ends where one image or video says nothing of others."""
 
     mean: float
     low: float
@@ -63,33 +61,29 @@ def compare(
         raise ValueError(
             "Bootstrap: values must be a finite, non-empty array (seeds, images) or (images,)."
         )
-    sums, sizes = _by_cluster(table, clusters)
+    member = np.arange(table.shape[1])  # the cluster of each image, else the image itself
+    if clusters is not None:
+        member = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    sums, sizes = np.array([np.bincount(member, row) for row in table]), np.bincount(member)
     seeds, units = sums.shape
     means = crossed_bootstrap(
         lambda counts: sums @ counts.T / (counts @ sizes), seeds, units, resamples, seed
     )
-    mean = sums.mean(0).sum() / sizes.sum()
-    p_interval = 2 * (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (resamples + 1)
-    errors = seed_error(sums.sum(1) / sizes.sum())
+    mean, each = sums.mean(0).sum() / sizes.sum(), sums.mean(0) / sizes
+    errors, p_interval = seed_error(sums.sum(1) / sizes.sum()), 1.0
     if units > 1:  # the mean's move when one is left out (jackknife): videos differ in length
         moves = (sums.mean(0) - mean * sizes) / (sizes.sum() - sizes)
         errors.append((np.sqrt((moves**2).sum() * (units - 1) / units), units - 1))
+        p_interval = 2 * (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (resamples + 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            tails = [
-                2 * scipy.stats.t.sf(np.abs(mean) / error, freedom) for error, freedom in errors
-            ]
+            tails = [2 * scipy.stats.t.sf(abs(mean) / error, freedom) for error, freedom in errors]
         p_interval = min(1.0, float(np.fmax.reduce([p_interval, *tails])))
-    else:
-        p_interval = 1.0
+    p_wilcoxon = 1.0  # exact up to 50 images; 1 where nothing differs
+    if each.any():
+        method = "exact" if units <= 50 else "approx"
+        p_wilcoxon = float(scipy.stats.wilcoxon(each, method=method).pvalue)
     interval = widest(mean, *percentiles(means, units), errors)
-    return Comparison(*interval, p_interval, _wilcoxon(sums.mean(0) / sizes))
-
-
-def paired_interval(
-    differences: np.ndarray, clusters: Sequence[str] | None = None, resamples: int = 10_000
-) -> Interval:
-    """The interval of `compare`."""
-    return Interval(*compare(differences, clusters, resamples)[:3])
+    return Comparison(*interval, p_interval, p_wilcoxon)
 
 
 def crossed_bootstrap(
@@ -99,10 +93,10 @@ def crossed_bootstrap(
     resamples: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Means over resampled seeds of what `measure` finds on resampled images or videos: (...,
-    resamples).
+    """Means over resampled seeds of what `measure` finds on resampled units: (..., resamples).
 
-    `measure`: how often each unit is drawn (resamples, units) -> values (..., seeds, resamples).
+    `measure`: how often each unit (image or video) is drawn (resamples, units) -> values (...,
+    seeds, resamples).
     """
     drawn, step = draws(units, resamples, seed), max(1, CHUNK_CELLS // units)
     parts = [measure(drawn[at : at + step].astype(float)) for at in range(0, resamples, step)]
@@ -112,21 +106,19 @@ def crossed_bootstrap(
 
 @lru_cache(maxsize=4)  # the same draws serve every comparison of a study
 def draws(units: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each unit is drawn: uint8 (resamples, units); of n units n - 1 are drawn, of one
-    itself.
-    """
+    """How often each unit is drawn, uint8 (resamples, units): n - 1 of n units, or the one."""
     generator = np.random.default_rng([seed, units])
     shares = np.full(units, 1 / units)
     return generator.multinomial(max(1, units - 1), shares, resamples).astype(np.uint8)
 
 
 def percentiles(means: np.ndarray, units: int) -> tuple[float, float]:
-    """Ends of the bootstrap's interval; one unit says nothing about others: NaN."""
+    """Ends of the bootstrap's interval; NaN for one unit."""
     return tuple(np.quantile(means, ENDS)) if units > 1 else (np.nan, np.nan)
 
 
 def widest(mean: float, low: float, high: float, errors: Iterable[tuple[float, int]]) -> Interval:
-    """The wider of an interval and of t intervals by standard errors of the mean and their degrees
+    """The wider of an interval and of t intervals by standard errors of the mean with their degrees
     of freedom.
     """
     for error, freedom in errors:
@@ -136,16 +128,12 @@ def widest(mean: float, low: float, high: float, errors: Iterable[tuple[float, i
 
 
 def seed_error(values: Sequence[float]) -> list[tuple[float, int]]:
-    """Standard error and degrees of freedom of the mean of the seeds' values; empty for one
-    seed.
-    """
+    """Standard error of the seeds' mean and its degrees of freedom; empty for one seed."""
     return [(scipy.stats.sem(values), len(values) - 1)] if len(values) > 1 else []
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values of a family of comparisons, corrected for their number (Holm, 1979); same order, at
-    most 1.
-    """
+    """p-values of a family, corrected for their number (Holm, 1979): same order, at most 1."""
     values = np.asarray(p_values, float)
     order = np.argsort(values, kind="stable")
     raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
@@ -156,9 +144,9 @@ def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Differences whose mean is mean(gain) / mean(gap) and whose interval is that of the ratio;
     both (seeds, images).
 
-    Each is the ratio plus what it does to the ratio (the delta method), so that `paired_interval`
-    applies; good while the error of the gap is small beside the gap, as it is where the interval of
-    the gap stays far from zero.
+    Each is the ratio plus what it does to the ratio (the delta method), so that `compare` applies;
+    good while the error of the gap is small beside the gap, as it is where the interval of the gap
+    stays far from zero.
     """
     ratio = gain.mean() / gap.mean()
     return ratio + (gain - ratio * gap) / gap.mean()
@@ -171,31 +159,7 @@ def proportion_interval(shares: Sequence[float], trials: int) -> Interval:
     cut to 0..1.
     """
     mean = float(np.mean(shares))
-    wilson = scipy.stats.binomtest(round(mean * trials), trials).proportion_ci(
-        LEVEL, method="wilson"
-    )
+    wilson = scipy.stats.binomtest(round(mean * trials), trials).proportion_ci(LEVEL, "wilson")
     ends = min(wilson.low, mean), max(wilson.high, mean)
     _, low, high = widest(mean, *ends, seed_error(shares))
     return Interval(mean, max(0.0, low), min(1.0, high))
-
-
-def _by_cluster(table: np.ndarray, clusters: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the images of each cluster (seeds, clusters), and its number of images; alone: one
-    image each.
-    """
-    if clusters is None:
-        return table, np.ones(table.shape[1])
-    names, member = np.unique(np.asarray(clusters), return_inverse=True)
-    if len(member) != table.shape[1]:
-        raise ValueError(f"Bootstrap: {len(member)} cluster labels for {table.shape[1]} images.")
-    belongs = np.eye(len(names))[member]  # images x clusters
-    return table @ belongs, belongs.sum(0)
-
-
-def _wilcoxon(means: np.ndarray) -> float:
-    """Two-sided p-value of the signed-rank test, exact up to 50; 1 where nothing differs."""
-    if not means.any():
-        return 1.0
-    return float(
-        scipy.stats.wilcoxon(means, method="exact" if len(means) <= 50 else "approx").pvalue
-    )

@@ -325,7 +325,7 @@ def closing(progress: pd.DataFrame) -> Figure:
     several. `progress`: `closing_by_step` of notebook 07.
     """
     panels = [("gain", 1, "a  validation images", "PSNR gain over baseline (dB)")]
-    if progress.share.notna().any():  # only data with true label maps have a gap to close
+    if "share" in progress:  # only data with true label maps have a gap to close
         panels.append(("share", 100, "b  share of the gap closed", "of true label maps' gain (%)"))
     width, height = (PAGE_WIDTH, 2.6) if len(panels) > 1 else (PAGE_WIDTH / 2, 3.0)
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -32,7 +32,7 @@ from s3e.evaluation.images import (
     DEFINITION_IMAGES,
     DEFINITIONS,
     PROTOCOL,
-    swapped,
+    agreement,
 )
 from s3e.report.style import in_order, label, short
 from s3e.utils import atomic_write, read_json
@@ -69,11 +69,6 @@ SPOKEN = (
     "Intervals: 95 %, a bootstrap over images and seeds of the metric of the whole set; of several"
     " seeds the wider of that and a t interval over seeds."
 )
-BEST = (
-    "Bold: the variant that is better than the input and every other variant of several seeds,"
-    " oracles apart (paired, the larger p-value of interval and Wilcoxon's signed ranks below 0.05"
-    " after Holm's correction)."
-)
 SPEED = (
     "Milliseconds a step are as measured in the run, other jobs on the machine included. Semantic"
     " parameters include the caption decoder, which the image never passes, and leave out the"
@@ -101,14 +96,11 @@ class Table:
 
 
 def cell(row: Mapping[str, Any], digits: int, scale: float = 1.0, sign: bool = False) -> str:
-    """`value ± half-interval` of a row with mean, low and high, bold where `best`; no ± where
-    nothing spreads.
-    """
+    """`value ± half-interval` of a row with mean, low and high; no ± where nothing spreads."""
     value, half = row["mean"] * scale, (row["high"] - row["low"]) / 2 * scale
     if not np.isfinite(value):
         return NOT_RUN
-    text = _number(value, digits, sign) + (f" ± {half:.{digits}f}" if half > 0 else "")
-    return f"**{text}**" if row.get("best") is True else text
+    return _number(value, digits, sign) + (f" ± {half:.{digits}f}" if half > 0 else "")
 
 
 def _number(value: float, digits: int, sign: bool = False) -> str:
@@ -227,14 +219,9 @@ def _counts(data: pd.DataFrame) -> str:
     return " and ".join(f"{count} ({name})" for name, count in counts.items())
 
 
-def _bold(data: pd.DataFrame) -> list[str]:
-    """What bold means, where several variants had several seeds; how the classical rows were
-    made.
-    """
-    trained = data[~data.variant.isin(UNTRAINED)]
-    several = trained[trained.seeds > 1].variant.nunique() > 1
-    best = BEST if data.best.any() else f"{BEST} There is none."
-    return [best] * several + [CLASSICAL_NOTE] * ("wiener" in set(data.variant))
+def _classical(data: pd.DataFrame) -> list[str]:
+    """How the classical rows were made, where there are any."""
+    return [CLASSICAL_NOTE] * ("wiener" in set(data.variant))
 
 
 # ----------------------------------------------------------------------------------- tables 1 to 10
@@ -265,7 +252,7 @@ def deblurring(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
         )
     seeds = seeds_sentence(data[~data.variant.isin(UNTRAINED)])
     caption = f"{what} on {_counts(data)} {split} {unit} by blur severity (PSNR in dB). {seeds}"
-    notes = (*_bold(data), INTERVAL, PROTOCOL)
+    notes = (*_classical(data), INTERVAL, PROTOCOL)
     return Table(name, f"{caption} {context}".strip(), pd.DataFrame(rows), data, notes)
 
 
@@ -275,29 +262,22 @@ def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
     """
     data = pick(scores, split=split)
     order = list(dict.fromkeys((RANDOM, *SYSTEMS, *in_order(data.system))))
-    places = {"references": None, "system": order.index, "input": INPUTS.index}
-    data = data.sort_values(
-        list(places), key=lambda column: column.map(places[column.name] or str), kind="stable"
-    )
-    seeds = data.seeds.where(~data.system.isin([HUMAN, RANDOM]), 0)
-    data = data.assign(seeds=seeds)
     fair = (data.references == "other") & data.input.isin(["sharp", "none"])
-    shown = pd.concat([pick(data, references="all"), data[fair]])
+    shown = data[(data.references == "all") | fair]
+    cells = {key: own for key, own in shown.groupby(["references", "system", "input"])}
     rows = []
-    for row in shown.to_dict("records"):
-        parts = row["system"].split(" -> ")
-        words = SYSTEMS.get(
-            row["system"], " → ".join(SYSTEMS.get(part, label(part)) for part in parts)
-        )
+    for references, system, view in sorted(
+        cells, key=lambda key: (key[0], order.index(key[1]), INPUTS.index(key[2]))
+    ):
+        parts = system.split(" -> ")
+        words = SYSTEMS.get(system, " → ".join(SYSTEMS.get(part, label(part)) for part in parts))
+        found = _cells(cells[references, system, view], "metric", 1, 100)
         facts = {
-            "system": _marked(words, pick(data, system=row["system"]), data),
-            "input": DASH if row["input"] == "none" else row["input"],
-            "references": "all" if row["references"] == "all" else "all but one",
+            "system": _marked(words, pick(data, system=system), data),
+            "input": DASH if view == "none" else view,
+            "references": "all" if references == "all" else "all but one",
         }
-        for metric in CAPTION_METRICS:
-            ends = {"mean": row[metric], "low": row[f"{metric}_low"], "high": row[f"{metric}_high"]}
-            facts[metric] = cell(ends, 1, 100)
-        rows.append(facts)
+        rows.append(facts | _row(found, {name: name for name in CAPTION_METRICS}))
     notes = (
         (
             "All values ×100. Rows marked “all but one” are scored against all captions but the"
@@ -305,7 +285,7 @@ def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> 
             " CIDEr-D with document frequencies of the scored images: it does not compare with"
             " values on other images. Co-trained systems have had the steps of stage C on top of"
             " those of the others; the captioner that reads restored images has never seen one in"
-            " training. No best is marked: rows differ in what they read."
+            " training."
         ),
         *sorted(set(data.reason.dropna()) - {""}),
         SPICE_NOT_RUN,
@@ -361,7 +341,7 @@ def ablation(
         f"Ablation under {severity} blur, {int(data.images.max())} {split} images; gain is paired,"
         f" over the baseline. {seeds} {context}"
     ).strip()
-    data, notes = pd.concat([data, compared]), (*said, *_bold(data), INTERVAL, SPEED, PROTOCOL)
+    data, notes = pd.concat([data, compared]), (*said, *_classical(data), INTERVAL, SPEED, PROTOCOL)
     return Table("table4_ablation", caption, pd.DataFrame(rows), data, notes, 2)
 
 
@@ -374,13 +354,13 @@ def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Tab
     data = data[keep] if keep.any() else data
     rows = []
     for variant, words in GUESSES.items():
-        if found := _cells(pick(data, variant=variant), "measure", 1, 100):
+        if found := _cells(pick(data, variant=variant), "metric", 1, 100):
             rows.append({"co-training": DASH, "input": words, **_row(found, MEASURES)})
     for when in ("before", "after"):
         for view in INPUTS:
             seen = pick(data[~data.variant.isin(GUESSES)], when=when, input=view)
-            for _, own in seen.groupby("system", sort=True):
-                found = _row(_cells(own, "measure", 1, 100), MEASURES)
+            for _, own in seen.groupby("variant", sort=True):
+                found = _row(_cells(own, "metric", 1, 100), MEASURES)
                 rows.append({"co-training": when, "input": view, **found})
     notes = (
         (
@@ -395,7 +375,7 @@ def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Tab
             " image counted as one) and of the t interval over seeds."
         ),
     )
-    images, seeds = int(data.n.max()), seeds_sentence(data)
+    images, seeds = int(data.images.max()), seeds_sentence(data)
     caption = f"Node classification of the S3-tree on {images} {split} images. {seeds} {context}"
     return Table("table5_nodes", caption.strip(), pd.DataFrame(rows), data, notes, 2)
 
@@ -571,13 +551,13 @@ def leakage(frame: pd.DataFrame, severity: str = "severe", context: str = "") ->
 
 
 def definitions(frame: pd.DataFrame, context: str = "") -> Table:
-    """Table A1: PSNR and SSIM by every definition in use, and how many pairs of variants are ranked
-    unlike by ours.
+    """Table A1: PSNR and SSIM by every definition in use, and how far it ranks variants as ours
+    does.
 
     `frame`: `definitions.csv` of notebook 07b (variant, definition, metric, value).
     """
     values = frame.set_index(["metric", "definition", "variant"]).value
-    turned = swapped(frame).set_index(["metric", "definition"])
+    alike = agreement(frame)
     shown = [name for name in ("blurred", "baseline", "no_semantics_loss", "full", "oracle_map")
              if name in set(frame.variant)]  # fmt: skip
     rows = []
@@ -585,15 +565,10 @@ def definitions(frame: pd.DataFrame, context: str = "") -> Table:
         place, digits = (item.metric, item.name), 2 if item.metric == "psnr" else 3
         row = {"metric": item.metric.upper(), "definition": item.name, "as in": item.habit}
         row |= {short(name): f"{values[*place, name]:.{digits}f}" for name in shown}
-        pairs = turned.pairs[place]
-        rows.append({**row, "pairs swapped": str(pairs.count(",") + 1) if pairs else DASH})
-    changed = turned[turned.pairs != ""]
-    apart = ", ".join(
-        f"{metric.upper()} {name} ({row.apart:.3f} apart)"
-        for (metric, name), row in changed.iterrows()
-    )
+        rows.append({**row, "same ranking (τ)": f"{alike[place]:.2f}"})
     swaps = (
-        f"Outputs change places by {apart}." if apart else "All definitions rank the outputs alike."
+        "Last column: Kendall's rank correlation with this suite's definition, over the blurred"
+        " input and all variants; 1 is the same ranking."
     )
     about = f"The first {DEFINITION_IMAGES} test images at most, variants of the first seed."
     caption = (
@@ -611,8 +586,8 @@ SHAPES = {  # frame -> what its rows are called
     "differences": "{variant} over {reference} {severity} {metric}",
     "texture_control": "{texture} texture {variant} over {reference} {severity} {metric}",
     "closing": "{variant} closes {severity}",
-    "captions": "captions {system} {input} CIDEr",
-    "node_accuracy": "nodes {variant} {input} {measure}",
+    "captions": "captions {system} {input} {metric}",
+    "node_accuracy": "nodes {variant} {input} {metric}",
     "fidelity": "judge {system} {metric}",
     "fidelity_differences": "judge {system} over {reference} {metric}",
 }
@@ -713,9 +688,12 @@ def read_facts(folder: Path) -> dict[str, dict[str, Any]]:
                     frame = frame[frame.reference.notna() == ("reference" in SHAPES[name])]
                 if "bin" in frame:
                     frame = frame[frame.bin == "all"]
-                if "references" in frame:
+                if name == "captions":
+                    frame = pick(frame, references="all")
+                if "CIDEr" in frame:  # folders from before December 2026
                     names = {"CIDEr": "mean", "CIDEr_low": "low", "CIDEr_high": "high"}
-                    frame = pick(frame, references="all").rename(columns=names)
+                    frame = frame.rename(columns=names).assign(metric="CIDEr")
+                frame = frame.rename(columns={"measure": "metric"})
                 found |= facts({name: frame})
     return found
 
