@@ -262,16 +262,17 @@ class Config(Section):
 class Variant(Section):
     """The rules of one variant of the ablation (specification 6.9, table 4).
 
-    `semantics`: what is embedded; `start`: whose A weights it begins from ("shared": notebooks
-    02-03, "own": trained by the run itself, "scratch": none); `view`: which photo the semantic
-    branch reads; losses apply from A1 on; `detached`: the deblurring loss does not reach the
-    semantics (so that an oracle cannot pass on pixels).
+    `kind`: of the semantic source whose maps are embedded (None: the deblurrer alone); `start`:
+    whose A weights it begins from ("shared": notebooks 02-03, "own": trained by the run itself,
+    "scratch": none); `view`: which photo it reads; losses apply from A1 on, and without both the
+    source is co-trained by the deblurring loss alone; `trained`: False freezes it in co-training;
+    `detached`: the deblurring loss does not reach it (so that an oracle cannot pass on pixels).
     """
 
     description: str
-    semantics: (
-        Literal["tree", "vectors", "global", "flat", "noise", "labels", "silhouettes"] | None
-    ) = "tree"
+    kind: Literal["tree", "vectors", "global", "flat", "noise", "labels", "silhouettes"] | None = (
+        "tree"
+    )
     start: Literal["shared", "own", "scratch"] = "shared"
     view: Literal["blurred", "sharp"] = "blurred"
     caption_loss: bool = True
@@ -284,7 +285,8 @@ class Variant(Section):
 _FILE = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8"))
 VARIANTS = {name: Variant(**rules) for name, rules in _FILE["variants"].items()}
 PROFILES: dict[str, dict[str, Any]] = _FILE["profiles"]
-TRUTH = ("labels", "silhouettes")  # semantics that are given, not predicted: true label maps
+TRUTH = ("labels", "silhouettes")  # kinds of maps that are the true ones, of scenes alone
+GIVEN = ("noise", *TRUTH)  # kinds without anything to learn
 
 
 def load_config(

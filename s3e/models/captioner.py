@@ -58,21 +58,12 @@ class CaptionDecoder(nn.Module):
 
     def step(
         self, word: Tensor, state: State, items: Tensor | None, keys: Tensor | None
-    ) -> tuple[Tensor, State, Tensor | None]:
-        """One word: logits R x words, next state, attention R x K (None without attention).
+    ) -> tuple[State, Tensor, Tensor | None]:
+        """One word: its embedding R x E -> next state, what the output layer reads ([hidden;
+        attended items]), attention R x K (None without).
 
         R rows for B images: R / B beams of the first image, then those of the second; they share
         its items and keys.
-        """
-        word = self.dropout(self.embedding(word))
-        state, seen, attention = self._advance(word, state, items, keys)
-        return self.output(self.dropout(seen)), state, attention
-
-    def _advance(
-        self, word: Tensor, state: State, items: Tensor | None, keys: Tensor | None
-    ) -> tuple[State, Tensor, Tensor | None]:
-        """Embedded words R x E -> next state, what the output layer reads ([hidden; attended
-        items]), attention.
         """
         if not self.item_width:
             state = self.lstm(word, state)
@@ -91,7 +82,7 @@ class CaptionDecoder(nn.Module):
         state, keys = self.begin(context, items)
         steps = []
         for word in self.dropout(self.embedding(words)).unbind(1):
-            state, seen, attention = self._advance(word, state, items, keys)
+            state, seen, attention = self.step(word, state, items, keys)
             steps.append((seen, attention))
         return steps
 
@@ -120,22 +111,21 @@ class CaptionDecoder(nn.Module):
         """Beam search (size 1: greedy), score = mean log-probability per word: ids B x max_words
         (EOS, then PAD).
         """
-        (hidden, cell), keys = self.begin(context, items)
-        hidden, cell = (x.repeat_interleave(size, 0) for x in (hidden, cell))  # R x H, R = B size
-        first = torch.arange(0, len(hidden), size, device=context.device)[:, None]  # B x 1
-        words = torch.full((len(hidden), max_words), PAD, device=context.device)
+        state, keys = self.begin(context, items)
+        state = tuple(x.repeat_interleave(size, 0) for x in state)  # R x H, R = B size
+        first = torch.arange(0, len(state[0]), size, device=context.device)[:, None]  # B x 1
+        words = torch.full((len(state[0]), max_words), PAD, device=context.device)
         word = torch.full_like(words[:, 0], BOS)
-        ended = torch.zeros_like(word, dtype=torch.bool)
-        lengths = torch.zeros_like(word)
-        precision = torch.promote_types(context.dtype, torch.float32)
-        scores = torch.full((len(context), size), -torch.inf).to(context.device, precision)
+        ended, lengths = torch.zeros_like(word, dtype=torch.bool), torch.zeros_like(word)
+        scores = context.new_full((len(context), size), -torch.inf, dtype=torch.float32)
         scores[:, 0] = 0.0  # all beams of an image start alike: one goes on
-        stay = torch.full((self.output.out_features,), -torch.inf).to(scores)
+        stay = scores.new_full((self.output.out_features,), -torch.inf)
         stay[PAD] = 0.0  # an ended beam goes on as it is, once
         for t in range(max_words):
-            logits, (hidden, cell), _ = self.step(word, (hidden, cell), items, keys)
+            state, seen, _ = self.step(self.embedding(word), state, items, keys)
+            logits = self.output(seen).float()
             logits[:, [PAD, BOS, UNK]] = -torch.inf  # never chosen
-            gain = torch.where(ended[:, None], stay, logits.log_softmax(-1, dtype=precision))
+            gain = torch.where(ended[:, None], stay, logits.log_softmax(-1))
             total = scores.view(-1, 1) + gain  # R x words
             lengths = lengths + ~ended
             means = (total / lengths[:, None]).view(len(context), -1)  # B x (size words)
@@ -143,13 +133,9 @@ class CaptionDecoder(nn.Module):
             scores = total.view_as(means).gather(1, best)
             rows, word = (first + best // len(stay)).flatten(), (best % len(stay)).flatten()
             words, lengths, ended = words[rows], lengths[rows], ended[rows] | (word == EOS)
-            hidden, cell = hidden[rows], cell[rows]
+            state = tuple(x[rows] for x in state)
             words[:, t] = word
-            # can an open beam still win, even if more words cost nothing?
-            done, open_ = ended.view_as(scores), ~ended.view_as(scores)
-            reached = (scores / lengths.view_as(scores)).masked_fill(open_, -torch.inf).amax(1)
-            hoped = (scores / max_words).masked_fill(done, -torch.inf).amax(1)
-            if (reached > hoped).all():
+            if ended.all():
                 break
         winner = (scores / lengths.view_as(scores)).argmax(1, keepdim=True)
         return words[(first + winner).flatten()]

@@ -1,6 +1,5 @@
 """The structured-spatial semantic tree: seven nodes, each a feature map (specification 6.3)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,29 +45,47 @@ class AttentionPool(nn.Module):
         return vectors, attention.view(batch, nodes, height, width)
 
 
-class NodeClassifiers(nn.Module):
-    """One entity classifier for the leaves, one relation classifier for the nodes above."""
-
-    def __init__(self, width: int, entities: int, relations: int):
-        super().__init__()
-        self.entity = nn.Linear(width, entities)
-        self.relation = nn.Linear(width, relations)
-
-    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        return self.entity(vectors[:, :LEAVES]), self.relation(vectors[:, LEAVES:])
+def _linear_block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), BatchNorm1d(outputs), nn.ReLU())
 
 
-class Nodes(nn.Module):
-    """The blocks of seven nodes: each leaf has its own, a parent reads its two children through
-    one.
+class S3Tree(nn.Module):
+    """V (B x C x h x w) -> `TreeOutput`: every node is a 3x3 convolution, of V (leaves) or of its
+    two children; nodes 5 and 6 share theirs.
+
+    Without `spatial` it is the tree of the StructCap lineage (ablation `vector_nodes`): the mean of
+    V, fully connected nodes, no space; maps are node vectors broadcast over the grid, attention is
+    uniform.
     """
 
-    def __init__(self, block: Callable[[int, int], nn.Module], channels: int, width: int):
+    def __init__(
+        self, *, channels: int, width: int, entities: int, relations: int, spatial: bool = True
+    ):
         super().__init__()
+        block = conv_block if spatial else _linear_block
         self.leaves = nn.ModuleList(block(channels, width) for _ in range(LEAVES))
-        self.sub_relations = nn.ModuleList([block(2 * width, width)])  # shared by nodes 5 and 6
+        self.sub_relations = nn.ModuleList([block(2 * width, width)])
         self.root = block(2 * width, width)
-        self.width = width
+        self.pool = AttentionPool(width) if spatial else None
+        self.classify = nn.ModuleDict(
+            {"entity": nn.Linear(width, entities), "relation": nn.Linear(width, relations)}
+        )
+
+    def forward(self, features: Tensor) -> TreeOutput:
+        seen = features if self.pool else features.mean((2, 3))
+        return self.grow([leaf(seen) for leaf in self.leaves], features.shape[2:])
+
+    def grow(self, leaves: list[Tensor], grid: tuple[int, int] | None = None) -> TreeOutput:
+        """The tree over four given leaves, each B x D x h x w (or B x D, and the `grid` h, w)."""
+        nodes = self.parents(leaves)
+        if self.pool:
+            maps, (vectors, attention) = nodes, self.pool(nodes)
+        else:
+            maps, vectors = nodes[..., None, None].expand(-1, -1, -1, *grid), nodes
+            attention = nodes.new_full((*nodes.shape[:2], *grid), 1 / (grid[0] * grid[1]))
+        entities = self.classify.entity(vectors[:, :LEAVES])
+        relations = self.classify.relation(vectors[:, LEAVES:])
+        return TreeOutput(maps, vectors, attention, entities, relations)
 
     def parents(self, leaves: list[Tensor]) -> Tensor:
         """Four leaves, B x D (x h x w) each -> all nodes, B x 7 x D (x h x w)."""
@@ -76,61 +93,3 @@ class Nodes(nn.Module):
         node6 = self.sub_relations[0](torch.cat(leaves[2:], 1))
         root = self.root(torch.cat([node5, node6], 1))
         return torch.stack([*leaves, node5, node6, root], 1)
-
-
-class S3Tree(Nodes):
-    """V (B x C x h x w) -> `TreeOutput`: every node is a 3x3 convolution, of V (leaves) or of its
-    children.
-    """
-
-    def __init__(
-        self,
-        *,
-        channels: int,
-        width: int,
-        entities: int,
-        relations: int,
-    ):
-        super().__init__(conv_block, channels, width)
-        self.pool = AttentionPool(width)
-        self.classify = NodeClassifiers(width, entities, relations)
-
-    def forward(self, features: Tensor) -> TreeOutput:
-        return self.grow([block(features) for block in self.leaves])
-
-    def grow(self, leaves: list[Tensor]) -> TreeOutput:
-        """The tree over four given leaf maps, each B x D x h x w."""
-        maps = self.parents(leaves)  # B x 7 x D x h x w
-        vectors, attention = self.pool(maps)
-        return TreeOutput(maps, vectors, attention, *self.classify(vectors))
-
-
-def _linear_block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs), BatchNorm1d(outputs), nn.ReLU())
-
-
-class VectorTree(Nodes):
-    """The tree of the StructCap lineage: global-average V, fully connected nodes, no space
-    (ablation `vector_nodes`).
-
-    Its `maps` are the node vectors broadcast over the grid, its attention is uniform.
-    """
-
-    def __init__(
-        self,
-        *,
-        channels: int,
-        width: int,
-        entities: int,
-        relations: int,
-    ):
-        super().__init__(_linear_block, channels, width)
-        self.classify = NodeClassifiers(width, entities, relations)
-
-    def forward(self, features: Tensor) -> TreeOutput:
-        size = features.shape[2:]
-        pooled = features.mean((2, 3))
-        vectors = self.parents([block(pooled) for block in self.leaves])  # B x 7 x D
-        maps = vectors[..., None, None].expand(-1, -1, -1, *size)
-        attention = vectors.new_full((len(features), NODES, *size), 1 / size.numel())
-        return TreeOutput(maps, vectors, attention, *self.classify(vectors))

@@ -9,14 +9,14 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from s3e.utils import S3EError, atomic_write, disk_errors, lock_file
+from s3e import utils
+from s3e.utils import S3EError, atomic_write, lock_file
 
 FORMAT = b"S3E checkpoint 1\n"
 HEAD = len(FORMAT) + 32
@@ -31,15 +31,12 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-@contextmanager
-def writing(path: Path, checkpoint: Path) -> Iterator[Path]:
-    """`atomic_write` for a file of a training; `S3EError` where the disk is full or cannot be
-    written.
-    """
+def disk_errors(path: Path, checkpoint: Path) -> AbstractContextManager[None]:
+    """Where the disk is full or cannot be written: an `S3EError` that names the last checkpoint."""
     last = f"the last good checkpoint, {checkpoint}"
-    again = f"make room and run the same command again; it resumes from {last}"
-    with disk_errors(path, again), atomic_write(path) as temporary:
-        yield temporary
+    return utils.disk_errors(
+        path, f"make room and run the same command again; it resumes from {last}"
+    )
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -51,7 +48,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
-    with writing(path, path) as temporary:
+    with disk_errors(path, path), atomic_write(path) as temporary:
         with open(temporary, "wb") as file:
             file.write(FORMAT + hashlib.sha256(payload).digest())
             file.write(payload)
@@ -112,7 +109,7 @@ def hold(folder: Path, name: str) -> ExitStack:
         )
 
     lock = lock_file(folder / f"{name}.lock", refuse)
-    for pattern in (f".{name}.*", f".log_{name}.*", f".validation_{name}.*", f"progress/.{name}_*"):
-        for leftover in folder.glob(pattern):
+    for kind in ("", "log_", "validation_"):
+        for leftover in folder.glob(f".{kind}{name}.*"):
             leftover.unlink(missing_ok=True)
     return lock

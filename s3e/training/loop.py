@@ -25,19 +25,14 @@ from s3e.config import Runtime, Training
 from s3e.data.corpus import Batch, Split
 from s3e.models import average_gradients, rank, total, world
 from s3e.training import checkpoint, parallel
-from s3e.utils import S3EError, out_of_memory, seed_everything
+from s3e.utils import S3EError, out_of_memory, seed_everything, write_csv
 
-SETTLED = 50  # values before a loss term counts as having a usual size
-SMALLEST = 1e-2  # a usual size below it counts as this
+SMALLEST = 1e-2  # a mean loss below it counts as this when explosions are looked for
 Terms = dict[str, Tensor]
 
 
 def rate(settings: Training, step: int) -> float:
-    """Factor of the learning rate at `step` (from 0 on).
-
-    Constant; linear to 0; constant for one half, then linear to 0; or half a cosine to 0. A warm-up
-    lets it rise linearly first.
-    """
+    """Factor of the learning rate at `step` (from 0 on): its schedule, after a linear warm-up."""
     done = step / settings.steps
     factor = {
         "constant": 1.0,
@@ -88,26 +83,19 @@ class Trainer:
     job: dict[str, Any]
 
     def __init__(
-        self,
-        folder: Path,
-        name: str,
-        key: tuple[object, ...],
-        settings: Training,
-        runtime: Runtime,
-        **modules: nn.Module,
-    ):
+        self, folder: Path, name: str, key: tuple[object, ...], settings: Training,
+        runtime: Runtime, **modules: nn.Module,
+    ):  # fmt: skip
         self.folder, self.name, self.key = Path(folder), name, (*key, name)
         self.settings, self.runtime, self.modules = settings, runtime, modules
         self.device, self.first = parallel.join(runtime), rank() == 0
         self.dtype = torch.float64 if runtime.precision == "64" else torch.float32
-        self.checks_late = self.device.type != "cpu"  # a check would wait for the device
         self.checkpoint = self.folder / f"{name}.ckpt"
         self.rows: list[dict[str, float]] = []
         self.scores: list[dict[str, float]] = []
-        self.usual: dict[str, list[float]] = {}  # of each loss term: mean size, number of values
         self.number, self.ids, self.seconds = 0, [], 0.0
         for module in modules.values():
-            self.prepare(module.train())
+            module.train().to(self.device, self.dtype)
 
     def fit(self) -> pd.DataFrame:
         """Take all steps from the last checkpoint on; the log.
@@ -115,11 +103,10 @@ class Trainer:
         Raises `S3EError` for a divergence, too little memory or a full disk; the last good
         checkpoint stays.
         """
-        steps = self.settings.steps
         if self.runtime.devices > 1 and not dist.is_initialized():
-            if (start := self._resume()) < steps:
+            if (start := self._resume()) < self.settings.steps:
                 self._save(start)
-                parallel.spread(self.folder, self.name, self.job, steps)
+                parallel.spread(self.folder, self.name, self.job)
         with checkpoint.hold(self.folder, self.name) if self.first else nullcontext():
             try:
                 self._run(self._resume())
@@ -133,7 +120,7 @@ class Trainer:
                     f" images at a time ({why}): raise its section's accumulate (now {accumulate}),"
                     f" or lower its batch (now {batch}) or data.size."
                 ) from None
-        self.milliseconds = 1000 * self.seconds / steps
+        self.milliseconds = 1000 * self.seconds / self.settings.steps
         return pd.DataFrame(self.rows)
 
     def _run(self, start: int) -> None:
@@ -142,16 +129,16 @@ class Trainer:
             print(f"{self.name}: resuming from step {start} of {steps}", flush=True)
         bar = {"initial": start, "leave": False, "mininterval": 5, "disable": not self.first}
         for number in tqdm(range(start, steps), self.name, total=steps, **bar):
-            began, done, self.number = time.perf_counter(), number + 1, number
-            window.append(self._step())
+            began, done = time.perf_counter(), number + 1
+            window.append(self._step(number))
             logged = done % self.runtime.log_every == 0 or done == steps
-            row = self._mean(window) if logged else {}
+            if logged:
+                self.rows.append({"step": done, **_mean(window)})
+                window = []
             self.seconds += time.perf_counter() - began
             if not logged:
                 continue
-            self.rows.append({"step": done, **row})
             self._write_table("log", self.rows)
-            window = []
             if every and (done % every == 0 or done == steps):
                 with self.evaluating():
                     self.scores.append({"step": done, "score": self.validate()})
@@ -159,15 +146,15 @@ class Trainer:
             if done % self.runtime.save_every == 0 or done == steps:
                 self._save(done)
 
-    def _step(self) -> tuple[int, list[str], Terms]:
-        """The next step: its number, its images and its losses."""
-        factor = rate(self.settings, self.number)
+    def _step(self, number: int) -> Terms:
+        """Set learning rates and random state of a step, and take it; its losses."""
+        self.number = number
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-        seed_everything(*self.key, self.number, *([rank()] if world() > 1 else []))
-        terms = self.step(self.number)
-        return self.number, self.ids, terms
+                initial = group.setdefault("initial_lr", group["lr"])
+                group["lr"] = initial * rate(self.settings, number)
+        seed_everything(*self.key, number, *([rank()] if world() > 1 else []))
+        return self.step(number)
 
     def optimizer_step(self, optimizer: Optimizer, parts: Iterable[Terms]) -> Terms:
         """One step of an optimizer on the mean over `accumulate` parts, each the terms of a loss;
@@ -180,8 +167,7 @@ class Trainer:
         for _ in range(settings.accumulate):
             with self.autocast():
                 terms = next(parts)
-            if not self.checks_late:  # before anything is learned from them
-                self._check(self.number, self.ids, terms)
+            self._check(terms)
             (sum(terms.values()) / settings.accumulate).backward()
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value.detach() / settings.accumulate
@@ -194,35 +180,24 @@ class Trainer:
         optimizer.step()
         return means
 
-    def _check(self, step: int, ids: list[str], terms: Terms) -> None:
-        """Raise `S3EError` for a loss term that is not finite, or many times its mean over the last
-        hundred values.
+    def _check(self, terms: Terms) -> None:
+        """Raise `S3EError`, before anything is learned from it, for a loss term that is not finite
+        or `explosion` times what it was in the last row of the log.
         """
-        for name, value in terms.items():
-            number, (mean, count) = float(value.detach()), self.usual.get(name, (0.0, 0))
-            limit = self.runtime.explosion * max(mean, SMALLEST) if count >= SETTLED else math.inf
-            if abs(number) > limit or not math.isfinite(number):
-                images = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if ids[8:] else "")
-                saved = self.checkpoint if self.checkpoint.exists() else "none was saved before"
-                raise S3EError(
-                    f"training '{self.name}' diverged at step {step}: loss '{name}' is {number:.3g}"
-                    f" after {mean:.3g} in the mean (images: {images}); lower the learning rate or"
-                    f" set clip_norm; the last good checkpoint: {saved}."
-                )
-            self.usual[name] = [mean + (abs(number) - mean) / min(count + 1, 100), count + 1]
-
-    def _mean(self, window: list[tuple[int, list[str], Terms]]) -> dict[str, float]:
-        """Mean losses over the steps since the last log row."""
-        for checked in window if self.checks_late else ():
-            self._check(*checked)
-        losses = [terms for _, _, terms in window]
-        rows = [torch.stack([torch.as_tensor(row[name]) for name in losses[0]]) for row in losses]
-        means = total(torch.stack(rows).double().mean(0)) / world()
-        return dict(zip(losses[0], means.tolist(), strict=True))
-
-    def prepare(self, module: nn.Module) -> None:
-        """Move a network to the device, in the precision of the settings."""
-        module.to(self.device, self.dtype)
+        before = self.rows[-1] if self.rows else {}
+        for name, value in zip(terms, torch.stack([*terms.values()]).tolist(), strict=True):
+            mean = abs(before.get(name, math.inf))
+            if abs(value) <= self.runtime.explosion * max(mean, SMALLEST) and math.isfinite(value):
+                continue
+            more = len(self.ids) - 8
+            images = ", ".join(self.ids[:8]) + (f" and {more} more" if more > 0 else "")
+            saved = self.checkpoint if self.checkpoint.exists() else "none was saved before"
+            raise S3EError(
+                f"training '{self.name}' diverged at step {self.number}: loss '{name}' is"
+                f" {value:.3g} after {before.get(name, math.nan):.3g} in the mean (images:"
+                f" {images}); lower the learning rate or set clip_norm; the last good checkpoint:"
+                f" {saved}."
+            )
 
     def place(self, batch: Batch) -> Batch:
         """A batch on the device; its images are named if losses diverge."""
@@ -247,15 +222,14 @@ class Trainer:
             part.training = mode
 
     def _write_table(self, kind: str, rows: list[dict[str, float]]) -> None:
+        path = self.folder / f"{kind}_{self.name}.csv"
         if self.first:
-            path = self.folder / f"{kind}_{self.name}.csv"
-            with checkpoint.writing(path, self.checkpoint) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
+            with checkpoint.disk_errors(path, self.checkpoint):
+                write_csv(path, pd.DataFrame(rows))
 
     def _save(self, step: int) -> None:
         state = {"key": [*map(str, self.key)], "step": step, "rows": self.rows}
-        state |= {"scores": self.scores, "usual": self.usual, "seconds": self.seconds}
-        state["rng"] = torch.get_rng_state()
+        state |= {"scores": self.scores, "seconds": self.seconds, "rng": torch.get_rng_state()}
         for kind in ("modules", "optimizers"):
             state[kind] = {name: item.state_dict() for name, item in getattr(self, kind).items()}
         if self.first:
@@ -280,7 +254,13 @@ class Trainer:
             raise S3EError(
                 f"{self.checkpoint} was made by other networks ({why}); delete it and run again."
             ) from None
-        for name in ("rows", "scores", "usual", "seconds"):
-            setattr(self, name, state[name])
+        self.rows, self.scores, self.seconds = state["rows"], state["scores"], state["seconds"]
         torch.set_rng_state(state["rng"])
         return state["step"]
+
+
+def _mean(window: list[Terms]) -> dict[str, float]:
+    """Mean losses over the steps since the last log row, over all processes."""
+    rows = [torch.stack([*terms.values()]) for terms in window]
+    means = total(torch.stack(rows).double().mean(0)) / world()
+    return dict(zip(window[0], means.tolist(), strict=True))

@@ -10,7 +10,7 @@ from s3e.captions.tree import IGNORE, PAD
 from s3e.config import Loss, Variant
 from s3e.data.corpus import Batch
 from s3e.models.encoders import PerceptualLoss
-from s3e.models.semantics import S3EDeblur, Semantics
+from s3e.models.semantics import S3EDeblur, SemanticOutput
 from s3e.models.tree import LEAVES, TreeOutput
 from s3e.training.loop import Terms
 
@@ -24,23 +24,19 @@ def tree_loss(
     target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the
     step, where B are a part of them: the mean over equal parts is then the loss of the whole.
     """
-    losses = []  # B x 4 and B x 3
-    for logits, labels in (
-        (tree.entity_logits, target[:, :LEAVES]),
-        (tree.relation_logits, target[:, LEAVES:]),
-    ):
-        flat = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        losses.append(flat.view_as(labels))
-    loss, whole = torch.cat(losses, 1), target if whole is None else whole
-    total = _node_weights(whole, null_weight, loss.dtype).sum().clamp_min(1e-8)
-    weighted = (_node_weights(target, null_weight, loss.dtype) * loss).sum()
-    return weighted / total * (len(whole) / len(target))
 
+    def errors(logits: Tensor, labels: Tensor) -> Tensor:
+        flat = logits.flatten(0, 1), labels.flatten()
+        return F.cross_entropy(*flat, ignore_index=IGNORE, reduction="none").view_as(labels)
 
-def _node_weights(target: Tensor, null_weight: float, dtype: torch.dtype) -> Tensor:
-    return (target != IGNORE) * torch.where(target == 0, null_weight, 1.0).to(dtype)
+    def weights(labels: Tensor) -> Tensor:
+        return (labels != IGNORE) * torch.where(labels == 0, null_weight, 1.0).to(loss.dtype)
+
+    leaves, relations = target[:, :LEAVES], target[:, LEAVES:]
+    loss = [errors(tree.entity_logits, leaves), errors(tree.relation_logits, relations)]
+    loss, whole = torch.cat(loss, 1), target if whole is None else whole  # B x 7
+    total = weights(whole).sum().clamp_min(1e-8)
+    return (weights(target) * loss).sum() / total * (len(whole) / len(target))
 
 
 def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> Tensor:
@@ -50,64 +46,44 @@ def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> 
     `whole`: the words of all images of the step, as for `tree_loss`.
     """
     target, whole = words[:, 1 : logits.shape[1] + 1], words if whole is None else whole
-    loss = F.cross_entropy(
-        logits.flatten(0, 1), target.flatten(), ignore_index=PAD, reduction="sum"
-    )
+    flat = logits.flatten(0, 1), target.flatten()
+    loss = F.cross_entropy(*flat, ignore_index=PAD, reduction="sum")
     return loss / (whole[:, 1:] != PAD).sum() * (len(whole) / len(words))
 
 
 def total_terms(
-    loss: Loss,
-    rules: Variant,
-    model: S3EDeblur,
-    critic: nn.Module,
-    perceptual: PerceptualLoss | None,
-    batch: Batch,
-    restored: Tensor,
-    semantics: Semantics | None,
-) -> Terms:
-    """L_total of a batch as it was restored and read: L_ImD, and what else a variant's rules
-    have.
+    loss: Loss, rules: Variant, model: S3EDeblur, critic: nn.Module,
+    perceptual: PerceptualLoss | None, batch: Batch, restored: Tensor, read: SemanticOutput | None,
+) -> Terms:  # fmt: skip
+    """L_total of a batch as it was restored and read: L_ImD, and L_tree and L_cap where a variant
+    has them.
     """
     terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
     if rules.tree_loss or rules.caption_loss:
         switches = {"tree": rules.tree_loss, "caption": rules.caption_loss}
-        terms |= semantic_terms(loss, model.semantics, semantics, batch, **switches)
+        terms |= semantic_terms(loss, model.semantics, read, batch, **switches)
     return terms
 
 
 def semantic_terms(
-    loss: Loss,
-    source: nn.Module,
-    semantics: Semantics,
-    batch: Batch,
-    *,
-    tree: bool,
-    caption: bool,
+    loss: Loss, source: nn.Module, read: SemanticOutput, batch: Batch, *, tree: bool, caption: bool
 ) -> Terms:
-    """Weighted L_tree and L_cap of what `source` reads in a batch, as far as they are switched
-    on.
-    """
+    """Weighted L_tree and L_cap of what `source` has read in a batch, as far as switched on."""
     terms = {}
     if tree:
-        value = tree_loss(semantics.tree, batch.tree, loss.null_weight, batch.all_trees)
+        value = tree_loss(read.tree, batch.tree, loss.null_weight, batch.all_trees)
         terms["tree"] = loss.tree * value
     if caption:
-        logits = source.decoder(batch.words, semantics.context, semantics.items)
+        logits = source.decoder(batch.words, read.context, read.items)
         terms["caption"] = loss.caption * caption_loss(logits, batch.words, batch.all_words)
     return terms
 
 
 def image_terms(
-    loss: Loss,
-    critic: nn.Module,
-    perceptual: PerceptualLoss | None,
-    restored: Tensor,
+    loss: Loss, critic: nn.Module, perceptual: PerceptualLoss | None, restored: Tensor,
     sharp: Tensor,
-) -> Terms:
-    """Weighted L_ImD of the generator: the pixel, adversarial and perceptual terms that are
-    switched on.
-    """
+) -> Terms:  # fmt: skip
+    """Weighted L_ImD of the generator: pixel, adversarial and perceptual, as far as switched on."""
     terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
     if loss.adversarial:
         score = critic(restored)
@@ -120,15 +96,12 @@ def image_terms(
 
 
 def critic_terms(loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor) -> Terms:
-    """Terms of L_D; their sum is minimised, without a gradient to the generator.
-
-    The penalty is computed in full precision.
-    """
+    """Terms of L_D; their sum is minimised, without a gradient to the generator."""
     sharp, restored = batch.sharp, restored.detach()
     real, fake = critic(sharp), critic(restored)
     if loss.gan == "lsgan":
         return {"critic": ((real - 1).square().mean() + fake.square().mean()) / 2}
-    with torch.autocast(sharp.device.type, enabled=False):
+    with torch.autocast(sharp.device.type, enabled=False):  # in full precision
         penalty = gradient_penalty(critic, sharp, restored, batch.uniform("penalty0"))
     return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}
 
@@ -136,9 +109,9 @@ def critic_terms(loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor) 
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor
 ) -> Tensor:
-    """E[(|grad D(x)|_2 - 1)^2] at x = share real + (1 - share) fake; share: one of [0, 1] a sample.
+    """E[(|grad D(x)|_2 - 1)^2] at x = share real + (1 - share) fake (WGAN-GP, arXiv 1704.00028).
 
-    The norm is that of a sample's whole gradient (WGAN-GP, arXiv 1704.00028).
+    share: one number in [0, 1] a sample; the norm is that of a sample's whole gradient.
     """
     share = share.view(-1, 1, 1, 1)
     mixed = (share * real + (1 - share) * fake).detach().requires_grad_(True)

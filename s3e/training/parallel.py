@@ -13,20 +13,16 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.distributed as dist
-from tqdm.auto import tqdm
 
 from s3e.config import Runtime
 from s3e.utils import S3EError, read_json, set_threads, write_json
 
-POLL = 0.3  # seconds
 LAUNCHED = "S3E_LAUNCHED"  # set for processes that end with the one that started them
 
 
@@ -51,26 +47,23 @@ def join(runtime: Runtime) -> torch.device:
     return device
 
 
-def spread(folder: Path, name: str, job: dict[str, Any], steps: int) -> None:
-    """Run the training `name` in processes of its own and show its progress until it is on disk.
+def spread(folder: Path, name: str, job: dict[str, Any]) -> None:
+    """Run the training `name` in processes of its own until it is on disk.
 
     Raises `S3EError` with the reason where a process fails.
     """
     file, output = folder / f"{name}.job.json", folder / f"{name}.launch.log"
-    log = folder / f"log_{name}.csv"
     write_json(file, {**job, "folder": str(folder), "name": name})
     runtime = job["config"]["runtime"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(runtime["devices"]), "-m", "s3e.training.stages", str(file)]
     own = {LAUNCHED: "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(runtime["threads"])}
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": {**os.environ, **own}}
+    print(f"{name}: {runtime['devices']} processes; log_{name}.csv grows in {folder}", flush=True)
     with open(output, "w", encoding="utf-8") as stream:
         process = subprocess.Popen(command, stdout=stream, **pipes)
-    with process.stdin, tqdm(total=steps, desc=f"{name}, several processes", leave=False) as bar:
-        while process.poll() is None:
-            time.sleep(POLL)
-            done = int(pd.read_csv(log)["step"].iloc[-1]) if log.is_file() else 0
-            bar.update(done - bar.n)
+    with process.stdin:
+        process.wait()
     if process.returncode:
         lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
         known = [line.split("s3e: ", 1)[1] for line in lines if "s3e: " in line]

@@ -24,7 +24,7 @@ from s3e.models.build import (
     save_weights,
     variant_rules,
 )
-from s3e.models.semantics import S3EDeblur, Semantics
+from s3e.models.semantics import S3EDeblur, SemanticOutput
 from s3e.training import parallel
 from s3e.training.loop import Batches, Terms, Trainer
 from s3e.training.losses import critic_terms, semantic_terms, total_terms
@@ -32,35 +32,33 @@ from s3e.utils import S3EError, seed_everything
 
 PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
 VALIDATED = 256  # validation images at most that a validation looks at
-Output = tuple[Batch, Tensor, Semantics | None]  # I_b and the rest, I_r, what was read
+Output = tuple[Batch, Tensor, SemanticOutput | None]  # I_b and the rest, I_r, what was read
 
 
 class Stage(Trainer):
-    """What pretraining and co-training share: the data, and how they are described to processes of
-    their own.
-    """
+    """What pretraining and co-training share: data, and a `job` from which `train` rebuilds it."""
 
     def __init__(
         self, folder: Path, name: str, corpus: Corpus, config: Config, stage: str, severity: str,
         key: tuple[object, ...], modules: dict[str, nn.Module], **job: object,
     ):  # fmt: skip
         settings = getattr(config, f"train_{stage}")
-        super().__init__(folder, name, key, settings, config.runtime, **modules)
-        self.corpus, self.config, self.stage, self.severity = corpus, config, stage, severity
+        super().__init__(folder, name, (config.seed, *key), settings, config.runtime, **modules)
+        self.corpus, self.config, self.severity = corpus, config, severity
         vocabulary = str(corpus.vocabulary) if corpus.vocabulary else None
         self.job = {"corpus": str(corpus.folder), "vocabulary": vocabulary, "stage": stage, **job}
         self.job["config"] = config.model_dump(mode="json")
 
     def drawn(self, *key: object) -> Batches:
         """The training batches of a key."""
-        key = (self.config.seed, *key)
-        return Batches(self.corpus.train, self.severity, self.settings, *key)
+        split, key = self.corpus.train, (self.config.seed, *key)
+        return Batches(split, self.severity, self.settings, *key)
 
-    def validation(self, most: int = VALIDATED) -> Iterator[Batch]:
+    def validation(self) -> Iterator[Batch]:
         """The first validation images, each once; the same in every process."""
         split, size = self.corpus.val, self.config.evaluation.batch
-        for rows in split.chunks(size, self.severity, most):
-            yield split.batch(rows, self.severity)
+        for rows in split.chunks(size, self.severity, VALIDATED):
+            yield self.place(split.batch(rows, self.severity))
 
 
 class CoTraining(Stage):
@@ -71,95 +69,88 @@ class CoTraining(Stage):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        name: str,
-        model: S3EDeblur,
-        critic: nn.Module,
-        corpus: Corpus,
-        config: Config,
-        stage: str,
-        variant: str = "baseline",
-    ):
-        severity, key = config.blur.severity, (config.seed, variant)
-        modules = {"model": model, "critic": critic}
+        self, folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus,
+        config: Config, stage: str, variant: str = "baseline",
+    ):  # fmt: skip
+        modules, severity = {"model": model, "critic": critic}, config.blur.severity
         super().__init__(
-            folder, name, corpus, config, stage, severity, key, modules, variant=variant
+            folder, name, corpus, config, stage, severity, (variant,), modules, variant=variant
         )
-        self.model, self.critic, self.perceptual = model, critic, build_perceptual(config)
+        self.model, self.critic = model, critic
+        if (perceptual := build_perceptual(config)) is not None:
+            perceptual.to(self.device, self.dtype)
+        self.perceptual = perceptual
         self.loss, self.rules = config.loss.effective, variant_rules(variant, corpus.captioned)
-        self.extra = self.loss.critic_steps - 1 if self.loss.adversarial else 0
         self.batches = self.drawn("deblurring", name)
         self.critic_batches = self.drawn("deblurring", name, "critic")
-        if self.perceptual is not None:
-            self.prepare(self.perceptual)
 
-        fast, source = self.settings.learning_rate, model.semantics
+        rate, semantics = self.settings.learning_rate, model.semantics
         groups = [{"params": list(model.generator.parameters())}]
-        if source is not None and not self.rules.trained:
-            source.eval().requires_grad_(False)
-        elif source is not None and list(source.parameters()):
+        if semantics is not None and not self.rules.trained:
+            semantics.eval().requires_grad_(False)
+        elif semantics is not None and list(semantics.parameters()):
             slow = self.settings.semantics_learning_rate
-            own = fast if self.rules.start == "scratch" else slow
-            groups.append({"params": list(source.parameters()), "lr": own})
-        adam = {"lr": fast, "betas": (0.5, 0.999), "fused": True}
-        self.optimizer = torch.optim.Adam(groups, **adam)
-        self.critic_optimizer = torch.optim.Adam(critic.parameters(), **adam)
-        self.optimizers = {"generator": self.optimizer, "critic": self.critic_optimizer}
+            own = rate if self.rules.start == "scratch" else slow
+            groups.append({"params": list(semantics.parameters()), "lr": own})
+        adam = {"lr": rate, "betas": (0.5, 0.999), "fused": True}
+        self.optimizers = {
+            "generator": torch.optim.Adam(groups, **adam),
+            "critic": torch.optim.Adam(critic.parameters(), **adam),
+        }
 
     def step(self, number: int) -> Terms:
         """One co-training step: read and restore, critic, then generator and semantics; the losses
         of all.
         """
-        # Extra critic steps see images of their own.
-        for extra in range(self.extra):
-            batches = self.critic_batches(number * self.extra + extra)
-            self.critic_step(self.read_and_restore(batches))
+        # Steps of the critic beyond its first one have images of their own.
+        extra = self.loss.critic_steps - 1 if self.loss.adversarial else 0
+        for place in range(number * extra, (number + 1) * extra):
+            self.critic_step(map(self.restored, self.critic_batches(place)))
 
-        # Read I_b, restore I_r. A batch in one part passes the model once, for the critic and the
-        # generator; one that
-        # is accumulated passes twice, so that only one part is in memory.
-        once = self.settings.accumulate == 1
-        outputs = self.read_and_restore(self.batches(number), learn=True)
-        outputs = list(outputs) if once else outputs
+        # Read and restore, for both optimizers. A batch cut into parts passes the model twice, part
+        # by part, so that only one part is in memory.
+        outputs = shown = map(self.read_and_restore, self.batches(number))
+        if self.settings.accumulate == 1:
+            outputs = shown = list(outputs)
+        else:
+            shown = map(self.restored, self.batches(number))
 
         # Critic: L_D on sharp and restored images.
-        losses = {}
-        if self.loss.adversarial:
-            again = outputs if once else self.read_and_restore(self.batches(number))
-            losses = self.critic_step(again)
+        losses = self.critic_step(shown) if self.loss.adversarial else {}
 
-        # Generator and semantics: L_total = L_ImD + L_cap + L_tree.
+        # Generator and semantics: L_total = L_ImD + L_cap + L_tree, one gradient step on the sum.
         networks = (self.model, self.critic, self.perceptual)
         terms = (total_terms(self.loss, self.rules, *networks, *output) for output in outputs)
-        return self.optimizer_step(self.optimizer, terms) | losses
+        return self.optimizer_step(self.optimizers["generator"], terms) | losses
 
-    def read_and_restore(self, batches: Iterable[Batch], learn: bool = False) -> Iterator[Output]:
-        """Each batch with its restored images and its semantics; with `learn`, to be
-        differentiated.
-        """
-        for batch in map(self.place, batches):
-            with torch.set_grad_enabled(learn), self.autocast():
-                semantics = self.model.read(batch)  # B x 3 x H x W -> maps B x 7D x 16 x 16
-                restored = self.model.restore(batch.blurred, semantics)  # -> B x 3 x H x W
-            yield batch, restored.to(batch.sharp.dtype), semantics
+    def read_and_restore(self, batch: Batch) -> Output:
+        """The batch on the device, its restored images I_r, and what the semantics read in I_b."""
+        batch = self.place(batch)  # I_b, I_s: B x 3 x H x W in [-1, 1]
+        with self.autocast():
+            read = self.model.read(batch)  # node maps M: B x 7D x 16 x 16; tree, words' context
+            restored = self.model.restore(batch.blurred, read)  # I_r: B x 3 x H x W
+        return batch, restored.to(batch.sharp.dtype), read
+
+    @torch.no_grad()
+    def restored(self, batch: Batch) -> Output:
+        """The same, not to be differentiated."""
+        return self.read_and_restore(batch)
 
     def critic_step(self, outputs: Iterable[Output]) -> Terms:
         """One step of the critic."""
         self.critic.requires_grad_(True)
         terms = (critic_terms(self.loss, self.critic, *output[:2]) for output in outputs)
-        losses = self.optimizer_step(self.critic_optimizer, terms)
+        losses = self.optimizer_step(self.optimizers["critic"], terms)
         self.critic.requires_grad_(False)
         return losses
 
     def validate(self) -> float:
         """Mean PSNR in dB."""
-        count, psnr = 0, 0.0
-        for batch, restored, _ in self.read_and_restore(self.validation()):
+        psnr = []
+        for batch, restored, _ in map(self.read_and_restore, self.validation()):
             error = (restored - batch.sharp).square().mean((1, 2, 3)).clamp_min(1e-10)
-            psnr += (10 * torch.log10(4 / error)).sum()  # images in [-1, 1]
-            count += len(error)
-        return float(psnr) / count
+            psnr.append(10 * torch.log10(4 / error))  # images in [-1, 1]
+        return float(torch.cat(psnr).mean())
 
 
 class PretrainSemantics(Stage):
@@ -170,43 +161,34 @@ class PretrainSemantics(Stage):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        name: str,
-        phase: str,
-        source: nn.Module,
-        corpus: Corpus,
-        config: Config,
-        *,
-        tree: bool,
-        caption: bool,
-    ):
-        severity, key = config.blur.severity if phase == "a2" else "sharp", (config.seed,)
+        self, folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus,
+        config: Config, *, tree: bool, caption: bool,
+    ):  # fmt: skip
+        severity = config.blur.severity if phase == "a2" else "sharp"
         job = {"kind": source.kind, "tree": tree, "caption": caption}
         super().__init__(
-            folder, name, corpus, config, phase, severity, key, {"source": source}, **job
+            folder, name, corpus, config, phase, severity, (), {"source": source}, **job
         )
-        caption = caption and (phase != "tree" or not tree)
-        self.switches = {"tree": tree, "caption": caption}
         self.source, self.batches = source, self.drawn("semantics", phase)
+        self.losses = {"tree": tree, "caption": caption and (phase != "tree" or not tree)}
         rate = self.settings.learning_rate
         self.optimizers = {"adam": torch.optim.Adam(source.parameters(), rate, fused=True)}
 
     def step(self, number: int) -> Terms:
         """One step of pretraining: read, terms, step; the losses."""
         share = self.settings.sharp_share * max(0.0, 1 - 2 * number / self.settings.steps)
-        terms = (self.terms(batch, share) for batch in self.batches(number))
+        terms = (self.terms(self.place(batch), share) for batch in self.batches(number))
         return self.optimizer_step(self.optimizers["adam"], terms)
 
     def terms(self, batch: Batch, sharp_share: float = 0.0) -> Terms:
         """Weighted terms of what is read in a batch, of which a random share is shown sharp."""
-        batch = self.place(batch)
         image = batch.blurred  # B x 3 x H x W; that of the severity "sharp" is sharp
         if sharp_share:
             sharp = batch.uniform("sharp") < sharp_share
             image = torch.where(sharp[:, None, None, None], batch.sharp, image)
-        semantics = self.source(image)
-        return semantic_terms(self.config.loss, self.source, semantics, batch, **self.switches)
+        return semantic_terms(
+            self.config.loss, self.source, self.source(image), batch, **self.losses
+        )
 
     def validate(self) -> float:
         """Minus the mean loss."""
@@ -233,14 +215,9 @@ def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
 
 
 def start_model(
-    variant: str,
-    config: Config,
-    corpus: Corpus,
-    *,
-    deblurrer: Path,
-    captioner: Path | None,
+    variant: str, config: Config, corpus: Corpus, *, deblurrer: Path, captioner: Path | None,
     folder: Path,
-) -> tuple[S3EDeblur, nn.Module]:
+) -> tuple[S3EDeblur, nn.Module]:  # fmt: skip
     """Model and critic of a variant at the start of stage C.
 
     Every variant of one seed starts from the same B weights (`deblurrer`, notebook 04). Semantics
@@ -261,10 +238,10 @@ def start_model(
 
 def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:
     """Write the final weights of a deblurring run."""
-    save_weights(model.generator, folder / "generator.safetensors")
-    save_weights(critic, folder / "critic.safetensors")
-    if model.semantics is not None and list(model.semantics.parameters()):
-        save_weights(model.semantics, folder / "semantics.safetensors")
+    networks = {"generator": model.generator, "critic": critic, "semantics": model.semantics}
+    for name, network in networks.items():
+        if network is not None and list(network.parameters()):
+            save_weights(network, folder / f"{name}.safetensors")
 
 
 def train(job: dict[str, Any]) -> None:
