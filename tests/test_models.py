@@ -19,7 +19,7 @@ from s3e.models.build import (
 from s3e.models.encoders import ConvEncoder
 from s3e.models.generator import Generator
 from s3e.models.nafnet import NAFBlock, NAFNet
-from s3e.models.tree import S3Tree, VectorTree
+from s3e.models.tree import S3Tree
 from s3e.utils import S3EError
 
 
@@ -89,9 +89,9 @@ def test_encoder_refuses_other_sizes():
         ConvEncoder(size=80, widths=[8] * 5)
 
 
-@pytest.mark.parametrize("kind", [S3Tree, VectorTree])
-def test_tree_shapes_and_attention(kind):
-    tree = kind(channels=12, width=8, entities=5, relations=3)
+@pytest.mark.parametrize("spatial", [True, False])
+def test_tree_shapes_and_attention(spatial):
+    tree = S3Tree(channels=12, width=8, entities=5, relations=3, spatial=spatial)
     out = tree(torch.randn(2, 12, 16, 16))
     assert out.maps.shape == (2, 7, 8, 16, 16) and out.vectors.shape == (2, 7, 8)
     assert out.entity_logits.shape == (2, 4, 5) and out.relation_logits.shape == (2, 3, 3)
@@ -99,7 +99,7 @@ def test_tree_shapes_and_attention(kind):
 
 
 def test_vector_tree_knows_no_place():
-    tree = VectorTree(channels=12, width=8, entities=5, relations=3).eval()
+    tree = S3Tree(channels=12, width=8, entities=5, relations=3, spatial=False).eval()
     features = torch.randn(2, 12, 16, 16)
     torch.testing.assert_close(tree(features).maps, tree(features.flip(-1)).maps)
 
@@ -245,12 +245,11 @@ def test_oracle_reads_the_sharp_photo_and_full_does_not(tiny, corpus):
 
 
 def test_label_maps_are_class_shares(tiny, corpus):
-    source = build_semantics(tiny, corpus, "labels")
-    maps = source(corpus.train.draw(2, "severe", 0, "test").labels).maps
+    batch = corpus.train.draw(2, "severe", 0, "test")
+    maps = build_semantics(tiny, corpus, "labels")(batch).maps
     assert maps.shape == (2, len(corpus.categories) + 1, 16, 16)
     torch.testing.assert_close(maps.sum(1), torch.ones(2, 16, 16))
-    labels = corpus.train.draw(2, "severe", 0, "test").labels
-    outline = build_model(tiny, corpus, "oracle_silhouette").semantics(labels).maps
+    outline = build_model(tiny, corpus, "oracle_silhouette").read(batch).maps
     torch.testing.assert_close(outline, torch.stack([maps[:, 0], maps[:, 1:].sum(1)], 1))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from s3e.captions.tree import IGNORE
-from s3e.config import VARIANTS, Training, load_config
+from s3e.config import GIVEN, VARIANTS, Training, load_config
 from s3e.models.build import build_critic, build_model, save_weights
 from s3e.models.tree import TreeOutput
 from s3e.training import checkpoint, effects
@@ -147,7 +147,7 @@ def test_every_variant_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_
     own = ["tree"] * rules.tree_loss + ["caption"] * rules.caption_loss
     assert terms == ["pixel", "adversarial", *own, "critic"]
     assert any(name.startswith("generator.trunk") for name in moved)
-    learns = rules.trained and rules.semantics not in (None, "noise", "labels", "silhouettes")
+    learns = rules.trained and rules.kind not in (None, *GIVEN)
     assert any(name.startswith("semantics") for name in moved) is learns
 
 
@@ -269,13 +269,12 @@ def test_images_move_towards_a_lower_loss(corpus):
     assert float(after) < float(before)
 
 
-def test_looking_at_effects_leaves_the_training_as_it_was(corpus):
+def test_looking_at_effects_leaves_weights_and_random_numbers_as_they_were(corpus):
     model, critic, batch, config = networks(corpus)
-    modules = nn.ModuleList([model.train(), critic.train()])
+    modules = nn.ModuleList([model, critic])
     state, random = deepcopy(modules.state_dict()), torch.get_rng_state()
     effects.deblurring_gradients(model, critic, batch, config, VARIANTS["full"])
     effects.image_directions(model, critic, batch, config)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, state[name]) for name, value in modules.state_dict().items())
     assert all(parameter.grad is None for parameter in modules.parameters())
-    assert all(part.training for part in modules.modules())

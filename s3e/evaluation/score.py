@@ -23,7 +23,7 @@ from s3e.data.corpus import Batch, Corpus, Split, to_images, to_tensor
 from s3e.data.photos import photograph
 from s3e.evaluation.images import score_batch
 from s3e.models.build import variant_rules
-from s3e.models.semantics import S3EDeblur, Semantics
+from s3e.models.semantics import S3EDeblur, SemanticOutput
 from s3e.models.tree import LEAVES, predicted_nodes
 from s3e.utils import atomic_write, seed_everything, to_uint8, write_array, write_csv, write_json
 
@@ -103,7 +103,9 @@ def read_images(
     return np.concatenate(nodes) if nodes else None, texts
 
 
-def _spoken(source: nn.Module, semantics: Semantics, corpus: Corpus, config: Config) -> list[str]:
+def _spoken(
+    source: nn.Module, semantics: SemanticOutput, corpus: Corpus, config: Config
+) -> list[str]:
     """Captions by beam search, at most as long as the longest of training."""
     longest = corpus.train.words.shape[-1]
     beam = source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)

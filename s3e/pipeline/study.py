@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from s3e import utils
-from s3e.config import TRUTH, VARIANTS, load_config
+from s3e.config import GIVEN, TRUTH, VARIANTS, load_config
 from s3e.pipeline import graph, keys
 from s3e.pipeline.graph import CAPTIONER, DRAWS, EVALUATES, JUDGES, PREPARES, STAGES, TREE
 from s3e.pipeline.store import (
@@ -176,7 +176,7 @@ class Run:
     def why_skipped(self) -> str:
         """Why its notebook will only report, for these data, that it is skipped; "" if it works."""
         variant = VARIANTS.get(self.variant)
-        if variant and variant.semantics in TRUTH and self.kind != "scenes":
+        if variant and variant.kind in TRUTH and self.kind != "scenes":
             return "these data have no true label maps"
         if self.captioned:
             return ""
@@ -206,7 +206,7 @@ class Run:
         store, profile, needed = self.config.semantics_from, self.config.profile, []
         if self.stage == PREPARES and store:  # images that the tree was trained on are taken out
             needed = [PREPARES]
-        elif self.variant and VARIANTS[self.variant].semantics not in (None, "noise", *TRUTH):
+        elif self.variant and VARIANTS[self.variant].kind not in (None, *GIVEN):
             needed = [PREPARES] + [CAPTIONER] * (VARIANTS[self.variant].start == "shared")
         if needed and not store:
             raise S3EError(
