@@ -9,6 +9,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from s3e.config import load_config  # noqa: E402
@@ -57,11 +58,16 @@ def run_all(environment, *words):
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """`python run_all.py --profile smoke`, once for all tests: folders of runs and figures, output,
-    environment.
+    """`python run_all.py --profile smoke`, once for all tests, in whichever of pytest-xdist's
+    processes: folders of runs and figures, environment.
     """
-    root = tmp_path_factory.mktemp("smoke")
-    done = run_all(environment_of(root))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "smoke"
+    root.mkdir(exist_ok=True)
+    with FileLock(root / ".lock"):
+        if not (root / "done").is_file():
+            done = run_all(environment_of(root))
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            (root / "done").touch()
     folders = {name: root / name / "smoke" for name in ("runs", "figures")}
-    return {**folders, "output": done.stdout, "env": environment_of(root)}
+    return {**folders, "env": environment_of(root)}

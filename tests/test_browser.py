@@ -20,7 +20,10 @@ from s3e.data.scenes import make_split  # noqa: E402
 from tests.browser.lab import BROWSER, SWITCHES, Notebook, serve  # noqa: E402
 
 NONE = "no Chromium here (Debian: apt-get install chromium)"
-pytestmark = pytest.mark.skipif(BROWSER is None and not REQUIRED, reason=NONE)
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None and not REQUIRED, reason=NONE),
+    pytest.mark.xdist_group("browser"),
+]
 
 LABORATORY, TYPING, TREES, COMPARE, PANEL, OWN = (  # cells of notebook 09
     f"widgets.{name}("

@@ -14,11 +14,14 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from s3e import utils
+from s3e.__main__ import main
 from s3e.utils import NOTEBOOKS, ROOT
 from tests.conftest import PHOTOS, environment_of, run_all
 from tests.fixtures_data import write_gopro, write_karpathy, write_photos
 from tests.test_pipeline import wait_for
 
+pytestmark = pytest.mark.xdist_group("smoke")
 PAIRS = PHOTOS.parent / "gopro_sample"
 FULL = "05_co_training/full-s0"
 BASELINE = "06_ablation/baseline-s0"
@@ -80,13 +83,19 @@ def test_deblur_first_then_caption_was_scored(smoke):
     assert {"baseline -> tree", "full -> tree", "oracle_map -> tree"} <= set(scores["system"])
 
 
-def test_a_second_run_finds_everything_fresh(smoke):
-    again = run_all(smoke["env"])
-    assert again.returncode == 0 and "all 14 runs are fresh" in again.stdout
+def run(smoke, capsys, monkeypatch, *words):
+    """What `run_all.py` prints of the smoke study, here in this process."""
+    monkeypatch.setattr(utils, "RUNS", smoke["runs"].parent)
+    assert main(["run", "--profile", "smoke", *words]) == 0
+    return capsys.readouterr().out
 
 
-def test_a_loss_weight_makes_only_its_dependents_run(smoke):
-    status = run_all(smoke["env"], "--status", "--set", "loss.caption=0.5").stdout
+def test_a_second_run_finds_everything_fresh(smoke, capsys, monkeypatch):
+    assert "all 14 runs are fresh" in run(smoke, capsys, monkeypatch)
+
+
+def test_a_loss_weight_makes_only_its_dependents_run(smoke, capsys, monkeypatch):
+    status = run(smoke, capsys, monkeypatch, "--status", "--set", "loss.caption=0.5")
     state = {line.split()[0]: line for line in status.splitlines() if "/" in line}
     for name in ("01_data_blurring/all", "02_train_s3_tree/s0", "04_train_deblurrer/s0", BASELINE):
         assert " fresh" in state[name], state[name]
@@ -103,32 +112,15 @@ def test_redrawn_files_are_byte_identical(smoke, tmp_path):
             assert path.read_bytes() == (smoke["figures"] / path.name).read_bytes(), path.name
 
 
-def by_hand(smoke, tmp_path, seed):
-    words = f"-p profile smoke -p variant no_tree_loss -p seed {seed} --no-progress-bar".split()
+def test_papermill_by_hand_trains_one_variant(smoke, tmp_path):
+    words = "-p profile smoke -p variant no_tree_loss --no-progress-bar".split()
     files = [str(NOTEBOOKS / "06_ablation.ipynb"), str(tmp_path / "out.ipynb")]
     command = [sys.executable, "-m", "papermill", *files, *words]
-    return subprocess.run(command, env=smoke["env"], capture_output=True, text=True, cwd=ROOT)
-
-
-def test_papermill_by_hand_trains_one_variant(smoke, tmp_path):
-    done = by_hand(smoke, tmp_path, 0)
+    done = subprocess.run(command, env=smoke["env"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = smoke["runs"] / "06_ablation" / "no_tree_loss-s0"
     terms = pd.read_csv(folder / "log_cotrain.csv").columns
     assert (folder / "done.json").exists() and "caption" in terms and "tree" not in terms
-
-
-def test_papermill_by_hand_names_a_missing_upstream(smoke, tmp_path):
-    done = by_hand(smoke, tmp_path, 7)
-    assert done.returncode != 0
-    assert "python run_all.py --profile smoke --until 04 --seeds 7" in done.stderr
-
-
-def test_weights_that_are_not_there_are_one_sentence_before_any_kernel(smoke):
-    words = ["--set", "loss.perceptual=100", "loss.vgg19_weights=vgg19-dcbb9e9d.pth"]
-    done = run_all(smoke["env"], *words)
-    assert done.returncode == 2 and "weights download vgg19-dcbb9e9d.pth" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and "start" not in done.stdout
 
 
 # ---------------------------------------------------------------------------- data without captions
