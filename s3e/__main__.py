@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from s3e.config import PROFILES, VARIANTS, Blur, Config, Data, choices, load_config, parse_setting
+from s3e.config import PROFILES, VARIANTS, Config, Data, choices, load_config, parse_setting
 from s3e.utils import FIGURES, S3EError, reader_gone
 
 # MSCOCO, Karpathy's training captions, words that occur at most five times left out
@@ -153,14 +153,6 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
                 **PROFILE,
                 help="what the pipeline reads under this profile (default: all)",
             ),
-            arg(
-                "--size",
-                type=int,
-                choices=choices(Data, "size"),
-                help="side of the photos in pixels",
-            ),
-            arg("--severity", choices=choices(Blur, "severity"), help="of the training photos"),
-            arg("--subset", **SUBSET),
             SETTINGS,
             JOBS,
             flag("--skip-broken", "report broken files and leave them out"),
@@ -282,17 +274,17 @@ def vocabulary(config: Config, missing: bool) -> SimpleNamespace:
     """
     from s3e.captions.parser import parse_caption
     from s3e.captions.tree import TreeVocabulary, Vocabulary
-    from s3e.data.prepare import plan
-    from s3e.data.readers import open_source
+    from s3e.data.prepare import read
     from s3e.data.scenes import make_split
 
-    data, text, photos = config.data, config.text, []
+    data, text, rows = config.data, config.text, []
     if data.source == "scenes":  # captions are the same at every size
-        photos = make_split("train", data.train, size=32, seed=data.seed)
+        scenes = make_split("train", data.train, size=32, seed=data.seed)
+        rows = [scene.captions for scene in scenes]
     elif not missing:
-        source = open_source(data.source, data.subset, data.skip_broken)
-        photos = plan(source, config)["train"].photos if source.captioned else []
-    captions = [caption for photo in photos for caption in photo.captions]
+        rows = read(config).images.query("split == 'train'")["captions"]
+        rows = rows[: data.train or None]
+    captions = [caption for texts in rows for caption in texts]
     if not captions:
         limits = range(text.entities + 1), range(text.relations + 1)  # NULL is one more
         return SimpleNamespace(

@@ -3,14 +3,12 @@ does not fit.
 """
 
 import errno
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,8 +16,8 @@ import pytest
 
 from s3e.config import load_config
 from s3e.data import prepare
-from s3e.data.prepare import plan, prepare_arrays, prepare_corpus, workers
-from s3e.data.readers import open_source
+from s3e.data.prepare import prepare_corpus, prepare_photos, spread
+from s3e.data.readers import read_source
 from s3e.utils import S3EError, read_json
 from tests.fixtures_data import save, write_gopro, write_photos
 
@@ -29,22 +27,20 @@ import sys, time
 from pathlib import Path
 from s3e.config import load_config
 from s3e.data import prepare
-from s3e.data.readers import open_source
 
-prepare.CHUNK, make = 2, prepare._make_view
+prepare.CHUNK, make = 2, prepare.spread
 
-def hang(run, building, name, view, *rest):  # the third array stops when half of it is there
-    for count, row in enumerate(make(run, building, name, view, *rest)):
-        while name == "val" and count == 2:
+def hang(work, chunks, jobs, title):  # stops when half of the photos are written
+    for count, result in enumerate(make(work, chunks, jobs, title)):
+        while title == "preparing" and count == 10:
             time.sleep(600)
-        yield row
+        yield result
 
-prepare._make_view = hang
+prepare.spread = hang
 if __name__ == "__main__":
     prepare.utils.RUNS, root = map(Path, sys.argv[1:])
     zero = {f"data.{name}": 0 for name in ("train", "val", "test")}
-    config = load_config("smoke", str(root), overrides={"data.size": 32, **zero})
-    prepare.prepare_arrays(open_source(root), config, jobs=2)
+    prepare.prepare_photos(load_config("smoke", str(root), overrides={"data.size": 32, **zero}), 2)
 """
 
 
@@ -73,7 +69,7 @@ def configure(folder, **settings):
 
 
 def make(root, jobs=1, **settings):
-    return prepare_arrays(open_source(root), configure(root, **settings), jobs)[0]
+    return prepare_photos(configure(root, **settings), jobs)
 
 
 def assert_same(one, other):
@@ -83,15 +79,15 @@ def assert_same(one, other):
 
 
 def test_layout(photos, whole):
-    splits = open_source(photos).splits
-    views = [f"{split}_{name}" for split in ("val", "test") for name in ("light", "moderate")]
-    views += [f"{split}_{name}" for split in splits for name in ("sharp", "severe")]
-    expected = {f"{view}.{kind}" for view in views for kind in ("npy", "json")}
-    assert expected == {path.name for path in whole.iterdir()}
-    for split, part in splits.items():
-        facts = read_json(whole / f"{split}_severe.json")
-        assert len(facts["extents"]) == len(facts["psnr"]) == len(part)
-        assert np.load(whole / f"{split}_sharp.npy").shape == (len(part), 32, 32, 3)
+    counts = read_source(photos).images["split"].value_counts()
+    views = [f"{split}_{name}.npy" for split in ("val", "test") for name in ("light", "moderate")]
+    views += [f"{split}_{name}.npy" for split in counts.index for name in ("sharp", "severe")]
+    records = [f"{split}.json" for split in counts.index]
+    assert {*views, *records, "corpus.json"} == {path.name for path in whole.iterdir()}
+    for split, count in counts.items():
+        record = read_json(whole / f"{split}.json")
+        assert len(record["extents"]["severe"]) == len(record["psnr"]["severe"]) == count
+        assert np.load(whole / f"{split}_sharp.npy").shape == (count, 32, 32, 3)
 
 
 def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, monkeypatch):
@@ -99,24 +95,22 @@ def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, monkeypatch):
     assert_same(whole, make(photos, jobs=2))
 
 
-def test_killed_preparation_goes_on_where_it_stopped(photos, whole, runs, tmp_path, monkeypatch):
+def test_a_killed_preparation_begins_again(photos, whole, runs, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     root = Path(prepare.__file__).parents[2]
     process = subprocess.Popen([sys.executable, script, runs, photos], cwd=root)
-    wait_for(lambda: list(runs.glob("cache/*.part/.val_sharp*")))
+    wait_for(lambda: list(runs.glob("cache/*.part/.train_sharp*")))
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in children))
     assert children and [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]
-    made, real = [], prepare._make_view
-    monkeypatch.setattr(prepare, "_make_view", lambda *all: made.append(all[2:4]) or real(*all))
     assert_same(whole, make(photos))
-    assert made[0] == ("val", "sharp") and len(made) == 8  # of 10 views two were there
+    assert [path.suffix for path in runs.glob("cache/photos-*")] == [""]
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     for _ in range(int(seconds / 0.02)):
         if condition():
             return
@@ -124,11 +118,18 @@ def wait_for(condition, seconds=60):
     raise AssertionError("this never came true")
 
 
-def test_full_disk_is_an_error_before_the_work(photos, runs, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=200_000))
-    with pytest.raises(S3EError, match=r"part needs \d{3}kB, but 200kB are free: make room"):
-        make(photos)
-    assert not list(runs.glob("cache/*/*.npy"))
+def test_processes_that_prepare_the_same_wait_for_each_other(photos, whole, runs):
+    code = (
+        "import sys; from pathlib import Path; from s3e.data import prepare;"
+        "from tests.test_cache import configure; prepare.utils.RUNS = Path(sys.argv[1]);"
+        "prepare.prepare_photos(configure(sys.argv[2]), 1)"
+    )
+    root = Path(prepare.__file__).parents[2]
+    command = [sys.executable, "-c", code, str(runs), str(photos)]
+    processes = [subprocess.Popen(command, cwd=root) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    (cache,) = runs.glob("cache/photos-*")
+    assert_same(whole, cache)
 
 
 def test_full_disk_in_the_middle(photos, whole, runs, monkeypatch):
@@ -137,7 +138,7 @@ def test_full_disk_in_the_middle(photos, whole, runs, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "write_json", full)
-        with pytest.raises(S3EError, match="the disk is full; make room and repeat"):
+        with pytest.raises(S3EError, match=r"the disk is full\): .* the variable S3E_RUNS"):
             make(photos)
     assert [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]
     assert_same(whole, make(photos))
@@ -149,46 +150,25 @@ def test_places_that_cannot_be_written(photos, runs):
         make(photos)
 
 
+def key_of(root, **settings):
+    config = configure(root, **settings)
+    return prepare.digest(prepare.cache_key(config, read_source(root), None))
+
+
 def test_each_change_of_settings_or_files_has_its_own_cache(tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 40)
     changes = [{}, {"data_size": 64}, {"data_train": 9}, {"blur_severity": "light"}]
-    changes += [{"blur_seed": 1}, {"blur_gamma": 2.2}, {"blur_noise": 0.01}]
+    changes += [{"blur_seed": 1}, {"blur_gamma": 2.2}, {"blur_noise": 0.01}, {"blur_frames": 5}]
     keys = [key_of(photos, **change) for change in changes]
-    os.utime(open_source(photos).splits["val"][0].path, ns=(0, 0))
+    os.utime(read_source(photos).images["path"].iloc[-1], ns=(0, 0))
     keys.append(key_of(photos))
-    assert len({json.dumps(key) for key in keys}) == len(keys)
-    same = ({"blur_frames": 5}, {"text_min_count": 3}, {"evaluation_beam": 2})
-    assert all(key_of(photos, **change) == keys[-1] for change in same)
-    monkeypatch.setattr("s3e.utils.code_digest", lambda *_: "other code")
+    gopro = write_gopro(tmp_path / "gopro", {"train/A_07_00": 8, "train/B": 8, "test/C": 8})
+    keys.append(key_of(gopro))
+    save(gopro / "test" / "C" / "blur" / "000001.png", np.zeros((54, 96, 3), np.uint8))
+    keys.append(key_of(gopro))
+    assert len({*keys}) == len(keys) and key_of(photos, evaluation_beam=2) == keys[len(changes)]
+    monkeypatch.setattr(prepare, "code_digest", lambda *_: "other code")
     assert key_of(photos) not in keys
-
-
-def test_pairs_have_their_own_settings(tmp_path):
-    counts = {"train/A_07_00": 8, "train/B_07_00": 8, "test/C_07_00": 8}
-    gopro = write_gopro(tmp_path / "gopro", counts)
-    changes = [{}, {"blur_frames": 5}, {"blur_severity": "released"}, {"data_whole_frames": True}]
-    keys = [key_of(gopro, **change) for change in changes]
-    keys.append(key_of(gopro, data_test=3))  # frames 1, 3 and 6
-    for changed in (1, 4):  # the first one's; one that only the window of frame 3 needs
-        frame = gopro / "test" / "C_07_00" / "blur" / f"{changed:06}.png"
-        save(frame, np.zeros((54, 96, 3), np.uint8))
-        keys.append(key_of(gopro, data_test=3))
-    assert len({json.dumps(key) for key in keys}) == len(keys)
-    assert key_of(gopro, data_test=3, blur_seed=1) == keys[-1]
-
-
-def key_of(root, **settings):
-    source, config = open_source(root), configure(root, **settings)
-    return prepare.cache_key(source, config, plan(source, config))
-
-
-def test_a_photo_that_breaks_meanwhile_is_named(tmp_path, runs):
-    photos = write_photos(tmp_path / "photos", 40)
-    source = open_source(photos)
-    source.splits["test"][1].path.write_bytes(b"\xff\xd8")
-    with pytest.raises(S3EError, match=source.splits["test"][1].path.name):
-        prepare_arrays(source, configure(photos), jobs=1)
-    assert [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]
 
 
 def die(number):
@@ -196,34 +176,34 @@ def die(number):
 
 
 def test_a_killed_worker_is_an_error():
-    with pytest.raises(S3EError, match="one of 2 processes was killed"), workers(2, 3) as run:
-        list(run(die, [1, 2, 3]))
-    with pytest.raises(S3EError, match="--jobs -1"), workers(-1, 3):
-        pass
+    with pytest.raises(S3EError, match="one of 2 processes was killed"):
+        list(spread(die, [1, 2, 3], 2, "dying"))
+    with pytest.raises(S3EError, match="--jobs -1"):
+        list(spread(die, [1, 2, 3], -1, "dying"))
 
 
 def test_the_command(photos, runs, capsys):
-    settings = {"size": 32, "jobs": 1, "settings": ["blur.seed=3"]}
-    assert prepare.prepare(photos, **settings) == 0
-    first = capsys.readouterr().out
-    assert f"cache: {runs}/cache/photos-" in first
-    assert "9 photos of 32 x 32 pixels, sharp, light, moderate, severe" in first
+    settings = ["data.size=32", "blur.seed=3"]
+    assert prepare.prepare(photos, settings=settings, jobs=1) == 0
+    printed = capsys.readouterr().out
+    assert f"cache: {runs}/cache/photos-" in printed
+    assert "test_moderate: 9 photos of 32 x 32 pixels" in printed
     with pytest.raises(S3EError, match="blur.severity is 'released'"):
-        prepare.prepare(photos, severity="released")
+        prepare.prepare(photos, settings=["blur.severity=released"])
 
 
 def test_the_command_prepares_what_the_pipeline_reads(photos, tmp_path, monkeypatch):
     assert prepare.prepare(photos, profile="smoke", jobs=1) == 0
-    monkeypatch.setattr(prepare, "_make_view", None)
+    monkeypatch.setattr(prepare, "write_views", None)
     corpus = prepare_corpus(load_config("smoke", data=str(photos)), tmp_path / "corpus")
     assert corpus.train.sharp.shape[1:] == (64, 64, 3)
 
 
 def test_the_command_lists_what_it_leaves_out(tmp_path, capsys):
     photos = write_photos(tmp_path / "photos", 40)
-    path = open_source(photos).splits["train"][0].path
+    path = read_source(photos).images["path"].iloc[0]
     path.write_bytes(b"")
     with pytest.raises(S3EError, match=path.name):
-        prepare.prepare(photos, size=32, jobs=1)
-    assert prepare.prepare(photos, size=32, jobs=1, skip_broken=True) == 0
+        prepare.prepare(photos, settings=["data.size=32"], jobs=1)
+    assert prepare.prepare(photos, settings=["data.size=32"], jobs=1, skip_broken=True) == 0
     assert f"left out: {path}" in capsys.readouterr().out

@@ -50,8 +50,8 @@ def frames(corpus):
         name: replace(
             split,
             blurred={new: split.blurred[old] for new, old in views.items() if old in split.blurred},
-            extents={new: [float("nan")] * len(split) for new in views},
-            missing={"severe": [0, len(split) - 1]},
+            extents={new: np.full(len(split), np.nan) for new in views},
+            psnr={"severe": np.array([np.nan, *[20.0] * (len(split) - 2), np.nan])},
         )
         for name, split in corpus.splits.items()
     }

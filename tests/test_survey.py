@@ -4,35 +4,21 @@
 
 import shutil
 
-import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from s3e.data import prepare, readers
-from s3e.data.prepare import Survey, check, survey, usable
-from s3e.data.readers import (
-    SPLITS,
-    Photo,
-    PhotoInfo,
-    Source,
-    alike,
-    fingerprint,
-    read_source,
-    separate,
-)
+from s3e.data.prepare import check, look
+from s3e.data.readers import SPLITS, Source, alike, fingerprint, keep_apart, read_source
 from s3e.utils import ROOT, S3EError
 from tests.conftest import PHOTOS
 from tests.fixtures_data import cut, picture, save, write_coco, write_gopro, write_photos
 
 PICTURES = [Image.fromarray(picture("survey", k)) for k in range(8)]
-INFOS = [PhotoInfo((56, 40), (), *fingerprint(image)) for image in PICTURES]
-
-
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("s3e.utils.RUNS", tmp_path / "runs")
+SIGNS = [fingerprint(image) for image in PICTURES]
 
 
 @pytest.fixture
@@ -40,78 +26,46 @@ def coco(tmp_path):
     return read_source(write_coco(tmp_path / "photos"))
 
 
-def source_of(kind="folder", **splits):
-    """A source of made-up photos from `train=["id", ...]` and so on."""
-    photos = {name: [Photo(key, f"{key}.jpg") for key in splits.get(name, ())] for name in SPLITS}
-    return Source(kind, ROOT, photos, "as the test says")
+def signs(images):
+    return pd.DataFrame([fingerprint(image) for image in images], columns=["hash", "thumb"])
 
 
-def infos(**pictures):
-    return {key: INFOS[k] for key, k in pictures.items()}
+def source_of(*rows, kind="folder"):
+    """A source of made-up photos: (split, id, number of its picture)."""
+    rows = [(split, key, *SIGNS[k]) for split, key, k in rows]
+    images = pd.DataFrame(rows, columns=["split", "id", "hash", "thumb"])
+    return Source(kind, ROOT, images, "as the test says", [])
 
 
 def ids(source):
-    return {name: [photo.id for photo in part] for name, part in source.splits.items()}
+    images = source.images
+    return {split: images["id"][images["split"] == split].tolist() for split in SPLITS}
 
 
-# The survey
-
-
-def test_every_photo_is_seen_whatever_the_number_of_processes(coco, tmp_path, monkeypatch):
+def test_every_photo_is_seen_whatever_the_number_of_processes(coco, monkeypatch):
     monkeypatch.setattr(prepare, "CHUNK", 5)
-    first, last = coco.splits["train"][3], coco.splits["test"][-1]
-    for photo in (first, last):
-        cut(photo.path)
-    two = survey(coco, jobs=2)
-    shutil.rmtree(tmp_path / "runs")
-    assert str(survey(coco, jobs=1)) == str(two)
-    assert list(two.broken) == [first.id, last.id] and len(two.infos) == 30
-    assert [problem.args[0] for problem in two.broken.values()] == [str(first.path), str(last.path)]
-    assert {info.size for info in two.infos.values()} == {(56, 40)}
-
-
-def test_broken_photos_are_left_out_only_when_allowed(coco):
-    broken = coco.splits["train"][3]
-    cut(broken.path)
-    seen = survey(coco, jobs=1)
-    with pytest.raises(S3EError, match=f"{broken.path}.*--skip-broken"):
-        usable(coco, seen)
-    kept = usable(coco, seen, skip_broken=True)
-    assert broken.id not in ids(kept)["train"] and len(kept.splits["train"]) == 19
-    assert kept.problems == (*seen.broken.values(),) and ids(kept)["test"] == ids(coco)["test"]
-    more = {photo.id: seen.broken[broken.id] for photo in coco.splits["val"][1:]}
-    few = Survey(seen.infos, seen.broken | more)
-    with pytest.raises(S3EError, match="the val split has fewer than 2"):
-        usable(coco, few, skip_broken=True)
+    first, last = coco.images["path"].iloc[[3, -1]]
+    for path in (first, last):
+        cut(path)
+    again = read_source(coco.root)
+    look(coco, jobs=2)
+    look(again, jobs=1)
+    pd.testing.assert_frame_equal(coco.images, again.images)
+    assert len(coco.images) == 30 and {*coco.images["size"]} == {(56, 40)}
+    assert [problem.split(": ")[0] for problem in sorted(coco.problems)] == sorted(
+        [str(first), str(last)]
+    )
 
 
 def test_the_blurred_frame_of_a_pair_is_decoded_too(tmp_path):
     source = read_source(write_gopro(tmp_path / "pairs", subsets=("blur",), size=(32, 18)))
-    first, second, *_ = source.splits["train"]
-    cut(first.blurred)
-    save(second.path, picture("x", size=(18, 32)))
-    broken = survey(source, jobs=1).broken
-    assert [problem.args[0] for problem in broken.values()] == [
-        str(first.blurred),
-        str(second.blurred),
-    ]
-    assert "blurred and sharp frame differ in size (32x18 and 18x32)" in str(broken[second.id])
-
-
-def test_results_are_kept_until_a_file_changes(coco, monkeypatch):
-    photo, asked, real = coco.splits["train"][1], [], prepare._look_at
-    cut(coco.splits["train"][0].path)
-    monkeypatch.setattr(prepare, "_look_at", lambda part: asked.extend(part) or real(part))
-    assert str(survey(coco, jobs=1)) == str(survey(coco, jobs=1)) and len(asked) == 32
-    save(photo.path, picture("another", size=(48, 64)))
-    assert survey(coco, jobs=1).infos[photo.id].size == (48, 64) and len(asked) == 64
-    monkeypatch.setattr("s3e.utils.code_digest", lambda *_: "other code")
-    assert survey(coco, jobs=1).broken and len(asked) == 96
-
-
-def test_a_survey_that_cannot_be_kept_is_still_made(coco, tmp_path):
-    (tmp_path / "runs").write_text("a file where the folder should be")
-    assert len(survey(coco, jobs=1).infos) == 32
+    first, second = source.images["blurred"].iloc[:2]
+    cut(first)
+    save(second, picture("x", size=(18, 32)))
+    look(source, jobs=1)
+    one, two = source.problems
+    assert one.startswith(f"{first}: ")
+    assert two.startswith(f"{second}: blurred and sharp frame differ in size (18x32 and 32x18)")
 
 
 # Near-duplicates
@@ -128,85 +82,64 @@ def test_a_survey_that_cannot_be_kept_is_still_made(coco, tmp_path):
     ],
 )
 def test_changed_copies_are_recognised_and_other_photos_are_not(change, monkeypatch):
-    copies = [PhotoInfo((0, 0), (), *fingerprint(change(image))) for image in PICTURES]
+    copies, mine = signs(map(change, PICTURES)), signs(PICTURES)
     monkeypatch.setattr(readers, "BLOCK", 20)
-    assert alike(INFOS, copies).tolist() == [[k, k] for k in range(len(PICTURES))]
-    assert alike(INFOS, []).shape == (0, 2)
+    assert alike(mine, copies).all() and not alike(mine[:4], copies[4:]).any()
+    assert not alike(mine, copies[:0]).any() and alike(mine[:0], copies).shape == (0,)
 
 
-def test_photos_that_show_nothing_are_alike_only_if_equal():
-    plain = [Image.new("RGB", (50, 50), colour) for colour in ("black", "white")]
-    blank = [PhotoInfo((9, 9), (), *fingerprint(image)) for image in plain]
-    assert alike(blank, blank).tolist() == [[0, 0], [1, 1]]
+def test_val_and_training_photos_like_held_out_ones_are_left_out():
+    rows = [("train", "a", 0), ("train", "b", 1), ("train", "c", 2), ("train", "d", 3)]
+    rows += [("val", "e", 1), ("val", "f", 2), ("test", "g", 2), ("test", "h", 3)]
+    source, video = source_of(*rows), source_of(*rows, kind="gopro")
+    keep_apart(source)
+    assert ids(source) == {"train": ["a"], "val": ["e"], "test": ["g", "h"]}
+    assert "val photos left out, alike a photo of test: 1 (f)" in source.notes
+    assert "train photos left out, alike a photo of val or test: 3 (b, c, d)" in source.notes
+    keep_apart(video)
+    assert len(video.images) == len(rows)  # the splits of videos are whole recordings
 
 
-def test_alike_agrees_with_a_plain_reference():
-    generator = np.random.default_rng(0)
-    hashes = generator.choice(generator.integers(0, 2**63, 6, dtype=np.uint64), 40)
-    hashes ^= np.uint64(1) << generator.integers(0, 40, 40, dtype=np.uint64)
-    thumbs = generator.choice(generator.integers(0, 256, (9, 256), dtype=np.uint8), 40)
-    photos = [
-        PhotoInfo((9, 9), (), int(h), t.tobytes()) for h, t in zip(hashes, thumbs, strict=True)
-    ]
-    expected = [
-        [i, j]
-        for i in range(23)
-        for j in range(17)
-        if (photos[i].hash ^ photos[23 + j].hash).bit_count() <= 8
-        and np.corrcoef(thumbs[i], thumbs[23 + j])[0, 1] >= 0.8
-    ]
-    assert len(expected) > 3 and alike(photos[:23], photos[23:]).tolist() == expected
-
-
-def test_validation_and_training_photos_like_held_out_ones_are_left_out():
-    source = source_of(train=["a", "b", "c", "d"], val=["e", "f"], test=["g", "h"])
-    result = separate(source, infos(a=0, b=1, c=2, d=3, e=1, f=2, g=2, h=3))
-    assert ids(result) == {"train": ["a"], "val": ["e"], "test": ["g", "h"]}
-    assert "val photos left out, alike a photo of test: 1 (f)" in result.notes
-    assert "train photos left out, alike a photo of val or test: 3 (b, c, d)" in result.notes
-
-
-def test_videos_stay_as_they_are():
-    video = source_of("gopro", train=["a"], val=["b"], test=["c"])
-    assert separate(video, infos(a=0, b=0, c=0)) is video
-
-
-@given(st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(0, len(INFOS) - 1)), max_size=24))
+@given(st.lists(st.tuples(st.sampled_from(SPLITS), st.integers(0, len(SIGNS) - 1)), max_size=24))
 @settings(max_examples=60, deadline=None)
 def test_near_duplicates_never_straddle_splits(photos):
-    names = {f"{37 * k % 101}": entry for k, entry in enumerate(photos)}
-    splits = {split: [name for name, (at, _) in names.items() if at == split] for split in SPLITS}
-    seen = infos(**{name: k for name, (_, k) in names.items()})
-    result = separate(source_of(**splits), seen)
-    shown = [{names[photo.id][1] for photo in part} for part in result.splits.values()]
+    shows = {f"{37 * k % 101}": number for k, (_, number) in enumerate(photos)}
+    rows = [(split, key, shows[key]) for (split, _), key in zip(photos, shows, strict=True)]
+    source = source_of(*rows)
+    before = ids(source)
+    keep_apart(source)
+    shown = [{shows[key] for key in part} for part in ids(source).values()]
     assert not shown[0] & shown[1] and not shown[1] & shown[2] and not shown[0] & shown[2]
-    assert set.union(*shown) == {k for _, k in photos} and ids(result)["test"] == splits["test"]
-    assert bool(result.notes) == (ids(result) != splits)
+    assert set.union(*shown) == {*shows.values()} and ids(source)["test"] == before["test"]
+    assert bool(source.notes) == (ids(source) != before)
 
 
 # The command
 
 
 def test_check_reports_what_is_there(coco, capsys):
-    val, train, test = (coco.splits[split][0] for split in ("val", "train", "test"))
-    Image.open(val.path).convert("L").save(val.path)
-    shutil.copy(test.path, train.path)
+    val, train, test = (
+        coco.images[coco.images["split"] == split].iloc[0] for split in ("val", "train", "test")
+    )
+    Image.open(val["path"]).convert("L").save(val["path"])
+    shutil.copy(test["path"], train["path"])
     assert check(coco.root, jobs=1) == 0
     printed = capsys.readouterr().out
     assert "train     19 photos, 95 captions" in printed
     assert "smallest 56 x 40, median 56 x 40, largest 56 x 40" in printed
-    assert f"converted from L: 1 ({val.id})" in printed
-    assert f"train photos left out, alike a photo of val or test: 1 ({train.id})" in printed
+    assert f"converted from L: 1 ({val['id']})" in printed
+    assert f"train photos left out, alike a photo of val or test: 1 ({train['id']})" in printed
     assert "nothing is broken" in printed
 
 
 def test_check_lists_every_broken_file(coco, capsys):
-    files = [cut(photo.path) for photo in coco.splits["train"][:3]]
+    paths = coco.images["path"][coco.images["split"] == "train"]
+    files = [cut(path) for path in paths[:3]]
     assert check(coco.root) == 1 and check(coco.root, skip_broken=True) == 0
     printed = capsys.readouterr().out
     assert all(printed.count(f"problem   {file}: cut") == 2 for file in files)
-    for photo in coco.splits["train"][3:]:
-        cut(photo.path)
+    for path in paths[3:]:
+        cut(path)
     with pytest.raises(S3EError, match="the train split has fewer than 2"):
         check(coco.root, skip_broken=True)
     assert capsys.readouterr().out.count(": cut") == 20, "what is broken is listed first"

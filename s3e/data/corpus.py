@@ -7,7 +7,6 @@ captions, their parses, true trees, kernel extents, input PSNR), `corpus.json` (
 protocol, what was left out) and, for captioned data, `vocabulary.json`.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -82,13 +81,12 @@ class Split:
     parses: list[list[CaptionTree | None]]  # the tree of each caption; None where it names nothing
     sharp: np.ndarray  # N x H x W x 3, like every array of `blurred`
     blurred: dict[str, np.ndarray]
-    extents: dict[str, list[float]]  # of kernels, in pixels; NaN where none was drawn (pairs)
-    psnr: dict[str, list[float]]  # of the blurred photo in dB; NaN where it is missing
+    extents: dict[str, np.ndarray]  # N, of kernels, in pixels; NaN where none was drawn (pairs)
+    psnr: dict[str, np.ndarray]  # N, of the blurred photo in dB; NaN where it is missing
     words: Tensor  # N x C x T, C captions a photo
     trees: Tensor  # N x C x 7, IGNORE where a label is out of vocabulary
     targets: Tensor  # N x 7: the true tree (scenes), or the most frequent label of each node
     labels: np.ndarray | None
-    missing: dict[str, list[int]] = field(default_factory=dict)  # rows without a severity
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,30 +96,26 @@ class Split:
         "sharp".
         """
         have = np.ones(len(self), dtype=bool)
-        have[[row for name in severities for row in self.missing.get(name, ())]] = False
+        for severity in severities:
+            have &= ~np.isnan(self.psnr.get(severity, 0.0))
         return np.flatnonzero(have)
 
     def spread(self, rows: np.ndarray) -> np.ndarray:
         """The same rows, those of one video or sub-folder (ids up to the last "/") as far from each
         other as can be.
         """
-        groups = [self.ids[row].rpartition("/")[0] for row in rows]
-        sizes, seen, place = Counter(groups), Counter(), []
-        for group in groups:
-            place.append((seen[group] + 0.5) / sizes[group])
-            seen[group] += 1
-        return rows[np.argsort(place, kind="stable")]
+        videos = pd.Series([self.ids[row].rpartition("/")[0] for row in rows])
+        groups = videos.groupby(videos)
+        places = (groups.cumcount() + 0.5) / groups.transform("size")
+        return rows[np.argsort(places.to_numpy(), kind="stable")]
 
     def batch(self, index: np.ndarray, severity: str, choice: np.ndarray | None = None) -> Batch:
         """The photos at `index`; `choice` says which of its captions (default: the first).
 
         Raises ValueError for a photo that does not have the severity.
         """
-        if not set(self.missing.get(severity, ())).isdisjoint(np.asarray(index).tolist()):
-            raise ValueError(
-                f"{self.name}: some of these photos have no '{severity}': choose from"
-                f" rows('{severity}')."
-            )
+        if not np.isin(index, self.rows(severity)).all():
+            raise ValueError(f"{self.name}: choose from rows('{severity}'), others do not have it.")
         rows = torch.as_tensor(index)
         pick = (
             torch.zeros(len(index), dtype=torch.long) if choice is None else torch.as_tensor(choice)
@@ -250,9 +244,8 @@ def _load_split(
     def array(view: str) -> np.ndarray:
         return np.load(folder / f"{name}_{view}.npy", mmap_mode="r")
 
-    def numbers(columns: dict[str, list[float | None]]) -> dict[str, list[float]]:
-        known = columns.items()
-        return {key: [math.nan if x is None else x for x in column] for key, column in known}
+    def numbers(fact: str) -> dict[str, np.ndarray]:
+        return {severity: np.array(values, float) for severity, values in record[fact].items()}
 
     record = read_json(folder / f"{name}.json")
     parses = [[tree_of(nodes) for nodes in row] for row in record["parses"]]
@@ -263,9 +256,8 @@ def _load_split(
         parses=parses,
         sharp=array("sharp"),
         blurred={severity: array(severity) for severity in record["psnr"]},
-        extents=numbers(record["extents"]),
-        psnr=numbers(record["psnr"]),
-        missing=record["missing"],
+        extents=numbers("extents"),
+        psnr=numbers("psnr"),
         labels=array("labels") if (folder / f"{name}_labels.npy").exists() else None,
         **_encode(record["captions"], parses, record["trees"], words, labels, max_words),
     )

@@ -1,21 +1,12 @@
 """Prepare data once: look at every photo, decode, resize and blur it on all cores, and write the
 corpus of a study.
 
-    runs/cache/survey-<data folder>-<hash>.json      what each photo shows, and which are broken
-    runs/cache/<data folder>-<hash>/{<split>_<view>.npy, <split>_<view>.json}
-
-Views are `sharp` and the severities: arrays uint8 (N, H, W, 3), to be memory-mapped, and kernel
-extents and input PSNR. The hash is of the settings, the files and the code that they depend on. A
-cache is made in `<folder>.part`, where a view has its .json when it is whole, so that a preparation
-that was killed goes on with the first that is missing.
+Prepared photos are kept in `runs/cache/<data folder>-<hash>/`, in the layout that `corpus` reads
+but without vocabulary and parses; the hash is of the settings, the files and the code that they
+depend on. A cache is made in `<folder>.part`: a preparation that was killed begins again.
 """
 
-import contextlib
-import errno
 import functools
-import hashlib
-import inspect
-import json
 import math
 import multiprocessing
 import os
@@ -28,31 +19,42 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from inspect import getsource
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
+import pandas as pd
+from tqdm.auto import tqdm
 
 from s3e import blur, utils
 from s3e.blur import SEVERITIES, blur_batch, kernel_for
 from s3e.captions.parser import parse_caption
-from s3e.captions.tree import TreeVocabulary, Vocabulary
+from s3e.captions.tree import CaptionTree, TreeVocabulary, Vocabulary
 from s3e.config import Config, load_config, parse_setting
 from s3e.data import photos as decoding
 from s3e.data import readers
-from s3e.data.corpus import Corpus, load_corpus, tree_of
-from s3e.data.photos import Problem, decode, load_photo, load_whole
-from s3e.data.readers import PAIRED, SPLITS, Photo, PhotoInfo, Source, Subset
+from s3e.data.photos import decode, load_photo, load_whole
+from s3e.data.readers import PAIRED, SPLITS, Source, Subset, counted, read_source
 from s3e.data.scenes import CATEGORIES, make_split
-from s3e.utils import S3EError, atomic_write, psnr, read_json, write_array, write_json
+from s3e.utils import (
+    S3EError,
+    atomic_write,
+    code_digest,
+    digest,
+    disk_errors,
+    lock_file,
+    psnr,
+    read_json,
+    write_array,
+    write_json,
+)
 
-Progress = Callable[..., Any]  # wraps an iterable, as tqdm does
+if TYPE_CHECKING:
+    from s3e.data.corpus import Corpus
+
 CHUNK = 64  # photos that one process takes at a time
 WORTH = 4  # chunks a process must have before starting it pays, where their number is left open
 DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below this
@@ -60,26 +62,22 @@ DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below th
 MARGIN = 1.4
 
 
-def no_progress(items: Any, **options: Any) -> Any:
-    """The items as they are, where nobody watches."""
-    return items
+def spread(work: Callable, chunks: list, jobs: int, title: str) -> Iterator:
+    """`work` of each chunk in order, by `jobs` processes (0: one a core where that is worth it).
 
-
-@contextmanager
-def workers(jobs: int, tasks: int) -> Iterator[Callable]:
-    """A `map` over `jobs` processes (0: one a core where the work is worth it); with one, the work
-    is done right here.
+    With one process, the work is done right here.
     """
     if jobs < 0:
         raise S3EError(f"--jobs {jobs}: give a number of processes, or 0 for one a core.")
-    jobs = min(jobs, tasks) if jobs else min(utils.cores(), tasks // WORTH)
+    jobs = min(jobs, len(chunks)) if jobs else min(utils.cores(), len(chunks) // WORTH)
+    bar = functools.partial(tqdm, total=len(chunks), desc=title, leave=False)
     if jobs <= 1:
-        yield map
+        yield from bar(map(work, chunks))
         return
     context = multiprocessing.get_context("spawn")  # a notebook has threads: it must not be forked
     pool = ProcessPoolExecutor(jobs, context, _begin_worker)
     try:
-        yield pool.map
+        yield from bar(pool.map(work, chunks))
     except BrokenProcessPool:
         raise S3EError(
             f"one of {jobs} processes was killed (for want of memory, or because a script began"
@@ -96,227 +94,134 @@ def _begin_worker() -> None:
     threading.Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+def _chunks(images: pd.DataFrame) -> list[pd.DataFrame]:
+    """Rows of one split each, at most `CHUNK`."""
+    parts = [images[images["split"] == split] for split in SPLITS]
+    return [part[k : k + CHUNK] for part in parts for k in range(0, len(part), CHUNK)]
 
 
-def _stamp(*paths: Path | None) -> list:
-    """Names, sizes and dates of files; without those of files that are not there."""
-    states = [(path.name, path.stat()) for path in paths if path and path.is_file()]
-    return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+# --- which photos can be used ---
 
 
-# --- a look at every photo ---
+def read(config: Config) -> Source:
+    """The data folder of a configuration as it lies there, before any photo is decoded.
 
-
-@dataclass(frozen=True)
-class Survey:
-    """What the photos show that can be decoded, and what is wrong with the others, by photo id."""
-
-    infos: dict[str, PhotoInfo]
-    broken: dict[str, Problem]
-
-
-def survey(source: Source, jobs: int = 0, progress: Progress = no_progress) -> Survey:
-    """Decode every photo (of pairs the blurred one too) in `jobs` processes (0: one a core); no
-    file makes it stop.
-
-    The result is kept in `runs/cache` (where that can be written) and used again until a file
-    changes.
+    Raises `S3EError` if it cannot be used, does not fit `blur.severity`, or has broken records
+    (unless `data.skip_broken`).
     """
-    photos = [photo for split in SPLITS for photo in source.splits[split]]
-    stamps = [[photo.id, *_stamp(photo.path, photo.blurred)] for photo in photos]
-    key = _digest([stamps, str(source.root.resolve()), _code(decoding, readers)])
-    file = utils.RUNS / "cache" / f"survey-{source.root.resolve().name}-{key}.json"
-    if file.is_file():
-        looks = read_json(file)
-    else:
-        parts = [photos[k : k + CHUNK] for k in range(0, len(photos), CHUNK)]
-        with workers(jobs, len(parts)) as run:
-            bar = progress(run(_look_at, parts), total=len(parts), desc="decoding", leave=False)
-            looks = [look for part in bar for look in part]
-        with contextlib.suppress(OSError):
-            write_json(file, looks)
-    infos, broken = {}, {}
-    for photo, (fine, *look) in zip(photos, looks, strict=True):
-        if fine:
-            size, notes, code, thumb = look
-            infos[photo.id] = PhotoInfo(tuple(size), tuple(notes), code, bytes.fromhex(thumb))
-        else:
-            broken[photo.id] = Problem(*look)
-    return Survey(infos, broken)
-
-
-def _look_at(photos: Sequence[Photo]) -> list[list]:
-    looks = []
-    for photo in photos:
-        try:
-            image, size, notes = decode(photo.path, DRAFT)
-            if photo.blurred and (other := decode(photo.blurred, DRAFT)[1]) != size:
-                what = "blurred and sharp frame differ in size ({}x{} and {}x{})".format(
-                    *other, *size
-                )
-                remedy = "replace or remove the pair"
-                raise Problem(str(photo.blurred), what, remedy)
-            code, thumb = readers.fingerprint(image)
-            looks.append([True, size, notes, code, thumb.hex()])
-        except Problem as error:
-            looks.append([False, *error.args])
-    return looks
-
-
-def usable(source: Source, seen: Survey, skip_broken: bool = False) -> Source:
-    """The source without its broken photos and with near-duplicates kept apart (see
-    `readers.separate`).
-
-    Raises `S3EError` if a photo is broken and `skip_broken` is off, or if a split is left with
-    fewer than 2 photos.
-    """
-    if not skip_broken:
-        readers.refuse(list(seen.broken.values()), source.root)
-    splits = {
-        name: [photo for photo in part if photo.id not in seen.broken]
-        for name, part in source.splits.items()
-    }
-    problems = (*source.problems, *seen.broken.values())
-    result = readers.separate(replace(source, splits=splits, problems=problems), seen.infos)
-    remedy = "broken photos and near-duplicates do not count, add others"
-    readers.check_splits(source.root, result.splits, problems, remedy)
-    return result
-
-
-def read_data(config: Config, jobs: int = 0, progress: Progress = no_progress) -> Source:
-    """The data folder of a configuration, without photos that cannot be used and near-duplicates
-    across splits.
-
-    Validation and test photos that look like a training photo of the captioned study
-    `semantics_from` are taken out as well. Raises `S3EError` as `open_source` does, and for broken
-    photos unless `data.skip_broken`.
-    """
-    data = config.data
-    source = readers.open_source(data.source, data.subset, data.skip_broken)
-    seen = survey(source, jobs, progress)
-    source = usable(source, seen, data.skip_broken)
-    if source.captioned or not config.semantics_from:
-        return source
-    study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
-    if (root := study["config"]["data"]["source"]) == "scenes":
-        return source
-    other = readers.read_source(root)
-    known = survey(other, jobs, progress).infos
-    trained = [known[photo.id] for photo in other.splits["train"] if photo.id in known]
-    splits, notes = dict(source.splits), list(source.notes)
-    for name in ("val", "test"):
-        splits[name] = readers.without(splits[name], seen.infos, trained, root, name, notes)
-    remedy = f"photos that {root} trains on do not count, add others"
-    readers.check_splits(source.root, splits, (), remedy)
-    return replace(source, splits=splits, notes=tuple(notes))
-
-
-# --- what is to be prepared ---
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split: its photos, the severities of their blurred views, and the shape (height, width,
-    3) of one photo.
-
-    Where pairs have a severe view, `windows` has for each the frames whose mean it is (None where
-    the video has too few); `whole` means whole frames, not central crops.
-    """
-
-    photos: list[Photo]
-    severities: tuple[str, ...]
-    shape: tuple[int, int, int]
-    windows: list[tuple[Path, ...] | None] = field(default_factory=list)
-    whole: bool = False
-
-    @property
-    def missing(self) -> dict[str, list[int]]:
-        """Rows without a severity: pairs with too few neighbours for a severe view."""
-        rows = [i for i, window in enumerate(self.windows) if window is None]
-        return {"severe": rows} if rows else {}
-
-
-def plan(source: Source, config: Config) -> dict[str, Part]:
-    """What each split will hold under `data.train`, `data.val` and `data.test` (0: all; pairs:
-    spread over the videos).
-
-    Raises `S3EError` for a severity that does not fit, too few photos, or test frames of unequal
-    sizes.
-    """
-    trained, root, chosen = config.blur.severity, source.root, {}
+    source, severity = read_source(config.data.source, config.data.subset), config.blur.severity
     known = PAIRED if source.paired else tuple(SEVERITIES)
-    if trained not in known:
+    if severity not in known:
         what = "pairs of blurred and sharp frames" if source.paired else "sharp photos alone"
         choose = f"choose {' or '.join(known)} (--set blur.severity={known[-1]})"
-        raise S3EError(f"blur.severity is '{trained}', but {root} holds {what}: {choose}.")
-    for name in SPLITS:
-        photos = source.splits[name]
-        limit = min(getattr(config.data, name) or len(photos), len(photos))
-        if limit < 2:
-            what = f"fewer than 2 photos for the {name} split: set data.{name} to 0 (all) or more"
-            raise S3EError(f"{root}: {what}.")
-        spread = [photos[i * len(photos) // limit] for i in range(limit)]
-        chosen[name] = spread if source.paired else photos[:limit]
-    square = (config.data.size, config.data.size, 3)
-    if not source.paired:
-        severities = {"train": (trained,), "val": known, "test": known}
-        return {name: Part(chosen[name], severities[name], square) for name in SPLITS}
-    parts, frames = {}, config.blur.frames
-    around = {name: windows(chosen[name], source.splits[name], frames) for name in SPLITS}
-    needed = SPLITS if trained == "severe" else SPLITS[1:]
-    few = [name for name in needed if len(around[name]) - around[name].count(None) < 2]
-    if few and trained == "severe":
+        raise S3EError(f"blur.severity is '{severity}', but {source.root} holds {what}: {choose}.")
+    refuse(source, config)
+    return source
+
+
+def refuse(source: Source, config: Config) -> None:
+    """Raise `S3EError` for the first problem, unless `data.skip_broken` leaves all of them out."""
+    if source.problems and not config.data.skip_broken:
+        more = f"... and {len(source.problems) - 1} more; " if len(source.problems) > 1 else ""
         raise S3EError(
-            f"{root}: blur.severity=severe needs {frames} consecutive frames, which fewer than 2"
-            f" pairs of the {few[0]} split have; --set blur.severity=released."
+            f"{source.problems[0][:-1]} ({more}`python -m s3e data check {source.root}` lists them;"
+            " --skip-broken, or --set data.skip_broken=true for run_all.py, leaves them out)."
         )
-    for name in SPLITS:
-        severities = (trained,) if name == "train" else PAIRED[:1] if few else PAIRED
-        whole = config.data.whole_frames and name == "test"
-        shape = _frame_shape(chosen[name]) if whole else square
-        severe = around[name] if "severe" in severities else []
-        parts[name] = Part(chosen[name], severities, shape, severe, whole)
-    return parts
 
 
-def windows(
-    photos: list[Photo], everything: list[Photo], frames: int
-) -> list[tuple[Path, ...] | None]:
+def look(source: Source, jobs: int = 0) -> None:
+    """Decode every photo (of pairs the blurred one too); broken ones move to `problems`.
+
+    Adds the columns `size` (width, height), `unusual`, `hash` and `thumb`. No file makes it stop.
+    """
+    looks = pd.concat(spread(_look, _chunks(source.images), jobs, "decoding"))
+    source.problems += [fault for fault in looks["fault"] if fault]
+    source.images = source.images.join(looks[looks["fault"] == ""], how="inner")
+
+
+def _look(images: pd.DataFrame) -> pd.DataFrame:
+    looks = []
+    for path, blurred in zip(images["path"], images["blurred"], strict=True):
+        try:
+            image, size, unusual = decode(path, DRAFT)
+            if blurred and (other := decode(blurred, DRAFT)[1]) != size:
+                sizes = "{}x{} and {}x{}".format(*other, *size)
+                what = f"blurred and sharp frame differ in size ({sizes})"
+                raise S3EError(f"{blurred}: {what}; replace or remove the pair.")
+            looks.append(["", size, unusual, *readers.fingerprint(image)])
+        except S3EError as error:
+            looks.append([str(error), None, (), 0, None])
+    names = ["fault", "size", "unusual", "hash", "thumb"]
+    return pd.DataFrame(looks, columns=names, index=images.index)
+
+
+def _teacher(config: Config, source: Source) -> Source | None:
+    """The photos of the captioned study `semantics_from`; None where there is none, or scenes."""
+    if source.captioned or not config.semantics_from:
+        return None
+    study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
+    root = study["config"]["data"]["source"]
+    return None if root == "scenes" else read_source(root)
+
+
+def choose(source: Source, teacher: Source | None, config: Config, jobs: int = 0) -> None:
+    """Leave out broken photos, near-duplicates across splits, what the captioner was trained on,
+    and what is beyond `data.train`, `data.val` and `data.test` (pairs: spread over the videos).
+
+    Adds the column `window`: of pairs the `blur.frames` blurred frames around each, or None. Raises
+    `S3EError` for broken photos unless `data.skip_broken`, and where fewer than 2 photos are left.
+    """
+    look(source, jobs)
+    refuse(source, config)
+    readers.keep_apart(source)
+    if teacher:
+        look(teacher, jobs)
+        trained = teacher.images.query("split == 'train'")
+        for split in ("val", "test"):
+            readers.drop_alike(source, split, trained, teacher.root)
+    images, kept = source.images.assign(window=windows(source.images, config.blur.frames)), []
+    for split in SPLITS:
+        part = images[images["split"] == split]
+        count = min(getattr(config.data, split) or len(part), len(part))
+        places = range(count)
+        if source.paired:
+            places = [i * len(part) // count for i in places]
+        kept.append(part.iloc[places])
+    source.images = pd.concat(kept)
+    source.check_splits()
+
+
+def windows(images: pd.DataFrame, frames: int) -> pd.Series:
     """For each pair the `frames` (odd) consecutive blurred frames around it, or None where the
     video has too few.
     """
-    known = {(photo.sequence, photo.frame): photo.blurred for photo in everything}
-    reach, found = range(-(frames // 2), frames // 2 + 1), []
-    for photo in photos:
-        window = tuple(known.get((photo.sequence, photo.frame + step)) for step in reach)
+    places = [*zip(images["sequence"], images["frame"], strict=True)]
+    known, found = dict(zip(places, images["blurred"], strict=True)), []
+    for sequence, number in places:
+        reach = range(number - frames // 2, number + frames // 2 + 1)
+        window = tuple(known.get((sequence, frame)) for frame in reach)
         found.append(None if None in window else window)
-    return found
+    return pd.Series(found, images.index, object)
 
 
-def side(size: int) -> int:
-    """The shorter side, in pixels, that a frame is resized to before its central crop of `size` is
-    taken.
-    """
-    return round(MARGIN * size)
+def severities_of(source: Source, config: Config) -> dict[str, tuple[str, ...]]:
+    """What each split is blurred with; short videos have no severe frames (see `windows`)."""
+    trained, known = config.blur.severity, tuple(SEVERITIES)
+    if source.paired:
+        counts = source.images["window"].notna().groupby(source.images["split"]).sum()
+        needed = SPLITS if trained == "severe" else SPLITS[1:]
+        few = [split for split in needed if counts[split] < 2]
+        known = PAIRED[:1] if few else PAIRED
+        if few and trained == "severe":
+            raise S3EError(
+                f"{source.root}: blur.severity=severe needs {config.blur.frames} consecutive"
+                f" frames, which fewer than 2 pairs of the {few[0]} split have; --set"
+                " blur.severity=released."
+            )
+    return {"train": (trained,), "val": known, "test": known}
 
 
-def _frame_shape(photos: list[Photo]) -> tuple[int, int, int]:
-    """Height, width and 3 of frames that must have one size (found in their headers)."""
-    sizes: dict[tuple[int, int], Path] = {}
-    for photo in photos:
-        with Image.open(photo.path) as image:
-            sizes.setdefault(image.size, photo.path)
-    if len(sizes) > 1:
-        shown = [f"{path} has {width} x {height} pixels" for (width, height), path in sizes.items()]
-        what = f"whole frames need one size, {' but '.join(shown)}"
-        raise S3EError(f"{what}: --set data.whole_frames=false.")
-    width, height = next(iter(sizes))
-    return height, width, 3
-
-
-def _protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
+def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
     """One sentence for tables, without a full stop: where splits, blurred frames and severe ones
     come from.
     """
@@ -331,220 +236,183 @@ def _protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
     return ", ".join([source.protocol, *([severe] if "severe" in severities else []), test])
 
 
-# --- the cache ---
+# --- arrays on disk ---
 
 
-def prepare_arrays(
-    source: Source, config: Config, jobs: int = 0, progress: Progress = no_progress
-) -> tuple[Path, dict[str, Part]]:
-    """Make the views of a source, or find them made; returns their folder below `runs/cache`, and
-    what it holds.
-
-    `jobs` processes, 0 for all cores: the bytes do not depend on it. Raises `S3EError` if settings
-    and source do not fit, or if the disk is too small (found before the work; whole views are
-    kept).
-    """
-    parts = plan(source, config)
-    name = f"{source.root.resolve().name}-{_digest(cache_key(source, config, parts))}"
-    folder = utils.RUNS / "cache" / name
-    building = folder.with_name(f"{name}.part")
-    if not folder.exists():
-        with _writing(folder), utils.lock_file(folder.with_name(f".{name}.lock"), lambda _: None):
-            if not folder.exists():  # another process may have made it meanwhile
-                building.mkdir(exist_ok=True)
-                for left in building.glob(".*"):  # by a killed process
-                    left.unlink()
-                _fill(building, parts, config, jobs, progress)
-                building.rename(folder)
-    return folder, parts
+def side(size: int) -> int:
+    """The shorter side in pixels of a frame whose central crop of `size` is taken."""
+    return round(MARGIN * size)
 
 
-def cache_key(source: Source, config: Config, parts: dict[str, Part]) -> list:
-    """What the views depend on: settings, code, and ids, sizes and times of the files."""
-    how, key = config.blur, [config.data.size]
-    key.append(how.frames if source.paired else [how.seed, how.gamma, how.noise, blur.TRANSFORMS])
-    for part in parts.values():
-        paths = [(photo.path, photo.blurred) for photo in part.photos]
-        paths += [window or () for window in part.windows]
-        stamps = [_stamp(*some) for some in paths]
-        key.append([part.severities, part.shape, [photo.id for photo in part.photos], stamps])
-    return [*key, _code(sys.modules[__name__], decoding, blur, utils)]
-
-
-def _code(*modules: ModuleType) -> list[str]:
-    return [utils.code_digest(inspect.getsource(item), item.__name__) for item in modules]
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = f"{folder} cannot be written ({error.strerror or error}): choose"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = f"{folder}: the disk is full; make room and repeat, which goes on, or choose"
-        raise S3EError(f"{what} another place by the variable S3E_RUNS.") from None
-
-
-def _fill(
-    building: Path, parts: dict[str, Part], config: Config, jobs: int, progress: Progress
+def write_views(
+    images: pd.DataFrame,
+    severities: dict[str, tuple[str, ...]],
+    config: Config,
+    folder: Path,
+    jobs: int = 0,
 ) -> None:
-    """Make the views that are not there yet."""
-    views = [(name, view) for name, part in parts.items() for view in ("sharp", *part.severities)]
-    todo = [key for key in views if not (building / "{}_{}.json".format(*key)).is_file()]
-    needed = sum(len(parts[name].photos) * math.prod(parts[name].shape) for name, _ in todo)
-    if needed > (free := shutil.disk_usage(building).free):
-        needed, free = tqdm.format_sizeof(needed, "B"), tqdm.format_sizeof(free, "B")
-        raise S3EError(
-            f"{building} needs {needed}, but {free} are free: make room, take fewer photos"
-            " (data.train) or another place (the variable S3E_RUNS)."
-        )
-    total = sum(len(parts[name].photos) for name, _ in todo)
-    with workers(jobs, total // CHUNK) as run:
-        made = (row for key in todo for row in _make_view(run, building, *key, parts, config))
-        for _ in progress(made, total=total, desc="preparing photos", unit="", leave=False):
-            pass
+    """Write `<split>_<view>.npy` and `<split>.json`: the bytes do not depend on `jobs`.
 
-
-def _make_view(
-    run: Callable, building: Path, name: str, view: str, parts: dict[str, Part], config: Config
-) -> Iterator[int]:
-    """Write one view of a split, not through a memory map, which a full disk would turn into a
-    crash; yields its rows.
+    Not through memory maps, which a full disk would turn into a crash.
     """
-    part, extents, scores = parts[name], [], []
-    starts = range(0, len(part.photos), CHUNK)
-    cuts = [slice(start, start + CHUNK) for start in starts]
-    pieces = [replace(part, photos=part.photos[c], windows=part.windows[c]) for c in cuts]
-    make = functools.partial(_make_rows, config, view, building / f"{name}_sharp.npy")
-    with atomic_write(building / f"{name}_{view}.npy") as temporary, open(temporary, "wb") as file:
-        shape = (len(part.photos), *part.shape)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for images, some_extents, some_scores in run(make, starts, pieces):
-            file.write(images.tobytes())
-            extents += some_extents
-            scores += some_scores
-            yield from range(len(images))
-    write_json(building / f"{name}_{view}.json", {"extents": extents, "psnr": scores})
+    chunks, opened, records = _chunks(images), {}, {}
+    make = functools.partial(_make_views, config, severities)
+    with ExitStack() as stack:
+        for chunk, (views, facts) in zip(
+            chunks, spread(make, chunks, jobs, "preparing"), strict=True
+        ):
+            split = chunk["split"].iloc[0]
+            for view, array in views.items():
+                if (split, view) not in opened:
+                    path = stack.enter_context(atomic_write(folder / f"{split}_{view}.npy"))
+                    opened[split, view] = stack.enter_context(open(path, "wb"))
+                    shape = (int((images["split"] == split).sum()), *array.shape[1:])
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(opened[split, view], header)
+                opened[split, view].write(array.tobytes())
+            record = records.setdefault(split, defaultdict(lambda: defaultdict(list)))
+            for name, view, values in facts:
+                record[name][view] += values
+    for split, part in images.groupby("split"):
+        columns = {"ids": [*part["id"]], "captions": [*map(list, part["captions"])]}
+        columns["trees"] = [*part["tree"]] if "tree" in part else None
+        write_json(folder / f"{split}.json", columns | records[split])
 
 
-def _make_rows(
-    config: Config, view: str, sharp_file: Path, start: int, part: Part
-) -> tuple[np.ndarray, list[float | None], list[float | None]]:
-    """One view of some photos: uint8 (N, H, W, 3), kernel extents in pixels and input PSNR in dB,
-    None if unknown.
+def _make_views(
+    config: Config, severities: dict[str, tuple[str, ...]], images: pd.DataFrame
+) -> tuple[dict[str, np.ndarray], list[tuple[str, str, list]]]:
+    """All views of photos of one split: uint8 (N, H, W, 3), and (fact, view, values) of each.
+
+    Facts are kernel extents in pixels and input PSNR in dB, None where unknown.
     """
-    size, paired, unknown = (
-        config.data.size,
-        bool(part.photos[0].blurred),
-        [None] * len(part.photos),
-    )
+    split, size, how = images["split"].iloc[0], config.data.size, config.blur
+    paired = images["blurred"].notna().any()
 
     @functools.cache
     def load(path: Path) -> np.ndarray:
-        image = load_whole(path) if part.whole else load_photo(path, size, paired and side(size))
-        if image.shape != part.shape:
-            shapes = [f"{shape[1]} x {shape[0]}" for shape in (image.shape, part.shape)]
-            what = f"this frame has {shapes[0]} pixels, not {shapes[1]}"
-            raise S3EError(f"{path}: {what}: replace the file or remove the pair.")
-        return image
+        if paired and config.data.whole_frames and split == "test":
+            return load_whole(path)
+        return load_photo(path, size, side(size) if paired else None)
 
-    if view == "sharp":
-        return np.stack([load(photo.path) for photo in part.photos]), unknown, unknown
-    sharp = np.array(np.load(sharp_file, mmap_mode="r")[start : start + len(part.photos)])
-    extents = unknown
-    if not paired:
-        ids, how = [photo.id for photo in part.photos], config.blur
-        images, drawn = blur_batch(sharp, ids, view, how.seed, how.gamma, how.noise)
-        extents = [round(float(value), 3) for value in drawn]
-    elif view == "released":
-        images = np.stack([load(photo.blurred) for photo in part.photos])
-    else:  # the mean of several released frames, as they are coded (specification 4.3, variant B)
-        images = np.zeros_like(sharp)
-        for i, window in enumerate(part.windows):
-            if window:
-                mean = np.mean([load(path) for path in window], axis=0, dtype=np.float64)
-                images[i] = np.rint(mean)
-    scores = [psnr(*pair) for pair in zip(images, sharp, strict=True)]
-    absent = part.missing.get(view, ())
-    return images, extents, [None if i in absent else score for i, score in enumerate(scores)]
+    sharp = np.stack([*(images["image"] if "image" in images else map(load, images["path"]))])
+    views, facts = {"sharp": sharp}, []
+    for view in severities[split]:
+        extents, absent = [None] * len(images), np.zeros(len(images), bool)
+        if not paired:
+            blurred, drawn = blur_batch(
+                sharp, [*images["id"]], view, how.seed, how.gamma, how.noise
+            )
+            extents = [round(float(value), 3) for value in drawn]
+        elif view == "released":
+            blurred = np.stack([*map(load, images["blurred"])])
+        else:  # the mean of several released frames, as they are coded (4.3, variant B)
+            blurred, absent = np.zeros_like(sharp), images["window"].isna().to_numpy()
+            for row in np.flatnonzero(~absent):
+                frames = [load(path) for path in images["window"].iloc[row]]
+                blurred[row] = np.rint(np.mean(frames, axis=0, dtype=np.float64))
+        pairs = zip(blurred, sharp, absent, strict=True)
+        scores = [None if unknown else psnr(*pair) for *pair, unknown in pairs]
+        facts += [("extents", view, extents), ("psnr", view, scores)]
+        views[view] = blurred
+    return views, facts
+
+
+def prepare_photos(config: Config, jobs: int = 0) -> Path:
+    """Make the cache of the data folder in `jobs` processes (0: all cores), or find it made.
+
+    Raises `S3EError` if settings and folder do not fit, or if the disk is full.
+    """
+    source = read(config)
+    teacher = _teacher(config, source)
+    name = f"{source.root.resolve().name}-{digest(cache_key(config, source, teacher))[:16]}"
+    folder = utils.RUNS / "cache" / name
+    building = folder.with_name(f"{name}.part")
+    if folder.exists():
+        return folder
+    with disk_errors(folder, "choose another place by the variable S3E_RUNS"):
+        with lock_file(folder.with_name(f".{name}.lock"), lambda _: None):
+            if not folder.exists():  # another process may have made it meanwhile
+                shutil.rmtree(building, ignore_errors=True)  # of a killed process
+                building.mkdir()
+                _prepare(source, teacher, config, building, jobs)
+                building.rename(folder)
+    return folder
+
+
+def cache_key(config: Config, source: Source, teacher: Source | None) -> list:
+    """What a cache depends on: settings, code, and rows, sizes and times of the files."""
+    key = [config.data.model_dump(), config.blur.model_dump(), source.problems, source.notes]
+    for images in (source.images, *([teacher.images] if teacher else [])):
+        files = [*images["path"], *images["blurred"].dropna()]
+        states = [path.stat() for path in files if path.exists()]
+        times = [(state.st_size, state.st_mtime_ns) for state in states]
+        key.append([images.astype(str).to_numpy().tolist(), times])
+    modules = sys.modules[__name__], readers, decoding, blur, utils
+    return [*key, [code_digest(getsource(module), module.__name__) for module in modules]]
+
+
+def _prepare(
+    source: Source, teacher: Source | None, config: Config, folder: Path, jobs: int
+) -> None:
+    choose(source, teacher, config, jobs)
+    severities, images = severities_of(source, config), source.images
+    tested = images[images["split"] == "test"].drop_duplicates("size")
+    if source.paired and config.data.whole_frames and len(tested) > 1:
+        sizes = zip(tested["path"], tested["size"], strict=True)
+        shown = " but ".join("{} has {} x {} pixels".format(path, *size) for path, size in sizes)
+        raise S3EError(f"whole frames need one size, {shown}: --set data.whole_frames=false.")
+    write_views(images, severities, config, folder, jobs)
+    for split, part in images.groupby("split", sort=False):
+        if source.paired and "severe" in severities[split] and (few := part["window"].isna().sum()):
+            what = f"{few} have no severe view (too few neighbours in their video)"
+            source.notes.append(f"of {len(part)} {split} pairs {what}")
+    about = {"severities": severities["test"], "captioned": source.captioned, "categories": []}
+    about["protocol"] = protocol(source, config, severities["test"])
+    write_json(folder / "corpus.json", about | {"left_out": source.problems, "notes": source.notes})
 
 
 # --- the corpus of a study ---
 
 
-def prepare_corpus(config: Config, folder: Path, progress: Progress = no_progress) -> Corpus:
-    """Draw or decode every photo, blur it, encode captions and trees, and write all of it to
-    `folder`.
+def prepare_corpus(config: Config, folder: Path) -> "Corpus":
+    """Draw or decode every photo, blur it, encode captions and trees, and write all to `folder`.
 
     Photos come from the cache of their folder, which is made first where it is not there. Training
     photos have the configured severity, validation and test photos all of them. Raises `S3EError`
-    for a data folder that cannot be used, and for broken photos unless `data.skip_broken` leaves
-    them out.
+    for a data folder that cannot be used, and for broken photos unless `data.skip_broken`.
     """
-    prepare = _prepare_scenes if config.data.source == "scenes" else _prepare_photos
-    about, records = prepare(config, folder, progress)
+    if config.data.source == "scenes":
+        _prepare_scenes(config, folder)
+    else:
+        for file in prepare_photos(config).iterdir():
+            _link(file, folder / file.name)
+    records = {split: read_json(folder / f"{split}.json") for split in SPLITS}
     for split, record in records.items():
-        record["parses"] = parse_all(record["captions"])
+        trees = [[parse_caption(text) for text in texts] for texts in record["captions"]]
+        record["parses"] = [[tree and list(tree.nodes) for tree in row] for row in trees]
         write_json(folder / f"{split}.json", record)
-    if about["captioned"]:
+    if any(records["train"]["captions"]):
         write_vocabulary(config, records["train"], folder)
-    write_json(folder / "corpus.json", about)
+    from s3e.data.corpus import load_corpus  # imports PyTorch, which the workers do not need
+
     return load_corpus(folder)
 
 
-def _prepare_scenes(config: Config, folder: Path, progress: Progress) -> tuple[dict, dict]:
-    data, how, records = config.data, config.blur, {}
-    for split in progress(SPLITS, desc="splits"):
+def _prepare_scenes(config: Config, folder: Path) -> None:
+    data, parts = config.data, []
+    for split in SPLITS:
         scenes = make_split(split, getattr(data, split), data.size, data.texture, data.seed)
-        sharp, ids = np.stack([scene.image for scene in scenes]), [scene.id for scene in scenes]
-        arrays = {"sharp": sharp, "labels": np.stack([scene.label_map for scene in scenes])}
-        extents, scores = {}, {}
-        for severity in (how.severity,) if split == "train" else SEVERITIES:
-            images, drawn = blur_batch(sharp, ids, severity, how.seed, how.gamma, how.noise)
-            arrays[severity] = images
-            extents[severity] = [round(float(value), 3) for value in drawn]
-            scores[severity] = [psnr(*pair) for pair in zip(images, sharp, strict=True)]
-        for name, array in arrays.items():
-            write_array(folder / f"{split}_{name}.npy", array)
-        captions = [list(scene.captions) for scene in scenes]
-        trees = [list(scene.tree.nodes) for scene in scenes]
-        facts = {"extents": extents, "psnr": scores, "missing": {}}
-        records[split] = {"ids": ids, "captions": captions, "trees": trees, **facts}
-    about = {"severities": list(SEVERITIES), "categories": list(CATEGORIES), "captioned": True}
-    return {**about, "protocol": "generated scenes", "left_out": [], "notes": []}, records
-
-
-def _prepare_photos(config: Config, folder: Path, progress: Progress) -> tuple[dict, dict]:
-    source = read_data(config, progress=progress)
-    cache, parts = prepare_arrays(source, config, progress=progress)
-    records, notes = {}, list(source.notes)
-    for split, part in parts.items():
-        for view in ("sharp", *part.severities):
-            _link(cache / f"{split}_{view}.npy", folder / f"{split}_{view}.npy")
-        facts = {view: read_json(cache / f"{split}_{view}.json") for view in part.severities}
-        records[split] = {
-            "ids": [photo.id for photo in part.photos],
-            "captions": [list(photo.captions) for photo in part.photos],
-            "trees": None,
-            "missing": part.missing,
-            "extents": {view: facts[view]["extents"] for view in facts},
-            "psnr": {view: facts[view]["psnr"] for view in facts},
-        }
-        for name, rows in part.missing.items():
-            what = f"{len(rows)} have no {name} view (too few neighbours in their video)"
-            notes.append(f"of {len(part.photos)} {split} pairs {what}")
-    severities = list(parts["test"].severities)
-    about = {
-        "severities": severities,
-        "protocol": _protocol(source, config, severities),
-        "categories": [],
-        "captioned": source.captioned,
-        "left_out": [str(problem) for problem in source.problems],
-        "notes": notes,
-    }
-    return about, records
+        write_array(folder / f"{split}_labels.npy", np.stack([item.label_map for item in scenes]))
+        rows = [(s.id, s.image, s.captions, list(s.tree.nodes), split, None) for s in scenes]
+        names = ["id", "image", "captions", "tree", "split", "blurred"]
+        parts.append(pd.DataFrame(rows, columns=names))
+    known = tuple(SEVERITIES)
+    severities = {"train": (config.blur.severity,), "val": known, "test": known}
+    write_views(pd.concat(parts), severities, config, folder)
+    about = {"severities": known, "captioned": True, "categories": list(CATEGORIES)}
+    about |= {"protocol": "generated scenes", "left_out": [], "notes": []}
+    write_json(folder / "corpus.json", about)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -559,18 +427,13 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def parse_all(captions: list[list[str]]) -> list[list[list[str] | None]]:
-    """The seven labels of every caption of every photo; None where a caption names nothing."""
-    trees = [[parse_caption(text) for text in texts] for texts in captions]
-    return [[tree and list(tree.nodes) for tree in row] for row in trees]
-
-
 def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
     """Write `vocabulary.json`: words and tree labels of the training `record`. Raises `S3EError` if
     there are none.
     """
     captions = [text for texts in record["captions"] for text in texts]
-    trees = [tree_of(nodes) for row in record["parses"] for nodes in row if nodes]
+    parses = [nodes for row in record["parses"] for nodes in row if nodes]
+    trees = [CaptionTree(tuple(nodes[:4]), tuple(nodes[4:])) for nodes in parses]
     if not trees:
         what = "no training caption names anything that can be seen"
         raise S3EError(f"{what}: are the captions English sentences?")
@@ -582,7 +445,7 @@ def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
     write_json(folder / "vocabulary.json", content)
 
 
-def summary(corpus: Corpus) -> dict[str, float]:
+def summary(corpus: "Corpus") -> dict[str, float]:
     """Numbers for `metrics.json`: photos, words, labels, and the mean input PSNR of validation."""
     metrics = {f"{name}_photos": len(split) for name, split in corpus.splits.items()}
     if corpus.captioned:
@@ -593,7 +456,7 @@ def summary(corpus: Corpus) -> dict[str, float]:
     return metrics
 
 
-def severity_views(corpus: Corpus, config: Config) -> dict[str, np.ndarray]:
+def severity_views(corpus: "Corpus", config: Config) -> dict[str, np.ndarray]:
     """The first validation photos that come in every severity: ids, sharp, severities, kernels."""
     split = corpus.val
     rows = split.spread(split.rows(*corpus.severities))[: config.evaluation.samples]
@@ -623,38 +486,37 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool 
     Raises `S3EError` for a folder that cannot be used.
     """
 
-    def say(label: str, text: object) -> None:
-        print(f"{label:<10}{text}", flush=True)
+    def say(label: str, *lines: object) -> None:
+        for line in lines:
+            print(f"{label:<10}{line}", flush=True)
 
-    source = readers.read_source(root, subset)
+    source = read_source(root, subset)
     say("folder", source.root)
     say("protocol", source.protocol)
-    seen = survey(source, jobs, tqdm)
-    sizes = sorted((info.size for info in seen.infos.values()), key=math.prod)
-    if sizes:
+    look(source, jobs)
+    if sizes := sorted(source.images["size"], key=math.prod):
         places = {"smallest": 0, "median": (len(sizes) - 1) // 2, "largest": -1}
         shown = ["{} {} x {}".format(name, *sizes[k]) for name, k in places.items()]
         say("sizes", ", ".join(shown))
-    problems = [*source.problems, *seen.broken.values()]
-    for problem in problems:
-        say("problem", problem)
-    kept, unusual = usable(source, seen, skip_broken=True), defaultdict(list)
-    for name, info in seen.infos.items():
-        for note in info.notes:
-            unusual[note].append(name)
-    for note in (*(readers.counted(*item) for item in sorted(unusual.items())), *kept.notes):
-        say("note", note)
-    for split, photos in kept.splits.items():
-        captions = sum(len(photo.captions) for photo in photos)
-        sequences = len({photo.sequence for photo in photos})
-        more = f", {captions} captions" if source.captioned else ", without captions"
-        more = f" in {sequences} sequences" if source.paired else more
-        say(split, f"{len(photos)} {'pairs' if source.paired else 'photos'}{more}")
-    if not problems:
+    say("problem", *source.problems)
+    for note, images in source.images.explode("unusual").groupby("unusual"):
+        say("note", counted(note, [*images["id"]]))
+    readers.keep_apart(source)
+    say("note", *source.notes)
+    source.check_splits()
+    for split in SPLITS:
+        images = source.images[source.images["split"] == split]
+        more = ", without captions"
+        if source.captioned:
+            more = f", {images['captions'].map(len).sum()} captions"
+        if source.paired:
+            more = f" in {images['sequence'].nunique()} sequences"
+        say(split, f"{len(images)} {'pairs' if source.paired else 'photos'}{more}")
+    if not source.problems:
         say("result", "nothing is broken")
         return 0
     remedy = "; mend them, or allow that with --skip-broken (data.skip_broken in a run)"
-    count = f"{len(problems)} broken, left out of the splits above"
+    count = f"{len(source.problems)} broken, left out of the splits above"
     say("result", count + ("" if skip_broken else remedy))
     return 0 if skip_broken else 1
 
@@ -662,9 +524,6 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool 
 def prepare(
     root: Path,
     profile: str | None = None,
-    size: int | None = None,
-    severity: str | None = None,
-    subset: str | None = None,
     settings: Sequence[str] = (),
     jobs: int = 0,
     skip_broken: bool = False,
@@ -675,21 +534,19 @@ def prepare(
     folder. `settings` are texts "section.name=value". Raises `S3EError` for a folder or settings
     that cannot be used.
     """
-    overrides = {} if profile else {f"data.{split}": 0 for split in SPLITS}
-    chosen = {"data.size": size, "data.subset": subset, "blur.severity": severity}
-    overrides |= {name: value for name, value in chosen.items() if value is not None}
+    overrides: dict[str, Any] = {} if profile else {f"data.{split}": 0 for split in SPLITS}
     overrides |= {"data.skip_broken": True} if skip_broken else {}
     overrides |= dict(parse_setting(text) for text in settings)
-    config = load_config(profile or "laptop", str(root), overrides=overrides)
-    source = read_data(config, jobs, tqdm)
-    for label, lines in {"left out": source.problems, "note": source.notes}.items():
-        for line in lines:
-            print(f"{label}: {line}")
     begin = time.monotonic()
-    folder, parts = prepare_arrays(source, config, jobs, tqdm)
+    config = load_config(profile or "laptop", str(root), overrides=overrides)
+    folder = prepare_photos(config, jobs)
+    about = read_json(folder / "corpus.json")
+    for label in ("left_out", "notes"):
+        for line in about[label]:
+            print(f"{label.replace('_', ' ')}: {line}")
     print(f"cache: {folder} ({time.monotonic() - begin:.0f} s)")
-    for name, part in parts.items():
-        height, width, _ = part.shape
-        views = ", ".join(("sharp", *part.severities))
-        print(f"{name:>5}: {len(part.photos):,} photos of {width} x {height} pixels, {views}")
+    for split in SPLITS:
+        for file in sorted(folder.glob(f"{split}_*.npy")):
+            count, height, width, _ = np.load(file, mmap_mode="r").shape
+            print(f"{file.stem}: {count:,} photos of {width} x {height} pixels")
     return 0

@@ -1,27 +1,24 @@
-"""Data sources as they lie on disk: photos with ids, captions or blurred partners, in fixed splits.
+"""Data sources as they lie on disk: one frame of images, in fixed splits.
 
-`LAYOUTS` lists the layouts that are known, special ones first. A new one needs `found(index)`,
-which looks at names only, and `read(index, subset)`, which returns a `Source` whose `problems` are
-what had to be left out.
+`LAYOUTS` lists the layouts that are known, special ones first. A new one needs a function that
+recognises it by names alone, and one that returns its rows (`Photo`) as a `Source`.
 """
 
 import json
 import os
 import re
 import unicodedata
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from s3e.data.photos import Problem
 from s3e.utils import S3EError, stable_hash
 
 SPLITS = ("train", "val", "test")
@@ -35,30 +32,32 @@ CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
 MAX_WORDS, MAX_CHARACTERS = 100, 1000  # of a caption
 
 
-@dataclass(frozen=True)
-class Photo:
-    """One photo on disk. `id` is unique in its source: splits, blur and tables are keyed by it."""
+class Photo(NamedTuple):
+    """A row of `Source.images`. `id` is unique: splits, blur and tables are keyed by it."""
 
     id: str
     path: Path  # the sharp photo
+    split: str
     captions: tuple[str, ...] = ()
     blurred: Path | None = None  # pairs: the released blurred frame
     sequence: str = ""  # pairs: the video it comes from
     frame: int = -1  # pairs: its number in the video
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
-    """A data set as it lies on disk. `protocol` is one sentence for tables; `problems` what was
-    skipped.
+    """A data set as it lies on disk.
+
+    `images`: a row a photo (see `Photo`). `protocol`: one sentence for tables. `problems`: what had
+    to be left out, each a sentence with place and remedy; `notes`: what else is worth knowing.
     """
 
     kind: Kind
     root: Path
-    splits: dict[str, list[Photo]]
+    images: pd.DataFrame
     protocol: str
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
+    problems: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def captioned(self) -> bool:
@@ -68,18 +67,22 @@ class Source:
     def paired(self) -> bool:
         return self.kind == "gopro"
 
-
-def open_source(root: Path | str, subset: Subset = "blur", skip_broken: bool = False) -> Source:
-    """`read_source`, but a folder with broken records raises `S3EError` unless `skip_broken`."""
-    source = read_source(root, subset)
-    if not skip_broken:
-        refuse(source.problems, source.root)
-    return source
+    def check_splits(self) -> None:
+        """Raise `S3EError` if a split has fewer than 2 photos; the first problem may be why."""
+        counts, shown = self.images["split"].value_counts(), ""
+        if self.problems:
+            shown = f" ({len(self.problems)} left out, the first: {self.problems[0][:-1]})"
+        for name in SPLITS:
+            if (count := counts.get(name, 0)) < 2:
+                remedy = f"add photos (100 are surely enough), or set data.{name} to 0 (all)"
+                if self.paired:
+                    remedy = "give at least 2 train sequences and 1 test sequence of 2 pairs"
+                what = f"the {name} split has fewer than 2 usable photos ({count})"
+                raise S3EError(f"{self.root}: {what}; {remedy}{shown}.")
 
 
 def read_source(root: Path | str, subset: Subset = "blur") -> Source:
-    """Find out what the folder `root` holds and read it; broken records are left out and listed in
-    `problems`.
+    """Find out what the folder `root` holds and read it, without broken records (`problems`).
 
     `subset` names GoPro's blurred frames. Raises `S3EError` if the folder cannot be used at all.
     """
@@ -89,42 +92,11 @@ def read_source(root: Path | str, subset: Subset = "blur") -> Source:
     root = Path(root)
     if not root.is_dir():
         raise S3EError(f"{root}: there is no such folder; give the folder that holds the photos.")
-    return LAYOUTS[layout(root)].read(ImageIndex(root), subset)
-
-
-def layout(root: Path | str) -> Kind:
-    """What kind of data a folder holds, by its file names alone."""
-    index = ImageIndex(Path(root))
-    return next(kind for kind, known in LAYOUTS.items() if known.found(index))
-
-
-def refuse(problems: Sequence[Problem], root: Path) -> None:
-    """Raise `S3EError` if there is any problem: it names the first, and how to see or skip the
-    others.
-    """
-    if problems:
-        more = f"... and {len(problems) - 1} more; " if len(problems) > 1 else ""
-        raise S3EError(
-            f"{str(problems[0])[:-1]} ({more}`python -m s3e data check {root}` lists them;"
-            " --skip-broken, or --set data.skip_broken=true for run_all.py, leaves them out)."
-        )
-
-
-def check_splits(
-    root: Path, splits: dict[str, list[Photo]], problems: Sequence[Problem], remedy: str
-) -> None:
-    """Raise `S3EError` if a split holds fewer than 2 photos; the first problem may be the reason
-    and is named.
-    """
-    left_out = (
-        f" ({len(problems)} left out, the first: {str(problems[0])[:-1]})" if problems else ""
-    )
-    for name in SPLITS:
-        if (count := len(splits[name])) < 2:
-            raise S3EError(
-                f"{root}: the {name} split has fewer than 2 usable photos ({count});"
-                f" {remedy}{left_out}."
-            )
+    index = ImageIndex(root)
+    _, read = LAYOUTS[index.layout()]
+    source = read(index, subset)
+    source.check_splits()
+    return source
 
 
 # --- files and folders ---
@@ -135,87 +107,167 @@ def is_photo(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-@dataclass
-class Tree:
-    """All that lies under a folder: names of files and sub-folders by folder, sorted; hidden ones
-    are left out.
+def walk(root: Path) -> tuple[list[Path], list[str]]:
+    """All files under `root`, sorted by folder, links followed once, without hidden ones.
+
+    The second list says what cannot be listed, or named in UTF-8.
     """
-
-    files: dict[Path, Collection[str]] = field(default_factory=dict)
-    folders: dict[Path, list[str]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-
-
-def walk(root: Path) -> Tree:
-    """List `root` recursively, links followed once; what cannot be listed or named in UTF-8 becomes
-    a problem.
-    """
-    tree, seen = Tree(), set()
+    found, problems, seen = [], [], set()
 
     def denied(error: OSError) -> None:
         what = f"the folder cannot be listed ({error.strerror or error})"
-        remedy = "give yourself permission with chmod u+rx"
-        tree.problems.append(Problem(str(error.filename), what, remedy))
+        problems.append(f"{error.filename}: {what}; give yourself permission with chmod u+rx.")
 
-    def visible(place: str, name: str) -> bool:
-        shown = os.path.join(place, name).encode(errors="replace").decode()
-        if shown != os.path.join(place, name):
-            tree.problems.append(Problem(shown, "the name is not valid UTF-8", "rename it"))
-            return False
-        return not name.startswith(".")
+    def visible(place: str, names: list[str]) -> list[str]:
+        for name in names:
+            shown = os.path.join(place, name).encode(errors="replace").decode()
+            if shown != os.path.join(place, name):
+                problems.append(f"{shown}: the name is not valid UTF-8; rename it.")
+            elif not name.startswith("."):
+                yield name
 
     for place, folders, files in os.walk(root, onerror=denied, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if visible(place, name))
-        tree.folders[Path(place)] = list(folders)
-        shown = sorted(name for name in files if visible(place, name))
-        tree.files[Path(place)] = dict.fromkeys(shown)  # in order, and found at once
-    return tree
+        folders[:] = sorted(visible(place, folders))
+        found += [Path(place, name) for name in sorted(visible(place, files))]
+    return found, problems
 
 
 class ImageIndex:
-    """Where the files of a data set lie."""
+    """The files of a data folder by their relative path (with "/")."""
 
     def __init__(self, root: Path):
         self.root = root
+        files, self.problems = walk(root)
+        self.paths = {file.relative_to(root).as_posix(): file for file in files}
 
-    @cached_property
-    def tree(self) -> Tree:
-        return walk(self.root)
-
-    def names(self, folder: str) -> Collection[str]:
-        """The names of the files in a sub-folder, none if it does not exist; `S3EError` without
-        permission.
-        """
-        place = self.root / folder
-        for problem in self.tree.problems:
-            if problem.where == str(place):
-                raise S3EError(str(problem))
-        return self.tree.files.get(place, {})
-
-    def match(self, pattern: str, *folders: str) -> list[str]:
-        """Relative paths of the files in `folders` whose names match the pattern."""
-        paths = [Path(folder, name) for folder in folders for name in self.names(folder)]
-        return sorted(path.as_posix() for path in paths if re.fullmatch(pattern, path.name))
+    def layout(self) -> Kind:
+        """What kind of data the folder holds, by its file names alone."""
+        return next(kind for kind, (found, _) in LAYOUTS.items() if found(self))
 
     def find(self, name: str, folders: list[str]) -> Path | None:
-        """The photo `name`, a file name or a path, in the first of `folders` that has it; never
-        outside of the root.
-        """
-        inner = PurePosixPath(name)
-        nested = len(inner.parts) > 1 and ".." not in inner.parts
+        """The photo `name`, a file name or a path, in the first of `folders` that has it."""
         for folder in folders:
-            for place in [f"{folder}/{inner.parent}", folder] if nested else [folder]:
-                if inner.name in self.names(place):
-                    return self.root / place / inner.name
+            for place in (f"{folder}/{name}", f"{folder}/{PurePosixPath(name).name}"):
+                if path := self.paths.get(os.path.normpath(place)):
+                    return path
         return None
 
 
-# --- captions: MSCOCO's official layout, Karpathy's file, and any folder that is laid out likewise
-# ---
+# --- captions: MSCOCO's official layout, Karpathy's file, any folder that is laid out likewise ---
+
+
+class Entry(NamedTuple):
+    """An image as a caption file lists it; `where` is its place there, `texts` (place, caption)."""
+
+    split: str
+    key: str
+    where: str
+    name: str
+    texts: list[tuple[str, str]]
+
+
+def _karpathy_files(index: ImageIndex) -> list[str]:
+    pattern = r"(annotations/)?dataset_(coco|flickr\d+k)\.json"
+    files = [place for place in index.paths if re.fullmatch(pattern, place)]
+    return sorted(files, key=lambda place: not place.endswith("dataset_coco.json"))
+
+
+def _read_karpathy(index: ImageIndex, subset: Subset) -> Source:
+    """`dataset_coco.json` (or Flickr's); photos are numbered by `cocoid` or `imgid`."""
+    file, problems, entries = index.root / _karpathy_files(index)[0], list(index.problems), []
+    records = _load_lists(file, "images")["images"]
+    keys: Keys = {"imgid": int | str, "filename": str, "split": str, "sentences": list}
+    if any(isinstance(record, dict) and "cocoid" in record for record in records):
+        keys = {"cocoid": int | str, "filepath": str, **keys}
+    for key, item in _sound(f"{file}: images", records, keys, problems).items():
+        where, split = f"{file}: image {key}", item["split"]
+        if split not in KARPATHY:
+            known = ", ".join(KARPATHY)
+            problems.append(f"{where}: the split '{split}' is unknown; use one of {known}.")
+            continue
+        place, keys = f"{where}, sentences", {"sentid": int | str, "raw": str}
+        sentences = _sound(place, item["sentences"], keys, problems).items()
+        texts = [(f"{place} {number}", sentence["raw"]) for number, sentence in sentences]
+        name = f"{item.get('filepath', '.')}/{item['filename']}"
+        entries.append(Entry(KARPATHY[split], key, where, name, texts))
+    images = _captioned(index, entries, problems)
+    return Source("karpathy", index.root, images, f"Karpathy's split ({file.name})", problems)
+
+
+def _coco_files(index: ImageIndex) -> dict[tuple[str, str], Path]:
+    """(split, year) -> file."""
+    pattern = re.compile(r"annotations/captions_(train|val|test|)(.*)\.json")
+    found = ((pattern.fullmatch(place), file) for place, file in index.paths.items())
+    return {match.groups(): file for match, file in found if match}
+
+
+def _read_coco(index: ImageIndex, subset: Subset) -> Source:
+    """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if any."""
+    files, problems, entries = _coco_files(index), list(index.problems), []
+    both = {year for split, year in files if split == "train" and ("val", year) in files}
+    year = next((year for year in (*YEARS, *sorted(both)) if year in both), None)
+    if year is None:
+        raise S3EError(
+            f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same"
+            " year are both needed; see the README for the layout."
+        )
+    for split in SPLITS:
+        if not (file := files.get((split, year))):
+            continue
+        content, texts = _load_lists(file, "images", "annotations"), defaultdict(list)
+        keys: Keys = {"id": int | str, "image_id": int | str, "caption": str}
+        captions = _sound(f"{file}: annotations", content["annotations"], keys, problems)
+        for key, item in captions.items():
+            texts[str(item["image_id"])].append((f"{file}: annotation {key}", item["caption"]))
+        keys = {"id": int | str, "file_name": str}
+        for key, item in _sound(f"{file}: images", content["images"], keys, problems).items():
+            own = texts.pop(key, [])
+            entries.append(Entry(split, key, f"{file}: image {key}", item["file_name"], own))
+        for key, ((where, _), *_) in texts.items():
+            problems.append(f"{where}: its image {key} is not listed; list it or remove both.")
+    images, made = _captioned(index, entries, problems), "splits as given"
+    if ("test", year) not in files:
+        half, made = (
+            [stable_hash("split", key) % 2 for key in images["id"]],
+            "val split halved by id",
+        )
+        images.loc[(images["split"] == "val") & np.array(half, bool), "split"] = "test"
+    protocol = f"{f'COCO captions {year}'.strip()}, {made}"
+    return Source("coco", index.root, images, protocol, problems)
+
+
+def _captioned(index: ImageIndex, entries: list[Entry], problems: list[str]) -> pd.DataFrame:
+    """The photos that are there and have captions; ids of the test split stay plain."""
+    known: dict[str, Path] = {}
+    rows = []
+    for entry in sorted(entries, key=lambda entry: SPLITS.index(entry.split), reverse=True):
+        captions = _usable(entry.texts, problems)
+        path, key = index.find(entry.name, _image_folders(entry.split)), entry.key
+        if path is None:
+            fault = f"its photo {entry.name} is in none of the image folders", "put it into images/"
+        elif not captions:
+            fault = "it has no usable caption", "add one"
+        elif known.get(key) == path:
+            fault = "it is in another split as well", "keep one of its entries"
+        else:
+            if key in known:  # files that number their photos separately
+                key = f"{entry.split}/{key}"
+            known[key] = path
+            rows.append(Photo(key, path, entry.split, tuple(captions[:CAPTIONS])))
+            continue
+        problems.append("{}: {}; {} or remove its entry.".format(entry.where, *fault))
+    return pd.DataFrame(rows, columns=Photo._fields)
+
+
+def _usable(texts: list[tuple[str, str]], problems: list[str]) -> list[str]:
+    """Captions that can be used, cleaned."""
+    cleaned = [(where, *clean_caption(raw)) for where, raw in texts]
+    problems += [f"{where}: {fault}; correct or remove it." for where, _, fault in cleaned if fault]
+    return [text for _, text, fault in cleaned if not fault]
 
 
 def clean_caption(text: str) -> tuple[str, str | None]:
@@ -238,177 +290,6 @@ def clean_caption(text: str) -> tuple[str, str | None]:
     elif not re.search("[A-Za-zÀ-ÖØ-öø-ɏ]", text):
         fault = "the caption holds no Latin letter"
     return text, fault
-
-
-class _Entries(NamedTuple):
-    """One split of a caption file: image id -> file name, and (caption id, image id, text)."""
-
-    file: Path
-    images: dict[str, str]
-    captions: list[tuple[str, str, str]]
-
-
-def _karpathy_files(index: ImageIndex) -> list[str]:
-    return index.match(r"dataset_(coco|flickr\d+k)\.json", ".", "annotations")
-
-
-def _coco_files(index: ImageIndex) -> list[str]:
-    return index.match(r"captions_.+\.json", "annotations")
-
-
-def _read_karpathy(index: ImageIndex, subset: Subset) -> Source:
-    """`dataset_coco.json` (or Flickr's) in the folder or in `annotations/`; photos are numbered by
-    `cocoid` or `imgid`.
-    """
-    name = min(_karpathy_files(index), key=lambda name: not name.endswith("dataset_coco.json"))
-    file, reader = index.root / name, _CaptionReader(index)
-    records = _load_lists(file, "images")["images"]
-    keys: Keys = {"imgid": int | str, "filename": str, "split": str, "sentences": list}
-    if any(isinstance(record, dict) and "cocoid" in record for record in records):
-        keys = {"cocoid": int | str, "filepath": str, **keys}
-    parts = {split: _Entries(file, {}, []) for split in SPLITS}
-    for key, item in reader.sound(f"{file}: images", records, keys).items():
-        where = f"{file}: image {key}"
-        if item["split"] not in KARPATHY:
-            what = f"the split '{item['split']}' is unknown"
-            reader.problem(where, what, f"use one of {', '.join(KARPATHY)}")
-            continue
-        part = parts[KARPATHY[item["split"]]]
-        part.images[key] = "/".join(filter(None, (item.get("filepath"), item["filename"])))
-        texts = {"sentid": int | str, "raw": str}
-        for number, text in reader.sound(f"{where}, sentences", item["sentences"], texts).items():
-            part.captions.append((number, key, text["raw"]))
-    return reader.source("karpathy", parts, f"Karpathy's split ({file.name})")
-
-
-def _read_coco(index: ImageIndex, subset: Subset) -> Source:
-    """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if there is
-    one.
-    """
-    years = {
-        split: {file[21 + len(split) : -5] for file in _coco_files(index) if f"s_{split}" in file}
-        for split in SPLITS
-    }
-    both = years["train"] & years["val"]
-    year = next((year for year in (*YEARS, *sorted(both)) if year in both), None)
-    if year is None:
-        raise S3EError(
-            f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same"
-            " year are both needed; see the README for the layout."
-        )
-    parts, reader = {}, _CaptionReader(index)
-    for split in SPLITS:
-        file = index.root / "annotations" / f"captions_{split}{year}.json"
-        if file.name in index.names("annotations"):
-            content = _load_lists(file, "images", "annotations")
-            keys: Keys = {"id": int | str, "file_name": str}
-            images = reader.sound(f"{file}: images", content["images"], keys)
-            keys = {"id": int | str, "image_id": int | str, "caption": str}
-            texts = reader.sound(f"{file}: annotations", content["annotations"], keys)
-            names = {key: image["file_name"] for key, image in images.items()}
-            captions = [(key, str(t["image_id"]), t["caption"]) for key, t in texts.items()]
-            parts[split] = _Entries(file, names, captions)
-    made = "splits as given" if "test" in parts else "val split halved by id"
-    return reader.source("coco", parts, f"{f'COCO captions {year}'.strip()}, {made}")
-
-
-class _CaptionReader:
-    """Turns the entries of caption files into photos; gathers what is left out and what is worth a
-    note.
-    """
-
-    def __init__(self, index: ImageIndex):
-        self.index = index
-        self.problems: list[Problem] = []
-        self.met: dict[str, list[str]] = defaultdict(list)  # note -> where
-        self.known: dict[str, Path] = {}  # id -> photo
-
-    def problem(self, where: str, what: str, remedy: str) -> None:
-        self.problems.append(Problem(where, what, remedy))
-
-    def sound(self, where: str, records: list, keys: "Keys") -> dict[str, dict]:
-        """The records that hold all `keys` in their types, by the first key's value as text; others
-        are problems.
-        """
-        first, result = next(iter(keys)), {}
-        for i, record in enumerate(records):
-            fault = _record_fault(record, keys)
-            if not fault and str(record[first]) in result:
-                fault = f"the {first} {record[first]} occurs twice"
-            if fault:
-                self.problem(f"{where}[{i}]", fault, "correct or remove the record")
-            else:
-                result[str(record[first])] = record
-        return result
-
-    def source(self, kind: Kind, parts: dict[str, _Entries], protocol: str) -> Source:
-        root, order = self.index.root, ("test", "val", "train")  # ids of the test split stay plain
-        splits = {split: self.photos(split, parts[split]) for split in order if split in parts}
-        if "test" not in parts:
-            halves: tuple[list[Photo], list[Photo]] = ([], [])
-            for photo in splits["val"]:
-                halves[stable_hash("split", photo.id) % 2].append(photo)
-            splits["val"], splits["test"] = halves
-        check_splits(root, splits, self.problems, "add photos with captions")
-        notes = [counted(what, at) for what, at in self.met.items()]
-        used = {part.file for part in parts.values()}
-        files = [*_karpathy_files(self.index), *_coco_files(self.index)]
-        if unused := [file for file in files if root / file not in used]:
-            notes.append(f"caption files that are not used: {', '.join(unused)}")
-        splits = {split: splits[split] for split in SPLITS}
-        return Source(kind, root, splits, protocol, tuple(self.problems), tuple(notes))
-
-    def photos(self, split: str, entries: _Entries) -> list[Photo]:
-        """The photos of a split that are there and have captions, in the order of the file."""
-        file, root = entries.file, self.index.root
-        places = _image_folders(split)
-        paths = {key: self.index.find(name, places) for key, name in entries.images.items()}
-        if paths and not any(paths.values()):
-            raise S3EError(
-                f"{file}: none of its {len(paths)} photos is there; unpack them into {root}/images."
-            )
-        texts = self.texts(entries)
-        for key in sorted(texts.keys() - paths.keys()):
-            what = f"its image {key} is not listed"
-            self.problem(f"{file}: annotation {texts[key][0][0]}", what, "list it or remove both")
-        photos = []
-        for key, path in paths.items():
-            where, captions = f"{file}: image {key}", [text for _, text in texts.get(key, ())]
-            if path is None:
-                what = f"its photo {entries.images[key]} is in none of the image folders"
-                self.problem(where, what, "restore it or remove its entry")
-            elif not captions:
-                self.problem(where, "it has no usable caption", "add one or remove the image")
-            elif self.known.get(key) == path:
-                self.problem(where, "it is in another split as well", "remove one of its entries")
-            else:
-                identity = key
-                if key in self.known:  # files that number their photos separately
-                    identity = f"{split}/{key}"
-                    self.met["photos that are called split/id, as another split has their id"] += [
-                        identity
-                    ]
-                self.known[identity] = path
-                photos.append(Photo(identity, path, tuple(captions[:CAPTIONS])))
-                if len(captions) > CAPTIONS:
-                    what = f"photos with more than {CAPTIONS} captions, cut"
-                    self.met[what].append(f"image {key} of {file.name}")
-        return photos
-
-    def texts(self, entries: _Entries) -> dict[str, list[tuple[str, str]]]:
-        """The captions that can be used, cleaned: image id -> (caption id, text)."""
-        result = defaultdict(list)
-        for key, image, raw in entries.captions:
-            text, fault = clean_caption(raw)
-            if fault:
-                where = f"{entries.file}: annotation {key}"
-                self.problem(where, fault, "correct or remove it")
-                continue
-            result[image].append((key, text))
-            if not raw.isprintable():
-                what = "captions with characters that do not print, cleaned"
-                self.met[what].append(f"annotation {key} of {entries.file.name}")
-        return result
 
 
 def _image_folders(split: str) -> list[str]:
@@ -439,7 +320,21 @@ def _load_lists(file: Path, *names: str) -> dict[str, Any]:
     return content
 
 
-def _record_fault(record: Any, keys: Keys) -> str | None:
+def _sound(where: str, records: list, keys: Keys, problems: list[str]) -> dict[str, dict]:
+    """The records that hold all `keys` in their types, by the first key's value as text."""
+    first, result = next(iter(keys)), {}
+    for i, record in enumerate(records):
+        fault = _fault(record, keys)
+        if not fault and str(record[first]) in result:
+            fault = f"the {first} {record[first]} occurs twice"
+        if fault:
+            problems.append(f"{where}[{i}]: {fault}; correct or remove the record.")
+        else:
+            result[str(record[first])] = record
+    return result
+
+
+def _fault(record: Any, keys: Keys) -> str | None:
     if not isinstance(record, dict):
         return "the record is not an object"
     for key, kind in keys.items():
@@ -457,93 +352,76 @@ def _record_fault(record: Any, keys: Keys) -> str | None:
 # --- GoPro: pairs of frames, `{train,test}/<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png` ---
 
 
-VIEWS = {"sharp", "blur", "blur_gamma"}
-
-
-def _has_sequences(index: ImageIndex) -> bool:
-    folders = index.tree.folders.values()
-    return any("sharp" in inner and len(VIEWS & {*inner}) > 1 for inner in folders)
+def _sequences(index: ImageIndex) -> dict[Path, dict[str, list[Path]]]:
+    """The photos of each view of each sequence, by its folder; {} where none has two views."""
+    found: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for file in index.paths.values():
+        if file.parent.name in ("sharp", *get_args(Subset)) and is_photo(file.name):
+            found[file.parents[1]][file.parent.name].append(file)
+    paired = any("sharp" in views and len(views) > 1 for views in found.values())
+    return found if paired else {}
 
 
 def _read_gopro(index: ImageIndex, subset: Subset) -> Source:
-    """All pairs of `subset`, sequences kept together; validation sequences are taken from train
-    (see `validation`).
-    """
-    problems = list(index.tree.problems)
-    parts: dict[str, dict[str, list[Photo]]] = {"train": {}, "test": {}}
-    for name, (split, folder) in _sequences(index, subset, problems).items():
-        if pairs := _pairs(folder, index.tree, subset, problems):
-            parts[split][name] = pairs
-    train = parts["train"]
-    chosen = validation({name: len(pairs) for name, pairs in train.items()})
-    names = {"train": [name for name in train if name not in chosen], "val": sorted(chosen)}
-    splits = {split: [pair for name in names[split] for pair in train[name]] for split in names}
-    splits["test"] = [pair for pairs in parts["test"].values() for pair in pairs]
-    needed = "give at least 2 train sequences and 1 test sequence of 2 pairs"
-    check_splits(index.root, splits, problems, needed)
-    taken = f"validation = {len(chosen)} of {len(train)} train sequences"
-    protocol = f"GoPro, subset {subset}, {taken}"
-    return Source("gopro", index.root, splits, protocol, tuple(problems))
-
-
-def _sequences(
-    index: ImageIndex, subset: Subset, problems: list[Problem]
-) -> dict[str, tuple[str, Path]]:
-    """name -> (split, folder) of each usable sequence, by name."""
-    root, inner = index.root, index.tree.folders
-    folders = sorted((at for at in inner if VIEWS & {*inner[at]}), key=lambda at: (at.name, at))
-    if not any(subset in inner[place] for place in folders):
+    """All pairs of `subset`; validation sequences are taken from train (see `validation`)."""
+    root, sequences, problems = index.root, _sequences(index), list(index.problems)
+    if not any(subset in views for views in sequences.values()):
         other = "blur" if subset == "blur_gamma" else "blur_gamma"
         raise S3EError(
             f"{root}: no sequence has the folder {subset}/; --set data.subset={other} (--subset"
             f" {other})."
         )
-    result: dict[str, tuple[str, Path]] = {}
-    for place in folders:
-        above = reversed(place.relative_to(root).parts[:-1])
+    rows: list[Photo] = []
+    known: dict[str, Path] = {}
+    for folder in sorted(sequences, key=lambda folder: (folder.name, folder)):
+        above = reversed(folder.relative_to(root).parts[:-1])
         split = next((part for part in above if part in ("train", "test")), None)
-        missing = next((view for view in (subset, "sharp") if view not in inner[place]), None)
+        missing = {subset, "sharp"} - sequences[folder].keys()
         if split is None and root.name in ("train", "test"):
             whole = "give the folder that holds train/ and test/"
             raise S3EError(f"{root}: is one half of GoPro; {whole}.")
         if split is None:
-            fault = "the sequence is neither in train/ nor in test/", "move it into one"
+            fault = "the sequence is neither in train/ nor in test/; move it into one"
         elif missing:
-            fault = f"the sequence has no folder {missing}/", "restore or remove it"
-        elif place.name in result:
-            other = result[place.name][1]
-            fault = f"the sequence's name is that of {other}", "remove or rename one"
+            fault = f"the sequence has no folder {missing.pop()}/; restore or remove it"
+        elif folder.name in known:
+            fault = f"the sequence's name is that of {known[folder.name]}; remove or rename one"
         else:
-            result[place.name] = (split, place)
+            known[folder.name] = folder
+            rows += _pairs(folder.name, split, subset, sequences[folder], problems)
             continue
-        problems.append(Problem(str(place), *fault))
-    return result
+        problems.append(f"{folder}: {fault}.")
+    images = pd.DataFrame(rows, columns=Photo._fields)
+    trained = images["split"] == "train"
+    sizes = images[trained].groupby("sequence").size().to_dict()
+    chosen = validation(sizes)
+    images.loc[trained & images["sequence"].isin(chosen), "split"] = "val"
+    taken = f"validation = {len(chosen)} of {len(sizes)} train sequences"
+    return Source("gopro", root, images, f"GoPro, subset {subset}, {taken}", problems)
 
 
-def _pairs(folder: Path, tree: Tree, subset: Subset, problems: list[Problem]) -> list[Photo]:
+def _pairs(
+    sequence: str, split: str, subset: Subset, views: dict[str, list[Path]], problems: list[str]
+) -> list[Photo]:
     """The pairs of a sequence in the order of their numbers; incomplete ones are problems."""
-    blurred, sharp = (_frames(folder / view, tree, problems) for view in (subset, "sharp"))
+    frames: dict[int, dict[str, Path]] = defaultdict(dict)
+    for view in (subset, "sharp"):
+        for path in views[view]:
+            if re.fullmatch("[0-9]+", path.stem) and view not in frames[int(path.stem)]:
+                frames[int(path.stem)][view] = path
+            else:
+                what = "the name is not a frame number of its own"
+                problems.append(f"{path}: {what}; name it like 000001.png or remove it.")
     pairs = []
-    for number in sorted(blurred.keys() | sharp.keys()):
-        if number in blurred and number in sharp:
-            name = f"{folder.name}/{sharp[number].stem}"
-            pairs.append(Photo(name, sharp[number], (), blurred[number], folder.name, number))
-            continue
-        there, missing = (sharp, subset) if number in sharp else (blurred, "sharp")
-        remedy = "restore the partner or remove this file"
-        problems.append(Problem(str(there[number]), f"has no partner in {missing}/", remedy))
+    for number, pair in sorted(frames.items()):
+        if len(pair) == 2:
+            name = f"{sequence}/{pair['sharp'].stem}"
+            pairs.append(Photo(name, pair["sharp"], split, (), pair[subset], sequence, number))
+        for view, path in pair.items() if len(pair) == 1 else ():
+            other = subset if view == "sharp" else "sharp"
+            remedy = "restore the partner or remove this file"
+            problems.append(f"{path}: has no partner in {other}/; {remedy}.")
     return pairs
-
-
-def _frames(folder: Path, tree: Tree, problems: list[Problem]) -> dict[int, Path]:
-    frames: dict[int, Path] = {}
-    for path in (folder / name for name in tree.files.get(folder, ()) if is_photo(name)):
-        if re.fullmatch("[0-9]+", path.stem) and int(path.stem) not in frames:
-            frames[int(path.stem)] = path
-        else:
-            what = "the name is not a frame number of its own"
-            problems.append(Problem(str(path), what, "name it like 000001.png or remove it"))
-    return frames
 
 
 def validation(pairs: dict[str, int]) -> set[str]:
@@ -571,50 +449,37 @@ def validation(pairs: dict[str, int]) -> set[str]:
 
 
 def _read_folder(index: ImageIndex, subset: Subset) -> Source:
-    """A photo's id is its relative path, with the extension only where that is ambiguous; 80 / 10 /
-    10 by hashed id.
-    """
-    root, tree = index.root, index.tree
-    names = [
-        (folder / name).relative_to(root) for folder, files in tree.files.items() for name in files
-    ]
-    paths = [name for name in names if is_photo(name.name)]
-    if not paths:
+    """A photo's id is its relative path, with the extension only where that is ambiguous."""
+    root, tenths = index.root, ("train",) * 8 + ("val", "test")
+    places = [PurePosixPath(place) for place in index.paths]
+    photos = [place for place in places if is_photo(place.name)]
+    if not photos:
         listed = ", ".join(sorted(EXTENSIONS))
-        raise S3EError(f"{root}: holds no photos; give a folder with files that end in {listed}.")
-    stems = Counter(path.with_suffix("") for path in paths)
-    splits: dict[str, list[Photo]] = {name: [] for name in SPLITS}
-    for path in paths:
-        stem = path.with_suffix("")
-        photo = Photo((path if stems[stem] > 1 else stem).as_posix(), root / path)
-        tenth = stable_hash("split", photo.id) % 10
-        splits["train" if tenth < 8 else "val" if tenth == 8 else "test"].append(photo)
-    few = f"{len(paths)} photos are too few, add some (100 are surely enough)"
-    check_splits(root, splits, tree.problems, few)
-    others = Counter(name.suffix.lower() or name.name for name in names if not is_photo(name.name))
+        shown = f" ({index.problems[0][:-1]})" if index.problems else ""
+        remedy = f"give a folder with files that end in {listed}"
+        raise S3EError(f"{root}: holds no photos; {remedy}{shown}.")
+    stems, rows = Counter(place.with_suffix("") for place in photos), []
+    for place in photos:
+        stem = place.with_suffix("")
+        key = str(place if stems[stem] > 1 else stem)
+        rows.append(Photo(key, root / place, tenths[stable_hash("split", key) % 10]))
     notes = []
-    if others:
+    if others := Counter(p.suffix.lower() or p.name for p in places if not is_photo(p.name)):
         shown = ", ".join(sorted(others)[:8])
-        notes.append(f"other files, left alone: {sum(others.values())} ({shown})")
+        notes.append(f"other files, left alone: {others.total()} ({shown})")
     if (root / "annotations").is_dir():
         what = "annotations/ holds no captions_*.json, so the photos are read without captions"
         notes.append(what)
     protocol = "photos without captions, split 80/10/10 by id"
-    return Source("folder", root, splits, protocol, tuple(tree.problems), tuple(notes))
+    images = pd.DataFrame(rows, columns=Photo._fields)
+    return Source("folder", root, images, protocol, list(index.problems), notes)
 
 
-class Layout(NamedTuple):
-    """One way in which data lie on disk."""
-
-    found: Callable[[ImageIndex], Any]
-    read: Callable[[ImageIndex, Subset], Source]
-
-
-LAYOUTS: dict[Kind, Layout] = {
-    "karpathy": Layout(_karpathy_files, _read_karpathy),
-    "coco": Layout(_coco_files, _read_coco),
-    "gopro": Layout(_has_sequences, _read_gopro),
-    "folder": Layout(lambda index: True, _read_folder),
+LAYOUTS = {  # kind -> (does a folder hold it?, read it)
+    "karpathy": (_karpathy_files, _read_karpathy),
+    "coco": (_coco_files, _read_coco),
+    "gopro": (_sequences, _read_gopro),
+    "folder": (lambda index: True, _read_folder),
 }
 
 
@@ -631,93 +496,53 @@ FLAT = 2.0  # grey levels of deviation below which a thumbnail shows nothing tha
 BLOCK = 4_000_000  # comparisons at a time
 
 
-class PhotoInfo(NamedTuple):
-    """What one photo shows: upright size (width, height), notes, and its `fingerprint`."""
-
-    size: tuple[int, int]
-    notes: tuple[str, ...]
-    hash: int
-    thumb: bytes
-
-
-def fingerprint(image: Image.Image) -> tuple[int, bytes]:
-    """What near-duplicates share: the 64-bit difference hash, and a grey thumbnail of THUMB x THUMB
-    bytes.
+def fingerprint(image: Image.Image) -> tuple[int, np.ndarray]:
+    """What near-duplicates share: the 64-bit difference hash, and a grey thumbnail (THUMB**2).
 
     The hash says of 8 x 8 places whether the next place to the right is brighter (N. Krawetz's
-    dHash).
+    dHash). The thumbnail has mean 0 and length 1; it is 0 where it shows nothing.
     """
     grey = image.convert("L")
     steps = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS))
     bits = np.packbits(steps[:, 1:] > steps[:, :-1])
-    thumb = grey.resize((THUMB, THUMB), Image.Resampling.LANCZOS)
-    return int.from_bytes(bits.tobytes(), "big"), thumb.tobytes()
+    thumb = np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.LANCZOS), np.float32).ravel()
+    thumb = thumb - thumb.mean()
+    length = np.sqrt((thumb**2).sum())
+    thumb = thumb / length if length >= FLAT * THUMB else np.zeros_like(thumb)
+    return int.from_bytes(bits.tobytes(), "big"), thumb
 
 
-def alike(a: Sequence[PhotoInfo], b: Sequence[PhotoInfo]) -> np.ndarray:
-    """Index pairs (n, 2) of near-duplicates: photo i of `a` and photo j of `b`.
+def alike(images: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
+    """Which of `images` (bool, n) are near-duplicates of any of `others`, by hash and thumbnail."""
+    (hashes, thumbs), (other_hashes, other_thumbs) = (
+        (frame["hash"].to_numpy(np.uint64), np.stack([*frame["thumb"], np.zeros(THUMB**2)])[:-1])
+        for frame in (images, others)
+    )
+    found, rows = [], max(1, BLOCK // max(1, len(others)))
+    for start in range(0, len(images), rows):
+        part = slice(start, start + rows)
+        near = np.bitwise_count(hashes[part, None] ^ other_hashes) <= DISTANCE
+        found.append((near & (thumbs[part] @ other_thumbs.T >= LIKENESS)).any(1))
+    return np.concatenate([*found, np.zeros(0, bool)])
 
-    Near in hash and in thumbnail; photos that show nothing are alike only if their thumbnails are
-    equal.
+
+def keep_apart(source: Source) -> None:
+    """Near-duplicates never straddle splits: val photos alike a test photo, and training photos
+    alike either are left out, and noted. Videos stay as they are: splits are whole recordings.
     """
-    (hashes, thumbs, exact), (others, other_thumbs, other_exact) = map(_signatures, (a, b))
-    found, rows = [np.empty((0, 2), dtype=np.int64)], max(1, BLOCK // max(1, len(b)))
-    for start in range(0, len(a), rows):
-        near = np.bitwise_count(hashes[start : start + rows, None] ^ others) <= DISTANCE
-        i, j = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-        same = thumbs[start + i] @ other_thumbs[j].T >= LIKENESS
-        same |= exact[start + i, None] == other_exact[j]
-        row, column = np.nonzero(same & near[np.ix_(i, j)])
-        found.append(np.stack([start + i[row], j[column]], axis=1))
-    return np.concatenate(found)
+    if not source.paired:
+        drop_alike(source, "val", source.images.query("split == 'test'"), "test")
+        drop_alike(source, "train", source.images.query("split != 'train'"), "val or test")
 
 
-def _signatures(infos: Sequence[PhotoInfo]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hashes, thumbnails without mean and of length 1 (0 where they show nothing), and a number for
-    each thumbnail.
-    """
-    content = np.frombuffer(b"".join(info.thumb for info in infos), dtype=np.uint8)
-    thumbs = content.reshape(len(infos), THUMB**2).astype(np.float32)
-    thumbs -= thumbs.mean(1, keepdims=True)
-    length = np.sqrt((thumbs**2).sum(1, keepdims=True))
-    flat = length < FLAT * THUMB
-    hashes = np.array([info.hash for info in infos], dtype=np.uint64)
-    exact = np.array([zlib.crc32(info.thumb) for info in infos], dtype=np.int64)
-    return hashes, np.where(flat, 0, thumbs / np.where(flat, 1, length)), exact
-
-
-def separate(source: Source, infos: dict[str, PhotoInfo]) -> Source:
-    """Near-duplicates never straddle splits; every photo that is left out is listed in `notes`.
-
-    Validation photos that look like a test photo go, and training photos that look like either.
-    Videos stay as they are: their splits are whole recordings. `infos`: by photo id.
-    """
-    if source.paired:
-        return source
-    splits, notes = dict(source.splits), list(source.notes)
-    held_out = [infos[photo.id] for photo in splits["test"]]
-    splits["val"] = without(splits["val"], infos, held_out, "test", "val", notes)
-    held_out += [infos[photo.id] for photo in splits["val"]]
-    splits["train"] = without(splits["train"], infos, held_out, "val or test", "train", notes)
-    return replace(source, splits=splits, notes=tuple(notes))
-
-
-def without(
-    photos: list[Photo],
-    infos: dict[str, PhotoInfo],
-    others: Sequence[PhotoInfo],
-    where: object,
-    name: str,
-    notes: list[str],
-) -> list[Photo]:
-    """The photos of split `name` that look like none of `others` (of `where`); a note lists which
-    were left out.
-    """
-    twins = set(alike([infos[photo.id] for photo in photos], others)[:, 0].tolist())
-    if twins:
-        ids = [photos[k].id for k in sorted(twins)]
-        notes.append(counted(f"{name} photos left out, alike a photo of {where}", ids))
-    return [photo for k, photo in enumerate(photos) if k not in twins]
+def drop_alike(source: Source, split: str, others: pd.DataFrame, where: object) -> None:
+    """Leave out the photos of `split` that look like one of `others` (of `where`), with a note."""
+    mine = source.images[source.images["split"] == split]
+    if len(twins := mine[alike(mine, others)]):
+        source.images = source.images.drop(twins.index)
+        source.notes.append(
+            counted(f"{split} photos left out, alike a photo of {where}", [*twins["id"]])
+        )
 
 
 def counted(what: str, where: Sequence[str]) -> str:

@@ -126,11 +126,10 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
     for path in named:
         files = [path]
         if path.is_dir():
-            tree, results = walk(path), output and output.resolve()
-            problems += map(str, tree.problems)
-            places = [place for place in tree.files if place == path or place.resolve() != results]
-            files = [place / name for place in places for name in tree.files[place]]
-            files = [file for file in files if is_photo(file.name)]
+            (files, wrong), results = walk(path), output and output.resolve()
+            problems += wrong
+            own = [file.parent == path or file.parent.resolve() != results for file in files]
+            files = [f for f, mine in zip(files, own, strict=True) if mine and is_photo(f.name)]
         for file in files:
             found.setdefault(os.path.realpath(file), file)
     if not found:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import s3e
-from s3e.data.readers import layout, walk
+from s3e.data.readers import ImageIndex, walk
 from s3e.pipeline.graph import DRAWS, EXPLORES, notebook
 from s3e.utils import S3EError, code_digest, digest, file_digest
 
@@ -116,7 +116,7 @@ def data_kind(source: str) -> str:
     """What a data source is, by its file names alone: "scenes", "coco", "karpathy", "gopro" or
     "folder".
     """
-    return source if source == "scenes" else layout(source)
+    return source if source == "scenes" else ImageIndex(Path(source)).layout()
 
 
 def data_fingerprint(source: str) -> str | None:
@@ -126,11 +126,10 @@ def data_fingerprint(source: str) -> str | None:
     if source == "scenes":
         return None
     found, root = {}, Path(source)
-    for place, names in walk(root).files.items():
-        for path in (place / name for name in names):
-            text = path.suffix == ".json" and path.is_file()
-            size = path.stat().st_size if path.exists() else None  # a link to nothing
-            found[path.relative_to(root).as_posix()] = file_digest(path) if text else size
+    for path in walk(root)[0]:
+        text = path.suffix == ".json" and path.is_file()
+        size = path.stat().st_size if path.exists() else None  # a link to nothing
+        found[path.relative_to(root).as_posix()] = file_digest(path) if text else size
     return digest(found)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from s3e.blur import SEVERITIES
 from s3e.config import parse_setting
-from s3e.data.prepare import plan
-from s3e.data.readers import PAIRED, open_source
+from s3e.data.prepare import read
+from s3e.data.readers import PAIRED
 from s3e.pipeline import keys
 from s3e.pipeline.graph import DRAWS, STAGES, stage_named
 from s3e.pipeline.schedule import Cluster, Local, Result, execute, job_of
@@ -108,7 +108,7 @@ def check(study: Study) -> None:
             f" {', '.join(known)}: --set blur.severity={known[-1]}."
         )
     if study.data != "scenes":
-        plan(open_source(study.data, config.data.subset, config.data.skip_broken), config)
+        read(config)
     if config.loss.perceptual and config.loss.vgg19_weights:
         from s3e.models.build import locate  # imports PyTorch
 
