@@ -10,6 +10,7 @@ and how many independent units stand behind it: images, or the videos of pairs. 
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def image_scores(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     for cell, table in _tables(scores):
         for variant in table.index.unique("variant"):
             own = table.loc[variant].dropna(axis=1, how="all")  # the classical see some images only
-            rows.append(cell | {"variant": variant} | _interval(own, f"'{variant}'", resamples))
+            rows.append(_row(cell | {"variant": variant}, own, resamples))
     return pd.DataFrame(rows).drop(columns=P_VALUES)
 
 
@@ -59,7 +60,7 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     part), "variants" (the others), "oracles", "input". One seed has no `p_holm`: no claim.
     """
     frame = pd.DataFrame(
-        cell | _compared(pair, gain, resamples)
+        _row(cell | pair, gain, resamples)
         for cell, table in _tables(scores)
         for pair, gain in _gains(table)
     )
@@ -99,7 +100,7 @@ def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
             own = quality.iloc[third]
             ends = {"bin": number, "input_low": own.min(), "input_high": own.max()}
             for pair, gain in _gains(table[own.index]):
-                rows.append(cell | ends | _compared(pair, gain, resamples))
+                rows.append(_row(cell | pair | ends, gain, resamples))
     return pd.DataFrame(rows)
 
 
@@ -124,13 +125,13 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     for cell, table in _tables(scores[scores.metric == "psnr"]):
         known = {p["variant"]: g for p, g in _gains(table) if p["reference"] == "baseline"}
         gap = known.pop("oracle_map", None)
-        if gap is None or not _interval(gap, "'oracle_map'", resamples)["low"] > 0:
+        if gap is None or not _row(cell, gap, resamples)["low"] > 0:
             continue
         for variant, gain in known.items():
             shared = gain.index.intersection(gap.index)
             if len(shared):
                 share = share_of_gap(gain.loc[shared], gap.loc[shared])
-                rows.append(cell | _compared({"variant": variant}, share, resamples))
+                rows.append(_row(cell | {"variant": variant}, share, resamples))
     return pd.DataFrame(rows).drop(columns=P_VALUES, errors="ignore")
 
 
@@ -168,17 +169,16 @@ def without_suspects(
     `found`: `collect.leakage_suspects`. Columns as there, and `left_out`, `photos`.
     """
     test = scores.query("split == 'test' and severity == @severity and metric == 'psnr'")
-    suspected = found[list(SUSPECTS)].any(axis=1)
-    out = {"nothing": found.id.iloc[:0]} | {name: found.id[found[name]] for name in SUSPECTS}
-    out |= {"any of these": found.id[suspected], ONLY: found.id[~suspected]}
-    kept = {name: test[~test.id.isin(ids)] for name, ids in out.items()}
-    return pd.concat(
-        _only(differences(left, resamples), LEAKAGE_PAIRS).assign(
-            left_out=name, photos=len(out[name])
-        )
-        for name, left in kept.items()
-        if left.id.nunique() > 1
-    )
+    out = {"nothing": [], **{name: found.id[found[name]] for name in SUSPECTS}}
+    out["any of these"] = found.id[found[list(SUSPECTS)].any(axis=1)]
+    out[ONLY] = found.id[~found.id.isin(out["any of these"])]
+    frames = []
+    for name, ids in out.items():
+        left = test[~test.id.isin(ids)]
+        if left.id.nunique() > 1:
+            own = _only(differences(left, resamples), LEAKAGE_PAIRS)
+            frames.append(own.assign(left_out=name, photos=len(ids)))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _only(frame: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
@@ -210,16 +210,12 @@ def _gains(table: pd.DataFrame) -> Tables:
                     yield {"variant": variant, "reference": reference}, gain
 
 
-def _compared(labels: dict[str, str], gain: pd.DataFrame, resamples: int) -> dict[str, object]:
-    """The labels of a row, and the interval of its differences."""
-    return labels | _interval(gain, " and ".join(map(repr, labels.values())), resamples)
-
-
-def _interval(values: pd.DataFrame, names: str, resamples: int) -> dict[str, float]:
+def _row(labels: dict[str, Any], values: pd.DataFrame, resamples: int) -> dict[str, Any]:
     """What `compare` finds in values seeds x (id, video), and how much stands behind it."""
     if values.isna().any(axis=None):
-        raise S3EError(f"{names} did not score the same images: run them again with one --data.")
+        names = ", ".join(map(str, labels.values()))
+        raise S3EError(f"{names}: not all saw the same images; run them again with one --data.")
     videos = values.columns.get_level_values("video")
     clusters = None if videos.is_unique else videos.to_numpy()
     counts = {"seeds": len(values), "images": values.shape[1], "clusters": videos.nunique()}
-    return compare(values.to_numpy(), clusters, resamples)._asdict() | counts
+    return labels | compare(values.to_numpy(), clusters, resamples)._asdict() | counts

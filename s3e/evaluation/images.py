@@ -5,9 +5,11 @@ Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is th
 (2004) with separable filters; tests hold it against scikit-image.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,7 +33,6 @@ PROTOCOL = (
     f" (sigma {SIGMA:g}), population covariance, as scikit-image computes it with"
     " gaussian_weights=True and use_sample_covariance=False."
 )
-Score = Callable[..., float]
 METRICS = ["psnr", "ssim"]
 LABELS = ["split", "severity", "variant", "seed", "id", "video"]  # of a value in the long frame
 
@@ -76,9 +77,8 @@ def score_batch(restored: np.ndarray, sharp: np.ndarray) -> dict[str, np.ndarray
     """Score uint8 images (N, H, W, 3) one by one: {"psnr": (N,) in dB, "ssim": (N,)}."""
     peak_value(restored, sharp, 4)
     pairs = list(zip(restored, sharp, strict=True))
-    return {
-        measure.__name__: np.array([measure(*pair) for pair in pairs]) for measure in (psnr, ssim)
-    }
+    return {name: np.array([score(*pair) for pair in pairs])
+            for name, score in (("psnr", psnr), ("ssim", ssim))}  # fmt: skip
 
 
 # --------------------------------------------- what "PSNR" and "SSIM" mean elsewhere (notebook 07b)
@@ -92,67 +92,83 @@ GREY = np.array([0.299, 0.587, 0.114])  # the same from 0 to 255
 
 
 class Definition(NamedTuple):
-    """One meaning of a metric; `score` takes a restored and a sharp uint8 image (H, W, 3); `habit`:
-    who does so.
+    """One meaning of a metric; `score` takes restored and sharp images, uint8 (N, H, W, 3);
+    `habit`: who does so.
     """
 
     name: str
     metric: str
-    score: Score
+    score: Callable[[np.ndarray, np.ndarray], float]
     habit: str
-    pooled: bool = False  # PSNR of the mean squared error over all images
 
 
-def _skimage(restored: np.ndarray, sharp: np.ndarray, data_range: float = 255, **more) -> float:
-    return structural_similarity(restored, sharp, data_range=data_range, channel_axis=-1, **more)
+def each(score: Callable[..., float], seen: Callable = np.asarray, **options: Any) -> Callable:
+    """The mean over images of `score`, which is handed what `seen` makes of an image."""
+
+    def mean(restored: np.ndarray, sharp: np.ndarray) -> float:
+        pairs = zip(restored, sharp, strict=True)
+        return float(np.mean([score(seen(a), seen(b), **options) for a, b in pairs]))
+
+    return mean
 
 
-def _range_two(restored: np.ndarray, sharp: np.ndarray) -> float:
-    wang = {"gaussian_weights": True, "sigma": SIGMA, "use_sample_covariance": False}
-    return _skimage(restored / 255, sharp / 255, 2.0, **wang)
+def _grey(image: np.ndarray) -> np.ndarray:
+    return np.repeat(np.rint(image @ GREY)[..., None], 3, -1)
 
 
-def _everywhere(restored: np.ndarray, sharp: np.ndarray, mode: str, axes: tuple[int, ...]) -> float:
-    """SSIM also of windows that leave the image, Gaussian along `axes`; `mode`: what lies
-    outside.
-    """
-    means = partial(gaussian_filter, sigma=SIGMA, mode=mode, radius=WINDOW // 2, axes=axes)
-    return _similarity(restored, sharp, 255, means)
+def _luma(image: np.ndarray) -> np.ndarray:
+    return np.repeat((16 + image @ LUMA)[..., None], 3, -1)
 
 
-def _weighted(
-    restored: np.ndarray, sharp: np.ndarray, score: Score, weights: np.ndarray, black: int = 0
-) -> float:
-    """`score` of one plane, the weighted sum of the colours, as an image of three equal
-    channels.
-    """
-    planes = [black + item @ weights for item in (restored, sharp)]
-    planes = planes if black else [np.rint(plane) for plane in planes]
-    return score(*(np.repeat(plane[..., None], 3, -1) for plane in planes), 255)
-
-
-def _cropped(restored: np.ndarray, sharp: np.ndarray) -> float:
-    return psnr(*(item[BORDER:-BORDER, BORDER:-BORDER] for item in (restored, sharp)))
-
-
-SAMPLE = partial(_skimage, gaussian_weights=True, sigma=SIGMA)
-AROUND = partial(_everywhere, mode="mirror", axes=(0, 1))
-THROUGH = partial(_everywhere, mode="nearest", axes=(0, 1, 2))
-Y_PSNR, Y_SSIM = (partial(_weighted, score=item, weights=LUMA, black=16) for item in (psnr, ssim))
-GREY_SSIM = partial(_weighted, score=ssim, weights=GREY)
+SKIMAGE = partial(each, structural_similarity, channel_axis=-1)
+GAUSSIAN = {"gaussian_weights": True, "sigma": SIGMA}
+WANG = {**GAUSSIAN, "use_sample_covariance": False}
+MEANS = partial(gaussian_filter, sigma=SIGMA, radius=WINDOW // 2)  # also at the border
+AROUND, THROUGH = partial(MEANS, mode="mirror", axes=(0, 1)), partial(MEANS, mode="nearest")
+INSIDE = np.s_[BORDER:-BORDER, BORDER:-BORDER]
+POOLED = lambda *stacks: psnr(*map(np.concatenate, stacks))  # noqa: E731
 DEFINITIONS = (
-    Definition("this suite", "psnr", psnr, "8-bit RGB, per image"),
-    Definition("pooled over images", "psnr", psnr, "torchmetrics without `dim`", pooled=True),
-    Definition("Y channel", "psnr", Y_PSNR, "super-resolution"),
-    Definition(f"border of {BORDER} px cropped", "psnr", _cropped, "KAIR, super-resolution"),
-    Definition("this suite", "ssim", ssim, "Wang et al.: Gaussian 11 x 11, per channel"),
-    Definition("scikit-image default", "ssim", _skimage, "7 x 7 box, sample covariance"),
-    Definition("sample covariance", "ssim", SAMPLE, "scikit-image with the Gaussian alone"),
-    Definition("floats, range 2", "ssim", _range_two, "scikit-image's former default for floats"),
-    Definition("grey first", "ssim", GREY_SSIM, "8-bit grey, as image libraries convert"),
-    Definition("Y channel", "ssim", Y_SSIM, "super-resolution"),
-    Definition("border counted", "ssim", AROUND, "torchmetrics, kornia"),
-    Definition("through colour", "ssim", THROUGH, "MATLAB ssim(rgb), NAFNet"),
+    Definition("this suite", "psnr", each(psnr), "8-bit RGB, per image"),
+    Definition("pooled over images", "psnr", POOLED, "torchmetrics without `dim`"),
+    Definition("Y channel", "psnr", each(psnr, _luma, data_range=255), "super-resolution"),
+    Definition(
+        f"border of {BORDER} px cropped",
+        "psnr",
+        each(psnr, itemgetter(INSIDE)),
+        "KAIR, super-resolution",
+    ),
+    Definition("this suite", "ssim", each(ssim), "Wang et al.: Gaussian 11 x 11, per channel"),
+    Definition(
+        "scikit-image default", "ssim", SKIMAGE(data_range=255), "7 x 7 box, sample covariance"
+    ),
+    Definition(
+        "sample covariance",
+        "ssim",
+        SKIMAGE(data_range=255, **GAUSSIAN),
+        "scikit-image with the Gaussian alone",
+    ),
+    Definition(
+        "floats, range 2",
+        "ssim",
+        SKIMAGE(lambda image: image / 255, data_range=2.0, **WANG),
+        "scikit-image's former default for floats",
+    ),
+    Definition(
+        "grey first",
+        "ssim",
+        each(ssim, _grey, data_range=255),
+        "8-bit grey, as image libraries convert",
+    ),
+    Definition("Y channel", "ssim", each(ssim, _luma, data_range=255), "super-resolution"),
+    Definition(
+        "border counted", "ssim", each(_similarity, peak=255, means=AROUND), "torchmetrics, kornia"
+    ),
+    Definition(
+        "through colour",
+        "ssim",
+        each(_similarity, peak=255, means=THROUGH),
+        "MATLAB ssim(rgb), NAFNet",
+    ),
 )
 
 
@@ -172,15 +188,12 @@ def definition_scores(outputs: Mapping[str, np.ndarray], sharp: np.ndarray) -> p
 
     `outputs`: variant -> uint8 (N, H, W, 3); `sharp`: the same shape.
     """
-    rows = []
-    for variant, restored in outputs.items():
-        for item in DEFINITIONS:
-            images = [(np.concatenate(restored), np.concatenate(sharp))]  # as one
-            pairs = images if item.pooled else zip(restored, sharp, strict=True)
-            value = float(np.mean([item.score(*pair) for pair in pairs]))
-            about = {"variant": variant, "definition": item.name, "metric": item.metric}
-            rows.append(about | {"value": value})
-    return pd.DataFrame(rows)
+    rows = [
+        (variant, item.name, item.metric, item.score(restored, sharp))
+        for variant, restored in outputs.items()
+        for item in DEFINITIONS
+    ]
+    return pd.DataFrame(rows, columns=["variant", "definition", "metric", "value"])
 
 
 def agreement(scores: pd.DataFrame) -> pd.Series:
@@ -226,20 +239,14 @@ def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
     give an empty frame.
     """
     frames = [pd.DataFrame(columns=[*LABELS, *METRICS])]
-    for severity in corpus.synthetic:
-        methods = {
-            "wiener": partial(wiener, balance=BALANCE[severity]),
-            "richardson_lucy": richardson_lucy,
-        }
-        for split in (corpus.val, corpus.test):
-            rows = split.rows(severity)[:CLASSICAL_IMAGES]
-            ids = [split.ids[row] for row in rows]
-            for name, method in methods.items():
-                scores = score_batch(
-                    deconvolve(split, severity, rows, method, config.blur), split.sharp[rows]
-                )
-                about = dict(zip(LABELS, (split.name, severity, name, 0, ids, ids), strict=True))
-                frames.append(pd.DataFrame(about | scores))
+    for severity, split in itertools.product(corpus.synthetic, (corpus.val, corpus.test)):
+        rows = split.rows(severity)[:CLASSICAL_IMAGES]
+        ids = [split.ids[row] for row in rows]
+        weighted = partial(wiener, balance=BALANCE[severity])
+        for name, method in {"wiener": weighted, "richardson_lucy": richardson_lucy}.items():
+            restored = deconvolve(split, severity, rows, method, config.blur)
+            about = dict(zip(LABELS, (split.name, severity, name, 0, ids, ids), strict=True))
+            frames.append(pd.DataFrame(about | score_batch(restored, split.sharp[rows])))
     tall = pd.concat(frames[1:] or frames).melt(LABELS, METRICS, "metric")
     return tall.astype({"seed": int, "value": float})
 

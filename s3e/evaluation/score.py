@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.tree import IGNORE
@@ -23,7 +23,7 @@ from s3e.data.corpus import Batch, Corpus, Split, to_images, to_tensor
 from s3e.data.photos import photograph
 from s3e.evaluation.images import score_batch
 from s3e.models.build import variant_rules
-from s3e.models.semantics import S3EDeblur, SemanticOutput
+from s3e.models.semantics import S3EDeblur
 from s3e.models.tree import LEAVES, predicted_nodes
 from s3e.utils import atomic_write, seed_everything, to_uint8, write_array, write_csv, write_json
 
@@ -52,7 +52,6 @@ WORDINGS = {  # what one may say of the public-domain photographs
         "Smoke is below a rocket near a tower",
     ],
 }
-RECORD = ("id", "references", "caption", "predicted", "target")  # of an image in `samples.json`
 
 
 def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
@@ -86,30 +85,42 @@ def node_names(classes: list[int], corpus: Corpus) -> list[str]:
 
 
 @torch.no_grad()
+def observe(
+    network: nn.Module, seen: Batch | Tensor, config: Config, corpus: Corpus | None = None
+) -> dict[str, Any]:
+    """What a deblurrer makes of a batch, or a semantic source of images B x 3 x H x W in [-1, 1].
+
+    Arrays, where there are such: restored (uint8 B x H x W x 3), nodes (classes B x 7), attention
+    (B x 7 x h x w); and captions, where `corpus` gives the words: texts by beam search, at most as
+    long as the longest of training.
+    """
+    network.to(config.runtime.device).eval()
+    source, read, found = network, network(seen.to(config.runtime.device)), {}
+    if isinstance(network, S3EDeblur):
+        source, (restored, read) = network.semantics, read
+        found["restored"] = to_images(restored)
+    if read is not None and read.tree is not None:
+        found["nodes"] = predicted_nodes(read.tree).cpu().numpy()
+        found["attention"] = read.tree.attention.cpu().numpy()
+    if corpus:
+        longest, beam = corpus.train.words.shape[-1], config.evaluation.beam
+        words = source.decoder.beam(read.context, read.items, longest, beam)
+        found["captions"] = [corpus.words.decode(row) for row in words.tolist()]
+    return found
+
+
 def read_images(
     source: nn.Module, images: np.ndarray, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> tuple[np.ndarray | None, list[str]]:
     """What a semantic source reads in uint8 images N x S x S x 3: node classes N x 7 (None without
     a tree), captions.
     """
-    source.to(config.runtime.device).eval()
-    nodes, texts = [], []
-    for part in np.array_split(images, -(-len(images) // config.evaluation.batch)):
-        semantics = source(to_tensor(part).to(config.runtime.device))
-        if semantics.tree is not None:
-            nodes.append(predicted_nodes(semantics.tree).cpu().numpy())
-        if caption:
-            texts += _spoken(source, semantics, corpus, config)
-    return np.concatenate(nodes) if nodes else None, texts
-
-
-def _spoken(
-    source: nn.Module, semantics: SemanticOutput, corpus: Corpus, config: Config
-) -> list[str]:
-    """Captions by beam search, at most as long as the longest of training."""
-    longest = corpus.train.words.shape[-1]
-    beam = source.decoder.beam(semantics.context, semantics.items, longest, config.evaluation.beam)
-    return [corpus.words.decode(row) for row in beam.tolist()]
+    parts = [
+        observe(source, to_tensor(part), config, corpus if caption else None)
+        for part in np.array_split(images, -(-len(images) // config.evaluation.batch))
+    ]
+    nodes = np.concatenate([p["nodes"] for p in parts]) if "nodes" in parts[0] else None
+    return nodes, [text for part in parts for text in part.get("captions", ())]
 
 
 def score_captioner(
@@ -202,7 +213,6 @@ def score_images(
     return table.sort_index()
 
 
-@torch.no_grad()
 def restore(
     model: S3EDeblur, split: Split, severity: str, config: Config
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
@@ -212,16 +222,13 @@ def restore(
     without a tree). Rows come in the order of `Split.spread`, so that the tree of "another image"
     is not that of the frame before.
     """
-    model.to(config.runtime.device).eval()
     seed_everything(config.seed, "evaluation", split.name, severity)
     height, width = split.sharp.shape[1:3]
     size = max(3, min(config.evaluation.batch, PIXELS // (height * width)))
     order = split.spread(split.rows(severity))
     for rows in np.array_split(order, max(1, -(-len(order) // size))):
-        image, read = model(padded(split.batch(rows, severity).to(config.runtime.device)))
-        tree = None if read is None else read.tree
-        nodes = None if tree is None else predicted_nodes(tree).cpu().numpy()
-        yield rows, to_images(image[:, :, :height, :width]), nodes
+        found = observe(model, padded(split.batch(rows, severity)), config)
+        yield rows, found["restored"][:, :height, :width], found.get("nodes")
 
 
 def padded(batch: Batch) -> Batch:
@@ -264,41 +271,36 @@ def shown(corpus: Corpus, config: Config) -> Split:
     )
 
 
-@torch.no_grad()
 def write_samples(
     folder: Path, network: nn.Module, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> None:
     """The first images of `shown` with what a deblurrer or a captioner made of them, for the
     figures; pairs under every severity, one row each.
     """
-    split, source = shown(corpus, config), getattr(network, "semantics", network)
+    split = shown(corpus, config)
     views = corpus.severities if "released" in split.blurred else (config.blur.severity,)
     rows = split.spread(split.rows(*views))[: config.evaluation.samples]
-    network.to(config.runtime.device).eval()
     seed_everything(config.seed, "samples")
     parts, records = [], []
     for severity in views:
-        batch = split.batch(rows, severity).to(config.runtime.device)
-        arrays = {"ids": np.array(batch.ids), "severity": np.full(len(rows), severity)}
-        arrays |= {"sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
-        texts = predicted = [None] * len(rows)
-        if isinstance(network, S3EDeblur):
-            restored, read = network(batch)
-            arrays["restored"] = to_images(restored)
-        else:
-            read = network(batch.blurred)
-        if caption:
-            texts = _spoken(source, read, corpus, config)
-        if read is not None and read.tree is not None:
-            arrays["attention"] = read.tree.attention.cpu().numpy()
-            predicted = [node_names(row, corpus) for row in predicted_nodes(read.tree).tolist()]
-        parts.append(arrays)
-        known = [
-            (split.captions[row], node_names(split.targets[row].tolist(), corpus)) for row in rows
-        ]
-        references, targets = zip(*known, strict=True)
-        columns = batch.ids, references, texts, predicted, targets
-        records += [dict(zip(RECORD, row, strict=True)) for row in zip(*columns, strict=True)]
+        batch = split.batch(rows, severity)
+        seen = batch if isinstance(network, S3EDeblur) else batch.blurred
+        found = observe(network, seen, config, corpus if caption else None)
+        texts = found.pop("captions", [None] * len(rows))
+        nodes = found.pop("nodes", [None] * len(rows))
+        for i, row in enumerate(rows):
+            records.append(
+                {
+                    "id": batch.ids[i],
+                    "references": split.captions[row],
+                    "caption": texts[i],
+                    "predicted": None if nodes[i] is None else node_names(nodes[i], corpus),
+                    "target": node_names(split.targets[row].tolist(), corpus),
+                }
+            )
+        about = {"ids": np.array(batch.ids), "severity": np.full(len(rows), severity)}
+        images = {"sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
+        parts.append(about | images | found)
     order = np.arange(len(records)).reshape(len(views), -1).T.ravel()  # image by image
     arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
     with atomic_write(folder / "samples.npz") as temporary:

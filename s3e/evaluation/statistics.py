@@ -148,8 +148,9 @@ def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
     good while the error of the gap is small beside the gap, as it is where the interval of the gap
     stays far from zero.
     """
-    ratio = gain.mean() / gap.mean()
-    return ratio + (gain - ratio * gap) / gap.mean()
+    whole = np.asarray(gap).mean()
+    ratio = np.asarray(gain).mean() / whole
+    return ratio + (gain - ratio * gap) / whole
 
 
 def proportion_interval(shares: Sequence[float], trials: int) -> Interval:
