@@ -186,7 +186,7 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
             "s3e.report.manifest:check",
             "say which figures and tables were edited, are missing or made by older code",
             path("folders", nargs="*", metavar="FOLDER", help="default: those that are published"),
-            flag("--strict", "fail on what older code or settings made, too"),
+            flag("--strict", "fail on what older code made, too"),
         ),
         "build": (
             "s3e.__main__:build_report",

@@ -294,7 +294,7 @@ def test_cited_sections_exist():
 def test_documents_show_the_committed_numbers():
     from s3e.report.manifest import filled
 
-    for path, text in filled().items():
+    for path, text in filled():
         assert path.read_text(encoding="utf-8") == text, "run: python -m s3e report fill"
 
 

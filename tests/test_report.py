@@ -215,137 +215,111 @@ def pick(frame: pd.DataFrame, **wanted) -> pd.Series:
     return frame.iloc[0]
 
 
-def test_tables_show_the_numbers_of_the_frames(frames):
-    table = tables.deblurring(frames["image_scores"], context="Profile test.")
-    row = pick(
-        frames["image_scores"], split="test", severity="severe", variant="full", metric="psnr"
-    )
-    cells = table.cells.set_index("method").loc["S3E-Deblur (full)"]
-    assert cells["severe PSNR"].startswith(f"{row['mean']:.2f} ± ")
-    assert (
-        "One seed, no claim" in table.caption
-        and "Profile test." in table.caption
-        and "SSIM" in table.notes[-1]
-    )
-    assert table.cells.method.iloc[0] == "blurred input"
-    rows = tables.ablation(
-        frames["image_scores"], frames["differences"], frames["cost"]
-    ).cells.set_index("variant")
-    assert rows.loc["true label maps", "gain (dB)"] == "+1.20"
-    assert rows.loc["tree of another image", "gain (dB)"] == "−0.10"
-    assert (
-        rows.loc["baseline (no semantics)", "gain (dB)"]
-        == rows.loc["blurred input", "gain (dB)"]
-        == tables.DASH
-    )
-
-
-def pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame of scores as it looks for pairs: released and severe, the latter of fewer frames."""
-    frame = frame[frame.severity != "light"].replace({"severity": {"moderate": "released"}})
-    return (
-        frame.assign(images=frame.images.where(frame.severity == "released", 8))
-        if "images" in frame
-        else frame
-    )
-
-
-def test_pairs_have_a_table_of_their_own(frames):
-    table = tables.deblurring(
-        pairs_of(frames["image_scores"]), context="Protocol: GoPro, subset blur."
-    )
-    assert table.name == "table2_gopro" and "GoPro, subset blur." in table.caption
-    assert list(table.cells.columns[1:]) == [
-        "released PSNR",
-        "released SSIM",
-        "severe PSNR",
-        "severe SSIM",
-    ]
-    assert f"{len(IDS)} (released) and 8 (severe) test frames" in table.caption
-    assert f"on {len(IDS)} test images" in tables.deblurring(frames["image_scores"]).caption
-    ablation = tables.ablation(
-        *(frames[name] for name in ("image_scores", "differences", "cost")), frozen=True
-    )
-    described = ablation.cells.set_index("variant")["what it is"]
-    assert (
-        "frozen" in described["S3E-Deblur (full)"]
-        and described["baseline (no semantics)"] == "DeblurGAN alone"
-    )
-
-
-def test_missing_meteor_is_not_run_and_never_zero(frames):
-    table = tables.captioning(frames["caption_scores"])
-    assert set(table.cells.METEOR) == {"not run"}
-    assert any("no Java" in note for note in table.notes)
-    assert table.cells.system.iloc[0] == "random training caption"
-    assert "one reference against the others" in set(table.cells.system)
-
-
-def test_no_column_for_the_paper(frames):
-    text = "".join(map(tables.markdown, all_tables(frames)))
-    assert "paper" not in text.lower()
-
-
 def all_tables(frames):
-    yield tables.deblurring(frames["image_scores"])
+    yield tables.deblurring(frames["image_scores"], context="Profile test.")
     yield tables.captioning(frames["caption_scores"])
     yield tables.ablation(frames["image_scores"], frames["differences"], frames["cost"])
     yield tables.nodes(frames["node_accuracy"])
     yield tables.gains(frames["differences"], frames["bins"])
     yield tables.fidelity(*judged())
     yield tables.texture_control(frames["texture_control"])
-    yield tables.closing(frames["closing"], frames["differences"])
+    yield tables.closing(frames["closing"])
+
+
+def test_tables_show_the_numbers_of_the_frames(frames):
+    table = tables.deblurring(frames["image_scores"], context="Profile test.")
+    wanted = {"split": "test", "severity": "severe", "variant": "full", "metric": "psnr"}
+    row = pick(frames["image_scores"], **wanted)
+    cells = table.cells.set_index("method")
+    assert cells.loc["S3E-Deblur (full)", "severe PSNR"].startswith(f"{row['mean']:.2f} ± ")
+    assert "One seed, no claim" in table.caption and "Profile test." in table.caption
+    assert "SSIM" in table.notes[-1] and cells.index[0] == "blurred input"
+    table = tables.ablation(frames["image_scores"], frames["differences"], frames["cost"])
+    gains = table.cells.set_index("variant")["gain (dB)"]
+    assert gains["true label maps"] == "+1.20" and gains["tree of another image"] == "−0.10"
+    assert gains["baseline (no semantics)"] == gains["blurred input"] == tables.DASH
+    assert table.notes[0].startswith("Does the semantic branch help?")
+
+
+def pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame of scores as it looks for pairs: released and severe, the latter of fewer frames."""
+    frame = frame[frame.severity != "light"].replace({"severity": {"moderate": "released"}})
+    if "images" in frame:
+        frame = frame.assign(images=frame.images.where(frame.severity == "released", 8))
+    return frame
+
+
+def test_pairs_have_a_table_of_their_own(frames):
+    table = tables.deblurring(pairs_of(frames["image_scores"]), context="Protocol: GoPro.")
+    assert table.name == "table2_gopro" and table.caption.endswith("Protocol: GoPro.")
+    titles = ["released PSNR", "released SSIM", "severe PSNR", "severe SSIM"]
+    assert list(table.cells.columns[1:]) == titles
+    assert f"{len(IDS)} (released) and 8 (severe) test frames" in table.caption
+    scored = (frames[name] for name in ("image_scores", "differences", "cost"))
+    described = tables.ablation(*scored, frozen=True).cells.set_index("variant")["what it is"]
+    assert "frozen" in described["S3E-Deblur (full)"]
+
+
+def test_missing_meteor_is_not_run_and_never_zero(frames):
+    table = tables.captioning(frames["caption_scores"])
+    assert set(table.cells.METEOR) == {"not run"} and any("no Java" in note for note in table.notes)
+    assert table.cells.system.iloc[0] == "random training caption"
+    assert "one reference against the others" in set(table.cells.system)
 
 
 def judged() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Frames of semantic fidelity as `s3e.evaluation.fidelity` makes them; METEOR was not run."""
     rows = []
-    for place, (system, seeds) in enumerate(
-        {"blurred": 0, "baseline": 3, "full": 3, "frozen": 1, "sharp": 0}.items()
-    ):
-        for metric in (*METRICS, *tables.FIDELITY):
-            ends = {"mean": 0.1 * place, "low": 0.1 * place - 0.02, "high": 0.1 * place + 0.02}
-            ends = dict.fromkeys(ends, np.nan) if metric == "METEOR" else ends
-            reason = "METEOR not run: no Java" if metric == "METEOR" else ""
-            rows.append(
-                {
-                    "system": system,
-                    "metric": metric,
-                    **ends,
-                    "seeds": seeds,
-                    "images": 12,
-                    "reason": reason,
-                }
-            )
+    trained = {"blurred": 0, "baseline": 3, "full": 3, "frozen": 1, "sharp": 0}
+    for place, (system, seeds) in enumerate(trained.items()):
+        for metric in (*METRICS, "leaf_accuracy", "relation_accuracy", "root_accuracy"):
+            row = {"system": system, "metric": metric, "seeds": seeds, "images": 12, "reason": ""}
+            row |= {"mean": 0.1 * place, "low": 0.1 * place - 0.02, "high": 0.1 * place + 0.02}
+            if metric == "METEOR":
+                row |= dict.fromkeys(("mean", "low", "high"), np.nan) | {"reason": "no Java"}
+            rows.append(row)
     scores = pd.DataFrame(rows)
-    both = scores[scores.system == "full"].assign(
-        reference="baseline", mean=0.1, low=0.05, high=0.15
-    )
-    return scores, both.drop(columns="reason")
+    full = scores[(scores.system == "full") & scores["mean"].notna()].drop(columns="reason")
+    return scores, full.assign(reference="baseline", mean=0.1, low=0.05, high=0.15)
 
 
 def test_fidelity_is_read_between_blurred_and_sharp():
     table = tables.fidelity(*judged())
     rows = table.cells.set_index("the judge reads")
-    order = ["blurred image", "restored: baseline (no semantics)", "restored: S3E-Deblur (full)"]
-    order += ["restored: frozen semantics (one seed, no claim)", "sharp image"]
-    assert list(rows.index) == [*order, "difference: S3E-Deblur (full) − baseline (no semantics)"]
+    order = ["blurred input", "baseline (no semantics)", "S3E-Deblur (full)"]
+    order += ["frozen semantics (one seed, no claim)", "sharp image"]
+    assert list(rows.index) == [*order, "S3E-Deblur (full) − baseline (no semantics)"]
     assert rows.loc["sharp image", "CIDEr"] == "40.0 ± 2.0" and rows.iloc[-1].CIDEr == "+10.0 ± 5.0"
-    assert set(rows.METEOR[:-1]) == {"not run"} and any("no Java" in note for note in table.notes)
+    assert set(rows.METEOR[:-1]) == {"not run"} and "no Java" in table.notes
 
 
-def test_tables_are_written_three_ways(frames, tmp_path):
+def test_tables_are_written_twice(frames, tmp_path):
     for table in all_tables(frames):
-        csv, tex, md = tables.write(table, tmp_path)
+        csv, md = tables.write(table, tmp_path)
         assert len(pd.read_csv(csv)) == len(table.data)
-        assert tex.read_text().count("\\begin{tabular}") == 1 and "±" not in tex.read_text()
-        assert md.read_text().startswith("**") and "| " in md.read_text()
+        text = md.read_text()
+        assert text.startswith("**") and "| " in text and "paper" not in text.lower()
 
 
-def test_latex_marks_the_best_and_escapes_the_rest():
-    cells = pd.DataFrame({"arm": ["full"], "PSNR": ["**17.59 ± 0.23**"]})
-    text = tables.latex(tables.Table("t", "a < b", cells, cells))
-    assert r"\textbf{17.59 $\pm$ 0.23}" in text and "a $<$ b" in text
+def test_findings_speak_of_what_was_run(frames):
+    spoken = dict(zip(("fidelity", "fidelity_differences"), judged(), strict=True))
+    found = tables.findings({**frames, **spoken}, "severe")
+    assert found["baseline"].endswith("S3E-Deblur restores better (+0.40 dB).")
+    assert "of 12 test images" in found["study"] and "one training, no claim" in found["study"]
+    assert found["closes"].startswith("S3E-Deblur reaches 33 % of what true label maps bring")
+    assert found["judged"].startswith(
+        "It reads S3E-Deblur's images better than the baseline's (+10.0,"
+    )
+    assert not {"vector_nodes", "light", "tree"} & set(found)
+    worse = frames["differences"].assign(mean=-0.4, low=-0.5, high=-0.3)
+    found = tables.findings({**frames, "differences": worse}, "severe")
+    assert "restores worse (−0.40 dB, 95 % interval −0.50 to −0.30)" in found["baseline"]
+    assert "Under light blur" in found["light"]
+    guess = frames["node_accuracy"].iloc[:1].assign(input="none", variant="most frequent label")
+    guess = guess.assign(metric="leaf_accuracy", split="test")
+    known = pd.concat([frames["node_accuracy"], guess])
+    found = tables.findings({"node_accuracy": known}, "severe")
+    assert "a guess that sees nothing names 97.0 %" in found["tree"] and "hardly" in found["unread"]
 
 
 # ------------------------------------------------------------------------------------------ figures
@@ -432,9 +406,9 @@ def test_legends_stay_inside(store):
 
 
 def test_every_variant_has_its_own_look_from_the_safe_palette():
-    looks = [look[1:] for look in style.LOOKS.values()]
-    assert len(set(looks)) == len(looks) and set(VARIANTS) < set(style.LOOKS)
-    assert {colour for colour, _ in looks} <= {*style.OKABE_ITO, style.GREY}
+    looks = style.LOOKS.loc["blurred":"flat_spatial"]
+    assert not looks[["colour", "marker"]].duplicated().any() and set(VARIANTS) < set(looks.index)
+    assert set(looks.colour) <= {*style.OKABE_ITO, style.GREY}
 
 
 def test_no_two_training_curves_look_alike(store):
@@ -476,7 +450,7 @@ def write_evaluation(root: Path, frames: dict[str, pd.DataFrame]) -> Path:
 class FakeRun(SimpleNamespace):
     """What notebook 08 sees of the pipeline."""
 
-    kind, borrowed = "scenes", ""
+    kind, borrowed, texture_control = "scenes", "", []
 
     @property
     def captioned(self):
@@ -487,9 +461,6 @@ class FakeRun(SimpleNamespace):
 
     def upstream_runs(self, stage):
         return self.many.get(stage, [])
-
-    def texture_control(self):
-        return []
 
     def card(self):
         return "card"
@@ -566,6 +537,7 @@ def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, mo
         "table2_gopro",
         "table4_ablation",
         "table9_gains",
+        "findings",
         "manifest",
         "report",
     }
@@ -635,4 +607,4 @@ def test_notebook_08_draws_everything(store, frames, tmp_path, monkeypatch):
     }
     assert {"manifest.json", "report.html"} <= {path.name for path in run.outputs}
     assert all(path.stat().st_size for path in run.outputs)
-    assert run.metrics == {"files": 14 * 2 + 9 * 3}
+    assert run.metrics == {"files": 14 * 2 + 9 * 2 + 1}

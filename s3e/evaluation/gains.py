@@ -132,7 +132,7 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
             if len(shared):
                 share = share_of_gap(gain.loc[shared], gap.loc[shared])
                 rows.append(_row(cell | {"variant": variant}, share, resamples))
-    return pd.DataFrame(rows).drop(columns=P_VALUES, errors="ignore")
+    return pd.DataFrame(rows).drop(columns=P_VALUES, errors="ignore").assign(metric="share")
 
 
 def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:

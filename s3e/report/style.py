@@ -5,6 +5,7 @@ Pictures are uint8 (H, W, 3) in RGB, in and out, unless said otherwise.
 """
 
 import io
+import re
 import textwrap
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -15,6 +16,7 @@ from typing import Any
 import cv2
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,32 +33,17 @@ YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY, INK, PALE = "#8A8A8A", "#333333", "#F3F3F1"
 OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
 
-LOOKS: dict[str, tuple[str, str, str]] = {  # variant -> its words, colour and marker everywhere
-    "blurred": ("blurred input", GREY, "x"),
-    "wiener": ("Wiener (non-blind)", GREY, "1"),
-    "richardson_lucy": ("Richardson-Lucy (non-blind)", GREY, "2"),
-    "baseline": ("baseline (no semantics)", BLACK, "s"),
-    "full": ("S3E-Deblur (full)", VERMILLION, "o"),
-    "no_semantics_loss": ("no semantic losses", BLUE, "D"),
-    "pretrained_only": ("pretrained only", SKY, "o"),
-    "shuffled": ("tree of another image", PURPLE, "X"),
-    "oracle_silhouette": ("true outline", GREEN, "d"),
-    "oracle_map": ("true label maps", GREEN, "^"),
-    "oracle": ("tree of the sharp image", GREEN, "v"),
-    "noise_maps": ("noise maps", PURPLE, "P"),
-    "frozen": ("frozen semantics", ORANGE, "p"),
-    "no_caption_loss": ("no caption loss", SKY, "<"),
-    "no_tree_loss": ("no tree loss", SKY, ">"),
-    "vector_nodes": ("node vectors", ORANGE, "h"),
-    "global_caption": ("caption vector, no tree", BLUE, "d"),
-    "flat_spatial": ("flat features, no tree", ORANGE, "*"),
-}
-ORDER = tuple(LOOKS)
+# words, colour and marker of variants and systems, in the order of every figure and table
+LOOKS = pd.read_csv(files("s3e.report") / "looks.csv", index_col="variant")
+ORDER = tuple(LOOKS.index)
 
 
 def label(variant: str) -> str:
-    """The words a figure or table uses for `variant` (its own name if it is not one of ours)."""
-    return LOOKS[variant][0] if variant in LOOKS else variant.replace("_", " ")
+    """The words of figures and tables for a variant, and for a pair like "a -> b" or "a - b"."""
+    words = [
+        LOOKS.words.get(name, name.replace("_", " ")) for name in re.split(" (?:->|-) ", variant)
+    ]
+    return (" → " if "->" in variant else " − ").join(words)
 
 
 def short(variant: str) -> str:
@@ -66,18 +53,17 @@ def short(variant: str) -> str:
 
 def colour(variant: str) -> str:
     """The Okabe-Ito colour of `variant`."""
-    return LOOKS[variant][1] if variant in LOOKS else INK
+    return LOOKS.colour.get(variant, INK)
 
 
 def marker(variant: str) -> str:
     """The marker of `variant`; colour and marker together are unique."""
-    return LOOKS[variant][2] if variant in LOOKS else "o"
+    return LOOKS.marker.get(variant, "o")
 
 
 def in_order(variants: Iterable[str]) -> list[str]:
     """`variants` without repeats in the order in which every table and figure lists them."""
-    known = {name: place for place, name in enumerate(ORDER)}
-    return sorted(set(variants), key=lambda name: (known.get(name, len(known)), name))
+    return sorted(set(variants), key=lambda name: ([*ORDER, name].index(name), name))
 
 
 def styled(maker: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,20 +82,14 @@ def styled(maker: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @styled
-def save(figure: Figure, folder: Path | str, name: str, origin: str = "") -> list[Path]:
-    """Write `folder/name.png` and `.pdf` without dates or versions: a redraw gives the same bytes.
-
-    `origin`: where the figure comes from (`s3e.report.manifest`), kept in the file's metadata.
-    """
-    about = {
-        "png": {"Software": None, "Description": origin or None},
-        "pdf": {"CreationDate": None, "Creator": None, "Producer": None, "Subject": origin or None},
-    }
+def save(figure: Figure, folder: Path | str, name: str) -> list[Path]:
+    """Write `folder/name.png` and `.pdf` without dates: a redraw gives the same bytes."""
+    about = {"png": ["Software"], "pdf": ["CreationDate", "Creator", "Producer"]}
     paths = []
-    for kind, metadata in about.items():
+    for kind, fields in about.items():
         paths.append(Path(folder) / f"{name}.{kind}")
         with atomic_write(paths[-1]) as temporary:
-            figure.savefig(temporary, metadata=metadata, format=kind)
+            figure.savefig(temporary, metadata=dict.fromkeys(fields), format=kind)
     return paths
 
 
