@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 from scipy.signal import fftconvolve  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from s3e.blur import SEVERITIES, STEPS, TRANSFORMS, blur_batch, convolve, kernels_for  # noqa: E402
+from s3e.blur import SEVERITIES, STEPS, blur_batch, convolve, kernels_for  # noqa: E402
 from s3e.utils import rng  # noqa: E402
 
 SEVERITY, EXPLORATION = "severe", 0.003
@@ -174,10 +174,7 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy"
         f" {np.__version__}"
     )
-    print(
-        f"{shape[0]} colour images of {shape[1]} px, {SEVERITY}, own kernel each, one thread;"
-        f" transforms by {TRANSFORMS}"
-    )
+    print(f"{shape[0]} colour images of {shape[1]} px, {SEVERITY}, own kernel each, one thread")
     times = measure(
         images, arguments.repeats, peer_kernels(arguments.peer) if arguments.peer else None
     )

@@ -1,7 +1,7 @@
-"""Distinct captions parsed a second on one core, and how much of a vocabulary other captions use.
+"""Distinct captions parsed a second on one core.
 
     python benchmarks/parsing.py                                 the built-in scenes
-    python benchmarks/parsing.py --captions TRAIN [--val VAL]    COCO JSON; TRAIN is the vocabulary
+    python benchmarks/parsing.py --captions TRAIN                captions of a COCO JSON file
 
 No caption is parsed twice in a round and no result is kept; the first round also meets every word
 for the first time.
@@ -13,8 +13,6 @@ import time
 from collections.abc import Sequence
 
 from s3e.captions.parser import parse_caption
-from s3e.captions.tree import TreeVocabulary
-from s3e.config import Text
 from s3e.data.scenes import make_split
 from s3e.utils import S3EError
 
@@ -55,25 +53,12 @@ def rate(captions: Sequence[str]) -> tuple[float, float]:
     )
 
 
-def coverage(train: Sequence[str], other: Sequence[str]) -> tuple[TreeVocabulary, dict[str, float]]:
-    """The vocabulary of `train` at the default settings, and the shares of labels and trees of
-    `other` it knows.
-    """
-    rules = Text()
-    trees = (parse_caption(caption) for caption in train)
-    vocabulary = TreeVocabulary.build(trees, rules.entities, rules.relations, rules.label_min_count)
-    return vocabulary, vocabulary.coverage(parse_caption(caption) for caption in other)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--captions", metavar="TRAIN", help="COCO captions (JSON) instead of the scenes'"
-    )
-    parser.add_argument(
-        "--val", metavar="VAL", help="COCO captions to apply the vocabulary to (TRAIN's last tenth)"
     )
     chosen = parser.parse_args()
     train = read_captions(chosen.captions) if chosen.captions else scene_captions("train", 1000)
@@ -85,23 +70,6 @@ def main() -> None:
             f" clock{first}"
         )
     print(f"{len(train):,} distinct captions; at least {REQUIRED:,} a second are required")
-    if chosen.val:
-        other = read_captions(chosen.val)
-    elif chosen.captions:  # the last tenth plays the part of new captions
-        cut = len(train) - len(train) // 10
-        train, other = train[:cut], train[cut:]
-    else:
-        other = scene_captions("val", 200)
-    vocabulary, known = coverage(train, other)
-    sizes = f"{len(vocabulary.entities) - 1} entities, {len(vocabulary.relations) - 1} relations"
-    print(f"vocabulary of {len(train):,} captions: {sizes}")
-    shares = ", ".join(
-        f"{100 * known[name]:.1f} % of {name} labels" for name in ("entity", "relation")
-    )
-    print(
-        f"it knows {shares} and {100 * known['tree']:.1f} % of whole trees of {len(other):,} other"
-        " captions"
-    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import cmath
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -22,8 +21,6 @@ from s3e.utils import rng
 STEPS = 2000  # samples of one path: the exposure clock
 CHUNK = 256  # paths walked at once: the noise of one chunk takes 8 MB
 MIX = (0.01, 0.009, 0.008, 0.007, 0.005, 0.003)  # explorations of DeblurGAN's public demo
-TAPS = 8  # kernels of so few cells are summed cell by cell
-TRANSFORMS = "OpenCV with IPP" if cv2.ipp.useIPP() else "OpenCV"  # they differ in the last bits
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,10 @@ def trajectories(
     generator: np.random.Generator,
     steps: int = STEPS,
 ) -> np.ndarray:
-    """Draw `count` camera paths of `length` pixels (specification 3.7).
+    """Draw `count` camera paths of `length` pixels (specification 3.7): complex128 (count, steps).
 
-    Returns complex128 (count, steps): real = column, imaginary = row, in pixels, starting at 0,
-    equal exposure time between samples. A path depends on the generator's state only, not on how
-    many are drawn with it.
+    Real = column, imaginary = row, in pixels, from 0 on, equal exposure time between samples. A
+    path depends on the generator's state only, not on how many are drawn with it.
     """
     if length <= 0 or exploration < 0 or steps < 2 or count < 1:
         raise ValueError(
@@ -201,41 +197,19 @@ def blur_image(
     """Convolve an image (H, W, C) or (H, W) in [0, 1] with a kernel of odd sides; float32 of the
     same shape, in [0, 1].
 
-    The border is reflected. `gamma` = 2.2 convolves in linear light; `sigma` adds N(0, sigma^2)
-    noise from `generator`.
+    `gamma` = 2.2 convolves in linear light; `sigma` adds N(0, sigma^2) noise from `generator`.
     """
-    image, kernel = np.asarray(image), np.asarray(kernel)
+    image = np.asarray(image)
     if image.ndim not in (2, 3) or image.size == 0 or image.min() < 0 or not image.max() <= 1:
         raise ValueError(
             "blur_image: image must be (H, W, C) or (H, W) with values in [0, 1]; divide uint8 by"
             " 255."
         )
-    if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-        raise ValueError(
-            f"blur_image: kernel has shape {kernel.shape}; it must be 2-D with odd sides."
-        )
-    if sigma and generator is None:
-        raise ValueError(
-            "blur_image: noise (sigma > 0) needs a generator, e.g. s3e.utils.rng('noise',"
-            " image_id)."
-        )
-    light = np.atleast_3d(image if gamma == 1 else image**gamma)
-    noise = sensor_noise(light.shape, sigma, generator) if sigma else None
-    return _levels(convolve(light, kernel), gamma, noise, 1).clip(0, 1).reshape(image.shape)
-
-
-def blur_bytes(
-    image: np.ndarray, kernel: np.ndarray, gamma: float = 1.0, noise: np.ndarray | None = None
-) -> np.ndarray:
-    """`blur_image` for a uint8 image (H, W, C), with noise of that shape in units of white; rounded
-    to uint8.
-    """
-    light = (
-        image if gamma == 1 else (255 * (np.arange(256) / 255) ** gamma).astype(np.float32)[image]
-    )
-    levels = _levels(convolve(light, kernel), gamma, noise, 255)
-    # Kernels of unit sum keep light within 1e-3 of [0, 255], so that nothing wraps around.
-    return (levels + np.float32(0.5)).astype(np.uint8)
+    levels = convolve(image if gamma == 1 else image**gamma, kernel).clip(0, 1)
+    levels = levels if gamma == 1 else levels ** (1 / gamma)
+    if sigma:
+        levels += (sigma * generator.standard_normal(image.shape)).astype(np.float32)
+    return levels.clip(0, 1)
 
 
 def blur_batch(
@@ -257,73 +231,21 @@ def blur_batch(
     kernels, extents = kernels_for(ids, severity, min(images.shape[1:3]), seed)
     blurred = np.empty_like(images)
     for i, (image, kernel) in enumerate(zip(images, kernels, strict=True)):
-        generator = rng("noise", seed, severity, str(ids[i]))
-        noise = sensor_noise(image.shape, sigma, generator) if sigma else None
-        blurred[i] = blur_bytes(image, kernel, gamma, noise)
+        noise = rng("noise", seed, severity, str(ids[i]))
+        levels = blur_image(image / np.float32(255), kernel, gamma, sigma, noise)
+        blurred[i] = np.rint(255 * levels)
     return blurred, extents
 
 
-def _levels(light: np.ndarray, gamma: float, noise: np.ndarray | None, white: float) -> np.ndarray:
-    """From light in [0, white] to grey levels, with noise in units of white."""
-    levels = light if gamma == 1 else white * (light.clip(0, white) / white) ** (1 / gamma)
-    return levels if noise is None else (levels + white * noise).clip(0, white)
-
-
-def sensor_noise(
-    shape: tuple[int, ...], sigma: float, generator: np.random.Generator
-) -> np.ndarray:
-    """N(0, sigma^2) in units of white, float32."""
-    return (sigma * generator.standard_normal(shape)).astype(np.float32)
-
-
 def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Convolve (H, W, C) of any real type with a kernel (2-D, odd sides); returns float32 (H, W,
-    C).
+    """Convolve (H, W, C) or (H, W) with a kernel (2-D, odd sides); returns float32 of that shape.
 
-    The border is reflected without repeating the edge, as often as a wide kernel needs. Computed in
-    float32, within 1e-5 of double precision for images in [0, 1], image by image on one thread: the
-    same bits in any batch.
+    The border is reflected without repeating the edge, as often as a wide kernel needs. Within 1e-5
+    of double precision for images in [0, 1].
     """
-    cells, above, left = _trim(kernel)
-    (height, width), (tall, wide) = image.shape[:2], cells.shape
-    if np.count_nonzero(cells) <= TAPS:
-        rim = (above, tall - 1 - above), (left, wide - 1 - left), (0, 0)
-        padded = np.pad(image, rim, "reflect").astype(np.float32)
-        blurred = np.zeros(image.shape, np.float32)
-        for i, j in np.argwhere(cells):
-            y, x = tall - 1 - i, wide - 1 - j
-            blurred += cells[i, j] * padded[y : y + height, x : x + width]
-        return blurred
-    full = _fast_size(height + tall - 1), _fast_size(width + wide - 1)
-    border = above, full[0] - height - above, left, full[1] - width - left
-    response = np.zeros(full, np.float32)
-    response[:tall, :wide] = cells * np.float32(1 / response.size)
-    response = cv2.dft(response)
-    planes = []
-    image = np.ascontiguousarray(image, None if image.dtype == np.uint8 else np.float32)
-    for plane in cv2.split(image):
-        plane = cv2.copyMakeBorder(plane, *border, cv2.BORDER_REFLECT_101).astype(np.float32)
-        spectrum = cv2.mulSpectrums(cv2.dft(plane), response, 0)
-        plane = cv2.dft(spectrum, flags=cv2.DFT_INVERSE | cv2.DFT_REAL_OUTPUT)
-        planes.append(plane[tall - 1 : tall - 1 + height, wide - 1 : wide - 1 + width])
-    return cv2.merge(planes).reshape(image.shape)
-
-
-def _trim(kernel: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Cut a kernel's empty rim off: float32 cells, and the pixels needed above and left of the
-    image.
-    """
-    middle = np.array(kernel.shape) // 2
-    used = np.vstack([np.argwhere(kernel), middle])
-    (top, left), (bottom, right) = used.min(0), used.max(0)
-    cells = kernel[top : bottom + 1, left : right + 1].astype(np.float32)
-    return cells, int(bottom - middle[0]), int(right - middle[1])
-
-
-@lru_cache(maxsize=4096)
-def _fast_size(size: int) -> int:
-    """The next length >= `size` that transforms fast: a multiple of 8, of factors 2, 3 and at most
-    one 5 (measured).
-    """
-    lengths = (2**a * 3**b * 5**c for a in range(3, 20) for b in range(4) for c in (0, 1))
-    return min(length for length in lengths if length >= size)
+    if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
+        raise ValueError(f"a kernel must be 2-D with odd sides, not {kernel.shape}.")
+    turned = np.ascontiguousarray(kernel[::-1, ::-1], np.float32)
+    image = np.ascontiguousarray(image, np.float32)
+    found = cv2.filter2D(image, cv2.CV_32F, turned, borderType=cv2.BORDER_REFLECT_101)
+    return found.reshape(image.shape)

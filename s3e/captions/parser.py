@@ -92,15 +92,12 @@ def _head(run: list[Token]) -> str:
 
 
 def _main_part(words: list[Token]) -> tuple[list[Token], bool]:
-    """Cut "that sleeps is left of" down to "is left of": (tokens, still inside a relative
-    clause?).
-    """
+    """The words before a relative or subordinate clause, or (words, True) where all is in one."""
     breaks = (i for i, t in enumerate(words) if t.tag in ("REL", "SUB") or t.text in STOPS)
     start = next(breaks, None)
     if start is None or any(t.tag in ("VERB", "BE") for t in words[:start]):
         return words[:start], False
-    finite = [i for i, t in enumerate(words) if i > start and t.finite]
-    return (words[finite[1] :], False) if len(finite) > 1 else (words, True)
+    return words, True
 
 
 def _telling(words: list[Token]) -> list[Token]:
@@ -219,15 +216,12 @@ def parse_caption(text: str) -> CaptionTree | None:
 
 
 def explain(text: str) -> dict[str, Any]:
-    """How a caption was read: lists `tokens`, `tags`, `lemmas`, `chunks` (text, label) and the
-    `tree` (or None).
-    """
+    """How a caption was read: lists `tokens`, `tags`, `chunks` (text, label), and the `tree`."""
     tokens = tag_words(text)
     entities = _entities(tokens)
     return {
         "tokens": [t.text for t in tokens],
         "tags": [t.tag for t in tokens],
-        "lemmas": [t.lemma for t in tokens],
         "chunks": [(" ".join(t.text for t in tokens[e.start : e.stop]), e.label) for e in entities],
         "tree": _build(entities, _gaps(tokens, entities)) if entities else None,
     }

@@ -141,7 +141,7 @@ class _Tagger:
         self.tokens: list[Token] = []
         self.finite = False  # the present clause has its finite verb
         self.main_open = False  # a relative clause began before the main clause had one
-        self.plural = False  # the last noun is plural, or joined by "and"
+        self.plural = False  # the last noun is plural
 
     def run(self) -> list[Token]:
         for i, (word, label) in enumerate(self.words):
@@ -168,8 +168,6 @@ class _Tagger:
         """Tag word i, given its neighbours and the clause so far."""
         tag, last = _guess(word), self.last
         follower, nxt = self._next(i)
-        if tag in ("NOUN", "VERB?", "ADJ") and self._in_compound(i, word, tag):
-            return _noun(word)
         if tag == "VERB?":
             return self._verb_or_not(word, nxt)
         if tag == "HAVE" and nxt not in ("BE", "VERB?"):
@@ -179,13 +177,6 @@ class _Tagger:
         if tag == "NOUN" or word in _COLOURS and last.text in ("in", "wearing"):
             return _noun(word)
         return Token(word, tag, word)
-
-    def _in_compound(self, i: int, word: str, tag: str) -> bool:
-        """Is word i part of a frequent compound? An adjective only as its end ("ice cream")."""
-        before = self.words[i - 1][0] if i else ""
-        after = self.words[i + 1][0] if i + 1 < len(self.words) and tag != "ADJ" else ""
-        pairs = (f"{before}_{noun_lemma(word)}", f"{word}_{noun_lemma(after)}")
-        return any(pair in COMPOUNDS for pair in pairs)
 
     def _verb_or_not(self, word: str, nxt: str) -> Token:
         lemma, form = verb_lemma(word)
@@ -228,8 +219,7 @@ class _Tagger:
         elif token.finite or token.tag == "HAVE":
             self.finite = True
         elif token.tag == "NOUN":
-            joined = any(t.tag == "CONJ" for t in self.tokens[-5:])
-            self.plural = token.form == "plural" or joined
+            self.plural = token.form == "plural"
         self.tokens.append(token)
 
 

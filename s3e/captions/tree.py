@@ -44,8 +44,6 @@ class TreeVocabulary:
     """Entity and relation classes; index 0 of both is `NULL`."""
 
     def __init__(self, entities: list[str], relations: list[str]):
-        if entities[:1] != [NULL] or relations[:1] != [NULL]:
-            raise ValueError(f"TreeVocabulary: entities and relations must start with {NULL!r}.")
         self.entities, self.relations = list(entities), list(relations)
         ids = [{word: i for i, word in enumerate(words)} for words in (entities, relations)]
         self._ids = [ids[0]] * 4 + [ids[1]] * 3
@@ -76,36 +74,6 @@ class TreeVocabulary:
             return [IGNORE] * 7
         return [ids.get(word, IGNORE) for ids, word in zip(self._ids, tree.nodes, strict=True)]
 
-    def decode(self, ids: Iterable[int]) -> CaptionTree:
-        """The tree of seven class ids; `IGNORE` becomes `NULL`."""
-        ids = [max(int(i), 0) for i in ids]
-        if len(ids) != 7:
-            raise ValueError(f"TreeVocabulary.decode: a tree has 7 ids, not {len(ids)}.")
-        entities = tuple(self.entities[i] for i in ids[:4])
-        return CaptionTree(entities, tuple(self.relations[i] for i in ids[4:]))
-
-    def coverage(self, trees: Iterable[CaptionTree | None]) -> dict[str, float]:
-        """Shares in [0, 1] of known non-null `entity` and `relation` labels and of wholly known
-        `tree`s.
-        """
-        known: dict[str, list[bool]] = {"entity": [], "relation": [], "tree": []}
-        for tree in trees:
-            codes = self.encode(tree)
-            known["tree"].append(IGNORE not in codes)
-            nodes = tree.nodes if tree else [NULL] * 7
-            for node, (code, word) in enumerate(zip(codes, nodes, strict=True)):
-                if word != NULL:
-                    known["entity" if node < 4 else "relation"].append(code != IGNORE)
-        return {name: sum(flags) / max(len(flags), 1) for name, flags in known.items()}
-
-    def to_dict(self) -> dict[str, list[str]]:
-        """A JSON-ready copy; `from_dict` restores it."""
-        return {"entities": self.entities, "relations": self.relations}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, list[str]]) -> "TreeVocabulary":
-        return cls(value["entities"], value["relations"])
-
 
 def tokenize(text: str) -> list[str]:
     """Lower-cased words without punctuation; inner hyphens and apostrophes stay ("t-shirt",
@@ -118,8 +86,6 @@ class Vocabulary:
     """Words of the training captions; ids 0-3 are `PAD`, `BOS`, `EOS`, `UNK`."""
 
     def __init__(self, words: list[str]):
-        if words[:4] != SPECIAL:
-            raise ValueError(f"Vocabulary: the first four words must be {SPECIAL}.")
         self.words = list(words)
         self.ids = {word: i for i, word in enumerate(self.words)}
 
@@ -141,11 +107,3 @@ class Vocabulary:
         ids = [int(i) for i in ids]
         end = ids.index(EOS) if EOS in ids else len(ids)
         return " ".join(self.words[i] for i in ids[:end] if i not in (PAD, BOS))
-
-    def to_dict(self) -> dict[str, list[str]]:
-        """A JSON-ready copy; `from_dict` restores it."""
-        return {"words": self.words}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, list[str]]) -> "Vocabulary":
-        return cls(value["words"])

@@ -234,8 +234,8 @@ def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Cor
 def read_vocabulary(folder: Path | str) -> tuple[Vocabulary, TreeVocabulary, int]:
     """Words, tree labels and the number of words kept of a caption."""
     content = read_json(Path(folder) / "vocabulary.json")
-    words = Vocabulary.from_dict(content["words"])
-    return words, TreeVocabulary.from_dict(content["labels"]), content["max_words"]
+    words, labels = Vocabulary(content["words"]), TreeVocabulary(**content["labels"])
+    return words, labels, content["max_words"]
 
 
 def _load_split(
