@@ -58,9 +58,8 @@ def main() -> None:
         f"{IMAGES} images, {REFERENCES} references; NumPy {np.__version__};"
         f" {len(os.sched_getaffinity(0))} cores"
     )
-    names = [f"{number:04}" for number in range(IMAGES)]
     systems = {
-        name: dict(zip(names, zip(said, references, strict=True), strict=True))
+        name: list(zip(said, references, strict=True))
         for name, said in (("first", first), ("second", second))
     }
     os.environ["S3E_NO_JAVA"] = "1"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib.resources import files
 
 import numpy as np
 import psutil
@@ -38,13 +39,13 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="fakes Java by a shel
 
 def scores(item) -> dict[str, float]:
     """The metrics of a whole set; NaN for one that was not run."""
-    found = item.resample(np.ones((1, len(item.ids)))).items()
-    return {name: value[0] for name, value in found} | {"METEOR": item.meteor}
+    found = item.resample(np.ones((1, len(item.table))))[:, 0]
+    return dict(zip(METRICS, found, strict=True))
 
 
 def beside(said, references=REFERENCES):
     """Captions with their references, as `measure` takes them."""
-    return {key: (text, references[key]) for key, text in said.items()}
+    return [(said[key], references[key]) for key in sorted(said, key=str)]
 
 
 def score(said, references=REFERENCES):
@@ -123,9 +124,7 @@ def test_values_equal_the_package_also_of_resamples(plain):
     generator = np.random.default_rng(0)
     for images in (3, 5, 12):
         references, said = some(generator, images)
-        names = [f"{i:02}" for i in range(images)]
-        pairs = zip(said, references, strict=True)
-        found = measure({"s": dict(zip(names, pairs, strict=True))})["s"]
+        found = measure({"s": list(zip(said, references, strict=True))})["s"]
         expected, frozen = package(references, said)
         assert [scores(found)[name] for name in OTHERS] == pytest.approx(expected, abs=1e-9)
         counts = generator.multinomial(images, np.full(images, 1 / images), 3)
@@ -134,15 +133,11 @@ def test_values_equal_the_package_also_of_resamples(plain):
             rows = np.repeat(np.arange(images), row)
             drawn = package([references[i] for i in rows], [said[i] for i in rows])[0]
             drawn[-1] = frozen[rows].mean()  # document frequencies stay those of the set
-            values = [resampled[name][number] for name in OTHERS]
-            assert values == pytest.approx(drawn, abs=1e-9)
+            values = dict(zip(METRICS, resampled[:, number], strict=True))
+            assert [values[name] for name in OTHERS] == pytest.approx(drawn, abs=1e-9)
 
 
-def test_the_order_and_the_kind_of_ids_do_not_matter(plain):
-    numbers = {"10": 10, "9": 9, "photo": "photo"}  # together they cannot be sorted as they are
-    references = {numbers[key]: texts for key, texts in reversed(REFERENCES.items())}
-    said = {numbers[key]: text for key, text in sorted(GOOD.items())}
-    assert score(said, references) == pytest.approx(score(GOOD), nan_ok=True)
+def test_every_caption_is_held_against_its_own_image(plain):
     swapped = {**GOOD, "9": GOOD["10"], "10": GOOD["9"]}
     assert score(swapped)["CIDEr"] < score(GOOD)["CIDEr"] - 1
 
@@ -165,12 +160,6 @@ def test_frequencies_that_tell_nothing_apart_give_no_cider(plain):
     assert np.isnan(scores(item)["CIDEr"]) and scores(item)["BLEU-1"] > 0.5
     assert "tell no images apart" in item.reason and np.isnan(intervals([item])["CIDEr"].mean)
     assert np.isnan(intervals([item])["BLEU-1"].low)  # one image says nothing about others
-
-
-def test_bad_captions_are_named():
-    for said in ({}, {"a": ("a dog", "a dog")}, {"a": ("a dog", [])}):
-        with pytest.raises(S3EError, match="'bad' needs captions, and a list of references"):
-            measure({"bad": said})
 
 
 @pytest.fixture
@@ -212,15 +201,12 @@ def test_seeds_that_differ_widen_the_interval(sets):
     half = 12.706 * abs(values[0] - values[1]) / 2  # t of one degree of freedom
     assert found.mean == pytest.approx(np.mean(values))
     assert found.high - found.mean == pytest.approx(half, rel=1e-3)
-    one, two = (intervals(both, [sets["31"]] * count)["CIDEr"] for count in (1, 2))
-    assert one == two  # one reference serves all seeds
 
 
 def test_sets_of_different_images_are_not_compared(sets):
     other = measure({"good": beside(GOOD)})["good"]
-    for minus in ([other], [sets["20"], sets["21"]]):
-        with pytest.raises(S3EError, match="same images and seeds"):
-            intervals([sets["30"]], minus)
+    with pytest.raises(S3EError, match="of the same images"):
+        intervals([sets["30"]], [other])
 
 
 # ---------------------------------------------------------------------------------- Java that fails
@@ -306,8 +292,8 @@ def test_meteor_equals_the_jar_whatever_the_machine_speaks(program, tmp_path, mo
     references = {f"{i:02}": group[1:5] for i, group in enumerate(texts)}
     human = {f"{i:02}": group[0] for i, group in enumerate(texts)}
     wrong = dict(zip(human, [*list(human.values())[1:], "?"], strict=True))  # "?" gives no token
-    package = captions.package_file("")
-    before = {path: path.stat().st_mtime_ns for path in sorted(captions.Path(package).rglob("*"))}
+    package = files("pycocoevalcap")
+    before = {path: path.stat().st_mtime_ns for path in sorted(package.rglob("*"))}
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         patch.setenv("_JAVA_OPTIONS", italian)
@@ -316,15 +302,15 @@ def test_meteor_equals_the_jar_whatever_the_machine_speaks(program, tmp_path, mo
         tokens = captions.tokenise(
             [*human.values(), *wrong.values(), *(text for group in texts for text in group)]
         )[0]
-    after = {path: path.stat().st_mtime_ns for path in sorted(captions.Path(package).rglob("*"))}
+    after = {path: path.stat().st_mtime_ns for path in sorted(package.rglob("*"))}
     assert before == after  # nothing is written beside the jars
     wanted = [tokens[text] for group in references.values() for text in group]
     for name, texts in systems.items():
         lines = {"said": [tokens[text] for text in texts.values()], "wanted": wanted}
         for path, own in lines.items():
             (tmp_path / path).write_text("".join(f"{x}\n" for x in own), encoding="utf-8")
-        files = [str(tmp_path / path) for path in lines]
-        jar = ["-jar", captions.package_file("meteor/meteor-1.5.jar"), *files]
+        both = [str(tmp_path / path) for path in lines]
+        jar = ["-jar", str(files("pycocoevalcap") / "meteor/meteor-1.5.jar"), *both]
         command = [program, *captions.FLAGS, *jar, *"-l en -norm -r 4".split()]
         answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         [final] = [x.split()[-1] for x in answer.splitlines() if x.startswith("Final")]

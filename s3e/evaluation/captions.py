@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ FLAGS = (  # English and UTF-8 whatever the machine speaks (an Italian METEOR pr
 )
 OVERRIDING = {"_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH"}  # of the flags
 
+NAMES = (*METRICS, *(f"{name}_accuracy" for name in NODES))
 Pair = tuple[str, Sequence[str]]  # a caption and its references
 
 
@@ -57,7 +58,7 @@ class JavaError(Exception):
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """What the metrics need to know of one caption an image, one row an image, `ids` sorted.
+    """What the metrics need to know of one caption an image, one row an image.
 
     table: float (images, 12): matching 1- to 4-grams, 1- to 4-grams, words, words of the closest
     reference, ROUGE-L, CIDEr-D (NaN where the document frequencies tell no images apart); where the
@@ -65,7 +66,6 @@ class CaptionSet:
     whole set, NaN if not run; `trouble` says why, and which tokens were taken.
     """
 
-    ids: list[str]
     table: np.ndarray
     meteor: float
     trouble: str
@@ -75,43 +75,38 @@ class CaptionSet:
         """Why a metric is missing; "" if all were run."""
         return "; ".join(filter(None, [self.trouble, NO_CIDER * bool(np.isnan(self.table).any())]))
 
-    def resample(self, counts: np.ndarray) -> dict[str, np.ndarray]:
-        """The metrics of resampled sets, each (resamples,); NaN for METEOR; counts (resamples,
-        images).
+    def resample(self, counts: np.ndarray) -> np.ndarray:
+        """The metrics `NAMES` of resampled sets (metrics, resamples), METEOR always of the whole;
+        counts (resamples, images).
         """
         totals = np.split(counts @ self.table, [4, 8, 12], axis=1)
         matching, grams, (words, wanted, rouge, cider), nodes = (part.T for part in totals)
         precision = np.cumprod((matching + TINY) / (grams + SMALL), axis=0)
         bleu = precision ** (1 / np.arange(1, 5)[:, None])
         bleu = bleu * np.exp(np.minimum(0, 1 - (wanted + SMALL) / (words + TINY)))
-        images = counts.sum(1)
-        values = [*bleu, np.full(len(counts), np.nan), rouge / images, cider / images]
+        meteor, images = np.full(len(counts), self.meteor), counts.sum(1)
         shares = nodes[::2] / np.maximum(nodes[1::2], 1)
-        found = dict(zip(METRICS, values, strict=True))
-        return found | {f"{name}_accuracy": s for name, s in zip(NODES, shares, strict=False)}
+        return np.vstack([bleu, meteor, rouge / images, cider / images, shares])
 
 
-def measure(systems: Mapping[Any, Mapping[str, Pair]]) -> dict[Any, CaptionSet]:
-    """Measure every system: name -> id of an image -> (its caption, human captions)."""
-    pairs, texts = {}, set()
-    for name, said in systems.items():
-        if not said or not all(group and not isinstance(group, str) for _, group in said.values()):
-            raise S3EError(f"System {name!r} needs captions, and a list of references for each.")
-        pairs[name] = [said[key] for key in sorted(said, key=str)]
-        texts.update(text for caption, group in pairs[name] for text in (caption, *group))
+def measure(systems: Mapping[Any, Sequence[Pair]]) -> dict[Any, CaptionSet]:
+    """Measure every system by one caption an image and its references."""
+    texts = {text for own in systems.values() for said, group in own for text in (said, *group)}
     tokens, java, trouble = tokenise(sorted(texts))
-    for name, own in pairs.items():
-        pairs[name] = [(tokens[text], [tokens[t] for t in group]) for text, group in own]
-    values = dict.fromkeys(systems, np.nan)
+    pairs = [
+        [(tokens[said], [tokens[text] for text in group]) for said, group in own]
+        for own in systems.values()
+    ]
+    values = [np.nan] * len(pairs)
     if java:
         try:
-            values = dict(zip(systems, meteor(java, [*pairs.values()]), strict=True))
+            values = meteor(java, pairs)
         except JavaError as error:
             trouble = NO_METEOR.format(error)
-    return {
-        name: CaptionSet(sorted(said, key=str), _table(pairs[name]), values[name], trouble)
-        for name, said in systems.items()
-    }
+    sets = [
+        CaptionSet(_table(own), value, trouble) for own, value in zip(pairs, values, strict=True)
+    ]
+    return dict(zip(systems, sets, strict=True))
 
 
 def _table(pairs: Sequence[Pair]) -> np.ndarray:
@@ -132,35 +127,32 @@ def _table(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def intervals(
-    seeds: Sequence[CaptionSet], minus: Sequence[CaptionSet] = (), resamples: int = 2000
+    sets: Sequence[CaptionSet], minus: Sequence[CaptionSet] = (), resamples: int = 2000
 ) -> dict[str, Interval]:
-    """The mean over training seeds of each metric of a set, and its 95 % interval; NaN where it was
-    not run.
+    """The mean over training seeds of each metric of `NAMES`, and its 95 % interval; NaN where it
+    was not run.
 
-    `seeds`: a set a seed, all of the same images. `minus`: those of another system, seed by seed,
-    or one for all; then the metrics are differences. The interval is the wider of the bootstrap
-    over images and seeds and, with several seeds, a t interval. METEOR has none, nor has one image.
+    `sets`: one a seed, all of the same images. `minus`: those of another system, seed by seed; then
+    the metrics are differences. The interval is the wider of the bootstrap over images and seeds
+    and, with several seeds, a t interval. METEOR has none, nor has one image.
     """
-    ids, others = seeds[0].ids, list(minus) * (len(seeds) if len(minus) == 1 else 1)
-    if any(item.ids != ids for item in (*seeds, *others)) or len(others) not in (0, len(seeds)):
+    images = len(sets[0].table)
+    if {len(item.table) for item in (*sets, *minus)} != {images}:
         raise S3EError(
-            "caption sets to compare must be of the same images and seeds: run their notebooks"
-            " again."
+            "caption sets to compare must be of the same images: run all notebooks again."
         )
 
     def measured(counts: np.ndarray) -> np.ndarray:  # metrics x seeds x resamples
-        own, theirs = ([[*s.resample(counts).values()] for s in part] for part in (seeds, others))
-        return (np.array(own) - (np.array(theirs) if theirs else 0)).swapaxes(0, 1)
+        own, theirs = ([item.resample(counts) for item in part] for part in (sets, minus))
+        return np.stack(own, 1) - (np.stack(theirs, 1) if theirs else 0)
 
-    everything = np.ones((1, len(ids)))
-    values = measured(everything)[..., 0]
-    means = crossed_bootstrap(measured, len(seeds), len(ids), resamples)
+    values = measured(np.ones((1, images)))[..., 0]
+    means = crossed_bootstrap(measured, len(sets), images, resamples)
     found = {
-        name: widest(own.mean(), *percentiles(drawn, len(ids)), seed_error(own))
-        for name, own, drawn in zip(seeds[0].resample(everything), values, means, strict=True)
+        name: widest(own.mean(), *percentiles(drawn, images), seed_error(own))
+        for name, own, drawn in zip(NAMES, values, means, strict=False)
     }
-    meteor = np.mean([s.meteor for s in seeds]) - np.mean([s.meteor for s in others] or 0)
-    return found | {"METEOR": Interval(float(meteor), np.nan, np.nan)}
+    return found | {"METEOR": found["METEOR"]._replace(low=np.nan, high=np.nan)}
 
 
 # ----------------------------------------------------------------------------------- the Java tools
@@ -203,7 +195,7 @@ def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
     try:
         if java is None:
             raise JavaError("no Java")
-        jar = package_file("tokenizer/stanford-corenlp-3.4.1.jar")
+        jar = str(files("pycocoevalcap") / "tokenizer/stanford-corenlp-3.4.1.jar")
         answers = _ask("the PTB tokeniser", [java, *FLAGS, "-cp", jar, *tool], lines)
         found = [line.rstrip().split(" ") for line in answers]
     except JavaError as error:
@@ -215,7 +207,11 @@ def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
 
 def meteor(java: str, sets: Sequence[Sequence[Pair]]) -> list[float]:
     """METEOR (Denkowski and Lavie, 2014) of each set of tokenised captions, a fraction."""
-    jar = ["-jar", package_file("meteor/meteor-1.5.jar"), *"- - -stdio -l en -norm".split()]
+    jar = [
+        "-jar",
+        str(files("pycocoevalcap") / "meteor/meteor-1.5.jar"),
+        *"- - -stdio -l en -norm".split(),
+    ]
     ask = functools.partial(_ask, "METEOR", [java, *FLAGS, *jar])
     parts = iter(
         ask([" ||| ".join(("SCORE", *group, text)) for own in sets for text, group in own])
@@ -226,13 +222,6 @@ def meteor(java: str, sets: Sequence[Sequence[Pair]]) -> list[float]:
         return [[float(next(answers)) for _ in (*own, "all")][-1] for own in sets]
     except ValueError:
         raise JavaError("METEOR answered with something else than numbers") from None
-
-
-def package_file(name: str) -> str:
-    """The path of a file of pycocoevalcap."""
-    import pycocoevalcap
-
-    return str(Path(pycocoevalcap.__path__[0]) / name)
 
 
 def _ask(

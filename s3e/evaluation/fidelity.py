@@ -8,6 +8,7 @@ validation images; it reads the test images once. Its captions are scored like a
 tree that the parser makes of them is compared with the image's, node by node.
 """
 
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import cache
@@ -32,6 +33,7 @@ OWN_SEED = 1000  # added to the study's seed
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no variant was trained
 PROTOCOLS = {"all": 0, "other": 1}  # from which one on the references of an image count
+PLACE = ("split", "references", "system", "input", "reference")
 PAIRS = (
     ("full", "blurred"),
     ("full", "baseline"),
@@ -122,60 +124,53 @@ def caption_table(
     that was not run, whose numbers are NaN). Two systems are added: random training captions (drawn
     by `key`, else by the split), the floor, and the first human caption against the others.
     """
-    landmarks = [row for split in said.split.unique() for row in _landmarks(corpus, split, key)]
-    said = pd.concat([said, pd.DataFrame(landmarks, columns=CAPTION_COLUMNS)])
-    groups, rows = _caption_sets(said, corpus, protocols), []
-    for (split, protocol, system, view), own in groups.items():
-        labels = {"split": split, "references": protocol, "system": system, "input": view}
-        others = {"": dict.fromkeys(own)}  # the system that is subtracted -> seed -> its captions
-        for (*place, reference, _), other in groups.items():
-            if place == [split, protocol] and (system, reference) in pairs:
-                alone = reference in UNTRAINED  # then it serves all seeds
-                others[reference] = dict.fromkeys(own, other[0]) if alone else other
+    groups, rows = _caption_sets(said, corpus, protocols, key), []
+    for place, own in groups.items():
+        others = {"": own}  # the system that is subtracted -> seed -> its captions
+        for (*where, name, _), other in groups.items():
+            if where == [*place[:2]] and (place[2], name) in pairs:
+                others[name] = dict.fromkeys(own, other[0]) if name in UNTRAINED else other
         for reference, other in others.items():
+            labels = dict(zip(PLACE, (*place, reference), strict=True))
             seeds = [seed for seed in own if seed in other]
             sets, minus = ([part[seed] for seed in seeds] for part in (own, other))
-            if seeds:
-                count = 0 if system in UNTRAINED else len(seeds)
-                about = {"seeds": count, "images": len(sets[0].ids), "reason": sets[0].reason}
-                for name, found in intervals(sets, minus if reference else (), resamples).items():
-                    row = labels | {"reference": reference, "metric": name} | found._asdict()
-                    rows.append(row | about)
-    frame = pd.DataFrame(rows)
-    return frame.assign(reason=frame.reason.where(frame["mean"].isna(), ""))
-
-
-def _landmarks(corpus: Corpus, name: str, key: str) -> list[tuple]:
-    """Random and human captions of a split, in the columns of `CAPTION_COLUMNS`."""
-    split, training = corpus.splits[name], [t for texts in corpus.train.captions for t in texts]
-    draws = {i: rng("random caption", key or name, i).integers(len(training)) for i in split.ids}
-    random = {i: training[draw] for i, draw in draws.items()}
-    human = {i: texts[0] for i, texts in zip(split.ids, split.captions, strict=True)}
-    return [(RANDOM, "none", name, 0, random), (HUMAN, "sharp", name, 0, human)]
+            found = intervals(sets, minus if reference else [], resamples) if seeds else {}
+            for metric, interval in found.items():
+                count = 0 if place[2] in UNTRAINED else len(seeds)
+                about = {"metric": metric, "seeds": count, "images": len(sets[0].table)}
+                reason = sets[0].reason if np.isnan(interval.mean) else ""
+                rows.append(labels | about | interval._asdict() | {"reason": reason})
+    return pd.DataFrame(rows)
 
 
 def _caption_sets(
-    said: pd.DataFrame, corpus: Corpus, protocols: Collection[str]
+    said: pd.DataFrame, corpus: Corpus, protocols: Collection[str], key: str
 ) -> dict[tuple[str, ...], dict[int, CaptionSet]]:
     """(split, protocol, system, input) -> seed -> measured captions with the nodes they name."""
-    systems, groups = {}, {}
-    for row in said.itertuples():
-        split = corpus.splits[row.split]
-        for protocol in protocols:
-            known = {
-                key: (row.captions[key], texts[PROTOCOLS[protocol] :])
-                for key, texts in zip(split.ids, split.captions, strict=True)
-                if key in row.captions and texts[PROTOCOLS[protocol] :]
-            }
-            if known and (row.system, protocol) != (HUMAN, "all"):
-                systems[row.split, protocol, row.system, row.input, row.seed] = known
+    training = [text for texts in corpus.train.captions for text in texts]
+    rows = list(said[CAPTION_COLUMNS].itertuples(index=False, name=None))
+    for name in said.split.unique():
+        known = dict(zip(corpus.splits[name].ids, corpus.splits[name].captions, strict=True))
+        draws = {i: rng("random caption", key or name, i).integers(len(training)) for i in known}
+        rows.append((RANDOM, "none", name, 0, {i: training[draw] for i, draw in draws.items()}))
+        rows.append((HUMAN, "sharp", name, 0, {i: texts[0] for i, texts in known.items()}))
+    pairs, nodes, groups = {}, {}, {}
     encode = cache(lambda text: corpus.labels.encode(parse_caption(text)))
+    for (system, view, name, seed, texts), protocol in itertools.product(rows, protocols):
+        split, human = corpus.splits[name], system == HUMAN
+        targets = other_targets(corpus, split) if human else split.targets.numpy()
+        known = [
+            (texts[i], captions[PROTOCOLS[protocol] :], encode(texts[i]), target)
+            for i, captions, target in zip(split.ids, split.captions, targets, strict=True)
+            if i in texts and captions[PROTOCOLS[protocol] :]
+        ]
+        if known and (system, protocol) != (HUMAN, "all"):
+            place = name, protocol, system, view, seed
+            *columns, trees, true = zip(*known, strict=True)
+            pairs[place] = list(zip(*columns, strict=True))
+            nodes[place] = node_counts(np.array(trees), np.array(true))
     columns = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
-    for name, item in measure(systems).items():
-        split, place = corpus.splits[name[0]], {key: i for i, key in enumerate(split.ids)}
-        targets = other_targets(corpus, split) if HUMAN in name else split.targets.numpy()
-        trees = np.array([encode(systems[name][key][0]) for key in item.ids])
-        counts = node_counts(trees, targets[[place[key] for key in item.ids]])[columns]
-        whole = replace(item, table=np.hstack([item.table, counts]))
-        groups.setdefault(name[:-1], {})[name[-1]] = whole
+    for (*place, seed), item in measure(pairs).items():
+        table = np.hstack([item.table, nodes[*place, seed][columns]])
+        groups.setdefault(tuple(place), {})[seed] = replace(item, table=table)
     return groups
