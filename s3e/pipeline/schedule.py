@@ -169,21 +169,23 @@ class Local:
     """
 
     def __init__(self, runtime: "Runtime", jobs: int):
-        each, own = runtime.devices, runtime.device == "cuda"  # "cuda:1" is that of all notebooks
-        found = [] if runtime.device == "cpu" else gpus()
-        fed = utils.cores() // (runtime.threads * each) if runtime.device == "cpu" else 1
-        self.places = jobs or max(1, len(found) // each if own else fed)
-        needed = 0 if runtime.device == "cpu" else each * (self.places if own else 1)
-        if len(found) < needed:
-            raise S3EError(
-                f"{self.places} notebooks at a time on '{runtime.device}', with runtime.devices ="
-                f" {each}, need {needed} GPUs, and there are {len(found)}: give fewer --jobs, or"
-                " --set runtime.device=cpu."
-            )
-        self._gpus: SimpleQueue[dict[str, str]] = SimpleQueue()
-        for first in range(0, self.places * each, each):
-            names = ",".join(found[first : first + each])
-            self._gpus.put({"CUDA_VISIBLE_DEVICES": names} if own else {})
+        each, own = runtime.devices, [{}]  # a device such as "cuda:1" is that of all notebooks
+        if runtime.device == "cpu":
+            own = [{}] * max(1, utils.cores() // (runtime.threads * each))
+        elif runtime.device == "cuda":
+            found = gpus()
+            firsts = range(0, len(found) - each + 1, each)
+            own = [{"CUDA_VISIBLE_DEVICES": ",".join(found[n : n + each])} for n in firsts]
+            if len(own) < max(jobs, 1):
+                raise S3EError(
+                    f"{jobs or 1} notebook(s) at a time, each on runtime.devices = {each} GPUs, are"
+                    f" more than the {len(found)} that there are: give fewer --jobs, or --set"
+                    " runtime.device=cpu."
+                )
+        self.places = jobs or len(own)
+        self._own: SimpleQueue[dict[str, str]] = SimpleQueue()
+        for number in range(self.places):
+            self._own.put(own[number % len(own)])
         self.about = f"{self.places} at a time"
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(self.places)
@@ -193,12 +195,12 @@ class Local:
         return self._threads.submit(self._run, job)
 
     def _run(self, job: Job) -> str:
-        own = self._gpus.get()
+        own = self._own.get()
         try:
             job = job | {"environment": job["environment"] | own}
             return run_notebook(job, self._stopped.is_set)
         finally:
-            self._gpus.put(own)
+            self._own.put(own)
 
     def close(self) -> None:
         """Kill what still runs."""
@@ -209,31 +211,27 @@ class Local:
 # ------------------------------------------------------------------------------ places on a cluster
 
 
-def facts() -> dict[str, str]:
-    """What must be the same on all machines, so that a run is the same wherever it runs."""
+def facts(root: Path) -> dict[str, str]:
+    """What must be the same on all machines, so that a run is the same wherever it runs, and that
+    they see the folder of runs.
+    """
     from s3e.pipeline.keys import code_parts
 
     known = {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
     known["Python"] = platform.python_version().rpartition(".")[0]
-    code = [code_parts(stage) for stage in STAGES]
-    return known | {"the source of the suite": utils.digest(code)[:12]}
+    known["the source of the suite"] = utils.digest([code_parts(stage) for stage in STAGES])[:12]
+    return known | {str(root): "seen" if root.is_dir() else "not seen"}
 
 
-def check_worker(expected: dict[str, str], root: str) -> None:
-    """On a worker: raise `S3EError` if it has other versions or another source, or does not see the
-    folder of runs.
-    """
-    for name, there in facts().items():
+def check_worker(expected: dict[str, str], root: Path) -> None:
+    """On a worker: raise `S3EError` if its facts are others."""
+    for name, there in facts(root).items():
         if there != expected[name]:
             raise S3EError(
                 f"a worker cannot take part: {name} is {there} there and {expected[name]} here;"
-                " start it with the same environment and source."
+                " start it with the same environment and source, and share the folder of runs under"
+                " the same path."
             )
-    if not Path(root).is_dir():
-        raise S3EError(
-            f"a worker cannot take part: it does not see {root}; share that folder between all"
-            " machines, under the same path."
-        )
 
 
 def nurse(job: Job, expected: dict[str, str]) -> str:
@@ -248,7 +246,7 @@ def nurse(job: Job, expected: dict[str, str]) -> str:
         closing = worker.status.name in ("closing", "closed")
         return task is None or task.state == "cancelled" or closing
 
-    check_worker(expected, str(Path(job["output"]).parents[2]))  # it may have joined later
+    check_worker(expected, Path(job["output"]).parents[2])  # it may have joined later
     return run_notebook(job, stop)
 
 
@@ -256,54 +254,41 @@ class Cluster:
     """The workers of a Dask cluster, which may come and go; Dask gives what a dead worker ran to
     another.
 
-    A worker takes as many notebooks as its threads feed; one with GPUs (`CUDA_VISIBLE_DEVICES`,
-    `--nthreads 1`) takes one. Raises `S3EError` for an address where nobody answers and for a
-    worker that cannot take part.
+    A worker takes as many notebooks at a time as it has threads (`dask worker --nthreads`); one
+    with a GPU takes one. Raises `S3EError` for an address where nobody answers and for a worker
+    that cannot take part.
     """
 
-    def __init__(self, address: str, runtime: "Runtime", jobs: int, root: Path):
+    def __init__(self, address: str, jobs: int, root: Path):
         from distributed import Client, LocalCluster
 
-        self._address, self._runtime, self._jobs, self._facts = address, runtime, jobs, facts()
+        self.about, self._jobs, self._facts = f"on {address}", jobs, facts(root)
         kind, _, count = address.partition(":")
-        local = {"threads_per_worker": runtime.threads * runtime.devices, "memory_limit": 0}
-        if kind == "local" and not (count.isdecimal() and int(count) and runtime.device == "cpu"):
-            raise S3EError(
-                f"--scheduler {address}: write local:N, N from 1 on; for GPUs of this machine give"
-                " --jobs."
-            )
+        here = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
         try:
             with contextlib.ExitStack() as held:
                 if kind == "local":
-                    cluster = LocalCluster(n_workers=int(count), dashboard_address=None, **local)
-                    address = held.enter_context(cluster).scheduler_address
+                    cluster = held.enter_context(LocalCluster(n_workers=int(count), **here))
+                    address = cluster.scheduler_address
                 self._client = held.enter_context(Client(address, timeout=PATIENCE))
-                self._client.run(check_worker, self._facts, str(root))
+                self._client.run(check_worker, self._facts, root)
                 self._executor = self._client.get_executor(pure=False)
                 self._held = held.pop_all()
         except (OSError, ValueError) as error:
             raise S3EError(
-                f"--scheduler {self._address}: {error}; give the address that `dask scheduler`"
-                " prints."
+                f"--scheduler {address}: {error}; give the address that `dask scheduler` prints, or"
+                " local:N for N workers here."
             ) from None
-        self.about = f"{self.places} at a time on {self._address}"
 
     @property
     def places(self) -> int:
-        """How many notebooks run at a time; raises `S3EError` if the scheduler is gone."""
-        each = self._runtime.threads * self._runtime.devices
-        try:
-            threads = self._client.nthreads().values()
-            if self._client.status != "running":
-                raise OSError
-        except OSError:
+        """How many notebooks it may be given; raises `S3EError` if the scheduler is gone."""
+        if self._client.status != "running":
             raise S3EError(
-                f"the scheduler at {self._address} is gone: start it and its workers again, and"
-                " give the same command."
-            ) from None
-        on_cpu = self._runtime.device == "cpu"
-        count = sum(max(1, number // each) for number in threads) if on_cpu else len(threads)
-        return min(count, self._jobs or count)
+                f"the scheduler {self.about} is gone: start it and its workers again, and give the"
+                " same command."
+            )
+        return self._jobs or 1000
 
     def submit(self, job: Job) -> Future[str]:
         """Start a job on a worker; its result is that of `run_notebook`."""

@@ -34,9 +34,8 @@ def record(folder: Path, name: str = "done.json") -> dict[str, Any] | None:
 
 def lost_files(folder: Path, done: dict[str, Any]) -> list[str]:
     """Names of a finished run's files that are gone or have another size."""
-    sizes = {name: about["bytes"] for name, about in done["outputs"].items()}
-    files = {name: folder / name for name in sizes}
-    return [n for n, path in files.items() if not path.is_file() or path.stat().st_size != sizes[n]]
+    files = {folder / name: about["bytes"] for name, about in done["outputs"].items()}
+    return [p.name for p, size in files.items() if not p.is_file() or p.stat().st_size != size]
 
 
 def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | None:
@@ -71,7 +70,7 @@ def describe_files(folder: Path, names: Iterable[str | Path]) -> dict[str, dict[
     return found
 
 
-def provenance(runtime: "Runtime", started: float) -> dict[str, Any]:
+def provenance(runtime: "Runtime") -> dict[str, Any]:
     """What one wants to know about a result later: source, packages, machine, times."""
     git = "git --no-optional-locks describe --always --dirty --exclude=* --abbrev=40".split()
     commit = ""
@@ -80,7 +79,6 @@ def provenance(runtime: "Runtime", started: float) -> dict[str, Any]:
         commit = done.stdout.strip()
     torch = sys.modules.get("torch")  # a stage that did not import it computed without a GPU
     on_gpu = runtime.device != "cpu" and torch is not None and torch.cuda.is_available()
-    times = {"started": started, "ended": time.time()}
     return {
         "commit": commit.removesuffix("-dirty") or "unknown",
         "dirty": commit.endswith("-dirty"),
@@ -89,5 +87,5 @@ def provenance(runtime: "Runtime", started: float) -> dict[str, Any]:
         "platform": platform.platform(),
         **runtime.model_dump(include={"device", "devices", "precision", "threads"}),
         "device_name": torch.cuda.get_device_name(torch.device(runtime.device)) if on_gpu else "",
-        **{n: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) for n, at in times.items()},
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

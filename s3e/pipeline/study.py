@@ -13,13 +13,26 @@ import shutil
 import time
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from s3e import utils
 from s3e.config import GIVEN, TRUTH, VARIANTS, load_config
-from s3e.pipeline import graph, keys
-from s3e.pipeline.graph import CAPTIONER, DRAWS, EVALUATES, JUDGES, PREPARES, STAGES, TREE
+from s3e.data.readers import ImageIndex
+from s3e.pipeline import keys
+from s3e.pipeline.graph import (
+    CAPTIONER,
+    DRAWS,
+    EVALUATES,
+    JUDGES,
+    PREPARES,
+    STAGES,
+    TREE,
+    minutes,
+    spoken,
+    stage_named,
+)
 from s3e.pipeline.store import (
     FAILURE,
     KEPT,
@@ -87,7 +100,7 @@ class Study:
                 config.seeds[:1] if variant in config.one_seed else config.seeds
             )
         )
-        self.kind = keys.data_kind(self.data)
+        self.kind = "scenes" if data == "scenes" else ImageIndex(Path(self.data)).layout()
         self.captioned = self.kind in CAPTIONED
         if config.semantics_from and self.captioned:
             raise S3EError(
@@ -140,16 +153,13 @@ class Study:
             )
         write_json(mark, self.data)
 
-    def command(self, **options: Any) -> str:
+    def command(self, **options: list) -> str:
         """The command line that runs this study, with further options; empty ones are left out."""
-        command = ["python", "run_all.py", "--profile", self.config.profile]
-        options = {"data": self.data} | options if self.data != "scenes" else options
-        for name, value in options.items():
-            values = [str(item) for item in (value if isinstance(value, list) else [value]) if item]
-            command += [f"--{name}", *values] if values else []
-        for name, value in self.overrides.items():
-            command += ["--set", f"{name}={json.dumps(value)}"]
-        return shlex.join(command)
+        given = {"profile": [self.config.profile], "data": [self.data] * (self.kind != "scenes")}
+        given |= {"variants": self.variants, "seeds": self.seeds, **options}
+        given["set"] = [f"{name}={json.dumps(value)}" for name, value in self.overrides.items()]
+        words = [[f"--{name}", *map(str, values)] for name, values in given.items() if values]
+        return shlex.join(["python", "run_all.py", *chain(*words)])
 
 
 class Run:
@@ -164,7 +174,8 @@ class Run:
         self.variant, self.seed = variant, seed
         self.kind, self.captioned, self.rules = study.kind, study.captioned, STAGES[stage]
         self.folder = "all" if seed is None else f"{variant}-s{seed}" if variant else f"s{seed}"
-        self.path = study.root / stage / self.folder
+        self.places = [root / stage / self.folder for root in (study.root, study.base)]
+        self.path = self.places[0]
         self.outputs = self.rules.outputs + self.rules.caption_outputs * self.captioned
 
     def __str__(self) -> str:
@@ -216,7 +227,6 @@ class Run:
             )
         folders = {PREPARES: "all", CAPTIONER: f"s{self.seed}"}
         found = {stage: Path(store, stage, folders[stage]) for stage in needed}
-        ours = self.config.model_dump(mode="json")
         for stage, folder in found.items():
             done = record(folder)
             if done is None or done["skipped"] or lost_files(folder, done):
@@ -226,13 +236,12 @@ class Run:
                     f" that study (python run_all.py --profile {profile}{seeds} --until"
                     f" {stage[:2]}), or name another store."
                 )
-            theirs = read_json(folder / "params.json")["config"]
-            for section, name in (field.split(".") for field in AGREE):
-                if theirs[section][name] != ours[section][name]:
-                    value = json.dumps(theirs[section][name])
+            theirs, ours = done["parts"]["settings"], self.settings
+            for name in (name for name in AGREE if name in theirs and name in ours):
+                if theirs[name] != ours[name]:
                     raise S3EError(
-                        f"semantics_from: {section}.{name} is {value} in {folder} and"
-                        f" {ours[section][name]} here: --set '{section}.{name}={value}'."
+                        f"semantics_from: {name} is {theirs[name]} in {folder} and {ours[name]}"
+                        f" here: --set '{name}={theirs[name]}'."
                     )
         return found
 
@@ -241,14 +250,13 @@ class Run:
         """For 07 and 08: folders of the trainings of this study with `data.texture=random`, as far
         as they are finished.
         """
-        study = self.study
-        own_texture = self.kind == "scenes" and self.config.data.texture == "category"
-        if self.stage not in (EVALUATES, DRAWS) or not own_texture:
+        study, own = self.study, self.config.data.texture == "category"
+        if self.stage not in (EVALUATES, DRAWS) or self.kind != "scenes" or not own:
             return []
         changed = {**study.overrides, "data.texture": "random"}
         control = Study(self.config.profile, "scenes", changed, study.variants, study.seeds)
-        runs = [run for run in control.runs if run.variant and control.root.is_dir()]
-        return [path for run in runs if (path := run.result())]
+        found = [run.result() for run in control.runs if run.variant and control.root.is_dir()]
+        return [path for path in found if path]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -275,6 +283,8 @@ class Run:
     def parts(self) -> dict[str, Any]:
         """What its key is made of: code, settings, data, and the keys of what it reads."""
         settings, lent, control = self.settings, self.lent, self.texture_control
+        data = self.stage == PREPARES and self.study.data != "scenes"
+        data = {keys.DATA: keys.data_fingerprint(self.study.data)} if data else {}
         if self.stage == EVALUATES:
             from s3e.evaluation.captions import find_java
 
@@ -283,9 +293,8 @@ class Run:
         others += [("texture control", path) for path in control]
         return {
             "stage": str(self),
-            "code": keys.code_parts(self.stage),
+            "code": keys.code_parts(self.stage) | data,
             "settings": settings,
-            "data": keys.data_fingerprint(self.study.data) if self.stage == PREPARES else None,
             "upstream": {str(other): other.key for other in self.reads}
             | {f"{why}:{'/'.join(path.parts[-2:])}": record(path)["key"] for why, path in others},
         }
@@ -301,8 +310,7 @@ class Run:
         """Folder of its finished result with the present key: its own, or in the store without
         overrides.
         """
-        folders = [root / self.stage / self.folder for root in (self.study.root, self.study.base)]
-        return next((folder for folder in folders if complete(folder, self.key)), None)
+        return next((place for place in self.places if complete(place, self.key)), None)
 
     def state(self) -> tuple[str, str, float | None]:
         """(fresh | skipped | running | stale | failed | missing, why, last seconds)."""
@@ -313,37 +321,36 @@ class Run:
             return word, done["skipped"] or elsewhere, done["seconds"]
         if utils.is_locked(self.path / ".lock"):
             return "running", "", None
-        if done := record(self.path):
-            lost = [f"{name} is lost or changed" for name in lost_files(self.path, done)]
-            return "stale", "; ".join(keys.explain(done["parts"], self.parts) + lost), None
         if (failure := record(self.path, FAILURE)) and failure["key"] == self.key:
             return "failed", failure["why"], None
-        if base := record(self.study.base / self.stage / self.folder):
-            return "missing", "; ".join(keys.explain(base["parts"], self.parts)), None
-        if begun := record(self.path, "state.json"):
+        for place in self.places:
+            if done := record(place):
+                lost = [f"{name} is lost or changed" for name in lost_files(place, done)]
+                word = "stale" if place == self.path else "missing"
+                return word, "; ".join(keys.explain(done["parts"], self.parts) + lost), None
+        begun, why = record(self.path, "state.json"), ""
+        if begun:
             same = begun["key"] == self.key
             why = "goes on where it stopped" if same else "its code or settings changed since"
-            return "missing", f"interrupted; {why}", None
-        return "missing", "", None
+        return "missing", why and f"interrupted; {why}", None
 
     def require(self, coming: Collection["Run"] = ()) -> None:
         """Raise `S3EError` if it reads a run that is neither finished nor among those to come."""
         for other in self.reads:
             if other not in coming and not other.result():
                 state, why, _ = other.state()
-                why = f" ({why})" if why else ""
-                seeds = [] if other.seed is None else [str(other.seed)]
-                options = {"until": other.stage.split("_")[0], "seeds": seeds}
-                again = self.study.command(**options, variants=other.variant)
+                chosen = {} if other.seed is None else {"seeds": [other.seed]}
+                chosen |= {"variants": [other.variant]} if other.variant else {}
+                again = self.study.command(until=[other.stage.split("_")[0]], **chosen)
                 raise S3EError(
-                    f"{self} needs {other}, which is {state}{why}: open"
+                    f"{self} needs {other}, which is {state}{why and f' ({why})'}: open"
                     f" notebooks/{other.stage}.ipynb, or: {again}."
                 )
 
     @property
     def expected_minutes(self) -> float:
         """Measured minutes; of a profile that nobody measured those of `laptop`."""
-        known = graph.minutes(self.config.profile) or graph.minutes("laptop")
+        known = minutes(self.config.profile) or minutes("laptop")
         own = self.variant and VARIANTS[self.variant].start == "own"
         name = f"{self.stage} (own semantics)" if own else self.stage
         return known["00_start_here" if self.why_skipped else name]
@@ -358,9 +365,9 @@ class Run:
 
     def upstream_runs(self, stage: str) -> list[Path]:
         """Folders of the finished runs of `stage` that it reads, without skipped ones."""
-        name = graph.stage_named(stage)
-        runs = [run for run in self.reads if run.stage == name and str(run) not in self.skipped]
-        return [run.result() for run in runs]
+        name = stage_named(stage)
+        found = [run.result() for run in self.reads if run.stage == name]
+        return [path for path in found if not record(path)["skipped"]]
 
     def upstream(self, stage: str) -> Path:
         """Folder of the one finished run of `stage` that it reads (same seed)."""
@@ -423,19 +430,13 @@ class Run:
             "run": f"{self}{' (resumed)' if self.resumed else ''}",
             "profile": self.study.root.name,
             "what": self.rules.what,
-            "device, threads": f"{runtime.device}, {runtime.threads}",
-            "precision": "" if runtime.precision == "32" else runtime.precision,
-            "devices": "" if runtime.devices == 1 else str(runtime.devices),
-            "expected time": (
-                graph.spoken(self.expected_minutes) if graph.minutes(profile) else "not measured"
-            ),
-            "files go to": _short(self.path),
-            "source notebook": _short(graph.notebook(self.stage)),
+            "computes on": f"{runtime.devices} x {runtime.device}, {runtime.precision} bits,"
+            f" {runtime.threads} thread(s)",
+            "expected time": spoken(self.expected_minutes) if minutes(profile) else "not measured",
+            "files go to": self.path,
             "fallback": "; ".join(self.config.fallbacks()),
             "semantics from": self.config.semantics_from,
-            "note": (
-                "smoke shows that everything runs; its numbers mean nothing" * (profile == "smoke")
-            ),
+            "note": "its numbers mean nothing: it shows that all runs" * (profile == "smoke"),
         }
         print(*(f"{name:18}{text}" for name, text in rows.items() if text), sep="\n")
 
@@ -490,35 +491,41 @@ class Run:
                 )
         numbers = {n: x if isinstance(x, int) else float(x) for n, x in metrics.items()}
         self._write(numbers, [*self.outputs, *outputs], "")
-        print(f"{self} finished after {time.time() - self._started:.0f} s: {_short(self.path)}")
+        print(f"{self} finished after {time.time() - self._started:.0f} s: {self.path}")
 
     def _write(
         self, metrics: dict[str, float], outputs: Iterable[str | Path], skipped: str
     ) -> None:
         self._hold()  # again, if the last cell is run a second time
-        files = describe_files(self.path, outputs)
-        config, parts = self.config, self.parts
-        settings = {"overrides": self.study.overrides, "config": config.model_dump(mode="json")}
-        about = {"stage": self.stage, "variant": self.variant, "selection": self.study.selection}
-        origin = {
-            "key": self.key,
-            "seed": config.seed,
-            "code": parts["code"],
-            "upstream": parts["upstream"],
-            "data": {"source": config.data.source, "fingerprint": parts["data"]},
+        config, study = self.config, self.study
+        records = {
+            "metrics": metrics,
+            "params": {
+                "stage": self.stage,
+                "variant": self.variant,
+                "seed": config.seed,
+                "selection": study.selection,
+                "overrides": study.overrides,
+                "config": config.model_dump(mode="json"),
+            },
+            "provenance": {
+                "data": {
+                    "source": config.data.source,
+                    "fingerprint": self.parts["code"].get(keys.DATA),
+                },
+                **provenance(config.runtime),
+            },
+            "done": {
+                "key": self.key,
+                "parts": self.parts,
+                "outputs": describe_files(self.path, outputs),
+                "seconds": round(time.time() - self._started, 1),
+                "skipped": skipped,
+            },
         }
-        seconds = round(time.time() - self._started, 1)
-        done = {"key": self.key, "parts": parts, "outputs": files, "seconds": seconds}
-        write_json(self.path / "metrics.json", metrics)
-        write_json(self.path / "params.json", {**about, "seed": config.seed, **settings})
-        machine = provenance(config.runtime, self._started)
-        write_json(self.path / "provenance.json", origin | machine)
-        write_json(self.path / "done.json", {**done, "skipped": skipped})
+        for name, values in records.items():  # done.json comes last
+            write_json(self.path / f"{name}.json", values)
         _HELD.pop(self.path).close()
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def open_run(
@@ -539,7 +546,7 @@ def open_run(
     """
     keys.forget()
     study = Study(profile, seed=seed, **settings)
-    run = study.run(graph.stage_named(stage), variant, seed)
+    run = study.run(stage_named(stage), variant, seed)
     run.begin(resume)
     trains = "runtime" in run.rules.settings
     utils.set_threads(study.config.runtime.threads, torch=trains)
