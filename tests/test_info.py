@@ -67,7 +67,7 @@ def test_paper_is_printed_without_data(capsys):
 def test_vocabularies_are_those_of_the_corpus(tiny, corpus):
     sizes = vocabulary(tiny, missing=False)
     assert sizes.words.words == corpus.words.words and sizes.origin.endswith("of scenes")
-    assert sizes.labels.to_dict() == corpus.labels.to_dict()
+    assert sizes.labels.entities == corpus.labels.entities
 
 
 def test_words_of_photos_are_counted(tmp_path, capsys):

@@ -441,7 +441,8 @@ def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
     words = Vocabulary.build(captions, min_count=text.min_count)
     limits = text.entities, text.relations, text.label_min_count
     labels = TreeVocabulary.build(trees, *limits)
-    content = {"words": words.to_dict(), "labels": labels.to_dict(), "max_words": text.max_words}
+    content = {"words": words.words, "max_words": text.max_words}
+    content["labels"] = {"entities": labels.entities, "relations": labels.relations}
     write_json(folder / "vocabulary.json", content)
 
 
