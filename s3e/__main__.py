@@ -162,8 +162,6 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
             "fetch MSCOCO or GoPro from its official address",
             arg("dataset", choices=("coco", "gopro"), help="what to fetch"),
             path("--to", metavar="FOLDER", help="where to (default: runs/data/DATASET)"),
-            arg("--only", nargs="+", default=(), metavar="NAME", help="only these archives"),
-            arg("--base-url", metavar="URL", help="take the archives from a mirror"),
             path("--archive", metavar="FILE", help="unpack this archive, fetched by hand"),
         ),
     },

@@ -177,7 +177,7 @@ def download_weights(name: str, to: Path | None = None) -> int:
         raise S3EError(f"{name} is no public file of weights that is used here: give {VGG19}.")
     path = (to or FOLDER) / name
     remedy = f"run the command again, or fetch the file with a browser and put it at {path}"
-    fetch(f"{ADDRESS}/{name}", path, sha256=path.stem[-8:], remedy=remedy, archive=False)
+    fetch(f"{ADDRESS}/{name}", path, sha256=path.stem[-8:], remedy=remedy)
     print(f"{path} is ready: --set loss.vgg19_weights={path.resolve() if to else name}")
     return 0
 
