@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
@@ -18,16 +18,7 @@ from s3e.data.photos import decode
 from s3e.data.readers import is_photo, walk
 from s3e.utils import S3EError, atomic_write, out_of_memory, write_array
 
-SAVED: dict[str, dict[str, Any]] = {  # extension -> Pillow's options
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".png": {},
-    ".webp": {"quality": 95},
-    ".tif": {},
-    ".tiff": {},
-    ".bmp": {},
-    ".ppm": {},
-}
+SAVED = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm")
 KERNEL = ".kernel.npy"  # end of the name of the kernel beside the photo that `blur` made by it
 
 
@@ -101,7 +92,7 @@ def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
     if path.suffix.lower() not in SAVED:
         known = ", ".join(SAVED)
         raise S3EError(f"{path}: photos are not written as '{path.suffix}'; choose one of {known}.")
-    about = SAVED[path.suffix.lower()] | {"exif": like.exif or b"", "icc_profile": like.icc}
+    about = {"exif": like.exif or b"", "icc_profile": like.icc, "quality": 95, "subsampling": 0}
     try:
         with atomic_write(path) as temporary:
             Image.fromarray(pixels).save(temporary, **about)
@@ -119,17 +110,17 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
     does not exist and where nothing is left.
     """
     if missing := [path for path in named if not path.exists()]:
-        share = f"{len(missing)} of {len(named)}"
-        raise S3EError(f"{missing[0]} does not exist ({share}): correct the path.")
+        raise S3EError(f"{missing[0]} does not exist: correct the path.")
     found: dict[str, Path] = {}
     problems: list[str] = []
     for path in named:
         files = [path]
         if path.is_dir():
-            (files, wrong), results = walk(path), output and output.resolve()
+            listed, wrong = walk(path)
             problems += wrong
-            own = [file.parent == path or file.parent.resolve() != results for file in files]
-            files = [f for f, mine in zip(files, own, strict=True) if mine and is_photo(f.name)]
+            files = [file for file in listed if is_photo(file.name)]
+            if output and path.resolve() != output.resolve():
+                files = [file for file in files if file.parent.resolve() != output.resolve()]
         for file in files:
             found.setdefault(os.path.realpath(file), file)
     if not found:
@@ -173,10 +164,8 @@ def check_folder(folder: Path) -> None:
     """Raise `S3EError` unless files can be written into `folder`, which need not exist yet."""
     folder = folder.absolute()
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise S3EError(f"{there} is no folder: name another one for the results.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise S3EError(f"{there} may not be written to: name another folder for the results.")
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise S3EError(f"{there} is no folder to write to: name another one for the results.")
 
 
 def for_each(photos: Iterable[Path], work: Callable[[Path], None], problems: list[str]) -> int:

@@ -107,9 +107,8 @@ class Restorer:
     categories = ()  # no network here reads true label maps
 
     def __init__(self, store: Path, device: str):
-        runs = [path.parent for path in store.glob("05_co_training/full-s*/done.json")]
-        run = min(runs, key=lambda path: int(path.name.removeprefix("full-s")))
-        settings = read_json(run / "params.json")["config"]
+        run = min(store.glob("05_co_training/full-s*/done.json"))
+        settings = read_json(run.with_name("params.json"))["config"]
         self.config = Config.model_validate({name: settings[name] for name in USED})
         own = (store / VOCABULARY).is_file()  # or words, labels and captioner are of another store
         self.captioned = store if own else Path(settings["semantics_from"])
@@ -225,9 +224,9 @@ class Restorer:
         rankings = []
         for node, logits in enumerate([*tree.entity_logits[0], *tree.relation_logits[0]]):
             names = self.labels.entities if node < LEAVES else self.labels.relations
-            shares = logits.softmax(-1).cpu().numpy()
-            order = np.argsort(-shares, kind="stable")
-            rankings.append([(names[place], float(shares[place])) for place in order])
+            shares, order = logits.softmax(-1).sort(descending=True, stable=True)
+            labels = [names[place] for place in order.tolist()]
+            rankings.append(list(zip(labels, shares.tolist(), strict=True)))
         decoder = self.semantics(reader).decoder
         context = torch.cat([tree.vectors[:, -1], features], 1)
         length = self.max_words + 2  # with its signs of begin and end
@@ -241,11 +240,11 @@ class Restorer:
         stride.
         """
         _check(photo)
-        size, shorter = self.config.data.size, min(photo.shape[:2])
-        step = size // GRID
-        sides = (max(size, round(side * size / shorter / step) * step) for side in photo.shape[:2])
-        height, width = (min(side, LONGEST * size) for side in sides)
-        return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
+        size, step = self.config.data.size, self.config.data.size // GRID
+        sides = np.array(photo.shape[:2]) * size / min(photo.shape[:2])
+        sides = np.clip(np.round(sides / step) * step, size, LONGEST * size).astype(int)
+        image = Image.fromarray(photo).resize(sides[::-1].tolist(), Image.Resampling.LANCZOS)
+        return np.array(image)
 
     def _finished(self, places: Mapping[str, str]) -> dict[str, Path]:
         """Those of the networks whose runs have ended, with their files."""
@@ -271,11 +270,13 @@ class Restorer:
 
 
 def _check(photo: np.ndarray) -> None:
-    kind, shape = getattr(photo, "dtype", type(photo).__name__), np.shape(photo)
-    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < SHORTEST:
+    given = np.asarray(photo)
+    sides = given.shape[:2]
+    if given.dtype != np.uint8 or given.shape != (*sides, 3) or min(sides) < SHORTEST:
         raise S3EError(
             f"a photo must be an array, uint8 (height, width, 3), with {SHORTEST} pixels or more at"
-            f" each side, not {kind} {shape}; s3e.read_photo(path).pixels reads any file so."
+            f" each side, not {given.dtype} {given.shape}; s3e.read_photo(path).pixels reads any"
+            " file so."
         )
 
 
@@ -328,12 +329,9 @@ def export_weights(store: Path, to: Path) -> int:
     """`python -m s3e weights export`: what photos need of a store's first seed, as a store of its
     own in a new folder; returns 0.
 
-    Writes unchanged copies and a card (README.md). Raises `S3EError` if the store lacks the
-    baseline, and if `to` holds anything; nothing is written then.
+    Writes unchanged copies and a card (README.md). Raises `S3EError` if `to` holds anything.
     """
     source = Restorer.load(store)
-    if "baseline" not in source.variants:
-        raise S3EError(f"{store}: the baseline is not finished; go on with `python run_all.py`.")
     check_folder(to)
     if to.exists() and any(to.iterdir()):
         raise S3EError(f"--to {to} holds files already: name a new or empty folder.")
@@ -351,7 +349,7 @@ def export_weights(store: Path, to: Path) -> int:
         parts += [f"## {name}: means over the test images", means.to_markdown(floatfmt=".3f")]
     with atomic_write(to / "README.md") as temporary:
         temporary.write_text("\n\n".join([*parts, PROTOCOL]) + "\n", encoding="utf-8")
-    print(f"{to} is ready: {sum(p.stat().st_size for p in to.rglob('*')) / 1e6:.1f} MB")
+    print(f"{to} is ready")
     return 0
 
 
@@ -371,23 +369,23 @@ def deblur_photos(
     Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before
     any work.
     """
-    said = caption or tree
-    jobs, problems = plan_results(photos, output, ".json" if said else "", overwrite)
+    beside = ".json" if caption or tree else ""
+    jobs, problems = plan_results(photos, output, beside, overwrite)
     _cut(0, tile)
     restorer = Restorer.load(weights)
     restorer.generator(variant), restorer.semantics("full")  # damaged ones end the command here
     say(restorer.about)
 
     def restore(path: Path) -> None:
-        photo, (result, *beside) = read_photo(path), jobs[path]
-        reading = restorer.read(photo.pixels) if said or variant == "full" else None
-        maps = reading.tree.maps if reading else None
+        photo, (result, *facts) = read_photo(path), jobs[path]
+        reading = restorer.read(photo.pixels)
+        maps = reading.tree.maps
         restored = restorer.restore(photo.pixels, variant, maps, tile, bar=path.name)
         write_photo(restored, photo, result)
         print(result, f"({', '.join(photo.notes)})" if photo.notes else "", flush=True)
-        if reading and said:
+        for file in facts:
             about = {"photo": path.name, "weights": restorer.about, "reader": "full"}
-            write_json(beside[0], about | _described(reading, caption, tree))
+            write_json(file, about | _described(reading, caption, tree))
 
     return for_each(jobs, restore, problems)
 

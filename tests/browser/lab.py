@@ -24,19 +24,11 @@ from s3e.utils import NOTEBOOKS, ROOT
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-]
-SWITCHES += ["--disable-component-update", "--disable-sync"]
+OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
+SWITCHES = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in OFF)]
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "apputils-extension/themes": {
-        "adaptive-theme": True
-    },  # the theme follows the browser's colour scheme
+    "apputils-extension/themes": {"adaptive-theme": True},
 }
 ENDED = """() => {
     const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
@@ -67,17 +59,9 @@ def serve(root: Path) -> Iterator[Server]:
     """
     folder = copy_notebooks(root / "notebooks")
     port, token = free_port(), secrets.token_hex(16)
-    options = [
-        "--no-browser",
-        "--allow-root",
-        f"--ServerApp.root_dir={folder}",
-        "--ServerApp.ip=127.0.0.1",
-    ]
-    options += [
-        f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={token}",
-    ]
+    settings = {"root_dir": folder, "ip": "127.0.0.1", "port": port, "port_retries": 0}
+    options = [f"--ServerApp.{name}={value}" for name, value in settings.items()]
+    options += ["--no-browser", "--allow-root", f"--IdentityProvider.token={token}"]
     with open(root / "jupyterlab.log", "w") as log:
         command = [sys.executable, "-m", "jupyterlab", *options]
         process = subprocess.Popen(command, env=environment(root), cwd=root, stdout=log, stderr=log)
@@ -97,9 +81,7 @@ def copy_notebooks(folder: Path) -> Path:
         book = nbformat.read(path, as_version=4)
         for cell in book.cells:
             if "parameters" in cell.metadata.get("tags", []):
-                cell.source = cell.source.replace(
-                    'profile: str = "laptop"', 'profile: str = "smoke"'
-                )
+                cell.source = cell.source.replace(': str = "laptop"', ': str = "smoke"')
         nbformat.write(book, folder / path.name)
     return folder
 
@@ -112,22 +94,14 @@ def environment(root: Path) -> dict[str, str]:
         path = root / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(value))
-    folders = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_DATA_DIR": "data",
-        "JUPYTER_RUNTIME_DIR": "runtime",
+    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    folders = {name: name.lower() for name in names} | {
+        "S3E_RUNS": "runs",
+        "S3E_FIGURES": "figures",
     }
-    folders |= {
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "IPYTHONDIR": "ipython",
-    }
-    folders |= {"S3E_RUNS": "runs", "S3E_FIGURES": "figures"}
-    return {
-        **os.environ,
-        "S3E_ROOT": str(ROOT),
-        **{name: str(root / folder) for name, folder in folders.items()},
-    }
+    folders |= {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    places = {name: str(root / folder) for name, folder in folders.items()}
+    return {**os.environ, "S3E_ROOT": str(ROOT), **places}
 
 
 def free_port() -> int:
@@ -177,11 +151,8 @@ class Notebook:
         if isinstance(payload, bytes):
             header, content = kernel_message(payload)
             text = content.get("evalue") or content.get("text", "")
-            if (
-                header["msg_type"] == "error"
-                or content.get("name") == "stderr"
-                and not text.startswith(ASKED)
-            ):
+            written = content.get("name") == "stderr" and not text.startswith(ASKED)
+            if header["msg_type"] == "error" or written:
                 self.problems.append(f"kernel: {text}")
 
     def run_all(self, seconds: float) -> None:
