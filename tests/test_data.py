@@ -17,7 +17,8 @@ from s3e.config import load_config
 from s3e.data import prepare
 from s3e.data.corpus import consensus, load_corpus, severity_table, to_images, to_tensor
 from s3e.data.photos import load_photo, load_whole
-from s3e.data.prepare import prepare_corpus, severity_views, summary
+from s3e.data.prepare import prepare_corpus, summary
+from s3e.report.photos import severity_views
 from s3e.utils import S3EError, psnr, write_json
 from tests.conftest import PHOTOS
 from tests.fixtures_data import write_coco, write_gopro, write_photos
@@ -74,9 +75,10 @@ def test_vocabularies_come_from_training_captions_alone(corpus):
 
 
 def test_summary_and_examples(tiny, corpus):
-    metrics, views = summary(corpus), severity_views(corpus, tiny)
+    metrics, (images, kernels) = summary(corpus), severity_views(corpus, tiny)
     assert metrics["val_light_psnr_blurred"] > metrics["val_severe_psnr_blurred"]
-    np.testing.assert_allclose(views["kernel_severe"].sum((1, 2)), 1, atol=1e-6)
+    assert all(len(own) == len(images["sharp"]) == 3 for own in kernels.values())
+    assert all(abs(kernel.sum() - 1) < 1e-6 for kernel in kernels["severe"])
 
 
 def test_every_photo_has_its_severity_stored(corpus):
@@ -223,7 +225,8 @@ def test_pairs_become_a_corpus_without_captions(gopro, tmp_path):
     metrics = summary(corpus)
     assert metrics["val_released_psnr_blurred"] > metrics["val_severe_psnr_blurred"]
     assert "words" not in metrics
-    assert {*severity_views(corpus, config)} == {"ids", "sharp", "released", "severe"}
+    images, kernels = severity_views(corpus, config)
+    assert {*images} == {"sharp", "released", "severe"} and not kernels
     assert severity_table(corpus).query("split == 'test'").severity.value_counts()["severe"] == 4
 
 
@@ -293,7 +296,7 @@ def test_plain_photos_are_blurred_like_captioned_ones(tmp_path):
     corpus = prepare_corpus(config, tmp_path / "corpus")
     assert not corpus.captioned and corpus.severities == ("light", "moderate", "severe")
     assert sum(map(len, corpus.splits.values())) == 60
-    assert "kernel_severe" in severity_views(corpus, config)
+    assert "severe" in severity_views(corpus, config)[1]
 
 
 def test_photos_that_the_captioner_was_trained_on_are_left_out(tmp_path):

@@ -30,7 +30,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from s3e import blur, utils
-from s3e.blur import SEVERITIES, blur_batch, kernel_for
+from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import CaptionTree, TreeVocabulary, Vocabulary
 from s3e.config import Config, load_config, parse_setting
@@ -455,26 +455,6 @@ def summary(corpus: "Corpus") -> dict[str, float]:
     for severity in corpus.severities:
         metrics[f"val_{severity}_psnr_blurred"] = float(np.nanmean(corpus.val.psnr[severity]))
     return metrics
-
-
-def severity_views(corpus: "Corpus", config: Config) -> dict[str, np.ndarray]:
-    """The first validation photos that come in every severity: ids, sharp, severities, kernels."""
-    split = corpus.val
-    rows = split.spread(split.rows(*corpus.severities))[: config.evaluation.samples]
-    ids = [split.ids[row] for row in rows]
-    views = {"ids": np.array(ids), "sharp": split.sharp[rows]}
-    views |= {severity: split.blurred[severity][rows] for severity in corpus.severities}
-    for severity in corpus.synthetic:
-        size, seed = config.data.size, config.blur.seed
-        kernels = [kernel_for(photo, severity, size, seed) for photo in ids]
-        views[f"kernel_{severity}"] = np.stack(pad_kernels(kernels))
-    return views
-
-
-def pad_kernels(kernels: list[np.ndarray]) -> list[np.ndarray]:
-    """Zero-pad centred kernels of odd sides to one common odd side."""
-    side = max(max(kernel.shape) for kernel in kernels)
-    return [np.pad(kernel, [((side - n) // 2,) * 2 for n in kernel.shape]) for kernel in kernels]
 
 
 # --- the commands `data check` and `data prepare` ---

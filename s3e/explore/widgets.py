@@ -30,7 +30,6 @@ from s3e.inference.photos import Photograph, read_photo, write_photo
 from s3e.inference.restorer import Reading, Restorer
 from s3e.models.tree import LEAVES, NODES
 from s3e.report import diagram, style
-from s3e.report.photos import word_maps
 from s3e.report.style import label
 from s3e.utils import S3EError, rng
 
@@ -278,7 +277,7 @@ def tree_lab(examples: Examples) -> Laboratory:
         if said:
             place = min(word, len(said)) - 1
             shares = reading.word_attention[place]
-            looked = word_maps(shares[None, None], reading.attention[None])[0, 0]
+            looked = np.tensordot(shares, reading.attention, 1)
             images[f"where “{said[place]}” looks"] = style.lit(seen, looked)
             table[f"share of “{said[place]}”"] = [f"{share:.0%}" for share in shares]
             said[place] = f"[{said[place]}]"
