@@ -49,9 +49,10 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _countable(self) -> "Data":
-        if self.source == "scenes" and min(self.train, self.val, self.test) < 2:
+        counts = {self.train, self.val, self.test}
+        if counts & ({0, 1} if self.source == "scenes" else {1}):
             raise ValueError(
-                "scenes are drawn, not found: data.train, data.val and data.test must be at least 2"
+                "data.train, data.val and data.test must be at least 2 (of a data folder, 0 is all)"
             )
         return self
 
@@ -243,7 +244,9 @@ class Config(Section):
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
-    def _divisible(self) -> "Config":
+    def _fitting(self) -> "Config":
+        if self.data.source == "scenes" and self.blur.severity == "released":
+            raise ValueError("blur.severity = 'released' does not fit scenes: choose severe")
         for name in TRAININGS:
             training: Training = getattr(self, name)
             if training.batch % (training.accumulate * self.runtime.devices):

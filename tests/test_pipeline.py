@@ -197,7 +197,7 @@ def test_what_a_variant_reads(frames: Path) -> None:
     assert read("no_tree_loss") == [f"{DATA}/all", f"{DEBLURRER}/s1"]
     assert read("full") == [f"{DATA}/all", f"{TREE}/s1", f"{CAPTIONER}/s1", f"{DEBLURRER}/s1"]
     assert read("full", str(frames)) == read("baseline") == read("no_tree_loss")
-    with pytest.raises(S3EError, match="trained by 05_co_training"):
+    with pytest.raises(S3EError, match="05_co_training trains 'full'"):
         Study("smoke").run("06_ablation", "full")
     with pytest.raises(S3EError, match="setting 'variants' = 'baseline': .*list"):
         Study("smoke", variants="baseline")
@@ -535,7 +535,7 @@ def test_without_a_study_to_borrow_from_nothing_starts(
     assert "is not a finished run of a study with captions" in refused(*data, *lent)
     assert "is for data without captions" in refused(*lent)
     finish(DATA, TREE, CAPTIONER)
-    assert "--seeds 7 --until 03" in refused(*data, *lent, "--seeds", "7")
+    assert "with the same --seeds until 03" in refused(*data, *lent, "--seeds", "7")
     other = ("--set", "model.node_width=16")
     assert "--set 'model.node_width=32'" in refused(*data, *lent, *other)
     assert not (utils.RUNS / "smoke@frames").exists()
@@ -596,9 +596,9 @@ def test_the_texture_control_is_read_where_it_exists(
         ("--jobs -1", "give a number from 1 on"),
         ("--data /no/such/folder", "no such folder"),
         ("--from 06", "06_ablation/baseline-s0 needs 01_data_blurring/all, which is missing"),
-        ("--data FRAMES --set blur.severity=light", "blur.severity = 'light' does not fit"),
+        ("--data FRAMES --set blur.severity=light", "blur.severity is 'light'"),
         ("--data FRAMES --set data.subset=blur_gamma", "blur_gamma"),
-        ("--data FRAMES --set data.val=1", "fewer than 2 photos for the val split"),
+        ("--data FRAMES --set data.val=1", "must be at least 2"),
         ("--data EMPTY", "holds no photos"),
     ],
 )

@@ -8,13 +8,11 @@ from concurrent.futures import Future
 from tempfile import TemporaryFile
 from typing import Any
 
-from s3e.blur import SEVERITIES
 from s3e.config import parse_setting
 from s3e.data.prepare import read
-from s3e.data.readers import PAIRED
 from s3e.pipeline import keys
 from s3e.pipeline.graph import STAGES, stage_named
-from s3e.pipeline.schedule import Cluster, Local, Result, execute, job_of
+from s3e.pipeline.schedule import FAILED, Cluster, Local, execute, job_of
 from s3e.pipeline.study import Run, Study
 from s3e.utils import FIGURES, S3EError, disk_errors
 
@@ -39,7 +37,13 @@ def run_study(
     overrides = dict(parse_setting(text) for text in settings)
     overrides |= {"semantics_from": semantics_from} if semantics_from else {}
     study = Study(profile, data, overrides, variants, seeds)
-    check(study)
+    config = study.config
+    if data != "scenes":
+        read(config)
+    if config.loss.perceptual and config.loss.vgg19_weights:
+        from s3e.models.build import locate  # imports PyTorch
+
+        locate(config.loss.vgg19_weights)
     names = list(STAGES)
     start = names.index(stage_named(first)) if first else 0
     end = names.index(stage_named(until)) + 1 if until else len(names)
@@ -69,8 +73,7 @@ def run_study(
     given = {"from": first, "until": until, "jobs": jobs, "scheduler": scheduler}
     again = study.command(**{name: [value] for name, value in given.items() if value})
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    runtime = study.config.runtime
-    places = Cluster(scheduler, jobs, study.root) if scheduler else Local(runtime, jobs)
+    places = Cluster(scheduler, jobs, study.root) if scheduler else Local(config.runtime, jobs)
     print(f"{len(waiting)} of {len(runs)} runs to do, {places.about}, in {study.root}", flush=True)
     began = time.monotonic()
 
@@ -88,29 +91,12 @@ def run_study(
         places.close()
     print(f"\n{'run':36} {'result':8} {'seconds':>8}")
     for run in runs:
-        result = results.get(run, Result("fresh"))
-        print(f"{str(run):36} {result.word:8} {result.seconds:8.0f}")
-    failed = [run for run in results if results[run].word in ("failed", "not run")]
+        word, seconds = results.get(run, ("fresh", 0))
+        print(f"{str(run):36} {word:8} {seconds:8.0f}")
+    failed = [word for word, _ in results.values() if word in FAILED]
     left = f"; {len(failed)} not finished, go on with: {again}" if failed else ""
     print(f"{time.monotonic() - began:.0f} s in all{left}")
     return 1 if failed else 0
-
-
-def check(study: Study) -> None:
-    """Raise `S3EError` if settings, data and files of weights do not fit each other."""
-    config = study.config
-    known = PAIRED if study.kind == "gopro" else tuple(SEVERITIES)
-    if config.blur.severity not in known:
-        raise S3EError(
-            f"blur.severity = '{config.blur.severity}' does not fit {study.data}, which has"
-            f" {', '.join(known)}: --set blur.severity={known[-1]}."
-        )
-    if study.data != "scenes":
-        read(config)
-    if config.loss.perceptual and config.loss.vgg19_weights:
-        from s3e.models.build import locate  # imports PyTorch
-
-        locate(config.loss.vgg19_weights)
 
 
 def parameters(run: Run, force: bool) -> dict[str, Any]:

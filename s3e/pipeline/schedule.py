@@ -23,7 +23,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from s3e import utils
 from s3e.pipeline.graph import STAGES, notebook
@@ -307,11 +307,7 @@ class Cluster:
 # ------------------------------------------------------------------------------------- the schedule
 
 
-class Result(NamedTuple):
-    """What came of a run: done, skipped, failed or not run."""
-
-    word: str
-    seconds: float = 0.0
+FAILED = ("failed", "not run")
 
 
 def job_of(run: "Run", parameters: dict[str, Any]) -> Job:
@@ -331,8 +327,9 @@ def job_of(run: "Run", parameters: dict[str, Any]) -> Job:
 
 def execute(
     waiting: list["Run"], start: Callable[["Run"], Future[str]], places: Local | Cluster
-) -> dict["Run", Result]:
-    """Keep the places busy until nothing more can run; returns what came of each run.
+) -> dict["Run", tuple[str, float]]:
+    """Keep the places busy until nothing more can run; returns what came of each run ("done",
+    "skipped", "failed" or "not run") after how many seconds.
 
     `waiting`: the runs, each after all that it reads; `start` submits one.
     """
@@ -340,11 +337,10 @@ def execute(
     while left or running:
         count = places.places
         for run in list(left):
-            came = {results[other].word for other in run.reads if other in results}
             busy = {*left, *(other for other, _ in running.values())}
-            if came & {"failed", "not run"}:
+            if any(results.get(other, ("",))[0] in FAILED for other in run.reads):
                 left.remove(run)
-                results[run] = Result("not run")
+                results[run] = "not run", 0.0
             elif len(running) < count and not busy & {*run.reads}:
                 left.remove(run)
                 running[start(run)] = run, time.monotonic()
@@ -354,25 +350,23 @@ def execute(
         while done:  # no reference stays, or a cluster computes a lost result again
             future = done.pop()
             run, since = running.pop(future)
-            results[run] = _result(run, future, time.monotonic() - since)
+            word, seconds = _result(run, future), time.monotonic() - since
+            _say(f"{word:6} {run}  {seconds:.0f} s")
+            results[run] = word, seconds
     return results
 
 
-def _result(run: "Run", future: Future[str], seconds: float) -> Result:
+def _result(run: "Run", future: Future[str]) -> str:
     try:
         why = future.result()
     except Exception as error:  # of a worker
         why = f"  {type(error).__name__}: {error}"
         write_json(run.path / FAILURE, {"key": run.key, "why": why.strip()})
     if not why and (done := complete(run.path, run.key, seconds=60)):
-        word = "skipped" if done["skipped"] else "done"
-        _say(f"{word:6} {run}  {seconds:.0f} s")
-        return Result(word, seconds)
-    print(why)
-    _say(f"FAILED {run}  {seconds:.0f} s")
-    print(f"  executed notebook: {run.path / 'notebook.ipynb'}")
-    print(f"  log: {run.path / 'papermill.log'}", flush=True)
-    return Result("failed", seconds)
+        return "skipped" if done["skipped"] else "done"
+    print(f"{why}\n  executed notebook: {run.path / 'notebook.ipynb'}")
+    print(f"  log: {run.path / 'papermill.log'}")
+    return "failed"
 
 
 def _say(line: str) -> None:

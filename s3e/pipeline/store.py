@@ -34,8 +34,12 @@ def record(folder: Path, name: str = "done.json") -> dict[str, Any] | None:
 
 def lost_files(folder: Path, done: dict[str, Any]) -> list[str]:
     """Names of a finished run's files that are gone or have another size."""
-    files = {folder / name: about["bytes"] for name, about in done["outputs"].items()}
-    return [p.name for p, size in files.items() if not p.is_file() or p.stat().st_size != size]
+    sizes = {name: about["bytes"] for name, about in done["outputs"].items()}
+    return [name for name, size in sizes.items() if _size(folder / name) != size]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
 
 
 def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | None:
@@ -62,11 +66,11 @@ def describe_files(folder: Path, names: Iterable[str | Path]) -> dict[str, dict[
     """
     found = {}
     for path in (folder / name for name in names):
-        if not path.is_file() or not path.stat().st_size:
-            wrong = "empty" if path.is_file() else "missing"
+        if (size := _size(path)) < 1:
+            wrong = "missing" if size else "empty"
             raise S3EError(f"the declared output {path} is {wrong}: run the notebook from the top.")
         name = os.path.relpath(path.resolve(), folder.resolve())
-        found[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        found[name] = {"bytes": size, "sha256": file_digest(path)}
     return found
 
 

@@ -44,6 +44,7 @@ from s3e.pipeline.store import (
 )
 from s3e.utils import FIGURES, ROOT, S3EError, digest, read_json, write_json
 
+OTHERS = [name for name in VARIANTS if name != "full"]  # those of 06_ablation
 CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
 FILES = ("semantics_from", "loss.vgg19_weights")  # settings that name a folder or file
 NEVER_COUNT = ("runtime.save_every", "runtime.explosion")  # they do not change what is computed
@@ -118,25 +119,24 @@ class Study:
     def run(self, stage: str, variant: str = "", seed: int = 0) -> "Run":
         """The run of `stage` for a variant and a seed, of which it takes what it depends on."""
         per = STAGES[stage].per
-        if per == "variant" and variant == "full":
+        if per == "variant" and variant not in OTHERS:
             raise S3EError(
-                "the variant 'full' is trained by 05_co_training; choose another for 06_ablation."
+                f"06_ablation has no variant '{variant}': choose one of {', '.join(OTHERS)};"
+                " 05_co_training trains 'full'."
             )
-        if per == "variant" and variant not in VARIANTS:
-            raise S3EError(f"unknown variant '{variant}'; known: {', '.join(VARIANTS)}.")
-        variant = {"full": "full", "variant": variant}.get(per, "")
-        name = stage, variant, None if per == "once" else seed
+        name = stage, {"full": "full", "variant": variant}.get(per, ""), seed
+        name = (stage, "", None) if per == "once" else name
         return self._runs.setdefault(name, Run(self, *name))
 
     @cached_property
     def runs(self) -> list["Run"]:
         """Every run of the study, each after all that it reads."""
-        wanted = {"full": ("full",), "variant": set(VARIANTS) - {"full"}}
+        wanted = {"full": ["full"], "variant": OTHERS}
         found = [
-            self.run(name, *pair)
+            self.run(name, variant, seed)
             for name, stage in STAGES.items()
-            for pair in self.selection
-            if pair[0] in wanted.get(stage.per, VARIANTS)
+            for variant, seed in self.selection
+            if variant in wanted.get(stage.per, VARIANTS)
         ]
         return list(dict.fromkeys(found))
 
@@ -230,11 +230,9 @@ class Run:
         for stage, folder in found.items():
             done = record(folder)
             if done is None or done["skipped"] or lost_files(folder, done):
-                seeds = f" --seeds {self.seed}" * (stage == CAPTIONER)
                 raise S3EError(
                     f"semantics_from: {folder} is not a finished run of a study with captions: run"
-                    f" that study (python run_all.py --profile {profile}{seeds} --until"
-                    f" {stage[:2]}), or name another store."
+                    f" that study with the same --seeds until {stage[:2]}, or name another store."
                 )
             theirs, ours = done["parts"]["settings"], self.settings
             for name in (name for name in AGREE if name in theirs and name in ours):
@@ -255,7 +253,7 @@ class Run:
             return []
         changed = {**study.overrides, "data.texture": "random"}
         control = Study(self.config.profile, "scenes", changed, study.variants, study.seeds)
-        found = [run.result() for run in control.runs if run.variant and control.root.is_dir()]
+        found = [run.result() for run in control.runs if run.variant]
         return [path for path in found if path]
 
     @cached_property
@@ -263,18 +261,18 @@ class Run:
         """The settings that it reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are
         among them, files of weights count by their contents.
         """
-        wanted, unread, found = {*self.rules.settings}, {*self.rules.unread, *NEVER_COUNT}, {}
+        wanted, unread, found = [*self.rules.settings], [*self.rules.unread, *NEVER_COUNT], {}
         if self.variant:
             variant = VARIANTS[self.variant]
-            wanted |= {"train_tree", "train_a1", "train_a2"} if variant.start == "own" else set()
-            unread |= set() if variant.caption_loss else {"loss.caption"}
-            unread |= set() if variant.tree_loss else {"loss.tree", "loss.null_weight"}
+            wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
+            unread += ["loss.caption"] * (not variant.caption_loss)
+            unread += ["loss.tree", "loss.null_weight"] * (not variant.tree_loss)
             rules = variant.model_dump(mode="json", exclude={"description"})
             found = {f"variant.{name}": value for name, value in rules.items()}
         for section, values in self.config.model_dump(mode="json").items():
             for name, value in values.items() if isinstance(values, dict) else ():
                 field = f"{section}.{name}"
-                if {section, field} & wanted and field not in unread:
+                if (section in wanted or field in wanted) and field not in unread:
                     is_file = field in FILES and value and Path(value).is_file()
                     found[field] = f"SHA-256 {utils.file_digest(value)}" if is_file else value
         return found
@@ -453,11 +451,9 @@ class Run:
         self.resumed = bool(resume and begun and begun["key"] == self.key)
         # First: a half-cleared folder must not be resumed
         (self.path / "state.json").unlink(missing_ok=True)
-        for path in [path for path in self.path.iterdir() if path.name not in KEPT]:
-            if path.is_dir() and not self.resumed:
-                shutil.rmtree(path)
-            elif not self.resumed or path.match(".*.*"):  # half-written files of a killed run
-                path.unlink()
+        if not self.resumed:
+            for path in [path for path in self.path.iterdir() if path.name not in KEPT]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         write_json(self.path / "state.json", {"key": self.key})
         self._started = time.time()
 
@@ -472,11 +468,12 @@ class Run:
         """Finish without results because the data lack something: ends the notebook here and tells
         downstream why.
         """
-        self._write({}, [], reason)
-        print(f"{self} skipped: {reason}")
+        self.finish({}, skipped=reason)
         raise SystemExit(0)  # stops "run all" and papermill at this cell, without an error
 
-    def finish(self, metrics: dict[str, float], outputs: Iterable[str | Path] = ()) -> None:
+    def finish(
+        self, metrics: dict[str, float], outputs: Iterable[str | Path] = (), skipped: str = ""
+    ) -> None:
         """Check outputs and metrics, then mark the run finished.
 
         `outputs`: files beyond those that the stage table declares, relative to `run.path` or
@@ -489,17 +486,10 @@ class Run:
                     f"metric '{name}' is {value!r}: a metric must be a finite number; look at the"
                     " run's log."
                 )
-        numbers = {n: x if isinstance(x, int) else float(x) for n, x in metrics.items()}
-        self._write(numbers, [*self.outputs, *outputs], "")
-        print(f"{self} finished after {time.time() - self._started:.0f} s: {self.path}")
-
-    def _write(
-        self, metrics: dict[str, float], outputs: Iterable[str | Path], skipped: str
-    ) -> None:
         self._hold()  # again, if the last cell is run a second time
-        config, study = self.config, self.study
+        config, study, seconds = self.config, self.study, round(time.time() - self._started, 1)
         records = {
-            "metrics": metrics,
+            "metrics": {n: x if isinstance(x, int) else float(x) for n, x in metrics.items()},
             "params": {
                 "stage": self.stage,
                 "variant": self.variant,
@@ -518,14 +508,15 @@ class Run:
             "done": {
                 "key": self.key,
                 "parts": self.parts,
-                "outputs": describe_files(self.path, outputs),
-                "seconds": round(time.time() - self._started, 1),
+                "outputs": describe_files(self.path, () if skipped else [*self.outputs, *outputs]),
+                "seconds": seconds,
                 "skipped": skipped,
             },
         }
         for name, values in records.items():  # done.json comes last
             write_json(self.path / f"{name}.json", values)
         _HELD.pop(self.path).close()
+        print(f"{self} {f'skipped: {skipped}' if skipped else f'finished after {seconds:.0f} s'}")
 
 
 def open_run(
