@@ -52,11 +52,16 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as sorted, indented JSON; NaN and infinity are refused (ValueError)."""
-    with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def write_array(path: Path | str, array: np.ndarray) -> None:

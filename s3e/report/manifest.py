@@ -8,7 +8,6 @@ import inspect
 import platform
 import pydoc
 import re
-import shutil
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -29,16 +28,15 @@ from s3e.utils import (
     FIGURES,
     ROOT,
     S3EError,
-    atomic_write,
     cores,
     file_digest,
     read_json,
     write_json,
+    write_text,
 )
 
 NAME, FINDINGS, REPORT = "manifest.json", "findings.json", "report.html"
 PUBLISHED = ("study", "photos")  # folders of figures that are committed (see .gitignore)
-KINDS = (".png", ".pdf", ".csv", ".md")  # what a folder of figures holds
 PUBLIC = (
     "The data must not be published, so images are of scikit-image's public-domain photographs"
     " (astronaut, chelsea, coffee, rocket), which are in no split; captions of the data's photos"
@@ -62,14 +60,6 @@ th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #8886; vertical-align: 
 {body}
 </html>
 """
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """The resolved settings; of data folders and weights only the names, so that machines agree."""
-    found = config.model_dump(mode="json")
-    for section, name in (("data", "source"), ("loss", "vgg19_weights")):
-        found[section][name] = Path(found[section][name]).name
-    return found
 
 
 def context(config: Config) -> str:
@@ -107,7 +97,9 @@ class Manifest:
         self.about = {
             "profile": config.profile,
             "context": context(config),
-            "settings": settings(config),
+            "settings": config.model_dump(
+                mode="json", exclude={"data": {"source"}, "loss": {"vgg19_weights"}}
+            ),
             "pictures": PUBLIC if config.pictures == "public" else "",
             "source_commit": origin["commit"],
             "source_dirty": origin["dirty"],
@@ -173,8 +165,8 @@ def check(folders: Iterable[Path] = (), strict: bool = False) -> int:
     the folders and the sources alone, no `runs/`. Raises `S3EError` for a folder without a
     manifest.
     """
-    published = [FIGURES / name for name in PUBLISHED if (FIGURES / name / NAME).is_file()]
-    chosen = list(folders) or published
+    published = [FIGURES / name for name in PUBLISHED]
+    chosen = list(folders) or [folder for folder in published if (folder / NAME).is_file()]
     if not chosen:
         raise S3EError(
             f"{FIGURES} holds no published figures: name a folder, or run python run_all.py first."
@@ -201,7 +193,7 @@ def broken(folder: Path) -> Iterator[str]:
         elif file_digest(path) != entry["sha256"]:
             yield f"{path}: edited since it was made"
     for path in sorted(folder.iterdir()):
-        if path.suffix in KINDS and path.name[0] != "." and path.name not in files:
+        if path.name not in (NAME, FINDINGS, REPORT, *files) and path.name[0] != ".":
             yield f"{path}: not in {NAME}, so nobody knows what made it"
 
 
@@ -266,14 +258,9 @@ def filled() -> Iterator[tuple[Path, str]]:
 def fill() -> int:
     """Write `filled` documents; returns 0."""
     for path, text in filled():
-        _write(path, text)
+        write_text(path, text)
         print(f"{path}: {len(BLOCK.findall(text))} block(s)")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def build(folder: Path | str) -> Path:
@@ -294,13 +281,12 @@ def build(folder: Path | str) -> Path:
     for name in (name for name in files if name.endswith(".png")):
         about = manifest["files"][name]["about"]
         parts.append(f"![{about}]({_there(folder / name).name})\n\n`{name}`: {about}")
-    origin = f"commit `{manifest['source_commit']}`, data `{manifest['data']}`"
-    parts += ["## Where it comes from", f"{origin}; runs and hash of every file: `{NAME}`"]
+    parts.append(f"Commit `{manifest['source_commit']}`; the runs behind each file: `{NAME}`.")
     cell = nbformat.v4.new_markdown_cell("\n\n".join(parts), id="report")
     exporter = HTMLExporter(template_name="basic", embed_images=True)
     where = {"metadata": {"path": str(folder)}}
     body, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]), where)
-    _write(folder / REPORT, PAGE.format(title=title, body=body))
+    write_text(folder / REPORT, PAGE.format(title=title, body=body))
     return folder / REPORT
 
 
@@ -338,10 +324,9 @@ def state(
 
     No result is read but the runs' records. Raises `S3EError` for settings that cannot be used.
     """
-    study = Study(profile, data, overrides)
-    rows = [(run.stage, *run.state()[:2]) for run in study.runs]
-    groups = pd.DataFrame(rows, columns=["notebook", "state", "why"])
-    groups = groups.groupby(["notebook", "state"], sort=False).why
+    names = ["notebook", "state"]
+    rows = [(run.stage, *run.state()[:2]) for run in Study(profile, data, overrides).runs]
+    groups = pd.DataFrame(rows, columns=[*names, "why"]).groupby(names, sort=False).why
     return groups.agg(runs="size", why="first").reset_index()
 
 
@@ -356,10 +341,6 @@ def environment(config: Config) -> pd.DataFrame:
         "Python": (platform.python_version(), "3.11 or newer is needed"),
         "PyTorch": (version("torch"), computes),
         "cores": (cores(), f"without a GPU, run_all.py runs {jobs} notebook(s) at a time"),
-        "free disk": (
-            f"{shutil.disk_usage(ROOT).free / 1e9:.0f} GB",
-            "laptop takes 0.3 GB of it, study 2 GB",
-        ),
         "Java": ("found" if find_java() else "none", "for METEOR alone, which else is “not run”"),
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "what it means"])

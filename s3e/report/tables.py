@@ -26,14 +26,14 @@ from s3e.evaluation.images import (
     agreement,
 )
 from s3e.report.style import in_order, label, short
-from s3e.utils import atomic_write, write_csv
+from s3e.utils import write_csv, write_text
 
 WORDS = tomllib.loads((files("s3e.report") / "tables.toml").read_text(encoding="utf-8"))
 NOT_RUN, DASH = "not run", "–"
 ONE_SEED = "one seed, no claim"
 # metric -> digits after the point and scale of its numbers; all others are printed in percent
-FORMATS = {"psnr": (2, 1), "ssim": (3, 1), "share": (0, 100)}
-FORMATS |= {"parameters_semantics": (0, 0.001), "milliseconds_per_step": (0, 1)}
+COSTS = {"parameters_semantics": (0, 0.001), "milliseconds_per_step": (0, 1)}
+FORMATS = {"psnr": (2, 1), "ssim": (3, 1), "share": (0, 100), **COSTS}
 COLUMNS = {
     "leaf_accuracy": "leaves",
     "null_recall": "empty leaves found",
@@ -89,40 +89,40 @@ def pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def study_table(
-    name: str, data: pd.DataFrame, shown: pd.DataFrame, rows: Mapping[str, str], **words: Any
+    name: str, shown: pd.DataFrame, rows: Mapping[str, str], context: str, **words: Any
 ) -> Table:
     """The table `name` of `tables.toml`: a row for each variant, a column for each value of
     `shown.column`.
 
-    `shown`: tidy numbers with variant, column, seeds and images; `rows`: those of its columns that
-    name a row -> their titles; `words`: what caption and notes may hold.
+    `shown`: tidy numbers with variant, seeds, images and column; rows without a column stand in
+    the CSV alone. `rows`: what names a row: columns of `shown` -> their titles; `context`, `words`:
+    what the caption ends with, and what it and the notes hold.
     """
-    seeds = shown.seeds.where(~shown.variant.isin([*UNTRAINED, RANDOM, HUMAN]), 0)
-    most = seeds.groupby(shown.variant).max()
+    printed = shown.dropna(subset="column")
+    seeds = printed.seeds.where(~printed.variant.isin([*UNTRAINED, RANDOM, HUMAN]), 0)
+    most = seeds.groupby(printed.variant).max()
     alone = {name: f" ({ONE_SEED})" * bool(most[name] == 1 < most.max()) for name in most.index}
     order = {name: place for place, name in enumerate(in_order(most.index))}
-    shown = shown.assign(cell=[cell(row) for row in shown.to_dict("records")])
-    shown = shown.sort_values("variant", key=lambda names: names.map(order), kind="stable")
-    shown["variant"] = [label(name) + alone[name] for name in shown.variant]
-    known = [*COLUMNS.values()]
-    titles = sorted(
-        dict.fromkeys(shown.column), key=lambda name: known.index(name) if name in known else -1
-    )
-    table = shown.pivot_table("cell", list(rows), "column", "first", sort=False)[titles]
+    printed = printed.assign(cell=[cell(row) for row in printed.to_dict("records")])
+    printed = printed.sort_values("variant", key=lambda names: names.map(order), kind="stable")
+    printed["variant"] = [label(name) + alone[name] for name in printed.variant]
+    known = [*COLUMNS.values()]  # come last, in this order
+    titles = dict.fromkeys(printed.column)
+    titles = sorted(titles, key=lambda title: known.index(title) if title in known else -1)
+    table = printed.pivot_table("cell", list(rows), "column", "first", sort=False)[titles]
     cells = table.fillna(DASH).reset_index().rename(columns=dict(rows)).rename_axis(columns=None)
     words |= {
         "seeds": seeds_sentence(seeds),
-        "images": images_of(shown),
-        "classical": CLASSICAL_NOTE * bool({"wiener"} & set(order)),
+        "images": images_of(printed),
+        "classical": CLASSICAL_NOTE * ("wiener" in order),
         "reasons": " ".join(sorted(set(shown.get("reason", pd.Series()).dropna()) - {""})),
         "protocol": PROTOCOL,
         "spice": SPICE_NOT_RUN,
         **WORDS["notes"],
     }
-    caption, *notes = (
-        text.format(**words) for text in (WORDS[name]["caption"], *WORDS[name]["notes"])
-    )
-    caption = f"{caption} {words['context']}".strip()
+    notes = (note.format(**words) for note in WORDS[name]["notes"])
+    caption = f"{WORDS[name]['caption'].format(**words)} {context}".strip()
+    data = shown.drop(columns="column")
     return Table(name, caption, cells, data, tuple(filter(None, notes)), len(rows))
 
 
@@ -150,8 +150,7 @@ def write(table: Table, folder: Path | str) -> list[Path]:
     """Write `<name>.csv` (the tidy numbers) and `.md` (what is printed)."""
     paths = [Path(folder) / f"{table.name}.{kind}" for kind in ("csv", "md")]
     write_csv(paths[0], table.data)
-    with atomic_write(paths[1]) as temporary:
-        temporary.write_text(markdown(table), encoding="utf-8")
+    write_text(paths[1], markdown(table))
     return paths
 
 
@@ -166,68 +165,71 @@ def markdown(table: Table) -> str:
 # ----------------------------------------------------------------------------------- tables 1 to 10
 
 
-def deblurring(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
+def deblurring(scores: pd.DataFrame, context: str = "") -> Table:
     """Tables 1 and 2 (GoPro): PSNR (dB) and SSIM of every variant at each severity."""
-    data = pick(scores, split=split)
+    data = pick(scores, split="test")
     shown = data.assign(column=data.severity + " " + data.metric.str.upper())
     name = "table2_gopro" if "released" in set(data.severity) else "table1_deblurring"
-    words = {"split": split, "context": context, "videos": data.clusters.max()}
-    return study_table(name, data, shown, {"variant": "method"}, **words)
+    return study_table(name, shown, {"variant": "method"}, context, videos=data.clusters.max())
 
 
-def captioning(scores: pd.DataFrame, split: str = "test", context: str = "") -> Table:
+def captioning(scores: pd.DataFrame, context: str = "") -> Table:
     """Table 3: seven caption metrics of every system and input, with floor and landmark
     (specification 6.9).
     """
-    data = pick(scores, split=split)
-    fair = data.input.isin(["sharp", "none"])
-    shown = data[(data.references == "all") | fair].assign(column=data.metric)
+    data = pick(scores, split="test").rename(columns={"system": "variant"})
+    fair = data.input.isin(["sharp", "none"]) | (data.references == "all")
     rows = {"variant": "system", "input": "input", "references": "references"}
-    shown = shown.rename(columns={"system": "variant"})
-    return study_table("table3_captioning", data, shown, rows, split=split, context=context)
+    return study_table(
+        "table3_captioning", data.assign(column=data.metric.where(fair)), rows, context
+    )
 
 
 def ablation(
     scores: pd.DataFrame,
     differences: pd.DataFrame,
     costs: pd.DataFrame,
-    split: str = "test",
-    severity: str = "severe",
     context: str = "",
+    severity: str = "severe",
     frozen: bool = False,
 ) -> Table:
     """Table 4: what each variant embeds, its PSNR and SSIM, its paired gain over the baseline, and
     its cost.
 
-    `frozen`: the data had no captions, so `full` kept the tree of another study (stage D). The data
-    hold every comparison at this severity, with its p-values.
+    `frozen`: the data had no captions, so `full` kept the tree of another study (stage D). The CSV
+    holds every comparison at this severity, with its p-values.
     """
-    data = pick(scores, split=split, severity=severity)
-    compared = pick(differences, split=split, severity=severity)
-    gain = pick(compared, reference="baseline", metric="psnr").assign(column="gain")
-    names = ["parameters_semantics", "milliseconds_per_step"]
-    spent = costs.melt("variant", names, "metric", "mean").groupby(["variant", "metric"])
-    spent = spent.mean().reset_index()
-    shown = pd.concat([data, gain, spent])
+    wanted = {"split": "test", "severity": severity}
+    scores, compared = pick(scores, **wanted), pick(differences, **wanted)
+    gain = (compared.reference == "baseline") & (compared.metric == "psnr")
+    spent = costs.groupby("variant")[[*COSTS]].mean().melt(var_name="metric", ignore_index=False)
+    spent = spent.reset_index().rename(columns={"value": "mean"})
+    shown = pd.concat(
+        [
+            scores.assign(column=scores.metric.map(COLUMNS)),
+            compared.assign(column=np.where(gain, "gain (dB)", None)),
+            spent.assign(column=spent.metric.map(COLUMNS)),
+        ],
+        ignore_index=True,
+    )
     about = {name: rules.description for name, rules in VARIANTS.items()} | WORDS["known"]
     about |= {"full": about["borrowed"]} if frozen else {}
-    shown["column"] = shown.column.fillna(shown.metric).map(COLUMNS)
     shown["about"] = shown.variant.map(about)
-    rows = {"variant": "variant", "about": "what it is"}
-    found = finding(differences, split, severity)
-    words = {"split": split, "severity": severity, "context": context, "found": found}
-    return study_table("table4_ablation", pd.concat([data, compared]), shown, rows, **words)
+    rows, found = (
+        {"variant": "variant", "about": "what it is"},
+        finding(differences, "test", severity),
+    )
+    return study_table("table4_ablation", shown, rows, context, severity=severity, found=found)
 
 
-def nodes(accuracy: pd.DataFrame, split: str = "test", context: str = "") -> Table:
+def nodes(accuracy: pd.DataFrame, context: str = "") -> Table:
     """Table 5: accuracy of the tree's nodes by input, before and after co-training, against the
     target tree.
     """
-    data = pick(accuracy, split=split)
-    shown = data[(data.when == "before") | (data.variant == "full")]
-    shown = shown.assign(column=shown.metric.map(COLUMNS))
-    rows = {"variant": "tree", "input": "input"}
-    return study_table("table5_nodes", data, shown, rows, split=split, context=context)
+    data = pick(accuracy, split="test")
+    wanted = (data.when == "before") | (data.variant == "full")
+    shown = data.assign(column=data.metric.map(COLUMNS).where(wanted))
+    return study_table("table5_nodes", shown, {"variant": "tree", "input": "input"}, context)
 
 
 def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "") -> Table:
@@ -235,74 +237,56 @@ def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "")
     ones.
     """
     pairs = differences.assign(system=differences.system + " - " + differences.reference)
-    shown = pd.concat([scores, pairs]).rename(columns={"system": "variant"})
-    shown = shown.assign(column=shown.metric.replace(COLUMNS))
-    data = pd.concat([scores, differences], ignore_index=True)
-    rows = {"variant": "the judge reads"}
-    return study_table("table6_fidelity", data, shown, rows, split="test", context=context)
+    shown = pd.concat([scores, pairs], ignore_index=True).rename(columns={"system": "variant"})
+    shown["column"] = shown.metric.replace(COLUMNS)
+    return study_table("table6_fidelity", shown, {"variant": "the judge reads"}, context)
 
 
-def texture_control(
-    frame: pd.DataFrame, split: str = "test", severity: str = "severe", context: str = ""
-) -> Table:
+def texture_control(frame: pd.DataFrame, context: str = "", severity: str = "severe") -> Table:
     """Table 7: the decisive differences where a category determines its texture, and where textures
     are random.
     """
-    data = pick(frame, split=split, severity=severity)
-    shown = data.assign(
-        variant=data.variant + " - " + data.reference, column=data.metric.map(COLUMNS)
-    )
+    data = pick(frame, split="test", severity=severity)
+    pairs, column = data.variant + " - " + data.reference, data.metric.map(COLUMNS)
+    shown = data.assign(variant=pairs, column=column)
     rows = {"texture": "textures", "variant": "difference", "seeds": "seeds"}
-    words = {"split": split, "severity": severity, "context": context}
-    return study_table("table7_texture_control", data, shown, rows, **words)
+    return study_table("table7_texture_control", shown, rows, context, severity=severity)
 
 
-def closing(frame: pd.DataFrame, split: str = "test", context: str = "") -> Table:
+def closing(frame: pd.DataFrame, context: str = "") -> Table:
     """Table 8: which share of the PSNR gap between baseline and true label maps each variant
     closes, by severity.
     """
-    data = pick(frame, split=split)
+    data = pick(frame, split="test")
     shown = data.assign(column=data.severity + " (%)")
-    return study_table(
-        "table8_closing", data, shown, {"variant": "variant"}, split=split, context=context
-    )
+    return study_table("table8_closing", shown, {"variant": "variant"}, context)
 
 
 def gains(
-    differences: pd.DataFrame,
-    bins: pd.DataFrame,
-    split: str = "test",
-    severity: str = "severe",
-    context: str = "",
+    differences: pd.DataFrame, bins: pd.DataFrame, context: str = "", severity: str = "severe"
 ) -> Table:
     """Table 9: PSNR gained over the baseline at each severity, and in each third of the images
     under one of them.
 
     Thirds are sorted by the blurred image's PSNR: those that blur hurts most come first.
     """
-    overall = pick(differences, split=split, reference="baseline", metric="psnr")
-    thirds = pick(bins, split=split, severity=severity, reference="baseline")
+    wanted = {"split": "test", "reference": "baseline", "metric": "psnr"}
+    overall, thirds = pick(differences, **wanted), pick(bins, severity=severity, **wanted)
     ends = zip(thirds.input_low, thirds.input_high, strict=True)
     ranges = [f"{severity}, {low:.1f}–{high:.1f} dB" for low, high in ends]
-    overall, thirds = (
-        overall.assign(bin="all", column=overall.severity),
-        thirds.assign(column=ranges),
-    )
-    shown = pd.concat([overall, thirds], ignore_index=True)
-    words = {"split": split, "severity": severity, "context": context}
-    data = shown.drop(columns="column")
-    return study_table("table9_gains", data, shown, {"variant": "variant"}, **words)
+    overall = overall.assign(column=overall.severity, bin="all")
+    shown = pd.concat([overall, thirds.assign(column=ranges)], ignore_index=True)
+    return study_table("table9_gains", shown, {"variant": "variant"}, context, severity=severity)
 
 
-def leakage(frame: pd.DataFrame, severity: str = "severe", context: str = "") -> Table:
+def leakage(frame: pd.DataFrame, context: str = "", severity: str = "severe") -> Table:
     """Table 10: what remains of the gains without test images that resemble training images
     (train/test leakage).
     """
-    pairs = [label(f"{a} - {b}") for a, b in zip(frame.variant, frame.reference, strict=True)]
-    shown = frame.assign(column=pairs, variant="full", without=frame.left_out.replace(SUSPECTS))
-    rows = {"without": "left out", "photos": "images left out", "images": "images"}
-    words = {"split": "test", "severity": severity, "context": context}
-    return study_table("table10_leakage", frame, shown, rows, **words)
+    pairs = (frame.variant + " - " + frame.reference).map(label)
+    shown = frame.assign(column=pairs, left_out=frame.left_out.replace(SUSPECTS))
+    rows = {"left_out": "left out", "photos": "images left out", "images": "images"}
+    return study_table("table10_leakage", shown, rows, context, severity=severity)
 
 
 def definitions(frame: pd.DataFrame, context: str = "") -> Table:
@@ -311,23 +295,20 @@ def definitions(frame: pd.DataFrame, context: str = "") -> Table:
 
     `frame`: `definitions.csv` of notebook 07b (variant, definition, metric, value).
     """
-    wanted = ("blurred", "baseline", "no_semantics_loss", "full", "oracle_map")
-    shown = pd.concat([pick(frame, variant=name) for name in wanted], ignore_index=True)
-    value, places = shown.value, pd.MultiIndex.from_frame(shown[["metric", "definition"]])
-    shown = shown.assign(
-        column=shown.variant.map(short),
+    wanted = ["blurred", "baseline", "no_semantics_loss", "full", "oracle_map"]
+    places = pd.MultiIndex.from_frame(frame[["metric", "definition"]])
+    alike = agreement(frame).map("{:.2f}".format).replace("nan", DASH)
+    shown = frame.assign(
+        column=frame.variant.map(short).where(frame.variant.isin(wanted)),
         habit=places.map({(item.metric, item.name): item.habit for item in DEFINITIONS}),
-        agreement=places.map(agreement(frame).round(2)),
-        variant="full",
-        mean=value,
-        low=value,
-        high=value,
+        agreement=places.map(alike),
         seeds=1,
         images=DEFINITION_IMAGES,
+        **dict.fromkeys(("mean", "low", "high"), frame.value),
     )
     rows = {"metric": "metric", "definition": "definition", "habit": "as in"}
     rows |= {"agreement": "same ranking (τ)"}
-    return study_table("tableA1_definitions", frame, shown, rows, context=context)
+    return study_table("tableA1_definitions", shown, rows, context)
 
 
 # ------------------------------------------------------------------------------- what a study found
