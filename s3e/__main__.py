@@ -142,20 +142,14 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
             ROOT,
             arg("--subset", **SUBSET, default="blur"),
             JOBS,
-            flag("--skip-broken", "broken files are reported, but allowed"),
         ),
         "prepare": (
             "s3e.data.prepare:prepare",
             "decode, resize and blur a data folder once, into a cache",
             ROOT,
-            arg(
-                "--profile",
-                **PROFILE,
-                help="what the pipeline reads under this profile (default: all)",
-            ),
+            arg("--profile", **PROFILE, default="laptop", help="for which profile (laptop)"),
             SETTINGS,
             JOBS,
-            flag("--skip-broken", "report broken files and leave them out"),
         ),
         "download": (
             "s3e.data.download:download",

@@ -1,23 +1,25 @@
-"""The prepared corpus as training and evaluation read it: memory-mapped photos, and batches that
+"""The corpus of a study as training and evaluation read it: memory-mapped photos, and batches that
 are functions of their number.
 
 `s3e.data.prepare` writes it. Layout of the folder: `<split>_sharp.npy`, `<split>_<severity>.npy`
-(uint8 N x H x W x 3), `<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids,
-captions, their parses, true trees, kernel extents, input PSNR), `corpus.json` (severities,
-protocol, what was left out) and, for captioned data, `vocabulary.json`.
+(uint8 N x H x W x 3), `<split>_extent_<severity>.npy`, `<split>_psnr_<severity>.npy` (N),
+`<split>_labels.npy` (scenes: uint8 N x S x S), `<split>.json` (ids, captions, their parses, true
+trees), `corpus.json` (severities, protocol, what was left out) and, for captioned data,
+`vocabulary.json`.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mode
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from s3e.captions.tree import IGNORE, NULL, SPECIAL, CaptionTree, TreeVocabulary, Vocabulary
+from s3e.captions.tree import NULL, SPECIAL, CaptionTree, TreeVocabulary, Vocabulary
 from s3e.data.readers import SPLITS
 from s3e.utils import read_json, rng, to_uint8
 
@@ -43,25 +45,20 @@ class Batch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Batch":
         """The same batch on another device, its images in another precision."""
-        moved = {}
-        for name in ("sharp", "blurred", "words", "tree", "labels", "all_words", "all_trees"):
-            value = getattr(self, name)
-            if name in ("sharp", "blurred"):
-                moved[name] = value.to(device, dtype)
-            elif value is not None:
-                moved[name] = value.to(device)
+        moved = {
+            name: value.to(device, dtype if value.is_floating_point() else None)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
 
-    def uniform(self, name: str) -> Tensor:
-        """One number in [0, 1) an image, keyed by its id and the step: the same however the batch
-        is cut.
-        """
-        draws = [rng(name, *self.key, photo).random() for photo in self.ids]
-        return torch.tensor(draws, dtype=self.sharp.dtype, device=self.sharp.device)
+    def random(self, name: str, kind: str, *shape: int) -> Tensor:
+        """Random numbers B x shape; `kind` is a method of NumPy's generators.
 
-    def normal(self, name: str, *shape: int) -> Tensor:
-        """Standard normal numbers B x shape, keyed like `uniform`."""
-        draws = np.stack([rng(name, *self.key, photo).standard_normal(shape) for photo in self.ids])
+        Keyed by image and step: the same however the batch is cut.
+        """
+        makers = [rng(name, *self.key, photo) for photo in self.ids]
+        draws = np.stack([getattr(maker, kind)(shape) for maker in makers])
         return torch.from_numpy(draws).to(self.sharp.device, self.sharp.dtype)
 
 
@@ -116,14 +113,11 @@ class Split:
         """
         if not np.isin(index, self.rows(severity)).all():
             raise ValueError(f"{self.name}: choose from rows('{severity}'), others do not have it.")
-        rows = torch.as_tensor(index)
-        pick = (
-            torch.zeros(len(index), dtype=torch.long) if choice is None else torch.as_tensor(choice)
-        )
+        pick = np.zeros(len(index), int) if choice is None else choice
         labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[index]))
         sharp = to_tensor(self.sharp[index])
         blurred = sharp if severity == "sharp" else to_tensor(self.blurred[severity][index])
-        words, trees = self.words[rows, pick], self.trees[rows, pick]
+        words, trees = self.words[index, pick], self.trees[index, pick]
         ids = [self.ids[i] for i in index]
         return Batch(ids, sharp, blurred, words, trees, labels, (self.name,), words, trees)
 
@@ -241,52 +235,33 @@ def read_vocabulary(folder: Path | str) -> tuple[Vocabulary, TreeVocabulary, int
 def _load_split(
     folder: Path, name: str, words: Vocabulary, labels: TreeVocabulary, max_words: int
 ) -> Split:
+    """A split, its captions encoded; photos with fewer captions than others repeat them."""
+
     def array(view: str) -> np.ndarray:
         return np.load(folder / f"{name}_{view}.npy", mmap_mode="r")
 
-    def numbers(fact: str) -> dict[str, np.ndarray]:
-        return {severity: np.array(values, float) for severity, values in record[fact].items()}
-
     record = read_json(folder / f"{name}.json")
+    captions, severities = record["captions"], record["severities"]
     parses = [[tree_of(nodes) for nodes in row] for row in record["parses"]]
+    true = map(tree_of, record["trees"]) if record["trees"] else map(consensus, parses)
+    count = max(1, *map(len, captions))
+    texts = [row[i % len(row)] if row else "" for row in captions for i in range(count)]
+    trees = [row[i % len(row)] if row else None for row in parses for i in range(count)]
+    encoded = [torch.tensor(words.encode(text, max_words) if text else [0]) for text in texts]
     return Split(
         name=name,
         ids=record["ids"],
-        captions=record["captions"],
+        captions=captions,
         parses=parses,
         sharp=array("sharp"),
-        blurred={severity: array(severity) for severity in record["psnr"]},
-        extents=numbers("extents"),
-        psnr=numbers("psnr"),
+        blurred={severity: array(severity) for severity in severities},
+        extents={severity: array(f"extent_{severity}") for severity in severities},
+        psnr={severity: array(f"psnr_{severity}") for severity in severities},
+        words=pad_sequence(encoded, batch_first=True).unflatten(0, (-1, count)),
+        trees=torch.tensor([labels.encode(tree) for tree in trees]).unflatten(0, (-1, count)),
+        targets=torch.tensor([labels.encode(tree) for tree in true]),
         labels=array("labels") if (folder / f"{name}_labels.npy").exists() else None,
-        **_encode(record["captions"], parses, record["trees"], words, labels, max_words),
     )
-
-
-def _encode(
-    captions: list[list[str]],
-    parses: list[list[CaptionTree | None]],
-    true: list[list[str]] | None,
-    words: Vocabulary,
-    labels: TreeVocabulary,
-    max_words: int,
-) -> dict[str, Tensor]:
-    """Captions as word ids and trees as node classes; photos with fewer captions repeat them."""
-    most = max(map(len, captions))
-    if most == 0:
-        trees = torch.full((len(captions), 1, 7), IGNORE)
-        return {"words": torch.zeros_like(trees[..., :1]), "trees": trees, "targets": trees[:, 0]}
-    captions = [[row[i % len(row)] for i in range(most)] for row in captions]
-    parses = [[row[i % len(row)] for i in range(most)] for row in parses]
-    encoded = [[words.encode(text, max_words) for text in row] for row in captions]
-    longest = max(len(ids) for row in encoded for ids in row)
-    padded = [[ids + [0] * (longest - len(ids)) for ids in row] for row in encoded]
-    targets = map(tree_of, true) if true else map(consensus, parses)
-    return {
-        "words": torch.tensor(padded),
-        "trees": torch.tensor([[labels.encode(tree) for tree in row] for row in parses]),
-        "targets": torch.tensor([labels.encode(tree) for tree in targets]),
-    }
 
 
 def tree_of(nodes: list[str] | None) -> CaptionTree | None:
@@ -299,18 +274,24 @@ def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
     earlier caption).
     """
     columns = list(zip(*(tree.nodes for tree in trees if tree), strict=True))
-    return tree_of([Counter(column).most_common(1)[0][0] for column in columns] or None)
+    return tree_of([mode(column) for column in columns] or None)
 
 
 def severity_table(corpus: Corpus) -> pd.DataFrame:
     """One row a photo of val and test and a severity: kernel extent in pixels (pairs: none), input
     PSNR in dB.
     """
-    parts = []
-    for split in (corpus.val, corpus.test):
-        for severity in corpus.severities:
-            extent, psnr = split.extents[severity], split.psnr[severity]
-            columns = {"id": split.ids, "extent": extent, "psnr_blurred": psnr}
-            table = pd.DataFrame({"split": split.name, "severity": severity, **columns})
-            parts.append(table.iloc[split.rows(severity)])
-    return pd.concat(parts, ignore_index=True)
+    parts = [
+        pd.DataFrame(
+            {
+                "split": split.name,
+                "severity": severity,
+                "id": split.ids,
+                "extent": split.extents[severity],
+                "psnr_blurred": split.psnr[severity],
+            }
+        )
+        for split in (corpus.val, corpus.test)
+        for severity in corpus.severities
+    ]
+    return pd.concat(parts, ignore_index=True).dropna(subset="psnr_blurred")

@@ -8,22 +8,16 @@ depend on. A cache is made in `<folder>.part`: a preparation that was killed beg
 
 import functools
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from inspect import getsource
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,9 +27,10 @@ from s3e import blur, utils
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import CaptionTree, TreeVocabulary, Vocabulary
-from s3e.config import Config, load_config, parse_setting
+from s3e.config import Config, Text, load_config, parse_setting
 from s3e.data import photos as decoding
 from s3e.data import readers
+from s3e.data.corpus import Corpus, load_corpus
 from s3e.data.photos import decode, load_photo, load_whole
 from s3e.data.readers import PAIRED, SPLITS, Source, Subset, counted, read_source
 from s3e.data.scenes import CATEGORIES, make_split
@@ -52,46 +47,22 @@ from s3e.utils import (
     write_json,
 )
 
-if TYPE_CHECKING:
-    from s3e.data.corpus import Corpus
-
-CHUNK = 64  # photos that one process takes at a time
-WORTH = 4  # chunks a process must have before starting it pays, where their number is left open
+CHUNK = 64  # photos that one thread takes at a time
 DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below this
 # shorter side of a frame over the side of its central crop: 640x360 and 256 (specification 3.4)
 MARGIN = 1.4
 
 
 def spread(work: Callable, chunks: list, jobs: int, title: str) -> Iterator:
-    """`work` of each chunk in order, by `jobs` processes (0: one a core where that is worth it).
+    """`work` of each chunk, in order, in `jobs` threads (0: one a core).
 
-    With one process, the work is done right here.
+    Threads are enough: decoding, resizing and blurring leave the interpreter to others.
     """
-    if jobs < 0:
-        raise S3EError(f"--jobs {jobs}: give a number of processes, or 0 for one a core.")
-    jobs = min(jobs, len(chunks)) if jobs else min(utils.cores(), len(chunks) // WORTH)
-    bar = functools.partial(tqdm, total=len(chunks), desc=title, leave=False)
-    if jobs <= 1:
-        yield from bar(map(work, chunks))
-        return
-    context = multiprocessing.get_context("spawn")  # a notebook has threads: it must not be forked
-    pool = ProcessPoolExecutor(jobs, context, _begin_worker)
+    pool = ThreadPoolExecutor(jobs if jobs > 0 else utils.cores())
     try:
-        yield from bar(pool.map(work, chunks))
-    except BrokenProcessPool:
-        raise S3EError(
-            f"one of {jobs} processes was killed (for want of memory, or because a script began"
-            " them outside of `if __name__ == '__main__'`): repeat with fewer (--jobs 1)."
-        ) from None
+        yield from tqdm(pool.map(work, chunks), desc=title, total=len(chunks), leave=False)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """In each process: leave Ctrl-C to the one that began it, and end when that one is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process().sentinel
-    threading.Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()
 
 
 def _chunks(images: pd.DataFrame) -> list[pd.DataFrame]:
@@ -122,10 +93,9 @@ def read(config: Config) -> Source:
 def refuse(source: Source, config: Config) -> None:
     """Raise `S3EError` for the first problem, unless `data.skip_broken` leaves all of them out."""
     if source.problems and not config.data.skip_broken:
-        more = f"... and {len(source.problems) - 1} more; " if len(source.problems) > 1 else ""
         raise S3EError(
-            f"{source.problems[0][:-1]} ({more}`python -m s3e data check {source.root}` lists them;"
-            " --skip-broken, or --set data.skip_broken=true for run_all.py, leaves them out)."
+            f"{source.problems[0][:-1]} (1 of {len(source.problems)} problems; `python -m s3e data"
+            f" check {source.root}` lists them, --set data.skip_broken=true leaves them out)."
         )
 
 
@@ -155,9 +125,9 @@ def _look(images: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(looks, columns=names, index=images.index)
 
 
-def _teacher(config: Config, source: Source) -> Source | None:
-    """The photos of the captioned study `semantics_from`; None where there is none, or scenes."""
-    if source.captioned or not config.semantics_from:
+def read_teacher(config: Config) -> Source | None:
+    """The data of the captioned study `semantics_from`; None where there is none, or scenes."""
+    if not config.semantics_from:
         return None
     study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
     root = study["config"]["data"]["source"]
@@ -165,28 +135,27 @@ def _teacher(config: Config, source: Source) -> Source | None:
 
 
 def choose(source: Source, teacher: Source | None, config: Config, jobs: int = 0) -> None:
-    """Leave out broken photos, near-duplicates across splits, what the captioner was trained on,
-    and what is beyond `data.train`, `data.val` and `data.test` (pairs: spread over the videos).
+    """Leave out broken photos, near-duplicates across splits, held-out photos like those that
+    `teacher` trains on, and what is beyond `data.train`, `data.val` and `data.test`.
 
-    Adds the column `window`: of pairs the `blur.frames` blurred frames around each, or None. Raises
-    `S3EError` for broken photos unless `data.skip_broken`, and where fewer than 2 photos are left.
+    Pairs get the column `window` (see `windows`). Raises `S3EError` for broken photos unless
+    `data.skip_broken`, and where fewer than 2 photos of a split are left.
     """
     look(source, jobs)
     refuse(source, config)
     readers.keep_apart(source)
-    if teacher:
+    if teacher and not source.captioned:
         look(teacher, jobs)
         trained = teacher.images.query("split == 'train'")
         for split in ("val", "test"):
             readers.drop_alike(source, split, trained, teacher.root)
-    images, kept = source.images.assign(window=windows(source.images, config.blur.frames)), []
-    for split in SPLITS:
-        part = images[images["split"] == split]
+    if source.paired:
+        source.images["window"] = windows(source.images, config.blur.frames)
+    kept = []
+    for split, part in source.images.groupby("split"):
         count = min(getattr(config.data, split) or len(part), len(part))
-        places = range(count)
-        if source.paired:
-            places = [i * len(part) // count for i in places]
-        kept.append(part.iloc[places])
+        step = len(part) if source.paired else count  # pairs are spread over the videos
+        kept.append(part.iloc[[i * step // count for i in range(count)]])
     source.images = pd.concat(kept)
     source.check_splits()
 
@@ -196,19 +165,19 @@ def windows(images: pd.DataFrame, frames: int) -> pd.Series:
     video has too few.
     """
     places = [*zip(images["sequence"], images["frame"], strict=True)]
-    known, found = dict(zip(places, images["blurred"], strict=True)), []
-    for sequence, number in places:
-        reach = range(number - frames // 2, number + frames // 2 + 1)
-        window = tuple(known.get((sequence, frame)) for frame in reach)
-        found.append(None if None in window else window)
-    return pd.Series(found, images.index, object)
+    known, reach = dict(zip(places, images["blurred"], strict=True)), frames // 2
+    found = [
+        tuple(known.get((sequence, number + step)) for step in range(-reach, reach + 1))
+        for sequence, number in places
+    ]
+    return pd.Series([None if None in window else window for window in found], images.index, object)
 
 
 def severities_of(source: Source, config: Config) -> dict[str, tuple[str, ...]]:
     """What each split is blurred with; short videos have no severe frames (see `windows`)."""
     trained, known = config.blur.severity, tuple(SEVERITIES)
     if source.paired:
-        counts = source.images["window"].notna().groupby(source.images["split"]).sum()
+        counts = source.images["window"].groupby(source.images["split"]).count()
         needed = SPLITS if trained == "severe" else SPLITS[1:]
         few = [split for split in needed if counts[split] < 2]
         known = PAIRED[:1] if few else PAIRED
@@ -222,9 +191,7 @@ def severities_of(source: Source, config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
-    """One sentence for tables, without a full stop: where splits, blurred frames and severe ones
-    come from.
-    """
+    """For tables, without a full stop: where splits, blurred frames and severe ones come from."""
     if not source.paired:
         return source.protocol
     size = config.data.size
@@ -244,47 +211,46 @@ def side(size: int) -> int:
     return round(MARGIN * size)
 
 
-def write_views(
+def _write(
     images: pd.DataFrame,
     severities: dict[str, tuple[str, ...]],
+    about: dict[str, Any],
     config: Config,
     folder: Path,
     jobs: int = 0,
 ) -> None:
-    """Write `<split>_<view>.npy` and `<split>.json`: the bytes do not depend on `jobs`.
+    """Write arrays and records of a corpus: the bytes do not depend on `jobs`.
 
     Not through memory maps, which a full disk would turn into a crash.
     """
-    chunks, opened, records = _chunks(images), {}, {}
+    chunks, opened = _chunks(images), {}
     make = functools.partial(_make_views, config, severities)
+    made = spread(make, chunks, jobs, "preparing")
     with ExitStack() as stack:
-        for chunk, (views, facts) in zip(
-            chunks, spread(make, chunks, jobs, "preparing"), strict=True
-        ):
+        for chunk, views in zip(chunks, made, strict=True):
             split = chunk["split"].iloc[0]
-            for view, array in views.items():
-                if (split, view) not in opened:
-                    path = stack.enter_context(atomic_write(folder / f"{split}_{view}.npy"))
-                    opened[split, view] = stack.enter_context(open(path, "wb"))
+            for name, array in views.items():
+                file = folder / f"{split}_{name}.npy"
+                if file not in opened:
+                    path = stack.enter_context(atomic_write(file))
+                    opened[file] = stack.enter_context(open(path, "wb"))
                     shape = (int((images["split"] == split).sum()), *array.shape[1:])
-                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(opened[split, view], header)
-                opened[split, view].write(array.tobytes())
-            record = records.setdefault(split, defaultdict(lambda: defaultdict(list)))
-            for name, view, values in facts:
-                record[name][view] += values
+                    header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(opened[file], header)
+                opened[file].write(array.tobytes())
     for split, part in images.groupby("split"):
-        columns = {"ids": [*part["id"]], "captions": [*map(list, part["captions"])]}
-        columns["trees"] = [*part["tree"]] if "tree" in part else None
-        write_json(folder / f"{split}.json", columns | records[split])
+        record = {"ids": [*part["id"]], "captions": [*map(list, part["captions"])]}
+        record["trees"] = [*part["tree"]] if "tree" in part else None
+        write_json(folder / f"{split}.json", record | {"severities": severities[split]})
+    write_json(folder / "corpus.json", about | {"severities": severities["test"]})
 
 
 def _make_views(
     config: Config, severities: dict[str, tuple[str, ...]], images: pd.DataFrame
-) -> tuple[dict[str, np.ndarray], list[tuple[str, str, list]]]:
-    """All views of photos of one split: uint8 (N, H, W, 3), and (fact, view, values) of each.
+) -> dict[str, np.ndarray]:
+    """All views of N photos of one split, uint8 (N, H, W, 3).
 
-    Facts are kernel extents in pixels and input PSNR in dB, None where unknown.
+    `extent_<severity>` (N): kernel extents in pixels, `psnr_<severity>` (N) dB; NaN where unknown.
     """
     split, size, how = images["split"].iloc[0], config.data.size, config.blur
     paired = images["blurred"].notna().any()
@@ -296,35 +262,32 @@ def _make_views(
         return load_photo(path, size, side(size) if paired else None)
 
     sharp = np.stack([*(images["image"] if "image" in images else map(load, images["path"]))])
-    views, facts = {"sharp": sharp}, []
-    for view in severities[split]:
-        extents, absent = [None] * len(images), np.zeros(len(images), bool)
+    views, unknown = {"sharp": sharp}, np.full(len(images), np.nan)
+    for severity in severities[split]:
+        extents, absent = unknown, []
         if not paired:
-            blurred, drawn = blur_batch(
-                sharp, [*images["id"]], view, how.seed, how.gamma, how.noise
-            )
-            extents = [round(float(value), 3) for value in drawn]
-        elif view == "released":
+            ids = [*images["id"]]
+            blurred, extents = blur_batch(sharp, ids, severity, how.seed, how.gamma, how.noise)
+        elif severity == "released":
             blurred = np.stack([*map(load, images["blurred"])])
         else:  # the mean of several released frames, as they are coded (4.3, variant B)
-            blurred, absent = np.zeros_like(sharp), images["window"].isna().to_numpy()
+            blurred, absent = np.zeros_like(sharp), images["window"].isna()
             for row in np.flatnonzero(~absent):
                 frames = [load(path) for path in images["window"].iloc[row]]
                 blurred[row] = np.rint(np.mean(frames, axis=0, dtype=np.float64))
-        pairs = zip(blurred, sharp, absent, strict=True)
-        scores = [None if unknown else psnr(*pair) for *pair, unknown in pairs]
-        facts += [("extents", view, extents), ("psnr", view, scores)]
-        views[view] = blurred
-    return views, facts
+        scores = np.array([psnr(*pair) for pair in zip(blurred, sharp, strict=True)])
+        scores[absent] = np.nan
+        views |= {severity: blurred, f"psnr_{severity}": scores}
+        views[f"extent_{severity}"] = np.round(np.asarray(extents, float), 3)
+    return views
 
 
 def prepare_photos(config: Config, jobs: int = 0) -> Path:
-    """Make the cache of the data folder in `jobs` processes (0: all cores), or find it made.
+    """Make the cache of the data folder in `jobs` threads (0: one a core), or find it made.
 
     Raises `S3EError` if settings and folder do not fit, or if the disk is full.
     """
-    source = read(config)
-    teacher = _teacher(config, source)
+    source, teacher = read(config), read_teacher(config)
     name = f"{source.root.resolve().name}-{digest(cache_key(config, source, teacher))[:16]}"
     folder = utils.RUNS / "cache" / name
     building = folder.with_name(f"{name}.part")
@@ -335,47 +298,43 @@ def prepare_photos(config: Config, jobs: int = 0) -> Path:
             if not folder.exists():  # another process may have made it meanwhile
                 shutil.rmtree(building, ignore_errors=True)  # of a killed process
                 building.mkdir()
-                _prepare(source, teacher, config, building, jobs)
+                choose(source, teacher, config, jobs)
+                _write_photos(source, config, building, jobs)
                 building.rename(folder)
     return folder
 
 
 def cache_key(config: Config, source: Source, teacher: Source | None) -> list:
     """What a cache depends on: settings, code, and rows, sizes and times of the files."""
-    key = [config.data.model_dump(), config.blur.model_dump(), source.problems, source.notes]
-    for images in (source.images, *([teacher.images] if teacher else [])):
-        files = [*images["path"], *images["blurred"].dropna()]
-        states = [path.stat() for path in files if path.exists()]
-        times = [(state.st_size, state.st_mtime_ns) for state in states]
-        key.append([images.astype(str).to_numpy().tolist(), times])
     modules = sys.modules[__name__], readers, decoding, blur, utils
-    return [*key, [code_digest(getsource(module), module.__name__) for module in modules]]
+    key = [code_digest(getsource(module), module.__name__) for module in modules]
+    key += [config.data.model_dump(), config.blur.model_dump(), source.problems, source.notes]
+    images = pd.concat(some.images for some in (source, teacher) if some)
+    files = [*images["path"], *images["blurred"].dropna()]
+    states = [path.stat() for path in files if path.exists()]
+    key += [(state.st_size, state.st_mtime_ns) for state in states]
+    return key + images.astype(str).to_numpy().tolist()
 
 
-def _prepare(
-    source: Source, teacher: Source | None, config: Config, folder: Path, jobs: int
-) -> None:
-    choose(source, teacher, config, jobs)
+def _write_photos(source: Source, config: Config, folder: Path, jobs: int) -> None:
     severities, images = severities_of(source, config), source.images
     tested = images[images["split"] == "test"].drop_duplicates("size")
     if source.paired and config.data.whole_frames and len(tested) > 1:
         sizes = zip(tested["path"], tested["size"], strict=True)
         shown = " but ".join("{} has {} x {} pixels".format(path, *size) for path, size in sizes)
         raise S3EError(f"whole frames need one size, {shown}: --set data.whole_frames=false.")
-    write_views(images, severities, config, folder, jobs)
-    for split, part in images.groupby("split", sort=False):
-        if source.paired and "severe" in severities[split] and (few := part["window"].isna().sum()):
-            what = f"{few} have no severe view (too few neighbours in their video)"
-            source.notes.append(f"of {len(part)} {split} pairs {what}")
-    about = {"severities": severities["test"], "captioned": source.captioned, "categories": []}
-    about["protocol"] = protocol(source, config, severities["test"])
-    write_json(folder / "corpus.json", about | {"left_out": source.problems, "notes": source.notes})
+    if source.paired and "severe" in severities["test"]:
+        short = images["id"][images["window"].isna()].tolist()
+        source.notes.append(counted("no severe view, as the video ends near", short))
+    about = {"captioned": source.captioned, "categories": [], "notes": source.notes}
+    about |= {"protocol": protocol(source, config, severities["test"])}
+    _write(images, severities, about | {"left_out": source.problems}, config, folder, jobs)
 
 
 # --- the corpus of a study ---
 
 
-def prepare_corpus(config: Config, folder: Path) -> "Corpus":
+def prepare_corpus(config: Config, folder: Path) -> Corpus:
     """Draw or decode every photo, blur it, encode captions and trees, and write all to `folder`.
 
     Photos come from the cache of their folder, which is made first where it is not there. Training
@@ -387,15 +346,13 @@ def prepare_corpus(config: Config, folder: Path) -> "Corpus":
     else:
         for file in prepare_photos(config).iterdir():
             _link(file, folder / file.name)
-    records = {split: read_json(folder / f"{split}.json") for split in SPLITS}
-    for split, record in records.items():
+    for split in SPLITS:
+        record = read_json(folder / f"{split}.json")
         trees = [[parse_caption(text) for text in texts] for texts in record["captions"]]
         record["parses"] = [[tree and list(tree.nodes) for tree in row] for row in trees]
         write_json(folder / f"{split}.json", record)
-    if any(records["train"]["captions"]):
-        write_vocabulary(config, records["train"], folder)
-    from s3e.data.corpus import load_corpus  # imports PyTorch, which the workers do not need
-
+        if split == "train" and any(trees):
+            write_vocabulary(config.text, sum(record["captions"], []), sum(trees, []), folder)
     return load_corpus(folder)
 
 
@@ -404,15 +361,14 @@ def _prepare_scenes(config: Config, folder: Path) -> None:
     for split in SPLITS:
         scenes = make_split(split, getattr(data, split), data.size, data.texture, data.seed)
         write_array(folder / f"{split}_labels.npy", np.stack([item.label_map for item in scenes]))
-        rows = [(s.id, s.image, s.captions, list(s.tree.nodes), split, None) for s in scenes]
-        names = ["id", "image", "captions", "tree", "split", "blurred"]
-        parts.append(pd.DataFrame(rows, columns=names))
+        rows = {name: [getattr(s, name) for s in scenes] for name in ("id", "image", "captions")}
+        trees = [list(scene.tree.nodes) for scene in scenes]
+        parts.append(pd.DataFrame(rows | {"tree": trees, "split": split, "blurred": None}))
     known = tuple(SEVERITIES)
     severities = {"train": (config.blur.severity,), "val": known, "test": known}
-    write_views(pd.concat(parts), severities, config, folder)
-    about = {"severities": known, "captioned": True, "categories": list(CATEGORIES)}
-    about |= {"protocol": "generated scenes", "left_out": [], "notes": []}
-    write_json(folder / "corpus.json", about)
+    about = {"protocol": "generated scenes", "captioned": True, "categories": list(CATEGORIES)}
+    about |= {"left_out": [], "notes": []}
+    _write(pd.concat(parts), severities, about, config, folder)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -427,26 +383,23 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def write_vocabulary(config: Config, record: dict, folder: Path) -> None:
-    """Write `vocabulary.json`: words and tree labels of the training `record`. Raises `S3EError` if
-    there are none.
-    """
-    captions = [text for texts in record["captions"] for text in texts]
-    parses = [nodes for row in record["parses"] for nodes in row if nodes]
-    trees = [CaptionTree(tuple(nodes[:4]), tuple(nodes[4:])) for nodes in parses]
+def write_vocabulary(
+    rules: Text, captions: list[str], trees: list[CaptionTree | None], folder: Path
+) -> None:
+    """Write `vocabulary.json`: words and tree labels of the training captions."""
+    trees = [tree for tree in trees if tree]
     if not trees:
         what = "no training caption names anything that can be seen"
         raise S3EError(f"{what}: are the captions English sentences?")
-    text = config.text
-    words = Vocabulary.build(captions, min_count=text.min_count)
-    limits = text.entities, text.relations, text.label_min_count
+    words = Vocabulary.build(captions, min_count=rules.min_count)
+    limits = rules.entities, rules.relations, rules.label_min_count
     labels = TreeVocabulary.build(trees, *limits)
-    content = {"words": words.words, "max_words": text.max_words}
+    content = {"words": words.words, "max_words": rules.max_words}
     content["labels"] = {"entities": labels.entities, "relations": labels.relations}
     write_json(folder / "vocabulary.json", content)
 
 
-def summary(corpus: "Corpus") -> dict[str, float]:
+def summary(corpus: Corpus) -> dict[str, float]:
     """Numbers for `metrics.json`: photos, words, labels, and the mean input PSNR of validation."""
     metrics = {f"{name}_photos": len(split) for name, split in corpus.splits.items()}
     if corpus.captioned:
@@ -460,9 +413,8 @@ def summary(corpus: "Corpus") -> dict[str, float]:
 # --- the commands `data check` and `data prepare` ---
 
 
-def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool = False) -> int:
-    """Print what a data folder holds, and which of its files are broken; 0 nothing is broken or may
-    be, else 1.
+def check(root: Path, subset: Subset = "blur", jobs: int = 0) -> int:
+    """Print what a data folder holds, and which of its files are broken; 1 if any is, else 0.
 
     Raises `S3EError` for a folder that cannot be used.
     """
@@ -475,10 +427,8 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool 
     say("folder", source.root)
     say("protocol", source.protocol)
     look(source, jobs)
-    if sizes := sorted(source.images["size"], key=math.prod):
-        places = {"smallest": 0, "median": (len(sizes) - 1) // 2, "largest": -1}
-        shown = ["{} {} x {}".format(name, *sizes[k]) for name, k in places.items()]
-        say("sizes", ", ".join(shown))
+    sizes = sorted({*source.images["size"]}, key=math.prod)
+    say("sizes", *("{} x {} to {} x {}".format(*sizes[0], *sizes[-1]) for _ in sizes[:1]))
     say("problem", *source.problems)
     for note, images in source.images.explode("unusual").groupby("unusual"):
         say("note", counted(note, [*images["id"]]))
@@ -487,47 +437,27 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0, skip_broken: bool 
     source.check_splits()
     for split in SPLITS:
         images = source.images[source.images["split"] == split]
-        more = ", without captions"
-        if source.captioned:
-            more = f", {images['captions'].map(len).sum()} captions"
+        more = f"{images['captions'].map(len).sum()} captions"
         if source.paired:
-            more = f" in {images['sequence'].nunique()} sequences"
-        say(split, f"{len(images)} {'pairs' if source.paired else 'photos'}{more}")
-    if not source.problems:
-        say("result", "nothing is broken")
-        return 0
-    remedy = "; mend them, or allow that with --skip-broken (data.skip_broken in a run)"
-    count = f"{len(source.problems)} broken, left out of the splits above"
-    say("result", count + ("" if skip_broken else remedy))
-    return 0 if skip_broken else 1
+            more = f"blurred partners in {images['sequence'].nunique()} sequences"
+        say(split, f"{len(images)} photos, {more}")
+    broken = len(source.problems)
+    remedy = "left out of the splits above; mend them, or allow it with data.skip_broken in a run"
+    say("result", f"{broken} broken, {remedy}" if broken else "nothing is broken")
+    return int(broken > 0)
 
 
-def prepare(
-    root: Path,
-    profile: str | None = None,
-    settings: Sequence[str] = (),
-    jobs: int = 0,
-    skip_broken: bool = False,
-) -> int:
-    """Make the cache of a data folder, or find it made; returns 0.
+def prepare(root: Path, profile: str, settings: Sequence[str] = (), jobs: int = 0) -> int:
+    """Make the cache of a data folder that the pipeline reads under a profile; returns 0.
 
-    With `profile` these are the arrays that the pipeline reads under it; without, all photos of the
-    folder. `settings` are texts "section.name=value". Raises `S3EError` for a folder or settings
-    that cannot be used.
+    `settings` are texts "section.name=value". Raises `S3EError` for a folder or settings that
+    cannot be used.
     """
-    overrides: dict[str, Any] = {} if profile else {f"data.{split}": 0 for split in SPLITS}
-    overrides |= {"data.skip_broken": True} if skip_broken else {}
-    overrides |= dict(parse_setting(text) for text in settings)
+    overrides = dict(parse_setting(text) for text in settings)
     begin = time.monotonic()
-    config = load_config(profile or "laptop", str(root), overrides=overrides)
-    folder = prepare_photos(config, jobs)
+    folder = prepare_photos(load_config(profile, str(root), overrides=overrides), jobs)
     about = read_json(folder / "corpus.json")
-    for label in ("left_out", "notes"):
-        for line in about[label]:
-            print(f"{label.replace('_', ' ')}: {line}")
+    for line in [*(f"left out: {problem}" for problem in about["left_out"]), *about["notes"]]:
+        print(line)
     print(f"cache: {folder} ({time.monotonic() - begin:.0f} s)")
-    for split in SPLITS:
-        for file in sorted(folder.glob(f"{split}_*.npy")):
-            count, height, width, _ = np.load(file, mmap_mode="r").shape
-            print(f"{file.stem}: {count:,} photos of {width} x {height} pixels")
     return 0

@@ -12,12 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import UnionType
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError, create_model
 
 from s3e.utils import S3EError, stable_hash
 
@@ -69,16 +69,15 @@ class Source:
 
     def check_splits(self) -> None:
         """Raise `S3EError` if a split has fewer than 2 photos; the first problem may be why."""
-        counts, shown = self.images["split"].value_counts(), ""
-        if self.problems:
-            shown = f" ({len(self.problems)} left out, the first: {self.problems[0][:-1]})"
-        for name in SPLITS:
-            if (count := counts.get(name, 0)) < 2:
-                remedy = f"add photos (100 are surely enough), or set data.{name} to 0 (all)"
+        for split in SPLITS:
+            if (count := (self.images["split"] == split).sum()) < 2:
+                remedy = f"add photos ({', '.join(sorted(EXTENSIONS))}), or set data.{split} to 0"
                 if self.paired:
                     remedy = "give at least 2 train sequences and 1 test sequence of 2 pairs"
-                what = f"the {name} split has fewer than 2 usable photos ({count})"
-                raise S3EError(f"{self.root}: {what}; {remedy}{shown}.")
+                if self.problems:
+                    remedy += f" ({len(self.problems)} left out, first: {self.problems[0][:-1]})"
+                what = f"the {split} split has fewer than 2 usable photos ({count})"
+                raise S3EError(f"{self.root}: {what}; {remedy}.")
 
 
 def read_source(root: Path | str, subset: Subset = "blur") -> Source:
@@ -115,25 +114,27 @@ def walk(root: Path) -> tuple[list[Path], list[str]]:
     found, problems, seen = [], [], set()
 
     def denied(error: OSError) -> None:
-        what = f"the folder cannot be listed ({error.strerror or error})"
+        what = f"the folder cannot be listed ({error.strerror})"
         problems.append(f"{error.filename}: {what}; give yourself permission with chmod u+rx.")
 
     def visible(place: str, names: list[str]) -> list[str]:
-        for name in names:
-            shown = os.path.join(place, name).encode(errors="replace").decode()
-            if shown != os.path.join(place, name):
-                problems.append(f"{shown}: the name is not valid UTF-8; rename it.")
-            elif not name.startswith("."):
-                yield name
+        strange = [name for name in names if not name.isprintable() and _shown(name) != name]
+        for name in strange:
+            problems.append(f"{place}/{_shown(name)}: the name is not valid UTF-8; rename it.")
+        return sorted(name for name in names if name[0] != "." and name not in strange)
 
     for place, folders, files in os.walk(root, onerror=denied, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(visible(place, folders))
-        found += [Path(place, name) for name in sorted(visible(place, files))]
+        folders[:] = visible(place, folders)
+        found += [Path(place, name) for name in visible(place, files)]
     return found, problems
+
+
+def _shown(name: str) -> str:
+    return name.encode(errors="replace").decode()
 
 
 class ImageIndex:
@@ -143,92 +144,98 @@ class ImageIndex:
         self.root = root
         files, self.problems = walk(root)
         self.paths = {file.relative_to(root).as_posix(): file for file in files}
+        self.names = defaultdict(list)
+        for place, file in self.paths.items():
+            self.names[file.name].append(place)
 
     def layout(self) -> Kind:
         """What kind of data the folder holds, by its file names alone."""
         return next(kind for kind, (found, _) in LAYOUTS.items() if found(self))
 
-    def find(self, name: str, folders: list[str]) -> Path | None:
-        """The photo `name`, a file name or a path, in the first of `folders` that has it."""
-        for folder in folders:
-            for place in (f"{folder}/{name}", f"{folder}/{PurePosixPath(name).name}"):
-                if path := self.paths.get(os.path.normpath(place)):
-                    return path
-        return None
+    def match(self, pattern: str) -> list[tuple[tuple[str, ...], Path]]:
+        """The files whose relative path is a pattern, with the pattern's groups."""
+        found = ((re.fullmatch(pattern, place), file) for place, file in self.paths.items())
+        return [(match.groups(), file) for match, file in found if match]
+
+    def find(self, name: str, split: str) -> Path | None:
+        """The photo `name`, a file name or a path: of several, the one with that whole path, then
+        one in a folder of the split, then one in `images`.
+        """
+
+        def rank(place: str) -> tuple:
+            above = place.rpartition("/")[0]
+            whole = f"/{place}".endswith(f"/{name}")
+            return not whole, split not in above, not above.startswith("images"), place
+
+        places = self.names.get(PurePosixPath(name).name)
+        return self.paths[min(places, key=rank)] if places else None
 
 
 # --- captions: MSCOCO's official layout, Karpathy's file, any folder that is laid out likewise ---
 
 
 class Entry(NamedTuple):
-    """An image as a caption file lists it; `where` is its place there, `texts` (place, caption)."""
+    """An image as a caption file lists it; `where` is its place there, `texts` its captions."""
 
     split: str
     key: str
     where: str
     name: str
-    texts: list[tuple[str, str]]
+    texts: list[str]
 
 
-def _karpathy_files(index: ImageIndex) -> list[str]:
-    pattern = r"(annotations/)?dataset_(coco|flickr\d+k)\.json"
-    files = [place for place in index.paths if re.fullmatch(pattern, place)]
-    return sorted(files, key=lambda place: not place.endswith("dataset_coco.json"))
+def _karpathy_files(index: ImageIndex) -> list[tuple[tuple[str, ...], Path]]:
+    files = index.match(r"(annotations/)?dataset_(coco|flickr\d+k)\.json")
+    return sorted(files, key=lambda file: file[1].name)
 
 
 def _read_karpathy(index: ImageIndex, subset: Subset) -> Source:
     """`dataset_coco.json` (or Flickr's); photos are numbered by `cocoid` or `imgid`."""
-    file, problems, entries = index.root / _karpathy_files(index)[0], list(index.problems), []
-    records = _load_lists(file, "images")["images"]
-    keys: Keys = {"imgid": int | str, "filename": str, "split": str, "sentences": list}
-    if any(isinstance(record, dict) and "cocoid" in record for record in records):
-        keys = {"cocoid": int | str, "filepath": str, **keys}
-    for key, item in _sound(f"{file}: images", records, keys, problems).items():
-        where, split = f"{file}: image {key}", item["split"]
-        if split not in KARPATHY:
-            known = ", ".join(KARPATHY)
-            problems.append(f"{where}: the split '{split}' is unknown; use one of {known}.")
-            continue
-        place, keys = f"{where}, sentences", {"sentid": int | str, "raw": str}
-        sentences = _sound(place, item["sentences"], keys, problems).items()
-        texts = [(f"{place} {number}", sentence["raw"]) for number, sentence in sentences]
-        name = f"{item.get('filepath', '.')}/{item['filename']}"
-        entries.append(Entry(KARPATHY[split], key, where, name, texts))
+    (_, file), problems, entries = _karpathy_files(index)[0], list(index.problems), []
+    (records,) = _load_lists(file, "images")
+    coco = any("cocoid" in record for record in records if isinstance(record, dict))
+    number = "cocoid" if coco else "imgid"
+    model = {number: (int | str, ...), "filename": (str, ...), "sentences": (list, ...)}
+    model["split"] = Literal[*KARPATHY], ...
+    for item in _sound(f"{file}: images", records, model, problems):
+        where, split = f"{file}: image {item[number]!r}", KARPATHY[item["split"]]
+        texts = _sound(f"{where}, sentences", item["sentences"], {"raw": (str, ...)}, problems)
+        name = f"{item.get('filepath', '')}/{item['filename']}".lstrip("/")
+        captions = [text["raw"] for text in texts]
+        entries.append(Entry(split, str(item[number]), where, name, captions))
     images = _captioned(index, entries, problems)
     return Source("karpathy", index.root, images, f"Karpathy's split ({file.name})", problems)
 
 
-def _coco_files(index: ImageIndex) -> dict[tuple[str, str], Path]:
+def _coco_files(index: ImageIndex) -> dict[tuple[str, ...], Path]:
     """(split, year) -> file."""
-    pattern = re.compile(r"annotations/captions_(train|val|test|)(.*)\.json")
-    found = ((pattern.fullmatch(place), file) for place, file in index.paths.items())
-    return {match.groups(): file for match, file in found if match}
+    return dict(index.match(r"annotations/captions_(train|val|test|)(.*)\.json"))
 
 
 def _read_coco(index: ImageIndex, subset: Subset) -> Source:
     """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if any."""
     files, problems, entries = _coco_files(index), list(index.problems), []
-    both = {year for split, year in files if split == "train" and ("val", year) in files}
-    year = next((year for year in (*YEARS, *sorted(both)) if year in both), None)
-    if year is None:
+    known = [year for year in (*YEARS, *sorted(year for _, year in files))]
+    years = [year for year in known if {("train", year), ("val", year)} <= files.keys()]
+    if not years:
         raise S3EError(
             f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same"
             " year are both needed; see the README for the layout."
         )
-    for split in SPLITS:
-        if not (file := files.get((split, year))):
-            continue
-        content, texts = _load_lists(file, "images", "annotations"), defaultdict(list)
-        keys: Keys = {"id": int | str, "image_id": int | str, "caption": str}
-        captions = _sound(f"{file}: annotations", content["annotations"], keys, problems)
-        for key, item in captions.items():
-            texts[str(item["image_id"])].append((f"{file}: annotation {key}", item["caption"]))
-        keys = {"id": int | str, "file_name": str}
-        for key, item in _sound(f"{file}: images", content["images"], keys, problems).items():
-            own = texts.pop(key, [])
-            entries.append(Entry(split, key, f"{file}: image {key}", item["file_name"], own))
-        for key, ((where, _), *_) in texts.items():
-            problems.append(f"{where}: its image {key} is not listed; list it or remove both.")
+    year = years[0]
+    for split, file in [(split, file) for (split, of), file in files.items() if of == year]:
+        (listed, annotations), texts = _load_lists(file, "images", "annotations"), defaultdict(list)
+        model = {"image_id": (int | str, ...), "caption": (str, ...)}
+        for item in _sound(f"{file}: annotations", annotations, model, problems):
+            texts[str(item["image_id"])].append(item["caption"])
+        model = {"id": (int | str, ...), "file_name": (str, ...)}
+        for item in _sound(f"{file}: images", listed, model, problems):
+            key, where = str(item["id"]), f"{file}: image {item['id']!r}"
+            entries.append(Entry(split, key, where, item["file_name"], texts.pop(key, [])))
+        for key in texts:
+            problems.append(
+                f"{file}: image {key!r}: is not listed; list it or remove its captions."
+            )
     images, made = _captioned(index, entries, problems), "splits as given"
     if ("test", year) not in files:
         half, made = (
@@ -244,30 +251,31 @@ def _captioned(index: ImageIndex, entries: list[Entry], problems: list[str]) -> 
     """The photos that are there and have captions; ids of the test split stay plain."""
     known: dict[str, Path] = {}
     rows = []
-    for entry in sorted(entries, key=lambda entry: SPLITS.index(entry.split), reverse=True):
-        captions = _usable(entry.texts, problems)
-        path, key = index.find(entry.name, _image_folders(entry.split)), entry.key
+    for split, key, where, name, texts in sorted(entries, key=_test_first):
+        cleaned, path = [clean_caption(text) for text in texts], index.find(name, split)
+        faults = [fault for _, fault in cleaned if fault]
+        problems += [f"{where}: {fault}; correct or remove the caption." for fault in faults]
+        captions = [text for text, fault in cleaned if not fault]
+        if key in known and path != known[key]:  # files that number their photos separately
+            key = f"{split}/{key}"
         if path is None:
-            fault = f"its photo {entry.name} is in none of the image folders", "put it into images/"
+            fault = f"its photo {name!r} is not there; put it into images/"
+        elif key in known:
+            fault = "it is listed twice; keep one of its entries"
+        elif not key.isprintable():
+            fault = "its number holds characters that do not print; correct it"
         elif not captions:
-            fault = "it has no usable caption", "add one"
-        elif known.get(key) == path:
-            fault = "it is in another split as well", "keep one of its entries"
+            fault = "it has no usable caption; add one"
         else:
-            if key in known:  # files that number their photos separately
-                key = f"{entry.split}/{key}"
             known[key] = path
-            rows.append(Photo(key, path, entry.split, tuple(captions[:CAPTIONS])))
+            rows.append(Photo(key, path, split, tuple(captions[:CAPTIONS])))
             continue
-        problems.append("{}: {}; {} or remove its entry.".format(entry.where, *fault))
+        problems.append(f"{where}: {fault} or remove its entry.")
     return pd.DataFrame(rows, columns=Photo._fields)
 
 
-def _usable(texts: list[tuple[str, str]], problems: list[str]) -> list[str]:
-    """Captions that can be used, cleaned."""
-    cleaned = [(where, *clean_caption(raw)) for where, raw in texts]
-    problems += [f"{where}: {fault}; correct or remove it." for where, _, fault in cleaned if fault]
-    return [text for _, text, fault in cleaned if not fault]
+def _test_first(entry: Entry) -> int:
+    return -SPLITS.index(entry.split)
 
 
 def clean_caption(text: str) -> tuple[str, str | None]:
@@ -292,20 +300,8 @@ def clean_caption(text: str) -> tuple[str, str | None]:
     return text, fault
 
 
-def _image_folders(split: str) -> list[str]:
-    """The sub-folders where photos of a split may lie, likely ones first."""
-    parts = [split, *(part for part in SPLITS if part != split)]
-    names = [f"{part}{year}" for part in parts for year in YEARS]
-    nested = [f"{above}{name}" for name in names for above in ("", "images/")]
-    own = 2 * len(YEARS)
-    return [*nested[:own], "images", ".", *nested[own:]]
-
-
-Keys = dict[str, type | UnionType]
-
-
-def _load_lists(file: Path, *names: str) -> dict[str, Any]:
-    """A JSON file's content, which must be an object with these lists; else `S3EError`."""
+def _load_lists(file: Path, *names: str) -> list[list]:
+    """The lists of a JSON file, which must be an object that holds them; else `S3EError`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -313,136 +309,95 @@ def _load_lists(file: Path, *names: str) -> dict[str, Any]:
         raise S3EError(f"{file}: {what}.") from None
     except (ValueError, RecursionError) as error:
         raise S3EError(f"{file} is not valid JSON ({error}); fetch or write it again.") from None
-    for name in names:
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            what = f"not in COCO-captions layout (no list '{name}')"
-            raise S3EError(f"{file}: {what}; see the README for the layout.")
-    return content
+    lists = [content.get(name) if isinstance(content, dict) else None for name in names]
+    if not all(isinstance(item, list) for item in lists):
+        what = f"not in COCO-captions layout (lists {', '.join(names)})"
+        raise S3EError(f"{file}: {what}; see the README for the layout.")
+    return lists
 
 
-def _sound(where: str, records: list, keys: Keys, problems: list[str]) -> dict[str, dict]:
-    """The records that hold all `keys` in their types, by the first key's value as text."""
-    first, result = next(iter(keys)), {}
-    for i, record in enumerate(records):
-        fault = _fault(record, keys)
-        if not fault and str(record[first]) in result:
-            fault = f"the {first} {record[first]} occurs twice"
-        if fault:
-            problems.append(f"{where}[{i}]: {fault}; correct or remove the record.")
-        else:
-            result[str(record[first])] = record
-    return result
-
-
-def _fault(record: Any, keys: Keys) -> str | None:
-    if not isinstance(record, dict):
-        return "the record is not an object"
-    for key, kind in keys.items():
-        if key not in record:
-            return f"the key '{key}' is missing"
-        value = record[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            return f"the key '{key}' has a value of the wrong type"
-        free = key in ("caption", "raw") or not isinstance(value, str)
-        if not free and re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value):
-            return f"the key '{key}' holds characters that do not print"
-    return None
+def _sound(where: str, records: list, fields: dict[str, Any], problems: list[str]) -> list[dict]:
+    """The records that hold all `fields` (name -> type; see pydantic)."""
+    faults = {}
+    try:
+        TypeAdapter(list[create_model("Record", **fields)]).validate_python(records, strict=True)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            row, *place = item["loc"]
+            faults[row] = f"the key '{place[0]}': {item['msg']}" if place else item["msg"]
+    for row, fault in faults.items():
+        problems.append(f"{where}[{row}]: {fault}; correct or remove the record.")
+    return [record for row, record in enumerate(records) if row not in faults]
 
 
 # --- GoPro: pairs of frames, `{train,test}/<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png` ---
 
 
-def _sequences(index: ImageIndex) -> dict[Path, dict[str, list[Path]]]:
+def _views(index: ImageIndex) -> dict[Path, dict[str, list[Path]]]:
     """The photos of each view of each sequence, by its folder; {} where none has two views."""
     found: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for file in index.paths.values():
         if file.parent.name in ("sharp", *get_args(Subset)) and is_photo(file.name):
             found[file.parents[1]][file.parent.name].append(file)
-    paired = any("sharp" in views and len(views) > 1 for views in found.values())
-    return found if paired else {}
+    return found if any("sharp" in views and len(views) > 1 for views in found.values()) else {}
 
 
 def _read_gopro(index: ImageIndex, subset: Subset) -> Source:
     """All pairs of `subset`; validation sequences are taken from train (see `validation`)."""
-    root, sequences, problems = index.root, _sequences(index), list(index.problems)
+    root, sequences, problems = index.root, _views(index), list(index.problems)
     if not any(subset in views for views in sequences.values()):
         other = "blur" if subset == "blur_gamma" else "blur_gamma"
-        raise S3EError(
-            f"{root}: no sequence has the folder {subset}/; --set data.subset={other} (--subset"
-            f" {other})."
-        )
+        raise S3EError(f"{root}: no sequence has the folder {subset}/; --set data.subset={other}.")
+    if root.name in ("train", "test"):
+        whole = "give the folder that holds train/ and test/"
+        raise S3EError(f"{root}: is one half of GoPro; {whole}.")
     rows: list[Photo] = []
     known: dict[str, Path] = {}
     for folder in sorted(sequences, key=lambda folder: (folder.name, folder)):
-        above = reversed(folder.relative_to(root).parts[:-1])
-        split = next((part for part in above if part in ("train", "test")), None)
-        missing = {subset, "sharp"} - sequences[folder].keys()
-        if split is None and root.name in ("train", "test"):
-            whole = "give the folder that holds train/ and test/"
-            raise S3EError(f"{root}: is one half of GoPro; {whole}.")
-        if split is None:
-            fault = "the sequence is neither in train/ nor in test/; move it into one"
-        elif missing:
-            fault = f"the sequence has no folder {missing.pop()}/; restore or remove it"
-        elif folder.name in known:
-            fault = f"the sequence's name is that of {known[folder.name]}; remove or rename one"
+        above = [part for part in folder.relative_to(root).parts if part in ("train", "test")]
+        if not above:
+            problems.append(f"{folder}: is neither in train/ nor in test/; move it into one.")
+        elif known.setdefault(folder.name, folder) != folder:
+            what = f"the sequence's name is that of {known[folder.name]}"
+            problems.append(f"{folder}: {what}; remove or rename one.")
         else:
-            known[folder.name] = folder
-            rows += _pairs(folder.name, split, subset, sequences[folder], problems)
-            continue
-        problems.append(f"{folder}: {fault}.")
+            blurred, sharp = (
+                {path.stem: path for path in sequences[folder][view]} for view in (subset, "sharp")
+            )
+            for stem in blurred.keys() ^ sharp.keys():
+                path, other = (
+                    (sharp.get(stem), subset) if stem in sharp else (blurred[stem], "sharp")
+                )
+                what = f"has no partner in {other}/"
+                problems.append(f"{path}: {what}; restore the partner or remove this file.")
+            for stem in sorted(blurred.keys() & sharp.keys(), key=lambda stem: (len(stem), stem)):
+                key, number = f"{folder.name}/{stem}", int(stem) if stem.isdecimal() else -1
+                pair = sharp[stem], above[-1], (), blurred[stem]
+                rows.append(Photo(key, *pair, folder.name, number))
     images = pd.DataFrame(rows, columns=Photo._fields)
     trained = images["split"] == "train"
-    sizes = images[trained].groupby("sequence").size().to_dict()
-    chosen = validation(sizes)
+    count = images["sequence"][trained].nunique()
+    chosen = validation(images["sequence"][trained])
     images.loc[trained & images["sequence"].isin(chosen), "split"] = "val"
-    taken = f"validation = {len(chosen)} of {len(sizes)} train sequences"
+    taken = f"validation = {len(chosen)} of {count} train sequences"
     return Source("gopro", root, images, f"GoPro, subset {subset}, {taken}", problems)
 
 
-def _pairs(
-    sequence: str, split: str, subset: Subset, views: dict[str, list[Path]], problems: list[str]
-) -> list[Photo]:
-    """The pairs of a sequence in the order of their numbers; incomplete ones are problems."""
-    frames: dict[int, dict[str, Path]] = defaultdict(dict)
-    for view in (subset, "sharp"):
-        for path in views[view]:
-            if re.fullmatch("[0-9]+", path.stem) and view not in frames[int(path.stem)]:
-                frames[int(path.stem)][view] = path
-            else:
-                what = "the name is not a frame number of its own"
-                problems.append(f"{path}: {what}; name it like 000001.png or remove it.")
-    pairs = []
-    for number, pair in sorted(frames.items()):
-        if len(pair) == 2:
-            name = f"{sequence}/{pair['sharp'].stem}"
-            pairs.append(Photo(name, pair["sharp"], split, (), pair[subset], sequence, number))
-        for view, path in pair.items() if len(pair) == 1 else ():
-            other = subset if view == "sharp" else "sharp"
-            remedy = "restore the partner or remove this file"
-            problems.append(f"{path}: has no partner in {other}/; {remedy}.")
-    return pairs
-
-
-def validation(pairs: dict[str, int]) -> set[str]:
-    """The train sequences (name -> number of pairs) that are used for validation.
+def validation(pairs: pd.Series) -> set[str]:
+    """The train sequences (`pairs`: that of each pair) that are used for validation.
 
     Whole recordings: the clips GOPRxxxx_yy_zz of one xxxx stay together. Ranked by hashed name,
     those of fewer than 5 pairs last, as many as make 10 % of all pairs and at least 2 pairs; one
     recording always stays in train.
     """
-    recordings: dict[str, list[str]] = defaultdict(list)
-    for name in pairs:
-        clip = re.fullmatch(r"(GOPR\d+)_\d+_\d+", name)
-        recordings[clip[1] if clip else name].append(name)
-    sizes = {key: sum(pairs[name] for name in names) for key, names in recordings.items()}
-    ranked = sorted(sizes, key=lambda key: (sizes[key] < 5, stable_hash("validation", key)))
-    chosen: list[str] = []
+    recordings = pairs.str.replace(r"^(GOPR\d+)_\d+_\d+$", r"\1", regex=True)
+    sizes, chosen = recordings.value_counts(), []
+    ranked = sorted(sizes.index, key=lambda key: (sizes[key] < 5, stable_hash("validation", key)))
     for key in ranked[:-1]:
-        if sum(pairs[name] for name in chosen) >= max(2, 0.1 * sum(pairs.values())):
+        if sizes[chosen].sum() >= max(2, 0.1 * len(pairs)):
             break
-        chosen += recordings[key]
-    return set(chosen)
+        chosen.append(key)
+    return {*pairs[recordings.isin(chosen)]}
 
 
 # --- any folder of photos, without captions or blurred partners ---
@@ -450,35 +405,29 @@ def validation(pairs: dict[str, int]) -> set[str]:
 
 def _read_folder(index: ImageIndex, subset: Subset) -> Source:
     """A photo's id is its relative path, with the extension only where that is ambiguous."""
-    root, tenths = index.root, ("train",) * 8 + ("val", "test")
     places = [PurePosixPath(place) for place in index.paths]
     photos = [place for place in places if is_photo(place.name)]
-    if not photos:
-        listed = ", ".join(sorted(EXTENSIONS))
-        shown = f" ({index.problems[0][:-1]})" if index.problems else ""
-        remedy = f"give a folder with files that end in {listed}"
-        raise S3EError(f"{root}: holds no photos; {remedy}{shown}.")
-    stems, rows = Counter(place.with_suffix("") for place in photos), []
+    stems, tenths = Counter(p.with_suffix("") for p in photos), ["train"] * 8 + ["val", "test"]
+    rows, notes = [], []
     for place in photos:
         stem = place.with_suffix("")
         key = str(place if stems[stem] > 1 else stem)
-        rows.append(Photo(key, root / place, tenths[stable_hash("split", key) % 10]))
-    notes = []
+        rows.append(Photo(key, index.root / place, tenths[stable_hash("split", key) % 10]))
     if others := Counter(p.suffix.lower() or p.name for p in places if not is_photo(p.name)):
         shown = ", ".join(sorted(others)[:8])
         notes.append(f"other files, left alone: {others.total()} ({shown})")
-    if (root / "annotations").is_dir():
+    if any(place.parts[0] == "annotations" for place in places):
         what = "annotations/ holds no captions_*.json, so the photos are read without captions"
         notes.append(what)
     protocol = "photos without captions, split 80/10/10 by id"
     images = pd.DataFrame(rows, columns=Photo._fields)
-    return Source("folder", root, images, protocol, list(index.problems), notes)
+    return Source("folder", index.root, images, protocol, list(index.problems), notes)
 
 
 LAYOUTS = {  # kind -> (does a folder hold it?, read it)
     "karpathy": (_karpathy_files, _read_karpathy),
     "coco": (_coco_files, _read_coco),
-    "gopro": (_sequences, _read_gopro),
+    "gopro": (_views, _read_gopro),
     "folder": (lambda index: True, _read_folder),
 }
 
@@ -514,9 +463,9 @@ def fingerprint(image: Image.Image) -> tuple[int, np.ndarray]:
 
 def alike(images: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     """Which of `images` (bool, n) are near-duplicates of any of `others`, by hash and thumbnail."""
-    (hashes, thumbs), (other_hashes, other_thumbs) = (
-        (frame["hash"].to_numpy(np.uint64), np.stack([*frame["thumb"], np.zeros(THUMB**2)])[:-1])
-        for frame in (images, others)
+    hashes, other_hashes = (frame["hash"].to_numpy(np.uint64) for frame in (images, others))
+    thumbs, other_thumbs = (
+        np.array([*frame["thumb"]]).reshape(-1, THUMB**2) for frame in (images, others)
     )
     found, rows = [], max(1, BLOCK // max(1, len(others)))
     for start in range(0, len(images), rows):

@@ -184,7 +184,7 @@ class PretrainSemantics(Stage):
         """Weighted terms of what is read in a batch, of which a random share is shown sharp."""
         image = batch.blurred  # B x 3 x H x W; that of the severity "sharp" is sharp
         if sharp_share:
-            sharp = batch.uniform("sharp") < sharp_share
+            sharp = batch.random("sharp", "random") < sharp_share
             image = torch.where(sharp[:, None, None, None], batch.sharp, image)
         return semantic_terms(
             self.config.loss, self.source, self.source(image), batch, **self.losses
