@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -208,9 +209,8 @@ def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
     other ways, for what that may have missed. `gains.without_suspects` scores without them.
     """
     test, train = corpus.test, corpus.train
-    mine, theirs = thumbnails(test.sharp), thumbnails(train.sharp).reshape(len(train), -1)
-    views = [view.reshape(len(test), -1) @ theirs.T for view in (mine, mine[:, :, ::-1])]
-    likeness = np.max(views, axis=(0, 2))
+    views, theirs = (test.sharp, test.sharp[:, :, ::-1]), thumbnails(train.sharp).T
+    likeness = np.max([thumbnails(view) @ theirs for view in views], axis=(0, 2))
     seen = {" ".join(tokenize(text)) for texts in train.captions for text in texts}
     said = [any(" ".join(tokenize(text)) in seen for text in texts) for texts in test.captions]
     columns = {"likeness": likeness, "alike": likeness >= LIKENESS, "said": said}
@@ -218,11 +218,11 @@ def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """uint8 N x S x S x 3 -> grey thumbnails without their mean and of length 1: float32 N x THUMB
-    x THUMB.
+    """uint8 N x S x S x 3 -> THUMB x THUMB grey levels of each, mean 0 and length 1: float32 N x
+    THUMB².
     """
-    side = images.shape[1] // THUMB
-    grey = np.asarray(images).mean(-1, dtype=np.float32)
-    small = grey.reshape(len(grey), THUMB, side, THUMB, side).mean((2, 4))
-    small -= small.mean((1, 2), keepdims=True)
-    return small / np.maximum(np.linalg.norm(small, axis=(1, 2), keepdims=True), 1e-6)
+    grey = (image.mean(-1, dtype=np.float32) for image in images)
+    small = [cv2.resize(plane, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for plane in grey]
+    small = np.reshape(small, (len(images), -1))
+    small -= small.mean(1, keepdims=True)
+    return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)

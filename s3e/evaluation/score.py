@@ -5,6 +5,7 @@ Writes `scores.csv`, `samples.npz` and `samples.json` into the folder of a run a
 have captions, `nodes.csv`, `captions.json` and `restored_test.npy`; notebook 07 only collects them.
 """
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.blur import SEVERITIES, blur_batch
+from s3e.blur import blur_batch
 from s3e.captions.tree import IGNORE
 from s3e.config import Config
 from s3e.data.corpus import Batch, Corpus, Split, to_images, to_tensor
@@ -134,16 +135,15 @@ def score_captioner(
     too; `when`: before or after co-training.
     """
     captions, rows = [], []
-    for name in SCORED:
+    for name, view in itertools.product(SCORED, views):
         split = corpus.splits[name]
-        for view in views:
-            images = split.sharp if view == "sharp" else split.blurred[view]
-            predicted, said = read_images(source, images, corpus, config)
-            about, texts = {"input": view, "split": name}, dict(zip(split.ids, said, strict=True))
-            captions.append({"system": system, **about, "captions": texts})
-            if view in nodes and predicted is not None:
-                counts = node_counts(predicted, split.targets.numpy())
-                rows.append(node_row(counts, when=when, **about))
+        images = split.sharp if view == "sharp" else split.blurred[view]
+        predicted, said = read_images(source, images, corpus, config)
+        about, texts = {"input": view, "split": name}, dict(zip(split.ids, said, strict=True))
+        captions.append({"system": system, **about, "captions": texts})
+        if view in nodes and predicted is not None:
+            counts = node_counts(predicted, split.targets.numpy())
+            rows.append(node_row(counts, when=when, **about))
     return captions, rows
 
 
@@ -156,23 +156,18 @@ def score_deblurrer(
     oracle's would mislead.
     """
     rules, trained = variant_rules(variant, corpus.captioned), config.blur.severity
-    reads = rules.view == "blurred"
-    tables, nodes, captions = [], [], []
-    for name in SCORED:
-        for severity in corpus.severities:
-            kept = corpus.captioned and (name, severity) == ("test", trained)
-            options = {"nodes": reads and rules.tree_loss,
-                       "keep": folder / "restored_test.npy" if kept else None}  # fmt: skip
-            table = score_images(model, corpus.splits[name], severity, config, **options)
-            tables.append(table)
-            if "leaf_total" in table:
-                nodes.append(node_row(table, when="after", input=severity, split=name))
+    reads, tables, nodes, captions = rules.view == "blurred", [], [], []
+    for name, severity in itertools.product(SCORED, corpus.severities):
+        kept = corpus.captioned and (name, severity) == ("test", trained)
+        keep = folder / "restored_test.npy" if kept else None
+        how = {"nodes": reads and rules.tree_loss, "keep": keep}
+        tables.append(score_images(model, corpus.splits[name], severity, config, **how))
+        if "leaf_total" in tables[-1]:
+            nodes.append(node_row(tables[-1], when="after", input=severity, split=name))
     if reads and rules.caption_loss and not rules.shuffled:
-        trees = ["sharp"] if rules.tree_loss else []
-        views = "sharp", trained
-        captions, sharp = score_captioner(
-            model.semantics, variant, corpus, config, views, trees, "after"
-        )
+        views = {"views": ("sharp", trained), "nodes": ["sharp"] if rules.tree_loss else []}
+        how = {"when": "after", **views}
+        captions, sharp = score_captioner(model.semantics, variant, corpus, config, **how)
         nodes += sharp
     scores = pd.concat(tables)
     write_csv(folder / "scores.csv", scores)
@@ -252,22 +247,12 @@ def shown(corpus: Corpus, config: Config) -> Split:
         return corpus.val
     names, blur = list(WORDINGS), config.blur
     sharp = np.stack([photograph(name, config.data.size) for name in names])
+    blurred = blur_batch(sharp, names, blur.severity, blur.seed, blur.gamma, blur.noise)[0]
     unknown = torch.full((len(names), 1, 7), IGNORE)
+    known = {"sharp": sharp, "blurred": {blur.severity: blurred}, "missing": {}}
+    known |= {"words": unknown, "trees": unknown, "targets": unknown[:, 0]}
     return replace(
-        corpus.val,
-        name="public",
-        ids=names,
-        captions=list(WORDINGS.values()),
-        parses=[],
-        sharp=sharp,
-        blurred={
-            severity: blur_batch(sharp, names, severity, blur.seed, blur.gamma, blur.noise)[0]
-            for severity in SEVERITIES
-        },
-        words=torch.zeros_like(unknown[..., :1]),
-        trees=unknown,
-        targets=unknown[:, 0],
-        psnr={},
+        corpus.val, name="public", ids=names, captions=list(WORDINGS.values()), parses=[], **known
     )
 
 
