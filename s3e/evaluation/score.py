@@ -249,7 +249,7 @@ def shown(corpus: Corpus, config: Config) -> Split:
     sharp = np.stack([photograph(name, config.data.size) for name in names])
     blurred = blur_batch(sharp, names, blur.severity, blur.seed, blur.gamma, blur.noise)[0]
     unknown = torch.full((len(names), 1, 7), IGNORE)
-    known = {"sharp": sharp, "blurred": {blur.severity: blurred}, "missing": {}}
+    known = {"sharp": sharp, "blurred": {blur.severity: blurred}, "psnr": {}}
     known |= {"words": unknown, "trees": unknown, "targets": unknown[:, 0]}
     return replace(
         corpus.val, name="public", ids=names, captions=list(WORDINGS.values()), parses=[], **known
