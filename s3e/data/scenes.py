@@ -22,11 +22,11 @@ draws is part of the data: it must not change.
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import mul
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
@@ -47,8 +47,7 @@ ROLES = {  # relation -> who may come first, who may come second
 AMPLITUDE = 48.0  # grey levels of the texture around the body colour
 
 
-@dataclass(frozen=True, eq=False)
-class Scene:
+class Scene(NamedTuple):
     """One image and everything true about it.
 
     image: uint8 (S, S, 3); label_map: uint8 (S, S), 0 background, 1 + i where `CATEGORIES[i]` is
@@ -81,7 +80,7 @@ def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scen
     (a, _, c, _), root = tree.entities, tree.relations[2]
     short = CaptionTree((a, NULL, c, NULL), (NULL, NULL, root))
     captions.append(_write_caption(short if rng.random() < 0.4 else tree, scales, rng))
-    image, label_map = _paint(tree, boxes, owners, size, rng)
+    image, label_map = _paint(tree, boxes, dict(zip(boxes, owners, strict=True)), size, rng)
     return Scene(scene_id, image, captions, tree, label_map)
 
 
@@ -104,9 +103,11 @@ def _draw_tree(rng: Random) -> CaptionTree:
     chances = np.array(list(roots.values()))
     while True:  # again where no category can play two roles at once: being pulled and riding
         root = str(rng.choice(list(roots), p=chances / sum(chances)))
-        has_sub = (count == 4, True) if rng.random() < 0.5 else (True, count == 4)
+        grouped = [count > 3, count > 2]
+        if rng.random() >= 0.5:
+            grouped.reverse()
         inner = ("next_to", "hold", "in_front_of") if root == "above" else ("on", "ride", "hold")
-        subs = (str(rng.choice(inner)) if has and count > 2 else NULL for has in has_sub)
+        subs = (str(rng.choice(inner)) if group else NULL for group in grouped)
         relations = (*subs, root)
         if entities := _cast(relations, rng):
             return CaptionTree(entities, relations)
@@ -129,9 +130,8 @@ def _lay_out(tree: CaptionTree, rng: Random) -> dict[str, list[float]]:
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     if b != NULL or d != NULL:
         kind = "row" if root == "above" else "column"
-        first = _cells(kind, left, (a, b), [1, 0], rng)
-        return first | _cells(kind, right, (c, d), [1, 1], rng)
-    cells = _cells("pair", root, (a, c), [1], rng)
+        return _cells(kind, left, (a, b), rng, 0) | _cells(kind, right, (c, d), rng, 1)
+    cells = _cells("pair", root, (a, c), rng)
     if root == "hold":
         cells[c][3] = min(cells[c][3], 50)
     for name in cells:
@@ -141,20 +141,21 @@ def _lay_out(tree: CaptionTree, rng: Random) -> dict[str, list[float]]:
 
 
 def _cells(
-    kind: str, relation: str, names: Sequence[str], amounts: list[float], rng: Random
+    kind: str, relation: str, names: Sequence[str], rng: Random, *given: float
 ) -> dict[str, list[float]]:
     """Cells of one or two entities that are related, from the table of their kind of group."""
     table = TABLES["cells"][kind]
-    amounts = [*amounts, *_jitters(table, rng)]
-    return {name: _box(box, amounts) for name, box in zip(names, table[relation], strict=False)}
+    amounts = _amounts(table, given, rng)
+    return {name: _box(edges, amounts) for name, edges in zip(names, table[relation], strict=False)}
 
 
-def _jitters(table: dict, rng: Random) -> list[float]:
-    return [rng.uniform(low, high) for low, high in table["jitters"]]
+def _amounts(table: dict, given: Sequence[float], rng: Random) -> list[float]:
+    """What the coefficients of a table stand for: 1, what is given, and random jitters."""
+    return [1, *given, *(rng.uniform(*span) for span in table.get("jitters", ()))]
 
 
 def _box(edges: Sequence[Sequence[float]], amounts: Sequence[float]) -> list[float]:
-    """Left, top, right and bottom from their coefficients, of which the last may be missing."""
+    """Left, top, right, bottom (or others) from their coefficients; the last may be missing."""
     return [sum(map(mul, edge, amounts)) for edge in edges]
 
 
@@ -165,8 +166,8 @@ def _fit(name: str, cell: Box, scale: float) -> Box:
     left, top, right, bottom = cell
     aspect = SHAPES[name]["aspect"]
     height = scale * min(bottom - top, (right - left) / aspect, (1150 / aspect) ** 0.5)
-    middle, width = (left + right) / 2, height * aspect
-    return middle - width / 2, bottom - height, middle + width / 2, bottom
+    middle, half = (left + right) / 2, height * aspect / 2
+    return middle - half, bottom - height, middle + half, bottom
 
 
 def _bonds(tree: CaptionTree) -> list[tuple[str, str, str]]:
@@ -181,9 +182,9 @@ def _stack(tree: CaptionTree, boxes: dict[str, Box]) -> None:
         if relation in ("on", "ride"):
             x0, y0, x1, y1 = boxes[upper]
             _, top, _, bottom = boxes[lower]
-            fall = top + (1.5 if relation == "on" else 0.35 * (bottom - top)) - y1
+            sink = 1.5 if relation == "on" else 0.35 * (bottom - top)
             back = 0.12 * (x1 - x0) if lower == "horse" else 0  # leave its head free
-            start = max(y0 + fall, 1)
+            start = max(top + sink - (y1 - y0), 1)
             boxes[upper] = x0 - back, start, x1 - back, start + y1 - y0
 
 
@@ -233,7 +234,7 @@ def _relate(
     words = WORDS[relation]
     forms = TABLES["phrases"][style]["verb" if "done" in words else "place"]
     low, high = forms["turns"]
-    may_turn = may_turn and not words.keys().isdisjoint(("done", "turned"))
+    may_turn = may_turn and {"done", "turned"} & words.keys()
     way = "turned" if may_turn and low <= rng.random() < high else "straight"
     form = rng.choice(forms[way])
     place = rng.choice(words[way]) if way in words else ""
@@ -248,8 +249,7 @@ def texture_of(category: str, size: int) -> np.ndarray:
     """Float32 (size, size) of -1 and 1, mean 0: the category's tile, 4 x 4 pixels at 64, locked to
     the image.
     """
-    rows = SHAPES[category]["texture"].split()
-    tile = 2 * np.array([list(row) for row in rows], dtype=np.float32) - 1
+    tile = np.float32(SHAPES[category]["texture"])
     index = np.arange(size) // max(1, round(size / 64)) % 4
     return tile[np.ix_(index, index)]
 
@@ -260,22 +260,18 @@ def _sprite(category: str, width: int, height: int) -> list[Image.Image]:
     colour, opacity and share of textured body.
     """
     shape, factor = SHAPES[category], 4 if height <= 64 else 2
-    base = COLOURS[shape["colour"]]
-    outline, shade = ([int(share * c) for c in base] for share in (0.32, 0.7))
-    fills = COLOURS | TABLES["accents"] | {"body": base, "shade": shade, "hole": outline}
+    body, shade, outline = map(tuple, COLOURS[shape["colour"]])
+    special = {"body": (body, 255, 255), "shade": (shade, 255, 170), "hole": (outline, 0, 0)}
     canvas = factor * (width + 2), factor * (height + 2)
-    layers = [Image.new("RGB", canvas, tuple(outline)), *(Image.new("L", canvas) for _ in "ab")]
+    layers = [Image.new("RGB", canvas, outline), Image.new("L", canvas), Image.new("L", canvas)]
     for fill, kind, *numbers in shape["parts"]:
         scaled = np.reshape(numbers, (-1, 2)) * (np.array([width, height]) / 100)
         xy = ((scaled + 1) * factor).ravel().tolist()
-        options = {}
-        if kind == "chord":
-            options = {"start": 180, "end": 360}
-        elif kind == "rounded_rectangle":
-            options = {"radius": 0.18 * min(xy[2] - xy[0], xy[3] - xy[1])}
-        solid, body = 255 * (fill != "hole"), {"body": 255, "shade": 170}.get(fill, 0)
-        for layer, paint in zip(layers, (tuple(fills[fill]), solid, body), strict=True):
-            getattr(ImageDraw.Draw(layer), kind)(xy, fill=paint, **options)
+        radius = 0.18 * min(xy[2] - xy[0], xy[3] - xy[1])
+        options = {"chord": {"start": 180, "end": 360}, "rounded_rectangle": {"radius": radius}}
+        paints = special.get(fill) or (tuple(TABLES["accents"][fill]), 255, 0)
+        for layer, paint in zip(layers, paints, strict=True):
+            getattr(ImageDraw.Draw(layer), kind)(xy, fill=paint, **options.get(kind, {}))
     rim = 2 * max(1, round(factor * height / 64)) + 1
     layers[1] = layers[1].filter(ImageFilter.MaxFilter(rim))
     return [layer.reduce(factor) for layer in layers]
@@ -284,7 +280,7 @@ def _sprite(category: str, width: int, height: int) -> list[Image.Image]:
 def _paint(
     tree: CaptionTree,
     boxes: dict[str, Box],
-    owners: Sequence[str],
+    owners: dict[str, str],
     size: int,
     rng: Random,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -297,43 +293,30 @@ def _paint(
     factor = 4 if size <= 128 else 2  # supersampling
     image = _backdrop(root, groups, size, factor, rng)
     labels = np.zeros((size, size), np.uint8)
-    poses = {}  # flipped, how much lighter, textured how
-    for name, owner in zip(boxes, owners, strict=True):
-        flip = rng.random() < 0.5 and name not in actors
-        poses[name] = boxes[name], flip, rng.uniform(-9, 9), texture_of(owner, size)
+    poses = {name: (rng.random() < 0.5, rng.uniform(-9, 9)) for name in boxes}  # flipped, lighter
     # from the farthest to the nearest: the first of a relation is in front; a held thing hides its
     # holder
     order = [(a, b) if left == "hold" else (b, a), (c, d) if right == "hold" else (d, c)]
     for name in sum(order if root == "hold" else order[::-1], ()):
-        if name != NULL:
-            _paste(image, labels, name, *poses[name])
+        if name == NULL:
+            continue
+        flip, tint = poses[name]
+        flip = flip and name not in actors
+        left, top, right, bottom = (round(value * size / 64) for value in boxes[name])
+        layers = []
+        for layer in _sprite(name, right - left, bottom - top):
+            whole = Image.new(layer.mode, (size, size))
+            whole.paste(ImageOps.mirror(layer) if flip else layer, (left - 1, top - 1))
+            layers.append(np.asarray(whole, dtype=np.float32))
+        opacity, body = layers[1] / 255, layers[2] / 255
+        shade = body * (AMPLITUDE * texture_of(owners[name], size) + tint)
+        image += opacity[..., None] * (layers[0] + shade[..., None] - image)
+        labels[opacity > 0.5] = 1 + CATEGORIES.index(name)
     for relation, first, second in _bonds(tree):
         if relation in CUES:
-            colour = COLOURS[SHAPES[first]["colour"]]
-            _draw_cue(image, factor, CUES[relation], colour, (boxes[first], boxes[second]))
+            colour = COLOURS[SHAPES[first]["colour"]][0]
+            _draw_cue(image, factor, CUES[relation], colour, (1, *boxes[first], *boxes[second]))
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels
-
-
-def _paste(
-    image: np.ndarray,
-    labels: np.ndarray,
-    name: str,
-    box: Box,
-    flip: bool,
-    tint: float,
-    texture: np.ndarray,
-) -> None:
-    """Paint one object on `image` and `labels` in place."""
-    left, top, right, bottom = (round(value * len(image) / 64) for value in box)
-    layers = []
-    for layer in _sprite(name, right - left, bottom - top):
-        whole = Image.new(layer.mode, labels.shape)
-        whole.paste(ImageOps.mirror(layer) if flip else layer, (left - 1, top - 1))
-        layers.append(np.asarray(whole, dtype=np.float32))
-    colour, opacity, body = layers[0], layers[1] / 255, layers[2] / 255
-    painted = colour + (body * (AMPLITUDE * texture + tint))[..., None]
-    image += opacity[..., None] * (painted - image)
-    labels[opacity > 0.5] = 1 + CATEGORIES.index(name)
 
 
 def _backdrop(
@@ -343,23 +326,22 @@ def _backdrop(
     0..255.
     """
     theme = TABLES["themes"][str(rng.choice(list(TABLES["themes"])))]
-    palette, ornaments = TABLES["paints"] | theme, TABLES["ornaments"]
-    horizon, unit = rng.uniform(36, 46), factor * size / 64
+    palette, horizon, unit = TABLES["paints"] | theme, rng.uniform(36, 46), factor * size / 64
     rows = (np.arange(factor * size) + 0.5) / unit
     knots = [0, horizon, horizon + 1e-3, 64]
-    channels = zip(*(theme[name] for name in ("sky", "haze", "ground", "floor")), strict=True)
+    channels = zip(*theme["sky"], *theme["ground"], strict=True)
     ramp = np.stack([np.interp(rows, knots, channel) for channel in channels], axis=1)
-    canvas = Image.fromarray(np.repeat(ramp[:, None], factor * size, axis=1).astype(np.uint8))
+    canvas = Image.fromarray(ramp.astype(np.uint8)[:, None].repeat(len(rows), axis=1))
 
-    def draw(ornament: str, *amounts: float) -> None:
-        for kind, edges, (first, second, share) in ornaments[ornament]["parts"]:
-            pairs = zip(palette[first], palette[second], strict=True)
-            fill = tuple(round((1 - share) * a + share * b) for a, b in pairs)
-            xy = [unit * value for value in _box(edges, (1, *amounts))]
-            getattr(ImageDraw.Draw(canvas), kind)(xy, fill=fill)
+    def draw(ornament: str, *given: float) -> None:
+        table = TABLES["ornaments"][ornament]
+        amounts = _amounts(table, given, rng)
+        for kind, edges, colour in table["parts"]:
+            xy = [unit * value for value in _box(edges, amounts)]
+            getattr(ImageDraw.Draw(canvas), kind)(xy, fill=tuple(palette[colour]))
 
     for ornament in theme["ornaments"]:
-        draw(ornament, horizon, *_jitters(ornaments[ornament], rng))
+        draw(ornament, horizon)
     if root == "above":
         left, right = min(box[0] for box in groups[0]) + 1, max(box[2] for box in groups[0]) - 1
         for ornament in ("rim", "puff"):
@@ -384,15 +366,18 @@ def _backdrop(
 
 
 def _draw_cue(
-    image: np.ndarray, factor: int, cue: dict, colour: Sequence[int], boxes: Sequence[Box]
+    image: np.ndarray, factor: int, cue: dict, colour: Sequence[int], amounts: Box
 ) -> None:
-    """Draw on `image` (float32, in place) what shows the relation of two boxes."""
+    """Draw on `image` (float32, in place) what shows a relation; `amounts`: 1 and two boxes."""
     unit = factor * len(image) / 64
     for rim, fill in ((0.5, cue["edge"]), (0, cue.get("colour", colour))):
         mask = Image.new("L", (factor * len(image),) * 2)
         pen = ImageDraw.Draw(mask)
         for stroke in cue["strokes"]:
-            xy = [_point(unit, place, boxes) for place in stroke["points"]]
+            xy = [
+                tuple(unit * median(_box(choices, amounts)) for choices in point)
+                for point in stroke["points"]
+            ]
             width = stroke["width"] + 2 * rim
             if stroke["kind"] == "polygon":
                 pen.polygon(xy, fill=255)
@@ -404,15 +389,3 @@ def _draw_cue(
                 pen.line(xy, fill=255, width=width, joint=stroke.get("joint"))
         cover = np.asarray(mask.reduce(factor), dtype=np.float32)[..., None]
         image += cue["opacity"] * cover / 255 * (np.array(fill, dtype=np.float32) - image)
-
-
-def _point(unit: float, place: Sequence, boxes: Sequence[Box]) -> tuple[float, ...]:
-    """x and y in pixels, each the median of places along the sides of boxes (see the table)."""
-    return tuple(
-        unit
-        * median(
-            boxes[i][k] + share * (boxes[i][k + 2] - boxes[i][k]) + offset
-            for i, share, offset in choices
-        )
-        for k, choices in enumerate(place)
-    )
