@@ -1,12 +1,12 @@
-"""Milliseconds from an event of a widget to the bytes of its new pictures, through the widget's own
+"""Milliseconds from an event of a widget to the bytes of its new figure, through the widget's own
 callbacks.
 
     python benchmarks/explore.py
 
-Blur laboratory: a photograph of 256 px, each slider moved. Tree browser: a caption typed, a scene
-chosen that was not read before, a word chosen. Medians on one thread, which notebooks run on by
-default, without the way to the browser; where the processor's time is far below the clock's, the
-machine was busy with something else.
+Blur laboratory: a photograph of 256 px, each slider moved. Tree browser: a scene chosen that was
+not read before. Medians on one thread, which notebooks run on by default, without the way to the
+browser; where the processor's time is far below the clock's, the machine was busy with something
+else.
 """
 
 import time
@@ -17,12 +17,11 @@ import numpy as np
 from s3e.config import load_config
 from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
-from s3e.explore.widgets import RANGES, Examples, blur_lab, caption_lab, tree_lab
+from s3e.explore.widgets import RANGES, Examples, blur_lab, tree_lab
 from s3e.inference import Restorer
 from s3e.utils import set_threads
 
 SIZE, EVENTS = 256, 25
-LIMITS = {"blur laboratory": 100, "tree browser": 200}  # milliseconds
 
 
 def timed(events: Iterable[Callable[[], None]]) -> np.ndarray:
@@ -38,8 +37,7 @@ def timed(events: Iterable[Callable[[], None]]) -> np.ndarray:
 def report(part: str, what: str, took: np.ndarray) -> None:
     (clock, processor), worst = np.median(took, 0), took[:, 0].max()
     print(
-        f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f};"
-        f" limit {LIMITS[part]}"
+        f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f} ms"
     )
 
 
@@ -59,16 +57,9 @@ def laboratory() -> None:
 def trees() -> None:
     restorer = Restorer.load()
     scenes = make_split("test", EVENTS + 1, size=restorer.config.data.size)
-    captions = [caption for scene in scenes for caption in scene.captions]
-    typed = caption_lab(scenes[0].captions).controls["caption"]
-    report("tree browser", "caption typed", timed(assign(typed, text) for text in captions))
-    long = assign(typed, "a dog chases a cat " * 526)
-    report("tree browser", "10,000 characters", timed([long]))
     found = tree_lab(Examples(restorer, {scene.id: scene.image for scene in scenes})).controls
     chosen = (assign(found["photo"], scene.id) for scene in scenes[1:])
     report("tree browser", "scene, read first", timed(chosen))
-    words = (assign(found["word"], place) for place in range(2, found["word"].max + 1))
-    report("tree browser", "word", timed(words))
 
 
 if __name__ == "__main__":

@@ -1,105 +1,69 @@
-"""The laboratories of notebook 09: each is a `Laboratory`, controls and a function that makes a
-page of images and text.
+"""The laboratories of notebook 09: controls, and the figures of `s3e.report` for their values.
 
-Images are uint8 (H, W, 3). Sources: specification 3.7 (paths and kernels), 6.2 (trees of captions),
-6.3 and 6.4.
+Images are uint8 (H, W, 3). Sources: specification 3.7 (paths and kernels), 6.3 and 6.4.
 """
 
-import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cache
 from html import escape
-from itertools import combinations
 from pathlib import Path
-from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
-import cv2
 import ipywidgets
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from matplotlib.figure import Figure
 
 from s3e.blur import SEVERITIES, blur_batch, blur_image, exposed, extent, psf, trajectories
-from s3e.captions.parser import explain
-from s3e.captions.tree import NODE_NAMES, NULL
-from s3e.evaluation.images import psnr, ssim, to_uint8
-from s3e.inference.photos import Photograph, read_photo, write_photo
+from s3e.captions.tree import NODE_NAMES
+from s3e.evaluation.images import ssim
+from s3e.inference.photos import read_photo
 from s3e.inference.restorer import Reading, Restorer
-from s3e.models.tree import LEAVES, NODES
-from s3e.report import diagram, style
-from s3e.report.style import label
-from s3e.utils import S3EError, rng
+from s3e.models.tree import LEAVES
+from s3e.report import diagram, photos, style
+from s3e.utils import S3EError, psnr, rng, to_uint8
 
-LARGE, SMALL = 448, 176  # pixels of the longer side of a large image and of a small one
-GAIN = 4  # errors are shown four times as strong
-ERROR = "error: "  # what the name of an error's image starts with
 SHARP = "sharp"
-WORDS = 60  # of a typed caption are drawn at most
 RANGES = {  # setting of a shake -> smallest, largest, step of its slider
-    "length": (0.05, 1.0, 0.002), "exploration": (0.0, 0.02, 0.0005), "exposure": (0.01, 1.0, 0.01),
-    "noise": (0.0, 0.1, 0.005), "seed": (0, 99, 1),
-}  # fmt: skip
+    "length": (0.05, 1.0, 0.002),
+    "exploration": (0.0, 0.02, 0.0005),
+    "exposure": (0.01, 1.0, 0.01),
+    "noise": (0.0, 0.1, 0.005),
+    "seed": (0, 99, 1),
+}
 
 
 class Laboratory(ipywidgets.VBox):
-    """Controls (or what ipywidgets makes them of), and below them the page that `make` returns.
+    """Controls (or what ipywidgets makes them of), and below them what `make` returns: a text, then
+    figures.
 
     A mistake of the user (`S3EError`) becomes a line that screen readers read out. The page is an
     `ipywidgets.HTML`: an `Output` would exchange messages with the kernel while a cell runs.
     """
 
-    def __init__(self, make: Callable[..., HTML], **controls: Any):
+    def __init__(self, make: Callable[..., tuple], **controls: Any):
         self.make, self.page = make, ipywidgets.HTML()
         self.controls = {
             name: ipywidgets.interactive.widget_from_abbrev(control)
             for name, control in controls.items()
         }
         for name, control in self.controls.items():
-            control.description = control.description or name
+            control.description, control.continuous_update = name.replace("_", " "), False
             control.observe(self.show, "value")
         super().__init__([*self.controls.values(), self.page])
         self.show()
 
     def show(self, _: Any = None) -> None:
-        """Make the page for the values of the controls."""
+        """Draw the page for the values of the controls."""
         try:
             values = {name: control.value for name, control in self.controls.items()}
-            self.result = self.make(**values)
+            text, *figures = self.make(**values)
+            codes = [b64encode(style.show(figure).data).decode() for figure in figures]
+            images = [f'<img alt="" src="data:image/png;base64,{code}">' for code in codes]
+            self.page.value = f"<p>{escape(text)}</p>{''.join(images)}"
         except S3EError as error:
-            self.result = HTML(f'<div role="alert">{escape(str(error))}</div>')
-        self.page.value = self.result.data
-
-
-def page(
-    images: Mapping[str, np.ndarray], text: str, side: int = style.SIDE, more: str = ""
-) -> HTML:
-    """Images `side` pixels wide under their titles, wrapped where the screen is narrow; a line of
-    text; more HTML.
-    """
-    cells = []
-    for title, image in images.items():
-        coded = cv2.cvtColor(style.enlarged(image, side), cv2.COLOR_RGB2BGR)
-        data = b64encode(cv2.imencode(".png", coded)[1].tobytes()).decode()
-        source = f'style="width:100%" alt="{escape(title)}" src="data:image/png;base64,{data}"'
-        look = f"margin:4px;flex:0 1 {side}px"
-        cells.append(
-            f'<figure style="{look}"><figcaption>{escape(title)}</figcaption>'
-            f"<img {source}></figure>"
-        )
-    row = f'<div style="display:flex;flex-wrap:wrap">{"".join(cells)}</div>'
-    return HTML(f'{row}<div style="overflow-wrap:anywhere">{escape(text)}</div>{more}')
-
-
-def _drawn(figure: Any) -> np.ndarray:
-    data = np.frombuffer(style.show(figure).data, np.uint8)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def _name(node: str) -> str:
-    return "∅" if node == NULL else node.replace("_", " ")
+            self.page.value = f'<p role="alert">{escape(str(error))}</p>'
 
 
 class Examples:
@@ -110,19 +74,14 @@ class Examples:
     """
 
     def __init__(self, restorer: Restorer, photos: Mapping[str, np.ndarray]):
-        self.restorer, self.photos, self.names = restorer, dict(photos), list(photos)
+        self.restorer, self.photos = restorer, dict(photos)
+        self.views = ["blurred", *restorer.variants]
         self.image, self.reading = cache(self._image), cache(self._reading)
-        self.scores, self.plain = cache(self._scores), ("blurred", *restorer.variants)
 
     def _image(self, name: str, severity: str, view: str) -> np.ndarray:
-        """`view`: "sharp", "blurred" (not so by the severity "sharp"), a variant, or "error: " and
-        one of these.
-        """
+        """`view`: "sharp", "blurred" (not so by the severity "sharp") or a variant."""
         sharp, blur = self.photos[name], self.restorer.config.blur
-        if view.startswith(ERROR):
-            found = self.image(name, severity, view.removeprefix(ERROR))
-            return style.strengthened(found, sharp, GAIN)
-        if SHARP in (view, severity):
+        if view == SHARP or (view, severity) == ("blurred", SHARP):
             return sharp
         if view == "blurred":
             settings = (severity, blur.seed, blur.gamma, blur.noise)
@@ -133,360 +92,204 @@ class Examples:
     def _reading(self, name: str, severity: str, reader: str = "full") -> Reading:
         return self.restorer.read(self.image(name, severity, "blurred"), reader)
 
-    def _scores(self, name: str, severity: str) -> pd.DataFrame:
-        images = [self.image(name, severity, view) for view in self.plain]
-        pairs = [(image, self.photos[name]) for image in images]
-        rows = [{"PSNR": psnr(*pair), "SSIM": ssim(*pair)} for pair in pairs]
-        return pd.DataFrame(rows, index=[label(view) for view in self.plain])
-
     def table(self) -> pd.DataFrame:
         """PSNR (dB) and SSIM of every example under every severity; columns: metric, and blurred or
         variant.
         """
-        rows = {(n, s): self.scores(n, s).unstack() for n in self.names for s in SEVERITIES}
+        rows = {
+            (name, severity): {
+                (metric, style.label(view)): score(self.image(name, severity, view), sharp)
+                for metric, score in (("PSNR", psnr), ("SSIM", ssim))
+                for view in self.views
+            }
+            for name, sharp in self.photos.items()
+            for severity in SEVERITIES
+        }
         return pd.DataFrame(rows).T.rename_axis(["photo", "severity"])
 
 
 # 1. What does a shaking camera do to a photo?
 
 
-@dataclass(frozen=True, eq=False)
-class Exposure:
-    """What a shake does to a photo.
-
-    `path`: complex (2000,), pixels, 0 at the centre of its exposed part, which is the first `seen`
-    samples; `window`: pixels of the square in which path and kernel are drawn; `extent` of the
-    exposed part in pixels; `psnr` in dB.
+class Shake(NamedTuple):
+    """A camera path (complex, pixels), how many of its samples the shutter sees, the kernel, and
+    the blurred photo.
     """
 
-    settings: str
     path: np.ndarray
     seen: int
     kernel: np.ndarray
-    sharp: np.ndarray
     blurred: np.ndarray
-    window: int
-    extent: float
-    psnr: float
 
 
 def preset(severity: str) -> dict[str, float]:
     """The middle of what a severity draws from: its length, its median exploration and exposure."""
     found = SEVERITIES[severity]
-    middle = (found.length_ratio, np.median(found.explorations), np.median(found.fractions))
-    return dict(zip(("length", "exploration", "exposure"), map(float, middle), strict=True))
+    return {
+        "length": found.length_ratio,
+        "exploration": float(np.median(found.explorations)),
+        "exposure": float(np.median(found.fractions)),
+    }
 
 
-def expose(photo: np.ndarray, noise: float = 0.0, seed: int = 0, **path: float) -> Exposure:
-    """Blur a photo, uint8 (H, W, 3), by a path and noise, its standard deviation in units of white.
+def expose(
+    photo: np.ndarray,
+    length: float,
+    exploration: float,
+    exposure: float,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Shake:
+    """Blur a photo by a path of `length` shorter sides (specification 3.7) and noise of a standard
+    deviation in units of white.
 
-    `path`: its length in shorter sides, exploration and exposure, those of `moderate` where nothing
-    else is said (specification 3.7). One seed has one path: the settings stretch, bend and cut it.
+    One seed has one path: the other settings stretch, bend and cut it.
     """
-    settings = preset("moderate") | path
-    drawn = rng("laboratory", seed)
-    length = settings["length"] * min(photo.shape[:2])
-    moved = trajectories(1, length, settings["exploration"], drawn)[0]
-    seen = exposed(moved, settings["exposure"])
-    kernel, noisy = psf(seen), rng("noise", "laboratory", seed)
-    blurred = blur_image(photo / np.float32(255), kernel, sigma=noise, generator=noisy)
-    blurred = to_uint8(blurred, 0.0)
-    moved = moved - seen.mean()
-    settings |= {"noise": noise, "seed": seed}
-    words = ", ".join(f"{name} {value:g}" for name, value in settings.items())
-    window = style.window_for(moved, min(photo.shape[:2]))
-    wide, decibels = extent(seen), psnr(blurred, photo)
-    return Exposure(words, moved, len(seen), kernel, photo, blurred, window, wide, decibels)
+    pixels = length * min(photo.shape[:2])
+    path = trajectories(1, pixels, exploration, rng("laboratory", seed))[0]
+    kernel, draws = psf(path, exposure), rng("noise", "laboratory", seed)
+    blurred = blur_image(photo / np.float32(255), kernel, sigma=noise, generator=draws)
+    return Shake(path, len(exposed(path, exposure)), kernel, to_uint8(blurred, 0.0))
 
 
-def blur_lab(photo: np.ndarray) -> ipywidgets.VBox:
+def blur_lab(photo: np.ndarray) -> Laboratory:
     """Sliders for a shake of one photo, and its path, kernel, spectrum and blurred photo."""
-    brightest = style.top(photo)
+    start = preset("moderate") | {"noise": 0.0, "seed": 0}
 
-    def make(**settings: float) -> HTML:
+    def make(**settings: float) -> tuple:
         found = expose(photo, **settings)
-        images = {
-            "path": style.trajectory(found.path, found.seen, found.window),
-            "kernel": style.kernel_image(found.kernel, found.window),
-            "log spectrum": style.spectrum(found.blurred, brightest),
-            "blurred photo": found.blurred,
-        }
+        wide = extent(found.path[: found.seen])
         text = (
-            f"The kernel extends {found.extent:.1f} px, {found.extent / min(photo.shape[:2]):.0%}"
-            f" of the side; path and kernel are drawn {found.window} px wide. PSNR {found.psnr:.2f}"
-            " dB. Dot: where the path starts; grey: what the shutter does not see. The spectrum"
-            " has frequency 0 in the middle."
+            f"The kernel extends {wide:.1f} px, {wide / min(photo.shape[:2]):.0%} of the side. PSNR"
+            f" {psnr(found.blurred, photo):.2f} dB. Dot: where the path starts; grey: what the"
+            " shutter does not see. The spectrum has frequency 0 in the middle."
         )
-        return page(images, text)
+        return text, photos.shakes({"": found})
 
-    lab = Laboratory(make, **RANGES)
-    lab.children[3].value = lab.children[4].value = 0  # noise, seed
-    start = ipywidgets.ToggleButtons(options=list(SEVERITIES), description="start from")
-
-    def move(_: Any) -> None:
-        for control in lab.children[:3]:
-            control.value = preset(start.value)[control.description]
-
-    start.observe(move, "value")
-    start.value = "moderate"
-    return ipywidgets.VBox([start, lab])
+    abbreviated = ipywidgets.interactive.widget_from_abbrev
+    sliders = {name: abbreviated(ends, start[name]) for name, ends in RANGES.items()}
+    sliders["exploration"].readout_format = ".4f"
+    return Laboratory(make, **sliders)
 
 
 # 2. What does the tree know?
 
 
-def caption_lab(captions: Sequence[str]) -> Laboratory:
-    """A caption to type, or to pick from `captions`: the parts of speech of its words, its entities
-    and its tree.
-    """
-
-    def make(caption: str) -> HTML:
-        parse = explain(caption)
-        if not parse["tokens"]:
-            return page(
-                {}, "No words yet: type a caption in English, such as “a dog chases a cat”."
-            )
-        chunks = [f"{shorten(text, 60)} → {_name(name)}" for text, name in parse["chunks"]]
-        text = f"Entities: {'; '.join(chunks[:LEAVES]) or 'none, so that it has no tree'}"
-        if len(chunks) > LEAVES:
-            text += f"; {len(chunks) - LEAVES} more, for which the tree has no room"
-        if parse["tree"]:
-            text += f". Tree: {', '.join(map(_name, parse['tree'].nodes))}"
-        shown = parse | {name: parse[name][:WORDS] for name in ("tokens", "tags")}
-        return page({"tree": _drawn(diagram.forest([shown]))}, text, LARGE)
-
-    start, layout = captions[0] if captions else "", ipywidgets.Layout(width="95%")
-    typed = ipywidgets.Combobox(value=start, options=list(captions), layout=layout)
-    return Laboratory(make, caption=typed)
-
-
 def tree_lab(examples: Examples) -> Laboratory:
-    """A photo, sharp or blurred: the tree that is read in it, where each node looks, and the
-    caption word by word.
+    """A photo, sharp or blurred: the tree that is read in it, where each node and each word of the
+    caption looks.
     """
 
-    def make(photo: str, severity: str, read_by: str, word: int) -> HTML:
+    def make(photo: str, severity: str, read_by: str) -> tuple:
         seen = examples.image(photo, severity, "blurred")
         reading = examples.reading(photo, severity, read_by)
-        rows = [
-            [f"{_name(guess)} {share:.0%}" for guess, share in reading.rankings[node][:3]]
-            for node in range(NODES)
-        ]
-        table = pd.DataFrame(rows, index=NODE_NAMES, columns=["first", "second", "third"])
-        images, said = {"what is read": seen}, list(reading.words)
-        if said:
-            place = min(word, len(said)) - 1
-            shares = reading.word_attention[place]
-            looked = np.tensordot(shares, reading.attention, 1)
-            images[f"where “{said[place]}” looks"] = style.lit(seen, looked)
-            table[f"share of “{said[place]}”"] = [f"{share:.0%}" for share in shares]
-            said[place] = f"[{said[place]}]"
-        images |= dict(
-            zip(NODE_NAMES, (style.lit(seen, m) for m in reading.attention), strict=True)
-        )
-        return page(images, f"Caption: {' '.join(said)}", SMALL, table.to_html(border=0))
+        nodes = photos.node_attention([seen], [reading.attention], [guesses(reading)], [None])
+        looks = (reading.caption, reading.word_attention, reading.attention)
+        return f"Caption: {reading.caption}", nodes, photos.word_attention(seen, *looks)
 
-    severities, readers = [SHARP, *SEVERITIES][::-1], [*examples.restorer.readers]
-    options = {"photo": examples.names, "severity": severities, "read_by": readers}
-    return Laboratory(make, **options, word=ipywidgets.IntSlider(1, 1, 24))
+    return Laboratory(
+        make,
+        photo=[*examples.photos],
+        severity=[*SEVERITIES, SHARP],
+        read_by=[*examples.restorer.readers],
+    )
+
+
+def guesses(reading: Reading) -> list[str]:
+    """The three likeliest labels of each node and their probabilities, on three lines."""
+    return [
+        "\n".join(f"{label} {share:.0%}" for label, share in ranking[:3])
+        for ranking in reading.rankings
+    ]
 
 
 # 3. Is it better?
 
 
 def compare(examples: Examples) -> Laboratory:
-    """Before and after: two images of a photo under a border that moves; a table of scores."""
+    """Before and after: two images of a photo under a border that moves."""
 
-    def make(photo: str, severity: str, left: str, right: str, border: int) -> HTML:
-        first, second = (
-            style.enlarged(examples.image(photo, severity, view), LARGE) for view in (left, right)
-        )
+    def make(photo: str, severity: str, left: str, right: str, border: int) -> tuple:
+        first, second = (examples.image(photo, severity, view) for view in (left, right))
         column = round(border / 100 * first.shape[1])
         both = np.concatenate([first[:, :column], second[:, column:]], 1)
-        if 0 < border < 100:
-            both[:, max(0, column - 1) : column + 1] = 255
-        scores = examples.scores(photo, severity).round({"PSNR": 2, "SSIM": 3})
-        text = f"Left: {left}. Right: {right}. Errors are {GAIN} times as strong; black means none."
-        return page({"before and after": both}, text, LARGE, scores.to_html(border=0))
+        values = [f"{psnr(image, examples.photos[photo]):.2f} dB" for image in (first, second)]
+        text = f"Left: {style.label(left)}, {values[0]}. Right: {style.label(right)}, {values[1]}."
+        return text, photos.sheet({"before and after": [both]}, across=2)
 
-    views = [*examples.plain, SHARP, *(ERROR + view for view in examples.plain)]
-    options = {"photo": examples.names, "severity": list(SEVERITIES)[::-1], "left": views}
-    right = ipywidgets.Dropdown(options=views, value=examples.plain[-1])
-    return Laboratory(make, **options, right=right, border=(0, 100))
+    views = [*examples.views, SHARP]
+    return Laboratory(
+        make,
+        photo=[*examples.photos],
+        severity=[*SEVERITIES][::-1],
+        left=views,
+        right=views[::-1],
+        border=(0, 100),
+    )
 
 
 # 4. What does the generator do with the tree?
 
 
-@dataclass(frozen=True)
-class Change:
-    """What is done to the tree before the generator sees it, in this order.
-
-    `tree_of`: another example whose tree is taken ("" for its own); `leaves`: two (0-3) that swap
-    `swap`, their "labels" or "places"; the maps of the nodes `off` are zeros.
+def changes(examples: Examples, name: str, severity: str) -> dict[str, tuple[np.ndarray, float]]:
+    """An example restored by changed trees, and the change of its PSNR in dB: nodes off, the next
+    example's tree, leaves 1 and 3 (the first of each pair) swapped.
     """
-
-    tree_of: str = ""
-    swap: str = ""
-    leaves: tuple[int, int] = (0, 1)
-    off: frozenset[int] = frozenset()
-
-
-def outcome(
-    examples: Examples, name: str, severity: str, change: Change
-) -> tuple[np.ndarray, Reading, float]:
-    """An example restored with a changed tree, what the tree reads then, and the change of PSNR in
-    dB.
-    """
-    sharp, restorer = examples.photos[name], examples.restorer
-    reading = examples.reading(change.tree_of or name, severity)
-    if change.swap:
-        reading = restorer.swap(reading, *change.leaves, places=change.swap == "places")
-    maps = reading.tree.maps.clone()
-    maps[:, sorted(change.off)] = 0
-    changed = restorer.restore(examples.image(name, severity, "blurred"), maps=maps)
-    gain = psnr(changed, sharp) - psnr(examples.image(name, severity, "full"), sharp)
-    return changed, reading, gain
-
-
-def changes(examples: Examples, name: str, severity: str) -> dict[str, Change]:
-    """The changes of the static figure by name: nodes off, the next example's tree, two leaves
-    swapped.
-
-    The two leaves are the first in which the tree read different entities.
-    """
-    read, names, nodes = examples.reading(name, severity).nodes, examples.names, range(NODES)
-    off = {words: [node] for node, words in enumerate(NODE_NAMES)}
-    off |= {"leaves": nodes[:LEAVES], "relations": nodes[LEAVES:], "all nodes": nodes}
-    found = {f"{words} off": Change(off=frozenset(some)) for words, some in off.items()}
-    found["tree of another"] = Change(tree_of=names[(names.index(name) + 1) % len(names)])
-    pairs = combinations([leaf for leaf in range(LEAVES) if read[leaf] != NULL], 2)
-    pair = next(((a, b) for a, b in pairs if read[a] != read[b]), (0, 1))
-    return found | {f"{what} swapped": Change("", what, pair) for what in ("labels", "places")}
+    reading, names = examples.reading(name, severity), [*examples.photos]
+    off: dict[str, Any] = {words: node for node, words in enumerate(NODE_NAMES)}
+    off |= {"leaves": slice(LEAVES), "relations": slice(LEAVES, None), "all nodes": slice(None)}
+    maps = {}
+    for words, nodes in off.items():
+        maps[f"{words} off"] = reading.tree.maps.clone()
+        maps[f"{words} off"][:, nodes] = 0
+    other = names[(names.index(name) + 1) % len(names)]
+    maps["tree of another"] = examples.reading(other, severity).tree.maps
+    for what in ("labels", "places"):
+        swapped = examples.restorer.swap(reading, 0, 2, places=what == "places")
+        maps[f"{what} swapped"] = swapped.tree.maps
+    found, sharp = {}, examples.photos[name]
+    blurred, whole = (examples.image(name, severity, view) for view in ("blurred", "full"))
+    for words, changed in maps.items():
+        image = examples.restorer.restore(blurred, maps=changed)
+        found[words] = image, psnr(image, sharp) - psnr(whole, sharp)
+    return found
 
 
 def effects(examples: Examples, severity: str) -> pd.DataFrame:
-    """What each of `changes` does to PSNR (dB) over all examples: mean, worst and best; rows are
-    the changes.
-    """
+    """What each of `changes` does to PSNR (dB) over all examples: mean, worst and best."""
     gains = {
-        name: {
-            words: outcome(examples, name, severity, change)[2]
-            for words, change in changes(examples, name, severity).items()
-        }
-        for name in examples.names
+        name: {words: gain for words, (_, gain) in changes(examples, name, severity).items()}
+        for name in examples.photos
     }
     return pd.DataFrame(gains).agg(["mean", "min", "max"], axis=1)
-
-
-def ablation(examples: Examples) -> Laboratory:
-    """Nodes to switch off, another photo's tree, two leaves that swap: restored with the whole tree
-    and the changed one.
-    """
-
-    def make(
-        photo: str, severity: str, tree_of: str, swap: str, leaf: int, other: int, **nodes: bool
-    ) -> HTML:
-        off = frozenset(node for node, kept in enumerate(nodes.values()) if not kept)
-        change = Change(tree_of, swap, (leaf - 1, other - 1), off)
-        changed, reading, gain = outcome(examples, photo, severity, change)
-        images = {
-            "blurred": examples.image(photo, severity, "blurred"),
-            "whole tree": examples.image(photo, severity, "full"),
-            "changed tree": changed,
-        }
-        values = [
-            f"{words} {psnr(i, examples.photos[photo]):.2f} dB" for words, i in images.items()
-        ]
-        apart = style.strengthened(changed, images["whole tree"], 2 * GAIN)
-        images[f"difference x {2 * GAIN}"] = apart
-        table = pd.DataFrame(
-            {
-                "read": map(_name, examples.reading(photo, severity).nodes),
-                "after the change": map(_name, reading.nodes),
-                "generator sees it": ["no" if node in off else "yes" for node in range(NODES)],
-            },
-            index=NODE_NAMES,
-        )
-        text = (
-            f"PSNR: {', '.join(values)} ({gain:+.2f} dB). The caption is now: “{reading.caption}”."
-        )
-        return page(images, text, more=table.to_html(border=0))
-
-    return Laboratory(
-        make,
-        photo=examples.names,
-        severity=list(SEVERITIES)[::-1],
-        tree_of=[("its own", ""), *zip(examples.names, examples.names, strict=True)],
-        swap=[("nothing", ""), ("labels", "labels"), ("places", "places")],
-        leaf=(1, LEAVES),
-        other=(1, LEAVES),
-        **dict.fromkeys(NODE_NAMES, True),
-    )
 
 
 # 5. Your own photo
 
 
 def process(
-    restorer: Restorer, photo: np.ndarray, variant: str = "full", severity: str = "", **options: Any
-) -> tuple[dict[str, np.ndarray], Reading, str]:  # fmt: skip
-    """Blur a photo by a `severity` ("": not), read it, restore it: images by title, the reading,
-    and scores in words.
-    """
-    height, width = photo.shape[:2]
-    text, images, given = f"{width} x {height} pixels.", {"as given": photo}, photo
-    if severity:
-        given = images["blurred"] = blur_batch(photo[None], ["own photo"], severity)[0][0]
-    reading = restorer.read(given)
-    images["restored"] = restorer.restore(given, variant, reading.tree.maps, **options)
-    for name, image in images.items():
-        if severity and name != "as given":
-            text += f" PSNR against the photo as given: {name} {psnr(image, photo):.2f} dB."
-    return images, reading, text
+    restorer: Restorer, photo: np.ndarray, severity: str = "", bar: str = ""
+) -> tuple[Reading, Figure]:
+    """Blur a photo by a `severity` ("": not), read it, and draw it as every variant restores it."""
+    given = blur_batch(photo[None], ["own photo"], severity)[0][0] if severity else photo
+    reading, columns = restorer.read(given), {"blurred": [given]}
+    for variant in restorer.variants:
+        columns[variant] = [restorer.restore(given, variant, reading.tree.maps, bar=bar)]
+    return reading, photos.results(columns, [photo]) if severity else photos.sheet(columns)
 
 
 def own_photo(restorer: Restorer) -> Laboratory:
-    """Upload a photo or name its path: restored, with tree and caption; saved where `save_as` names
-    a new file.
-    """
+    """The path of a photo: restored, with tree and caption."""
 
-    def make(upload: tuple, path: str, blur_it_first: str, variant: str, save_as: str) -> HTML:
-        if not upload and not path.strip():
-            return page({}, "No photo yet.")
-        name = Path(path.strip().strip("\"'")).expanduser()
-        photo = read_photo(name) if path.strip() else _received(upload[-1])
-        bar = photo.path.name
-        images, reading, text = process(restorer, photo.pixels, variant, blur_it_first, bar=bar)
-        text = " ".join([f"{photo.path.name}: {text}", *(f"{note}." for note in photo.notes)])
-        target = Path(save_as.strip()).expanduser()
-        if save_as.strip() and target.exists():
-            text += f" {target} is there already: choose another name."
-        elif save_as.strip():
-            write_photo(images["restored"], photo, target)
-            text += f" Saved as {target.resolve()}."
-        images["tree"] = _drawn(diagram.tree(reading.nodes, reading.confidence))
-        return page(images, f"{text} Caption: “{reading.caption}”.", 272)
+    def make(path: str, blur_it_first: str) -> tuple:
+        if not path.strip():
+            return ("No photo yet.",)
+        photo = read_photo(Path(path.strip("\"' ")).expanduser())
+        name, size = photo.path.name, photo.pixels.shape
+        reading, restored = process(restorer, photo.pixels, blur_it_first, bar=name)
+        about = ", ".join((f"{name}: {size[1]} x {size[0]} pixels", *photo.notes))
+        tree = diagram.tree(reading.nodes, reading.confidence)
+        return f"{about}. Caption: {reading.caption}", restored, tree
 
-    return Laboratory(
-        make,
-        upload=ipywidgets.FileUpload(accept="image/*", description="upload"),
-        path=ipywidgets.Text(continuous_update=False),
-        blur_it_first=[("no", ""), *zip(SEVERITIES, SEVERITIES, strict=True)],
-        variant=[*restorer.variants][::-1],
-        save_as=ipywidgets.Text(continuous_update=False),
-    )
-
-
-def _received(item: Mapping[str, Any]) -> Photograph:
-    """The photo of an uploaded file (`name`, `content`), as `read_photo` reads it from disk; same
-    errors.
-    """
-    name = Path(item["name"]).name or "photo"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(item["content"])
-        try:
-            return read_photo(path)._replace(path=Path(name))
-        except S3EError as error:
-            raise S3EError(str(error).replace(f"{path.parent}/", "")) from None
+    severities = [("no", ""), *zip(SEVERITIES, SEVERITIES, strict=True)]
+    return Laboratory(make, path=ipywidgets.Text(), blur_it_first=severities)
