@@ -5,7 +5,6 @@ on one machine.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -32,12 +31,12 @@ from tests.test_pipeline import (  # noqa: E402, F401
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
+def workers(monkeypatch):
     """A cluster of two workers with two threads each, all in this process; jobs are Python
     functions.
     """
 
-    def run_notebook(job: dict, stop: Callable[[], bool]) -> str:
+    def run_notebook(job, stop):
         folder = Path(job["output"]).parent
         (folder / "begun").touch()
         while (folder / "hang").exists() and not stop():
@@ -55,13 +54,13 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
 
 
 @pytest.fixture
-def join(workers: LocalCluster, tmp_path: Path) -> Iterator[Callable[..., schedule.Cluster]]:
+def join(workers, tmp_path):
     """Opens places on that cluster for runs that write into a folder, and closes them in the
     end.
     """
     opened = []
 
-    def opener(jobs: int = 0) -> schedule.Cluster:
+    def opener(jobs=0):
         opened.append(schedule.Cluster(workers.scheduler_address, jobs, tmp_path))
         return opened[-1]
 
@@ -70,7 +69,7 @@ def join(workers: LocalCluster, tmp_path: Path) -> Iterator[Callable[..., schedu
         places.close()
 
 
-def job(root: Path, name: str, hang: bool = False, why: str = "") -> tuple[dict[str, str], Path]:
+def job(root, name, hang=False, why=""):
     folder = root / "stage" / name
     folder.mkdir(parents=True)
     if hang:
@@ -78,16 +77,14 @@ def job(root: Path, name: str, hang: bool = False, why: str = "") -> tuple[dict[
     return {"output": str(folder / "notebook.ipynb"), "why": why}, folder
 
 
-def test_ends_are_reported(join: Callable, tmp_path: Path) -> None:
+def test_ends_are_reported(join, tmp_path):
     places = join(jobs=3)
     assert places.about.startswith("on tcp://") and places.places == 3
     futures = [places.submit(job(tmp_path, f"x{why}", why=why)[0]) for why in ("", "broken")]
     assert [future.result(60) for future in futures] == ["", "broken"]
 
 
-def test_a_worker_that_leaves_costs_its_own_runs_alone(
-    workers: LocalCluster, join: Callable, tmp_path: Path
-) -> None:
+def test_a_worker_that_leaves_costs_its_own_runs_alone(workers, join, tmp_path):
     places = join()
     what, folder = job(tmp_path, "long", hang=True)
     future = places.submit(what)
@@ -100,9 +97,7 @@ def test_a_worker_that_leaves_costs_its_own_runs_alone(
     assert future.result(60) == ""
 
 
-def test_a_worker_that_differs_takes_no_part(
-    join: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_differs_takes_no_part(join, tmp_path, monkeypatch):
     places = join()
     monkeypatch.setattr(schedule, "facts", lambda root: {"Python": "2"})
     with pytest.raises(S3EError, match="Python is 2 there and 3 here; start it with the same"):
@@ -116,7 +111,7 @@ def test_a_worker_that_differs_takes_no_part(
         schedule.check_worker(mine, tmp_path)
 
 
-def test_leaving_stops_what_runs(join: Callable, tmp_path: Path) -> None:
+def test_leaving_stops_what_runs(join, tmp_path):
     places = join()
     what, folder = job(tmp_path, "long", hang=True)
     places.submit(what)
@@ -125,7 +120,7 @@ def test_leaving_stops_what_runs(join: Callable, tmp_path: Path) -> None:
     wait_for((folder / "ended").exists)
 
 
-def test_a_scheduler_that_goes_is_reported(workers: LocalCluster, join: Callable) -> None:
+def test_a_scheduler_that_goes_is_reported(workers, join):
     places = join()
     workers.sync(workers.scheduler.close)
     with pytest.raises(S3EError, match="scheduler on tcp://.* is gone"):
@@ -140,9 +135,7 @@ def test_a_scheduler_that_goes_is_reported(workers: LocalCluster, join: Callable
         ("tcp://127.0.0.1:1", "Timed out trying to connect.*give the address"),
     ],
 )
-def test_addresses(
-    address: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_addresses(address, says, tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "PATIENCE", 0.5)
     with pytest.raises(S3EError, match=f"--scheduler {address}: .*{says}"):
         schedule.Cluster(address, 0, tmp_path)
@@ -151,7 +144,7 @@ def test_addresses(
 # ------------------------------------------------------------------------------ with real notebooks
 
 
-def test_a_killed_worker_costs_its_own_run_alone(here: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_own_run_alone(here, tmp_path):
     finish(DATA)
     command, trained = Command(here, tmp_path / "runs"), hanging(tmp_path / "runs")
     process = command.start(*ALONE, "--seeds", "0", "1", "--scheduler", "local:2")
@@ -172,7 +165,7 @@ def test_a_killed_worker_costs_its_own_run_alone(here: Path, tmp_path: Path) -> 
         assert (folder / "papermill.log").read_text().count("Input Notebook") == starts
 
 
-def test_a_foreign_worker_stops_the_request_at_once(repo: Path, tmp_path: Path) -> None:
+def test_a_foreign_worker_stops_the_request_at_once(repo, tmp_path):
     command = Command(repo, tmp_path / "runs")
     options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(**options) as foreign:  # of this source

@@ -27,7 +27,7 @@ from s3e.config import PROFILES, VARIANTS, Runtime, load_config
 from s3e.pipeline import graph, keys, schedule, store
 from s3e.pipeline import study as studies
 from s3e.pipeline.graph import STAGES
-from s3e.pipeline.study import Run, Study, open_run
+from s3e.pipeline.study import Study, open_run
 from s3e.utils import S3EError, code_digest, is_locked, lock_file, read_json
 from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
 
@@ -52,7 +52,7 @@ DATA, TREE, CAPTIONER, DEBLURRER = list(STAGES)[1:5]
 FIRST, LAST = list(STAGES)[0], list(STAGES)[-1]
 
 
-def notebook(stage: str) -> nbformat.NotebookNode:
+def notebook(stage):
     parameters = COMMON + OWN.get(stage, "")
     names = [line.split(" =")[0] for line in parameters.splitlines()]
     code = [
@@ -68,7 +68,7 @@ def notebook(stage: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
 
 
-def copy_suite(root: Path) -> Path:
+def copy_suite(root):
     """A copy of the library with fake notebooks and a fake package of two modules and a data
     file.
     """
@@ -88,13 +88,13 @@ def copy_suite(root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repo(tmp_path_factory):
     """A copy of the suite in a folder with braces in its name."""
     return copy_suite(tmp_path_factory.mktemp("repo") / "a {copy}")
 
 
 @pytest.fixture
-def here(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(repo, tmp_path, monkeypatch):
     """The same copy seen from this process, with an empty store."""
     monkeypatch.setattr(keys, "PACKAGE", repo / "s3e")
     monkeypatch.setattr(utils, "RUNS", tmp_path / "runs")
@@ -106,11 +106,11 @@ def here(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         studies._HELD.pop(path).close()
 
 
-def begin(stage: str, **arguments: object) -> Run:
+def begin(stage, **arguments):
     return open_run(stage, profile="smoke", **arguments)
 
 
-def finish(*stages: str, **arguments: object) -> Path:
+def finish(*stages, **arguments):
     for stage in stages:
         run = begin(stage, **arguments)
         for name in run.outputs:
@@ -119,7 +119,7 @@ def finish(*stages: str, **arguments: object) -> Path:
     return run.path
 
 
-def states(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
+def states(capsys, *words):
     keys.forget()
     capsys.readouterr()
     command = ["run", "--profile", "smoke", "--variants", "baseline", "--status", *words]
@@ -129,10 +129,10 @@ def states(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> object:
+def refused(capsys):
     """The one sentence by which `run` refuses a request before anything starts."""
 
-    def request(*words: str) -> str:
+    def request(*words):
         assert main(["run", "--profile", "smoke", *words]) == 2
         error = capsys.readouterr().err
         assert len(error.splitlines()) == 1
@@ -142,11 +142,11 @@ def refused(capsys: pytest.CaptureFixture[str]) -> object:
 
 
 @pytest.fixture
-def edit() -> object:
+def edit():
     """Changes a text in a file; all files are put back afterwards."""
     before: dict[Path, str] = {}
 
-    def change(path: Path, old: str, new: str) -> None:
+    def change(path, old, new):
         text = path.read_text()
         assert old in text
         before.setdefault(path, text)
@@ -158,7 +158,7 @@ def edit() -> object:
 
 
 @pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def frames(tmp_path_factory):
     """Pairs in GoPro's layout."""
     return write_gopro(tmp_path_factory.mktemp("data") / "frames", subsets=("blur",), size=(40, 24))
 
@@ -166,7 +166,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------------------------- runs and keys
 
 
-def test_the_stage_table_knows_its_stages_and_settings() -> None:
+def test_the_stage_table_knows_its_stages_and_settings():
     names, sections = list(STAGES), load_config("smoke").model_dump()
     for position, stage in enumerate(STAGES.values()):
         assert set(stage.reads) <= set(names[:position])
@@ -177,7 +177,7 @@ def test_the_stage_table_knows_its_stages_and_settings() -> None:
     assert [graph.spoken(value) for value in (0.001, 1.27, 1.5)] == ["1 s", "76 s", "1.5 minutes"]
 
 
-def test_every_run_comes_after_what_it_reads(frames: Path) -> None:
+def test_every_run_comes_after_what_it_reads(frames):
     lent = {"semantics_from": "runs/smoke"}
     for study in (Study("study"), Study("study", str(frames), lent)):
         runs = study.runs
@@ -186,12 +186,12 @@ def test_every_run_comes_after_what_it_reads(frames: Path) -> None:
             assert all(runs.index(other) < runs.index(run) for other in run.reads)
 
 
-def trained(study: Study, variant: str, seed: int = 0) -> Run:
+def trained(study, variant, seed=0):
     return study.run("05_co_training" if variant == "full" else "06_ablation", variant, seed)
 
 
-def test_what_a_variant_reads(frames: Path) -> None:
-    def read(variant: str, data: str = "scenes") -> list[str]:
+def test_what_a_variant_reads(frames):
+    def read(variant, data="scenes"):
         return [str(other) for other in trained(Study("smoke", data), variant, 1).reads]
 
     assert read("no_tree_loss") == [f"{DATA}/all", f"{DEBLURRER}/s1"]
@@ -203,7 +203,7 @@ def test_what_a_variant_reads(frames: Path) -> None:
         Study("smoke", variants="baseline")
 
 
-def test_settings_follow_the_variant() -> None:
+def test_settings_follow_the_variant():
     study = Study("smoke")
     settings = {name: trained(study, name).settings for name in VARIANTS}
     assert "loss.caption" not in settings["baseline"] and "loss.caption" in settings["full"]
@@ -212,7 +212,7 @@ def test_settings_follow_the_variant() -> None:
     assert not any("loss" in name for name in study.run(DATA).settings)
 
 
-def test_outputs_follow_the_data(frames: Path) -> None:
+def test_outputs_follow_the_data(frames):
     pairs, scenes = Study("smoke", str(frames)), Study("smoke")
     assert "vocabulary.json" in scenes.run(DATA).outputs
     assert "vocabulary.json" not in pairs.run(DATA).outputs
@@ -220,7 +220,7 @@ def test_outputs_follow_the_data(frames: Path) -> None:
     assert "scores.csv" in outputs and "captions.json" not in outputs
 
 
-def test_minutes_of_an_unmeasured_profile_are_those_of_another(tmp_path: Path) -> None:
+def test_minutes_of_an_unmeasured_profile_are_those_of_another(tmp_path):
     study, paper = Study("study"), Study("paper", str(write_coco(tmp_path / "a", size=(20, 20))))
     plain, own = trained(study, "baseline"), trained(study, "no_tree_loss")
     assert own.expected_minutes > plain.expected_minutes
@@ -228,7 +228,7 @@ def test_minutes_of_an_unmeasured_profile_are_those_of_another(tmp_path: Path) -
     assert trained(paper, "baseline").expected_minutes == known
 
 
-def test_meaning_counts_not_layout() -> None:
+def test_meaning_counts_not_layout():
     plain = code_digest('"""Doc."""\ndef f(x):\n    "doc"\n    return x + 1\n', "a")
     other = '"""Other."""\n\n\ndef f(x):  # say\n    "more"\n    return (x + 1)\n'
     assert plain == code_digest(other, "a")
@@ -253,15 +253,7 @@ def test_meaning_counts_not_layout() -> None:
         ("s3e/report/s3e.mplstyle", "figure", "# figure", ""),  # of drawing
     ],
 )
-def test_status_says_why(
-    here: Path,
-    edit: object,
-    capsys: pytest.CaptureFixture[str],
-    place: str,
-    old: str,
-    new: str,
-    why: str,
-) -> None:
+def test_status_says_why(here, edit, capsys, place, old, new, why):
     finish(DATA, DEBLURRER)
     assert states(capsys)[f"{DEBLURRER}/s0"].startswith("fresh")
     edit(here / place, old, new)
@@ -269,9 +261,7 @@ def test_status_says_why(
     assert state.startswith("stale" if why else "fresh") and why in state
 
 
-def test_a_lesson_does_not_count_and_another_cell_does(
-    here: Path, edit: object, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lesson_does_not_count_and_another_cell_does(here, edit, capsys):
     path = here / "notebooks" / f"{DATA}.ipynb"
     edit(path, "what", "what")  # put back afterwards
     finish(DATA)
@@ -283,9 +273,7 @@ def test_a_lesson_does_not_count_and_another_cell_does(
     assert f"notebooks/{DATA}.ipynb changed" in states(capsys)[f"{DATA}/all"]
 
 
-def test_exploring_needs_no_run_and_other_weights_are_explored_again(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exploring_needs_no_run_and_other_weights_are_explored_again(here, capsys):
     finish(LAST)
     seen = states(capsys)
     assert seen[f"{LAST}/all"].startswith("fresh") and seen[f"{DATA}/all"] == "missing"
@@ -297,9 +285,7 @@ def test_exploring_needs_no_run_and_other_weights_are_explored_again(
     assert states(capsys)[f"{LAST}/all"].startswith("fresh")
 
 
-def test_overrides_recompute_only_what_depends(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_overrides_recompute_only_what_depends(here, capsys):
     finish(DATA, TREE, DEBLURRER)
     seen = states(capsys, "--set", "loss.tree=0.25")
     state = seen[f"{DEBLURRER}/s0"]
@@ -311,9 +297,7 @@ def test_overrides_recompute_only_what_depends(
         begin(CAPTIONER, overrides={"loss.tree": 0.25})
 
 
-def test_a_changed_profile_value_is_stale_downstream(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_profile_value_is_stale_downstream(here, capsys, monkeypatch):
     finish(DATA, TREE, DEBLURRER)
     (finish(CAPTIONER).parents[1] / DEBLURRER / "s0" / "log_deblurrer.csv").unlink()
     monkeypatch.setitem(PROFILES["smoke"], "loss", {"tree": 0.5})
@@ -324,7 +308,7 @@ def test_a_changed_profile_value_is_stale_downstream(
     assert "log_deblurrer.csv is lost" in seen[f"{DEBLURRER}/s0"]
 
 
-def test_the_data_count_by_what_they_hold(tmp_path: Path) -> None:
+def test_the_data_count_by_what_they_hold(tmp_path):
     data = tmp_path / "data"
     (data / "images").mkdir(parents=True)
     photo, captions = data / "images" / "a.jpg", data / "captions.json"
@@ -341,10 +325,8 @@ def test_the_data_count_by_what_they_hold(tmp_path: Path) -> None:
     assert len(seen) == 4
 
 
-def test_weights_count_by_content_and_are_found_from_any_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def settings(path: str) -> dict[str, object]:
+def test_weights_count_by_content_and_are_found_from_any_folder(tmp_path, monkeypatch):
+    def settings(path):
         return Study("smoke", overrides={"loss.vgg19_weights": path}).run(DEBLURRER).settings
 
     (tmp_path / "elsewhere").mkdir()
@@ -358,7 +340,7 @@ def test_weights_count_by_content_and_are_found_from_any_folder(
     assert settings("vgg19-dcbb9e9d.pth")["loss.vgg19_weights"] == "vgg19-dcbb9e9d.pth"
 
 
-def test_kinds_of_data(frames: Path, tmp_path: Path) -> None:
+def test_kinds_of_data(frames, tmp_path):
     small = {"size": (20, 20)}
     folders = {"coco": write_coco(tmp_path / "a", **small), "gopro": frames}
     folders |= {"karpathy": write_karpathy(tmp_path / "b", **small)}
@@ -370,7 +352,7 @@ def test_kinds_of_data(frames: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- the store
 
 
-def test_resume_only_with_the_same_key(here: Path, edit: object) -> None:
+def test_resume_only_with_the_same_key(here, edit):
     finish(DATA)
     run = begin(DEBLURRER)
     checkpoint, executed = run.path / "last.ckpt", run.path / "notebook.ipynb"
@@ -387,7 +369,7 @@ def test_resume_only_with_the_same_key(here: Path, edit: object) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", None])
-def test_finish_refuses(here: Path, value: object) -> None:
+def test_finish_refuses(here, value):
     run = begin(FIRST)
     with pytest.raises(S3EError, match="metric 'psnr'"):
         run.finish({"psnr": value})
@@ -399,7 +381,7 @@ def test_finish_refuses(here: Path, value: object) -> None:
     assert not (run.path / "done.json").exists()
 
 
-def test_finishing_and_opening_again(here: Path) -> None:
+def test_finishing_and_opening_again(here):
     run = begin(FIRST)
     run.finish({"psnr": 1})
     run.finish({"psnr": 2})  # the last cell run again
@@ -410,7 +392,7 @@ def test_finishing_and_opening_again(here: Path) -> None:
     assert not (run.path / "done.json").exists()
 
 
-def test_skipping_is_known_downstream(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_skipping_is_known_downstream(here, capsys):
     finish(DATA, TREE, CAPTIONER, DEBLURRER)
     finish("06_ablation", variant="baseline")
     with pytest.raises(SystemExit):
@@ -425,9 +407,7 @@ def test_skipping_is_known_downstream(here: Path, capsys: pytest.CaptureFixture[
     assert states(capsys)["07_evaluation/all"].startswith("running")
 
 
-def test_a_failure_is_forgotten_at_the_next_attempt_or_change(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_is_forgotten_at_the_next_attempt_or_change(here, capsys, monkeypatch):
     finish(DATA)
     name = f"{DEBLURRER}/s0"
     run = begin(DEBLURRER)
@@ -442,7 +422,7 @@ def test_a_failure_is_forgotten_at_the_next_attempt_or_change(
     assert "settings changed since" in states(capsys)[name]
 
 
-def test_the_card_names_what_is_not_usual(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_card_names_what_is_not_usual(here, capsys):
     begin(FIRST).card()
     assert "fallback" not in capsys.readouterr().out
     changed = {"runtime.precision": "bf16", "runtime.devices": 2, "loss.perceptual": 1.0}
@@ -456,11 +436,11 @@ def test_the_card_names_what_is_not_usual(here: Path, capsys: pytest.CaptureFixt
     assert about["packages"]["torch"][0].isdigit()
 
 
-def test_a_store_belongs_to_one_data_folder_and_has_a_stable_name(tmp_path: Path) -> None:
+def test_a_store_belongs_to_one_data_folder_and_has_a_stable_name(tmp_path):
     mine, other = tmp_path / "a" / "photos", tmp_path / "b" / "photos"
     mine.mkdir(parents=True), other.mkdir(parents=True)
 
-    def claim(folder: Path) -> None:
+    def claim(folder):
         Study("smoke", str(folder), run_dir=str(tmp_path / "store")).claim()
 
     claim(mine), claim(mine)
@@ -474,9 +454,7 @@ def test_a_store_belongs_to_one_data_folder_and_has_a_stable_name(tmp_path: Path
     assert Study("study", overrides=random, seeds=[0]).root.name == "study+a8406f70"
 
 
-def test_figures_of_other_data_do_not_replace_those_that_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_of_other_data_do_not_replace_those_that_are_there(tmp_path, monkeypatch):
     data = tmp_path / "mine"
     data.mkdir()
     run = Study("photos-cpu", str(data)).run("08_figures_and_tables")
@@ -497,9 +475,7 @@ def test_figures_of_other_data_do_not_replace_those_that_are_there(
 # ---------------------------------------------------------------------------- data without captions
 
 
-def test_tree_and_captioner_come_from_the_named_study(
-    here: Path, frames: Path, capsys: pytest.CaptureFixture[str], edit: object
-) -> None:
+def test_tree_and_captioner_come_from_the_named_study(here, frames, capsys, edit):
     finish(DATA, TREE, CAPTIONER, DEBLURRER)
     own = begin("05_co_training")
     assert own.captioner == own.upstream("03") and own.vocabulary == own.upstream("01")
@@ -524,9 +500,7 @@ def test_tree_and_captioner_come_from_the_named_study(
     assert baseline.vocabulary is None and baseline.captioner is None
 
 
-def test_without_a_study_to_borrow_from_nothing_starts(
-    here: Path, frames: Path, refused: object
-) -> None:
+def test_without_a_study_to_borrow_from_nothing_starts(here, frames, refused):
     data, lent = ("--data", str(frames)), ("--semantics-from", str(utils.RUNS / "smoke"))
     remedy = (
         r"python run_all.py --profile smoke\) and name its store \(--semantics-from runs/smoke\)"
@@ -542,13 +516,11 @@ def test_without_a_study_to_borrow_from_nothing_starts(
 
 
 @pytest.mark.parametrize("kind", ["scenes", "coco", "gopro"])
-def test_what_will_be_skipped_is_known_beforehand(
-    kind: str, frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_will_be_skipped_is_known_beforehand(kind, frames, tmp_path, capsys):
     coco = write_coco(tmp_path / "a", size=(20, 20))
     study = Study("smoke", {"scenes": "scenes", "gopro": str(frames), "coco": str(coco)}[kind])
 
-    def skipped(variant: str) -> str:
+    def skipped(variant):
         return trained(study, variant).why_skipped
 
     assert ("label maps" in skipped("oracle_map")) is (kind != "scenes")
@@ -559,9 +531,7 @@ def test_what_will_be_skipped_is_known_beforehand(
         assert bool(study.run(stage).why_skipped) is (kind == "gopro")
 
 
-def test_the_texture_control_is_read_where_it_exists(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_texture_control_is_read_where_it_exists(here, capsys):
     chosen = {"variants": ["baseline"], "seeds": [0]}
     finish(DATA, TREE, CAPTIONER, DEBLURRER)
     finish("06_ablation", variant="baseline")
@@ -602,18 +572,14 @@ def test_the_texture_control_is_read_where_it_exists(
         ("--data EMPTY", "holds no photos"),
     ],
 )
-def test_bad_requests_stop_before_any_kernel(
-    here: Path, frames: Path, tmp_path: Path, refused: object, words: str, says: str
-) -> None:
+def test_bad_requests_stop_before_any_kernel(here, frames, tmp_path, refused, words, says):
     (tmp_path / "empty").mkdir()
     words = words.replace("FRAMES", f"{frames} --variants baseline")
     assert says in refused(*words.replace("EMPTY", str(tmp_path / "empty")).split())
     assert not utils.RUNS.exists()
 
 
-def test_bad_places_and_notebooks(
-    here: Path, tmp_path: Path, refused: object, edit: object
-) -> None:
+def test_bad_places_and_notebooks(here, tmp_path, refused, edit):
     (tmp_path / "runs").write_text("a file")
     assert "cannot be written" in refused("--until", "00")
     edit(here / "notebooks" / "06_ablation.ipynb", "variant = ", "arm = ")
@@ -640,9 +606,7 @@ def test_bad_places_and_notebooks(
         ({"device": "cuda", "devices": 4}, 0, "0,1,2", "runtime.devices = 4 GPUs, are more"),
     ],
 )
-def test_places_fit_the_machine(
-    settings: dict, wanted: int, gpus: str, places: int | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_places_fit_the_machine(settings, wanted, gpus, places, monkeypatch):
     monkeypatch.setattr(utils, "cores", lambda: 12)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     if isinstance(places, str):
@@ -652,11 +616,11 @@ def test_places_fit_the_machine(
         assert schedule.Local(Runtime(**settings), wanted).places == places
 
 
-def test_every_notebook_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_notebook_has_gpus_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-ab,7,8,9")
     both, seen = threading.Barrier(2, timeout=60), []
 
-    def run_notebook(job: dict, stop: object) -> str:
+    def run_notebook(job, stop):
         both.wait()
         seen.append(job["environment"]["CUDA_VISIBLE_DEVICES"])
         return ""
@@ -669,7 +633,7 @@ def test_every_notebook_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(seen) == ["4,GPU-ab", "7,8"]
 
 
-def test_a_job_names_what_it_needs(here: Path) -> None:
+def test_a_job_names_what_it_needs(here):
     folder, study = finish(DATA), Study("smoke")
     job = schedule.job_of(study.run(DEBLURRER), {"seed": 0})
     assert job["needs"] == {str(folder): study.run(DATA).key} and json.dumps(job)
@@ -681,7 +645,7 @@ def test_a_job_names_what_it_needs(here: Path) -> None:
     assert store.complete(folder, job["needs"][str(folder)], seconds=60)["skipped"] == ""
 
 
-def test_who_waits_for_a_lock_is_told_who_has_it(tmp_path: Path) -> None:
+def test_who_waits_for_a_lock_is_told_who_has_it(tmp_path):
     path, told = tmp_path / "lock", []
     first = lock_file(path, told.append)
     with ThreadPoolExecutor() as pool:
@@ -696,29 +660,29 @@ def test_who_waits_for_a_lock_is_told_who_has_it(tmp_path: Path) -> None:
 class Command:
     """`run_all.py` of the copy as a person would start it."""
 
-    def __init__(self, repo: Path, runs: Path):
+    def __init__(self, repo, runs):
         self.repo, self.log = repo, runs.parent / "log.txt"
         own = {"S3E_RUNS": str(runs), "PYTHONPATH": str(repo), "S3E_NO_JAVA": "1"}
         self.environment = {**os.environ, **own}
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words):
         command = [sys.executable, "run_all.py", "--profile", "smoke", "--variants", "baseline"]
         options = {"cwd": self.repo, "env": self.environment}
         with open(self.log, "a") as log:
             return subprocess.Popen([*command, *words], stdout=log, stderr=log, **options)
 
-    def run(self, *words: str) -> tuple[int, str]:
+    def run(self, *words):
         return self.start(*words).wait(300), self.log.read_text()
 
 
-def wait_for(what: object, seconds: float = 300.0) -> None:
+def wait_for(what, seconds=300.0):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
 
 
-def hanging(runs: Path) -> Path:
+def hanging(runs):
     """The folder of the runs of 04, which will hang after their first step."""
     stage = runs / "smoke" / DEBLURRER
     stage.mkdir(parents=True)
@@ -729,13 +693,13 @@ def hanging(runs: Path) -> Path:
 ALONE = ("--from", "04", "--until", "04")
 
 
-def begun(process: subprocess.Popen, ticks: Path, count: int) -> list[psutil.Process]:
+def begun(process, ticks, count):
     """Wait until a training has written so many ticks; returns the processes below `process`."""
     wait_for(lambda: ticks.exists() and len(ticks.read_text()) == count)
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def test_killed_kernel_and_killed_runner_go_on(here: Path, tmp_path: Path) -> None:
+def test_killed_kernel_and_killed_runner_go_on(here, tmp_path):
     finish(DATA)
     runs = tmp_path / "runs"
     command, stage = Command(here, runs), hanging(runs)
@@ -765,7 +729,7 @@ def test_killed_kernel_and_killed_runner_go_on(here: Path, tmp_path: Path) -> No
     assert read_json(folder / "metrics.json") == {"loss": 1.0, "resumed": 1}
 
 
-def test_an_interrupt_ends_everything_and_says_how_to_go_on(here: Path, tmp_path: Path) -> None:
+def test_an_interrupt_ends_everything_and_says_how_to_go_on(here, tmp_path):
     finish(DATA)
     command, stage = Command(here, tmp_path / "runs"), hanging(tmp_path / "runs")
     process = command.start(*ALONE)
@@ -778,9 +742,7 @@ def test_an_interrupt_ends_everything_and_says_how_to_go_on(here: Path, tmp_path
     assert "go on with: python run_all.py --profile smoke" in log and "Traceback" not in log
 
 
-def test_a_failing_cell_is_shown_and_others_go_on(
-    here: Path, tmp_path: Path, edit: object, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failing_cell_is_shown_and_others_go_on(here, tmp_path, edit, capsys):
     edit(here / "notebooks" / f"{FIRST}.ipynb", "import time", "(1 / 0)  # too much")
     edit(here / "notebooks" / f"{DATA}.ipynb", "import time", "run.skip('no captions')")
     code, log = Command(here, tmp_path / "runs").run("--until", "01", "--jobs", "2")
