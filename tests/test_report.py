@@ -77,7 +77,6 @@ def write_samples(folder: Path, tree: bool, restored: bool) -> None:
     if tree:
         generator = np.random.default_rng(0)
         arrays["attention"] = generator.dirichlet(np.ones(64), (4, 7)).reshape(4, 7, 8, 8)
-        arrays["word_attention"] = generator.dirichlet(np.ones(7), (4, 10))
     np.savez_compressed(folder / "samples.npz", **arrays)
     label = {"predicted": ["dog", "null", "cup", *TREE[3:]] if tree else None, "target": TREE}
     records = [
@@ -349,7 +348,7 @@ def makers(store, frames):
         "fig8": lambda: plots.gain_by_severity(frames["differences"], frames["bins"]),
         "fig9": lambda: plots.training_curves(logs_of(store)),
         "fig10": lambda: plots.closing(gains.closing_by_step(store["variants"])),
-        "fig12": lambda: photos.error_maps(columns, shown[::-1], count=2),
+        "fig12": lambda: photos.errors(columns, shown[::-1], count=2),
         "fig14": lambda: plots.seeds(frames["by_seed"], frames["differences"]),
         "tree": lambda: diagram.tree(TREE, [0.5] * 7),
         "losses": lambda: plots.losses(store["variants"][0], "cotrain"),
@@ -570,50 +569,3 @@ def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, mo
         "figures 2, 3, 6 and 7 are left out: these data have no captions" in said
         and "tables 3, 5 and 6 are left" in said
     )
-
-
-def write_definitions(root: Path) -> Path:
-    from s3e.evaluation.images import DEFINITIONS
-
-    folder = root / "07b_metric_definitions" / "all"
-    folder.mkdir(parents=True)
-    rows = [
-        {"variant": variant, "definition": item.name, "metric": item.metric, "value": 20.0 + place}
-        for item in DEFINITIONS
-        for place, variant in enumerate(("blurred", *GAINS))
-    ]
-    pd.DataFrame(rows).to_csv(folder / "definitions.csv", index=False)
-    return folder
-
-
-def test_notebook_08_draws_everything(store, frames, tmp_path, monkeypatch):
-    corpus = write_corpus(tmp_path)
-    for folder in store["variants"]:
-        np.save(folder / "restored_test.npy", pictures_of(len(IDS)))
-    spoken = dict(zip(("fidelity", "fidelity_differences"), judged(), strict=True))
-    evaluated = {**frames, **spoken, "closing_by_step": gains.closing_by_step(store["variants"])}
-    single = {"01_data_blurring": corpus, "07_evaluation": write_evaluation(tmp_path, evaluated)}
-    many = {"03_train_captioner": store["captioners"], "05_co_training": store["variants"][1:2]}
-    many |= {
-        "06_ablation": store["variants"][:1] + store["variants"][2:],
-        "02_train_s3_tree": store["others"][:1],
-    }
-    many["07b_metric_definitions"] = [write_definitions(tmp_path)]
-    run = FakeRun(
-        config=load_config("smoke"), store_name="smoke", skipped={}, single=single, many=many
-    )
-    execute_08(run, tmp_path / "figures", monkeypatch, "light", "moderate", "severe")
-    assert (
-        "Protocol: made up for a test."
-        in (tmp_path / "figures" / "table1_deblurring.md").read_text()
-    )
-    drawn = {path.stem.split("_")[0] for path in run.outputs}
-    assert {name for name in drawn if name[:3] == "fig"} == {
-        f"fig{number}" for number in (*range(1, 5), *range(6, 13), 14)
-    }
-    assert {name for name in drawn if name[:5] == "table"} == {
-        f"table{number}" for number in (1, *range(3, 10), "A1")
-    }
-    assert {"manifest.json", "report.html"} <= {path.name for path in run.outputs}
-    assert all(path.stat().st_size for path in run.outputs)
-    assert run.metrics == {"files": 12 * 2 + 9 * 2 + 1}

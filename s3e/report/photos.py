@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from s3e.blur import kernel_for
+from s3e.blur import kernels_for
 from s3e.captions.tree import NODE_NAMES, NULL
 from s3e.config import Config
 from s3e.data.corpus import Corpus
@@ -47,12 +47,11 @@ def sheet(
     notes: Mapping[str, Sequence[str]] | None = None,
     rows: Sequence[str] = (),
     across: int = 0,
-    peak: float | None = None,
 ) -> Figure:
     """Columns of square cells under their titles, `across` on a line (0: all), the rest below.
 
-    Images (H, W, 3), or (H, W) from black (0) to yellow (`peak`). `notes`: by title, a text below
-    each image, red where it starts with ✗; `rows`: words at the left of each.
+    `notes`: by title, a text below each image, red where it starts with ✗; `rows`: words at the
+    left of each.
     """
     notes, titles = notes or {}, list(columns)
     across, deep = across or len(titles), len(columns[titles[0]])
@@ -71,7 +70,7 @@ def sheet(
             bottom = tall - line * block - head - row * (side + foot) - side
             place = (left + column * (side + gap), bottom, side, side)
             axes = bare(figure.add_axes(np.divide(place, (PAGE_WIDTH, tall) * 2)))
-            axes.imshow(image, "inferno", vmin=0, vmax=peak)
+            axes.imshow(image)
             note = notes[title][row] if title in notes else ""
             ink = VERMILLION if note.startswith("✗") else INK
             axes.set_xlabel(note, size=7, color=ink, labelpad=2, linespacing=1.1)
@@ -90,16 +89,13 @@ def severity_views(
     corpus: Corpus, config: Config, count: int = 3
 ) -> tuple[dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
     """Photos to show, sharp and in every severity, and the kernels of those that were made."""
-    split, size, seed = shown(corpus, config), config.data.size, config.blur.seed
+    split = shown(corpus, config)
     names = [name for name in corpus.severities if name in split.blurred]
-    chosen = split.spread(split.rows(*names))[:count]
-    images = {"sharp": split.sharp[chosen]} | {name: split.blurred[name][chosen] for name in names}
-    kernels = {
-        name: [kernel_for(split.ids[row], name, size, seed) for row in chosen]
-        for name in names
-        if name in corpus.synthetic
-    }
-    return images, kernels
+    rows = split.spread(split.rows(*names))[:count]
+    views, ids = {"sharp": split.sharp} | split.blurred, [split.ids[row] for row in rows]
+    images = {name: views[name][rows] for name in ("sharp", *names)}
+    size, seed = config.data.size, config.blur.seed
+    return images, {name: kernels_for(ids, name, size, seed)[0] for name in corpus.synthetic}
 
 
 def severities(
@@ -127,21 +123,16 @@ def results(
     return sheet(drawn | {"sharp": sharp[:count]}, notes, rows)
 
 
-@styled
-def error_maps(
+def errors(
     columns: Mapping[str, np.ndarray], sharp: np.ndarray, rows: Sequence[str] = (), count: int = 4
 ) -> Figure:
-    """Figure 12: mean absolute error over the colours of images as in `results`, on one scale."""
-    sharp = sharp[:count]
-    images = {short(name): own[:count] for name, own in columns.items()}
-    errors = {name: np.abs(own.astype(float) - sharp).mean(-1) for name, own in images.items()}
-    peak = float(np.quantile(list(errors.values()), 0.995)) or 1.0
-    notes = {name: _decibels(own, sharp) for name, own in images.items()}
-    figure = sheet({"sharp": sharp} | errors, notes, rows, peak=peak)
-    look = {"location": "bottom", "fraction": 0.07, "shrink": 0.5, "pad": 0.06, "extend": "max"}
-    words = "absolute error, grey levels of 255"
-    figure.colorbar(figure.axes[-1].images[0], ax=figure.axes, label=words, **look).ax.grid(False)
-    return figure
+    """Figure 12: absolute errors of images as in `results`, twice as strong; black: none."""
+    shown, notes = {"sharp": sharp[:count]}, {}
+    for name, images in columns.items():
+        title = f"2 x error, {short(name)}"
+        shown[title] = [strengthened(*pair, 2) for pair in zip(images[:count], sharp, strict=False)]
+        notes[title] = _decibels(images[:count], sharp[:count])
+    return sheet(shown, notes, rows)
 
 
 def failures(
@@ -268,12 +259,11 @@ def kernels(
 ) -> Figure:
     """Kernels of several images under each severity, all at one scale, extent in pixels below."""
     side = max(kernel.shape[0] for row in shown.values() for kernel in row) + 2
-    columns, notes = {}, {}
-    for number, (drawn, long) in enumerate(
-        zip(zip(*shown.values(), strict=True), zip(*extents.values(), strict=True), strict=True)
-    ):
-        columns[f"image {number + 1}"] = [kernel_image(kernel, side) for kernel in drawn]
-        notes[f"image {number + 1}"] = [f"{pixels:.0f} px" for pixels in long]
+    count = range(len(next(iter(shown.values()))))
+    columns = {
+        f"image {n + 1}": [kernel_image(row[n], side) for row in shown.values()] for n in count
+    }
+    notes = {f"image {n + 1}": [f"{extents[name][n]:.0f} px" for name in shown] for n in count}
     return sheet(columns, notes, list(shown))
 
 

@@ -12,10 +12,8 @@ from s3e.evaluation.collect import read_log, severities
 from s3e.report.style import (
     GREY,
     INK,
-    OKABE_ITO,
     ORDER,
     PAGE_WIDTH,
-    SKY,
     colour,
     in_order,
     label,
@@ -31,12 +29,7 @@ TRAININGS = {  # `log_<name>.csv` -> panel title
     "cotrain": "C: co-training",
 }  # fmt: skip
 TERMS = ("pixel", "perceptual", "tree", "caption")  # losses of figure 9
-SEVERITY_COLOUR = {
-    "light": OKABE_ITO[2],
-    "moderate": OKABE_ITO[1],
-    "severe": OKABE_ITO[6],
-    "released": SKY,
-}
+QUANTITIES = {"score": "validation score", "gain": "PSNR gain (dB)"}
 
 
 def _legend(figure: Figure) -> None:
@@ -45,9 +38,8 @@ def _legend(figure: Figure) -> None:
     for axes in figure.axes:
         handles, names = axes.get_legend_handles_labels()
         found = dict(zip(names, handles, strict=True)) | found
-    most = 4 if figure.get_figwidth() > PAGE_WIDTH / 2 else 2
-    place = {"loc": "outside lower center", "ncols": max(1, min(most, len(found)))}
-    figure.legend(found.values(), found.keys(), **place)
+    columns = min(int(figure.get_figwidth() / 1.7), len(found))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
 def _look(variant: str) -> dict[str, str]:
@@ -68,7 +60,7 @@ def curves(logs: pd.DataFrame, by: str = "variant") -> Figure:
     panels = list(logs.groupby(keys, sort=False))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    size = (PAGE_WIDTH * max(2, columns) / 3, 1.75 * rows + 0.45)
+    size = (PAGE_WIDTH * max(2, columns) / 3, 1.75 * rows + 0.4 + 0.06 * logs[by].nunique())
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (names, own) in zip(grid, panels, strict=False):
@@ -80,13 +72,13 @@ def curves(logs: pd.DataFrame, by: str = "variant") -> Figure:
             (thick,) = axes.plot(smooth, linewidth=1.4, **look, **every)
             axes.plot(mean, color=thick.get_color(), linewidth=0.5, alpha=0.25)
         title = TRAININGS.get(names[0], label(names[0])) if len(keys) == 2 else ""
-        quantity = "validation score" if names[-1] == "score" else f"{names[-1]} loss"
+        quantity = QUANTITIES.get(names[-1], f"{names[-1]} loss")
         axes.set(title=title, xlabel="step", ylabel=quantity)
         if (own.value > 0).all() and own.value.max() > 20 * own.value.median():
             axes.set_yscale("log")
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    if logs[by].nunique() > 1:
+    if logs[by].any():
         _legend(figure)
     return figure
 
@@ -153,27 +145,15 @@ def gain_by_severity(
     return figure
 
 
-@styled
 def closing(progress: pd.DataFrame) -> Figure:
     """Figure 10: PSNR gained over the baseline on validation images, against steps.
 
-    Thick: mean over seeds; thin: each seed; variants of one seed are left out where others have
-    several. `progress`: `closing_by_step` of notebook 07.
+    Variants of one seed are left out where others have several. `progress`: `closing_by_step` of
+    notebook 07.
     """
-    figure = Figure(figsize=(PAGE_WIDTH / 2, 3.0), layout="constrained")
-    axes, count = figure.subplots(), progress.groupby("variant").seed.nunique()
-    for variant in in_order(count[count > 1].index) or in_order(count.index):
-        own = progress[progress.variant == variant].pivot(
-            index="step", columns="seed", values="gain"
-        )
-        axes.plot(own, color=colour(variant), linewidth=0.5, alpha=0.4)
-        every = {"markevery": max(1, len(own) // 8), "markersize": 3.5}
-        axes.plot(own.mean(axis=1), linewidth=1.4, **_look(variant), **every)
-    axes.axhline(0, color=INK, linewidth=0.9)
-    gained = "PSNR gain over baseline (dB)"
-    axes.set(title="validation images", xlabel="step of co-training", ylabel=gained)
-    _legend(figure)
-    return figure
+    count = progress.groupby("variant").seed.transform("nunique")
+    chosen = progress[(count > 1) | (count.max() == 1)].rename(columns={"gain": "value"})
+    return curves(chosen.assign(training="cotrain", term="gain"))
 
 
 @styled
@@ -219,12 +199,10 @@ def severity_spread(table: pd.DataFrame) -> Figure:
     known, words = table.extent.notna().any(), "PSNR of the blurred image (dB)"
     figure = Figure(figsize=(PAGE_WIDTH, 2.4), layout="constrained")
     left, *right = figure.subplots(1, 1 + known, squeeze=False)[0]
-    edges = np.histogram_bin_edges(table.psnr_blurred, bins=24)
     for name, own in table.groupby("severity", sort=False):
-        ink = SEVERITY_COLOUR.get(name, INK)
-        left.hist(own.psnr_blurred, edges, histtype="step", color=ink, label=name)
+        left.hist(own.psnr_blurred, 16, histtype="step", label=name)
         for axes in right:
-            axes.scatter(own.extent, own.psnr_blurred, s=6, color=ink, alpha=0.6, linewidths=0)
+            axes.scatter(own.extent, own.psnr_blurred, s=6, alpha=0.6, linewidths=0)
             axes.set(title="b  one name, many strengths", ylabel=words)
             axes.set(xlabel="kernel extent (pixels)")
     left.set(title="a  how much is left", xlabel=words, ylabel="images")
