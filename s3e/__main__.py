@@ -12,8 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from s3e.config import PROFILES, VARIANTS, Config, Data, choices, load_config, parse_setting
-from s3e.utils import FIGURES, S3EError, reader_gone
+from s3e.config import PROFILES, VARIANTS, Config, load_config, parse_setting
+from s3e.utils import FIGURES, S3EError, read_json, reader_gone
 
 # MSCOCO, Karpathy's training captions, words that occur at most five times left out
 COCO_WORDS = 9_490
@@ -52,7 +52,6 @@ WEIGHTS = path(
 )
 WRITTEN = "print the {}, and write it to NAME.json; by the reader whose tree guides the restoration"
 ROOT = path("root", metavar="ROOT", help="the data folder")
-SUBSET = {"choices": choices(Data, "subset"), "help": "GoPro: which blurred frames"}
 JOBS = arg("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
 MANY: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
 SETTINGS = arg("--set", dest="settings", **MANY, metavar="NAME=VALUE", help="e.g. loss.caption=0.5")
@@ -140,7 +139,7 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
             "s3e.data.prepare:check",
             "say what a data folder holds, and which of its files are broken",
             ROOT,
-            arg("--subset", **SUBSET, default="blur"),
+            arg("--subset", choices=("blur", "blur_gamma"), default="blur", help="GoPro's frames"),
             JOBS,
         ),
         "prepare": (
@@ -162,7 +161,7 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
     "weights": {
         "download": (
             "s3e.models.build:download_weights",
-            "fetch public weights (VGG19, ResNet) from their official address",
+            "fetch VGG19's public weights from their official address",
             arg("name", metavar="NAME", help="e.g. vgg19-dcbb9e9d.pth"),
             path("--to", metavar="FOLDER", help="where to (default: runs/weights)"),
         ),
@@ -191,7 +190,6 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
         "s3e.__main__:info",
         "print networks, parameters and multiply-adds of a profile",
         arg("--profile", **PROFILE, default="laptop", help="default: laptop"),
-        arg("--data", metavar="FOLDER", help="count the vocabulary of these data"),
         SETTINGS,
     ),
 }
@@ -226,21 +224,18 @@ def build_report(folder: Path | None) -> int:
     return 0
 
 
-def info(profile: str, data: str | None, settings: list[str]) -> int:
+def info(profile: str, settings: list[str]) -> int:
     """`info`: networks of a profile with parameters and multiply-adds."""
     from tabulate import tabulate
 
     overrides = dict(parse_setting(text) for text in settings)
-    missing = not data and PROFILES[profile].get("data", {}).get("source") == ""
-    config = load_config(profile, "." if missing else data or "scenes", overrides=overrides)
-    sizes, side = vocabulary(config, missing), config.data.size
-    labels = sizes.labels
-    counts = (
-        f"{len(sizes.words):,} words, {len(labels.entities):,} entities, {len(labels.relations):,}"
-        " relations"
-    )
-    print(f"profile     {profile}, images of {side} x {side} pixels")
-    print(f"vocabulary  {counts}, {sizes.origin}")
+    photos = PROFILES[profile].get("data", {}).get("source") == ""
+    config = load_config(profile, "." if photos else "scenes", overrides=overrides)
+    sizes = vocabulary(config)
+    words, entities, relations = map(len, (sizes.words, *vars(sizes.labels).values()))
+    print(f"profile     {profile}, images of {config.data.size} x {config.data.size} pixels")
+    labels = f"{entities:,} entities, {relations:,} relations"
+    print(f"vocabulary  {words:,} words, {labels}, as {sizes.origin}")
     for text in config.fallbacks():
         print(f"fallback    {text}")
     rows = [
@@ -257,41 +252,18 @@ def info(profile: str, data: str | None, settings: list[str]) -> int:
     return 0
 
 
-def vocabulary(config: Config, missing: bool) -> SimpleNamespace:
-    """Words and labels of the training captions, with their `origin`, as `network_costs` needs
-    them.
-
-    Where data are `missing` or have no captions: as large as the settings allow, with MSCOCO's
-    number of words.
+def vocabulary(config: Config) -> SimpleNamespace:
+    """Words and labels with their `origin`, as `network_costs` needs them: those of the built-in
+    scenes, or as many as the settings allow, with MSCOCO's number of words.
     """
-    from s3e.captions.parser import parse_caption
-    from s3e.captions.tree import TreeVocabulary, Vocabulary
-    from s3e.data.prepare import read
-    from s3e.data.scenes import make_split
-
-    data, text, rows = config.data, config.text, []
-    if data.source == "scenes":  # captions are the same at every size
-        scenes = make_split("train", data.train, size=32, seed=data.seed)
-        rows = [scene.captions for scene in scenes]
-    elif not missing:
-        rows = read(config).images.query("split == 'train'")["captions"]
-        rows = rows[: data.train or None]
-    captions = [caption for texts in rows for caption in texts]
-    if not captions:
-        limits = range(text.entities + 1), range(text.relations + 1)  # NULL is one more
-        return SimpleNamespace(
-            words=range(COCO_WORDS),
-            labels=SimpleNamespace(entities=limits[0], relations=limits[1]),
-            categories=(),
-            origin="assumed: text.entities, text.relations and MSCOCO's words",
-        )
-    trees = map(parse_caption, captions)
-    return SimpleNamespace(
-        words=Vocabulary.build(captions, text.min_count),
-        labels=TreeVocabulary.build(trees, text.entities, text.relations, text.label_min_count),
-        categories=(),
-        origin=f"counted in the training captions of {data.source}",
-    )
+    origin, words = "the settings allow, words as in MSCOCO", range(COCO_WORDS)
+    limits = config.text.entities + 1, config.text.relations + 1  # NULL is one more
+    labels = SimpleNamespace(entities=range(limits[0]), relations=range(limits[1]))
+    if config.data.source == "scenes":
+        known = read_json(Path(__file__).parent / "weights/01_data_blurring/all/vocabulary.json")
+        origin, words = "the demonstration weights have them", known["words"]
+        labels = SimpleNamespace(**known["labels"])
+    return SimpleNamespace(words=words, labels=labels, categories=(), origin=origin)
 
 
 def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
@@ -305,10 +277,7 @@ def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
 
     from s3e.data.corpus import Batch
     from s3e.models.build import build_critic, build_model, count_parameters
-    from s3e.models.tree import NODES
 
-    random = config.model.model_copy(update={"encoder_weights": ""})  # no file of weights is read
-    config = config.model_copy(update={"model": random})
     found = {}
 
     def count(name: str, network: torch.nn.Module, *inputs: Any, **options: int) -> None:
@@ -319,9 +288,8 @@ def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
     with torch.device("meta"), torch.no_grad():
         image = torch.zeros(1, 3, config.data.size, config.data.size)
         words = torch.zeros(1, config.text.max_words + 2).long()  # with its signs of begin and end
-        nodes = torch.zeros(1, NODES).long()
         model = build_model(config, sizes, "full").eval()
-        read = model.read(Batch([""], image, image, words, nodes, None))
+        read = model.read(Batch([""], image, image, words, words, None))
         count("generator", build_model(config, sizes, "baseline").generator, image)
         count("critic", build_critic(config), image)
         count("encoder", model.semantics.encoder, image)
@@ -330,8 +298,7 @@ def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
         count("decoder", model.semantics.decoder, *state, length=words.shape[1])
         count("embedding", model.generator, image, read.maps)
     more = zip(found["embedding"], found["generator"], strict=True)
-    found["embedding"] = tuple(whole - alone for whole, alone in more)
-    return found
+    return found | {"embedding": tuple(whole - alone for whole, alone in more)}
 
 
 def main(command: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ only way in.
 
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
@@ -374,8 +374,3 @@ def _explain(item: Any) -> str:
         model = Config.model_fields[section].annotation if section else Config
         return f"unknown setting '{name}'; known there: {', '.join(model.model_fields)}"
     return f"setting '{name}' = {item['input']!r}: {item['msg'].lower()}"
-
-
-def choices(section: type[Section], field: str) -> tuple:
-    """The values that a field of a section may have."""
-    return get_args(section.model_fields[field].annotation)

@@ -13,7 +13,6 @@ from s3e.__main__ import main, network_costs, parser, vocabulary
 from s3e.config import load_config
 from s3e.models.build import build_semantics, count_parameters
 from s3e.utils import S3EError
-from tests.fixtures_data import write_coco, write_gopro
 
 LABELS = SimpleNamespace(entities=range(25), relations=range(14))
 SIZES = SimpleNamespace(words=range(127), labels=LABELS, categories=())
@@ -29,7 +28,7 @@ def networks(**overrides):
 
 def test_networks_of_the_paper_size():
     config = load_config("paper", data=".")
-    sizes = vocabulary(config, missing=True)
+    sizes = vocabulary(config)
     found = network_costs(config, sizes)
     assert found["generator"][0] == 11_378_179 and found["critic"][0] == 2_764_737
     assert found["generator"][1] / 1e9 == pytest.approx(49.6, abs=0.1)  # specification 3.1
@@ -58,38 +57,18 @@ def test_paper_is_printed_without_data(capsys):
         "2,764,737",
         "49.552 G",
         "3.610 G",
-        "9,490 words, 801 entities, 251 relations, assumed",
+        "9,490 words, 801 entities, 251 relations, as the settings allow",
         "fallback    no VGG19 weights",
     ):
         assert text in printed
 
 
-def test_vocabularies_are_those_of_the_corpus(tiny, corpus):
-    sizes = vocabulary(tiny, missing=False)
-    assert sizes.words.words == corpus.words.words and sizes.origin.endswith("of scenes")
-    assert sizes.labels.entities == corpus.labels.entities
+def test_scenes_have_the_vocabulary_of_the_demonstration_weights(capsys):
+    assert main(["info", "--profile", "smoke"]) == 0
+    assert "25 entities, 14 relations, as the demonstration" in capsys.readouterr().out
 
 
-def test_words_of_photos_are_counted(tmp_path, capsys):
-    write_coco(tmp_path)
-    command = ["info", "--profile", "smoke", "--data", str(tmp_path), "--set", "text.min_count=6"]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    assert f"counted in the training captions of {tmp_path}" in printed
-    more = vocabulary(load_config("smoke", str(tmp_path)), missing=False)
-    words = int(printed.split("vocabulary")[1].split()[0])
-    assert 4 < words < len(more.words)  # rarer words are left out
-
-
-def test_data_without_captions_have_the_largest_vocabulary(tmp_path):
-    videos = ("train/GOPR0001_07_00", "train/GOPR0002_07_00", "test/GOPR0003_07_00")
-    write_gopro(tmp_path, dict.fromkeys(videos, 6))
-    assert vocabulary(load_config("smoke", str(tmp_path)), False).origin.startswith("assumed")
-
-
-def test_wrong_requests_are_refused(tmp_path, capsys):
-    assert main(["info", "--data", str(tmp_path / "none")]) == 2
-    assert "no such folder" in capsys.readouterr().err
+def test_wrong_requests_are_refused(capsys):
     assert main(["info", "--set", "model.wide=3"]) == 2
     assert "unknown setting 'model.wide'" in capsys.readouterr().err
     for wrong in (["info", "--profile", "big"], ["info", "now"], ["inform"], ["weights"], []):

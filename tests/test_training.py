@@ -216,36 +216,38 @@ def test_other_precisions_train_alike(corpus, tmp_path, changes, rtol):
         np.testing.assert_allclose(logs[1][name], logs[0][name], rtol=allowed)
 
 
-def networks(corpus, variant="full", **overrides):
-    """Model (whose embedding has left zero) and critic of a variant, a batch of two images, the
-    settings.
-    """
+def training_of(corpus, folder, variant="full", **overrides):
+    """A co-training whose embedding has left zero, and a batch of two images."""
     config = load_config("smoke", overrides={**TINY, **overrides})
     model = build_model(config, corpus, variant)
     for embed in model.generator.embed.values():
         nn.init.normal_(embed.mix.weight, std=0.1)
-    return model, build_critic(config), corpus.val.batch(np.arange(2), "severe"), config
+    networks = model, build_critic(config)
+    training = CoTraining(folder, "c", *networks, corpus, config, "c", variant)
+    return training, corpus.val.batch(np.arange(2), "severe")
 
 
-def test_semantic_losses_reach_what_they_can(corpus):
+def test_semantic_losses_reach_what_they_can(corpus, tmp_path):
     config = load_config("smoke", overrides=TINY)
     source, batch = new_source(config, corpus), corpus.val.batch(np.arange(2), "severe")
-    table = effects.semantic_gradients(source, batch, config, tree=True, caption=True)
+    losses = {"tree": True, "caption": True}
+    training = PretrainSemantics(tmp_path, "a", "a2", source, corpus, config, **losses)
+    table = effects.gradients(training, batch)
     assert list(table.columns) == ["encoder", "tree", "decoder"]
     assert {term: (row > 0).tolist() for term, row in table.iterrows()} == {
         "tree": [True, True, False],
         "caption": [True] * 3,
     }
     twice = load_config("smoke", overrides={**TINY, "loss.tree": 0.2})
-    double = effects.semantic_gradients(source, batch, twice, tree=True, caption=False)
+    training = PretrainSemantics(tmp_path, "t", "tree", source, corpus, twice, **losses)
+    double = effects.gradients(training, batch)
     assert list(double.index) == ["tree"]
     assert (double.loc["tree"] / 2).tolist() == pytest.approx(table.loc["tree"].tolist(), rel=1e-5)
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_the_deblurring_loss_reaches_tree_and_encoder_unless_detached(corpus, detached):
-    *given, config = networks(corpus, "oracle" if detached else "full")
-    table = effects.deblurring_gradients(*given, config, VARIANTS["full"])
+def test_the_deblurring_loss_reaches_tree_and_encoder_unless_detached(corpus, tmp_path, detached):
+    table = effects.gradients(*training_of(corpus, tmp_path, "oracle" if detached else "full"))
     assert list(table.columns) == ["encoder", "tree", "decoder", "embedding", "generator"]
     assert list(table.index) == ["pixel", "adversarial", "tree", "caption"]
     assert (table.loc["pixel", ["embedding", "generator"]] > 0).all()
@@ -253,28 +255,29 @@ def test_the_deblurring_loss_reaches_tree_and_encoder_unless_detached(corpus, de
     assert (table.loc["caption", ["embedding", "generator"]] == 0).all()
 
 
-def test_images_move_towards_a_lower_loss(corpus):
-    model, critic, batch, config = networks(corpus)
-    directions = effects.image_directions(model, critic, batch, config)
-    with torch.no_grad():
-        restored = model.eval()(batch)[0]
+def test_images_move_towards_a_lower_loss(corpus, tmp_path):
+    training, batch = training_of(corpus, tmp_path)
+    directions = effects.image_directions(training, batch)
+    with training.evaluating():
+        restored = training.model(batch)[0]
     error = (batch.sharp - restored).permute(0, 2, 3, 1)
-    expected = config.loss.pixel / error.numel() * error.sign()
+    expected = training.loss.pixel / error.numel() * error.sign()
     assert torch.allclose(torch.from_numpy(directions["pixel"]), expected, atol=1e-7)
     moved = restored + 0.1 * torch.from_numpy(directions["adversarial"]).permute(0, 3, 1, 2)
     before, after = (
-        image_terms(config.loss, critic, None, images, batch.sharp)["adversarial"]
+        image_terms(training.loss, training.critic, None, images, batch.sharp)["adversarial"]
         for images in (restored, moved)
     )
     assert float(after) < float(before)
 
 
-def test_looking_at_effects_leaves_weights_and_random_numbers_as_they_were(corpus):
-    model, critic, batch, config = networks(corpus)
-    modules = nn.ModuleList([model, critic])
+def test_looking_at_effects_leaves_the_training_as_it_was(corpus, tmp_path):
+    training, batch = training_of(corpus, tmp_path)
+    modules = nn.ModuleList([training.model, training.critic])
     state, random = deepcopy(modules.state_dict()), torch.get_rng_state()
-    effects.deblurring_gradients(model, critic, batch, config, VARIANTS["full"])
-    effects.image_directions(model, critic, batch, config)
+    effects.gradients(training, batch)
+    effects.image_directions(training, batch)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, state[name]) for name, value in modules.state_dict().items())
     assert all(parameter.grad is None for parameter in modules.parameters())
+    assert all(part.training for part in modules.modules())

@@ -210,15 +210,14 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Within it, all networks are in eval mode and nothing is differentiated."""
-        parts = [part for module in self.modules.values() for part in module.modules()]
-        modes = [part.training for part in parts]
-        for module in self.modules.values():
-            module.eval()
-        with torch.no_grad(), self.autocast():
+    def evaluating(self, learn: bool = False) -> Iterator[None]:
+        """Within it, networks are in eval mode, and nothing is differentiated unless `learn`."""
+        networks = nn.ModuleDict(self.modules)
+        modes = {part: part.training for part in networks.modules()}
+        networks.eval()
+        with torch.set_grad_enabled(learn), self.autocast():
             yield
-        for part, mode in zip(parts, modes, strict=True):
+        for part, mode in modes.items():
             part.training = mode
 
     def _write_table(self, kind: str, rows: list[dict[str, float]]) -> None:

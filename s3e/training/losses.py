@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3e.captions.tree import IGNORE, PAD
-from s3e.config import Loss, Variant
+from s3e.config import Loss
 from s3e.data.corpus import Batch
 from s3e.models.encoders import PerceptualLoss
-from s3e.models.semantics import S3EDeblur, SemanticOutput
+from s3e.models.semantics import SemanticOutput
 from s3e.models.tree import LEAVES, TreeOutput
 from s3e.training.loop import Terms
 
@@ -49,20 +49,6 @@ def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> 
     flat = logits.flatten(0, 1), target.flatten()
     loss = F.cross_entropy(*flat, ignore_index=PAD, reduction="sum")
     return loss / (whole[:, 1:] != PAD).sum() * (len(whole) / len(words))
-
-
-def total_terms(
-    loss: Loss, rules: Variant, model: S3EDeblur, critic: nn.Module,
-    perceptual: PerceptualLoss | None, batch: Batch, restored: Tensor, read: SemanticOutput | None,
-) -> Terms:  # fmt: skip
-    """L_total of a batch as it was restored and read: L_ImD, and L_tree and L_cap where a variant
-    has them.
-    """
-    terms = image_terms(loss, critic, perceptual, restored, batch.sharp)
-    if rules.tree_loss or rules.caption_loss:
-        switches = {"tree": rules.tree_loss, "caption": rules.caption_loss}
-        terms |= semantic_terms(loss, model.semantics, read, batch, **switches)
-    return terms
 
 
 def semantic_terms(

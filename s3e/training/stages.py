@@ -27,7 +27,7 @@ from s3e.models.build import (
 from s3e.models.semantics import S3EDeblur, SemanticOutput
 from s3e.training import parallel
 from s3e.training.loop import Batches, Terms, Trainer
-from s3e.training.losses import critic_terms, semantic_terms, total_terms
+from s3e.training.losses import critic_terms, image_terms, semantic_terms
 from s3e.utils import S3EError, seed_everything
 
 PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
@@ -58,7 +58,7 @@ class Stage(Trainer):
         """The first validation images, each once; the same in every process."""
         split, size = self.corpus.val, self.config.evaluation.batch
         for rows in split.chunks(size, self.severity, VALIDATED):
-            yield self.place(split.batch(rows, self.severity))
+            yield split.batch(rows, self.severity)
 
 
 class CoTraining(Stage):
@@ -118,9 +118,8 @@ class CoTraining(Stage):
         # Critic: L_D on sharp and restored images.
         losses = self.critic_step(shown) if self.loss.adversarial else {}
 
-        # Generator and semantics: L_total = L_ImD + L_cap + L_tree, one gradient step on the sum.
-        networks = (self.model, self.critic, self.perceptual)
-        terms = (total_terms(self.loss, self.rules, *networks, *output) for output in outputs)
+        # Generator and semantics: L_total = L_ImD + L_tree + L_cap, one gradient step on the sum.
+        terms = (self.terms(*output) for output in outputs)
         return self.optimizer_step(self.optimizers["generator"], terms) | losses
 
     def read_and_restore(self, batch: Batch) -> Output:
@@ -135,6 +134,12 @@ class CoTraining(Stage):
     def restored(self, batch: Batch) -> Output:
         """The same, not to be differentiated."""
         return self.read_and_restore(batch)
+
+    def terms(self, batch: Batch, restored: Tensor, read: SemanticOutput | None) -> Terms:
+        """L_total of a batch: L_ImD, and L_tree and L_cap where the variant has them."""
+        terms = image_terms(self.loss, self.critic, self.perceptual, restored, batch.sharp)
+        losses = {"tree": self.rules.tree_loss, "caption": self.rules.caption_loss}
+        return terms | semantic_terms(self.loss, self.model.semantics, read, batch, **losses)
 
     def critic_step(self, outputs: Iterable[Output]) -> Terms:
         """One step of the critic."""
@@ -177,11 +182,12 @@ class PretrainSemantics(Stage):
     def step(self, number: int) -> Terms:
         """One step of pretraining: read, terms, step; the losses."""
         share = self.settings.sharp_share * max(0.0, 1 - 2 * number / self.settings.steps)
-        terms = (self.terms(self.place(batch), share) for batch in self.batches(number))
+        terms = (self.terms(batch, share) for batch in self.batches(number))
         return self.optimizer_step(self.optimizers["adam"], terms)
 
     def terms(self, batch: Batch, sharp_share: float = 0.0) -> Terms:
         """Weighted terms of what is read in a batch, of which a random share is shown sharp."""
+        batch = self.place(batch)
         image = batch.blurred  # B x 3 x H x W; that of the severity "sharp" is sharp
         if sharp_share:
             sharp = batch.random("sharp", "random") < sharp_share
