@@ -159,12 +159,6 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
         ),
     },
     "weights": {
-        "download": (
-            "s3e.models.build:download_weights",
-            "fetch VGG19's public weights from their official address",
-            arg("name", metavar="NAME", help="e.g. vgg19-dcbb9e9d.pth"),
-            path("--to", metavar="FOLDER", help="where to (default: runs/weights)"),
-        ),
         "export": (
             "s3e.inference.restorer:export_weights",
             "copy the networks of a finished store of runs into a folder, with a card",
@@ -278,27 +272,23 @@ def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
     from s3e.data.corpus import Batch
     from s3e.models.build import build_critic, build_model, count_parameters
 
-    found = {}
-
-    def count(name: str, network: torch.nn.Module, *inputs: Any, **options: int) -> None:
-        with FlopCounterMode(display=False) as counter:
-            network.eval()(*inputs, **options)
-        found[name] = count_parameters(network), counter.get_total_flops() // 2
-
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         image = torch.zeros(1, 3, config.data.size, config.data.size)
         words = torch.zeros(1, config.text.max_words + 2).long()  # with its signs of begin and end
-        model = build_model(config, sizes, "full").eval()
-        read = model.read(Batch([""], image, image, words, words, None))
-        count("generator", build_model(config, sizes, "baseline").generator, image)
-        count("critic", build_critic(config), image)
-        count("encoder", model.semantics.encoder, image)
-        count("tree", model.semantics.tree, read.features)
-        state = words, read.context, read.items
-        count("decoder", model.semantics.decoder, *state, length=words.shape[1])
-        count("embedding", model.generator, image, read.maps)
-    more = zip(found["embedding"], found["generator"], strict=True)
-    return found | {"embedding": tuple(whole - alone for whole, alone in more)}
+        model, critic = build_model(config, sizes, "full").eval(), build_critic(config)
+        source, generator = model.semantics, model.generator
+        read = model(Batch([""], image, image, words, words, None))[1]
+        source.decoder(words, read.context, read.items, length=words.shape[1])
+        critic(image)
+    flops = {name: sum(parts.values()) for name, parts in counter.get_flop_counts().items()}
+    embedding = sum(flops[f"S3EDeblur.generator.embed.{place}"] for place in generator.embed)
+    generating = flops["S3EDeblur.generator"] - embedding
+    alone = count_parameters(generator) - count_parameters(generator.embed)
+    found = {"generator": (alone, generating // 2)}
+    found["critic"] = count_parameters(critic), flops["Critic"] // 2
+    for name, part in source.named_children():
+        found[name] = count_parameters(part), flops[f"S3EDeblur.semantics.{name}"] // 2
+    return found | {"embedding": (count_parameters(generator.embed), embedding // 2)}
 
 
 def main(command: list[str] | None = None) -> int:

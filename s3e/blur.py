@@ -19,7 +19,6 @@ import numpy as np
 from s3e.utils import rng
 
 STEPS = 2000  # samples of one path: the exposure clock
-CHUNK = 256  # paths walked at once: the noise of one chunk takes 8 MB
 MIX = (0.01, 0.009, 0.008, 0.007, 0.005, 0.003)  # explorations of DeblurGAN's public demo
 
 
@@ -169,18 +168,17 @@ def kernels_for(
     extents = np.zeros(len(ids))
     attempts, wanted = [0] * len(ids), list(range(len(ids)))
     while wanted:
-        chunk, wanted = wanted[:CHUNK], wanted[CHUNK:]
         fractions, draws = [], []
-        for i in chunk:
+        for i in wanted:
             generator = rng("blur", seed, severity, size, str(ids[i]), attempts[i])
             exploration = setting.explorations[generator.integers(len(setting.explorations))]
             fractions.append(setting.fractions[generator.integers(len(setting.fractions))])
             draws.append(_draw(generator, exploration, step, STEPS))
-        for i, path, fraction in zip(chunk, walk(draws, step), fractions, strict=True):
+        for i, path, fraction in zip(wanted, walk(draws, step), fractions, strict=True):
             path = exposed(path, fraction)
             kernels[i], extents[i] = psf(path), extent(path)
             attempts[i] += 1
-        wanted += [i for i in chunk if len(kernels[i]) // 2 >= size / 2]
+        wanted = [i for i in wanted if len(kernels[i]) // 2 >= size / 2]
     return kernels, extents
 
 

@@ -115,8 +115,8 @@ class Model(Section):
 class Loss(Section):
     """Weights of L_total = adversarial + perceptual + pixel + caption + tree (specification 6.6).
 
-    `vgg19_weights`: a path, or a public name (see `s3e.models.build`); "" leaves the perceptual
-    term out (see `effective`).
+    `vgg19_weights`: the path of that public file; "" leaves the perceptual term out (see
+    `effective`).
     """
 
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"

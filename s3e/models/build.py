@@ -14,18 +14,15 @@ from torch import Tensor, nn
 
 from s3e.config import GIVEN, TRUTH, VARIANTS, Config, Variant
 from s3e.data.corpus import Corpus
-from s3e.data.download import fetch
 from s3e.models.captioner import CaptionDecoder
 from s3e.models.encoders import GRID, ConvEncoder, PerceptualLoss, vgg_features
 from s3e.models.generator import Critic, Generator
 from s3e.models.nafnet import NAFNet
-from s3e.models.semantics import FlatSemantics, Given, GlobalSemantics, S3EDeblur, TreeSemantics
+from s3e.models.semantics import Given, S3EDeblur, TreelessSemantics, TreeSemantics
 from s3e.models.tree import NODES, S3Tree
-from s3e.utils import RUNS, S3EError, atomic_write, file_digest, seed_everything
+from s3e.utils import S3EError, atomic_write, seed_everything
 
-ADDRESS = "https://download.pytorch.org/models"
-FOLDER = RUNS / "weights"
-VGG19 = "vgg19-dcbb9e9d.pth"  # torchvision's; the first eight digits of its SHA-256
+VGG19 = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
 
 def variant_rules(variant: str, captioned: bool) -> Variant:
@@ -76,12 +73,10 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
         )  # fmt: skip
         words = decoder(model.node_width + width, model.node_width, NODES)
         source = TreeSemantics(encoder=encoder, tree=tree, decoder=words)
-    elif kind == "global":
-        words = decoder(maps, 0, 0)
-        source = GlobalSemantics(encoder=encoder, map_channels=maps, decoder=words)
     else:
-        words = decoder(width, width, GRID**2)
-        source = FlatSemantics(encoder=encoder, map_channels=maps, decoder=words)
+        words = decoder(maps, 0, 0) if kind == "global" else decoder(width, width, GRID**2)
+        parts = {"encoder": encoder, "map_channels": maps, "decoder": words}
+        source = TreelessSemantics(**parts, spatial=kind == "flat")
     source.kind = kind
     return source
 
@@ -112,8 +107,9 @@ def build_perceptual(config: Config) -> PerceptualLoss | None:
     state = _read(path)
     if "features.17.weight" in state:  # VGG16, which is the same up to here
         raise S3EError(f"{path} belongs to another network: give the file of VGG19, {VGG19}.")
-    named = {name: state.get(f"features.{name}") for name in features.state_dict()}
-    return PerceptualLoss(_fill(features, named, path))
+    named = {name.removeprefix("features."): value for name, value in state.items()}
+    wanted = {name: named[name] for name in features.state_dict() if name in named}
+    return PerceptualLoss(_fill(features, wanted, path))
 
 
 def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
@@ -149,53 +145,27 @@ def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) ->
 
     Raises `S3EError` for a missing, damaged or foreign file.
     """
-    state = _read(path)
     kept = {n: value for n, value in module.state_dict().items() if n.startswith(ignore)}
-    return _fill(module, kept | state, path)
+    return _fill(module, kept | _read(path), path)
 
 
-def _fill(module: nn.Module, state: dict[str, Tensor | None], path: Path) -> nn.Module:
-    """Load a state into a module whose names and sizes it must have."""
-    wanted = module.state_dict()
-    lacks = [name for name in wanted if state.get(name) is None]
-    other = [name for name in state if name not in wanted]
-    other += [n for n in wanted if n not in lacks and state[n].shape != wanted[n].shape]
-    if lacks or other:
+def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        why = str(error).splitlines()[1].strip()[:200]
         raise S3EError(
-            f"{path} was made by another network (missing {lacks[:3]}, unexpected or of another"
-            f" size {other[:3]}): run its stage again, or give the file of the network that is set."
-        )
-    module.load_state_dict(state)
+            f"{path} was made by another network ({why}): run its stage again, or give the file of"
+            " the network that is set."
+        ) from None
     return module
 
 
-def download_weights(name: str, to: Path | None = None) -> int:
-    """Fetch VGG19's public weights into a folder (an interrupted call resumes), check them, print
-    how to use them; returns 0.
-    """
-    if name != VGG19:
-        raise S3EError(f"{name} is no public file of weights that is used here: give {VGG19}.")
-    path = (to or FOLDER) / name
-    remedy = f"run the command again, or fetch the file with a browser and put it at {path}"
-    fetch(f"{ADDRESS}/{name}", path, sha256=path.stem[-8:], remedy=remedy)
-    print(f"{path} is ready: --set loss.vgg19_weights={path.resolve() if to else name}")
-    return 0
-
-
 def locate(weights: str) -> Path:
-    """The file that a setting means: a path, or VGG19's public name, then also looked for in
-    `runs/weights`.
-
-    A file under the public name has the digest that its name promises. Raises `S3EError` where it
-    has not, or is missing.
-    """
-    path, again = Path(weights), f"fetch it by `python -m s3e weights download {VGG19}`"
-    if weights == VGG19 and not path.is_file():
-        path = FOLDER / weights
+    """The file of VGG19's weights that a setting means; `S3EError` where it is missing."""
+    path = Path(weights)
     if not path.is_file():
-        raise S3EError(f"{path} does not exist: {again}, or give the path of a file of weights.")
-    if path.name == VGG19 and not file_digest(path).startswith(path.stem[-8:]):
-        raise S3EError(f"{path} is damaged or another file: delete it, then {again}.")
+        raise S3EError(f"{path} does not exist: fetch {VGG19} and give the path of that file.")
     return path
 
 

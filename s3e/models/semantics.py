@@ -41,38 +41,30 @@ class TreeSemantics(nn.Module):
         return SemanticOutput(tree.maps.flatten(1, 2), tree, context, tree.vectors, features)
 
 
-class GlobalSemantics(nn.Module):
-    """One vector that starts the caption decoder, broadcast over the grid: the NIC captioner and
-    `global_caption`.
+class TreelessSemantics(nn.Module):
+    """Encoder and caption decoder without a tree.
+
+    `spatial`: the feature grid, soft attention over cells, and `flat_spatial` (space without
+    structure). Else one vector that starts the decoder, broadcast over the grid: the NIC captioner
+    and `global_caption`.
     """
 
-    def __init__(self, *, encoder: nn.Module, map_channels: int, decoder: nn.Module):
+    def __init__(self, *, encoder: nn.Module, map_channels: int, decoder: nn.Module, spatial: bool):
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        self.vector = nn.Sequential(nn.Linear(encoder.channels, map_channels), nn.ReLU())
+        self.encoder, self.decoder, self.spatial = encoder, decoder, spatial
+        sizes = encoder.channels, map_channels
+        layer = nn.Conv2d(*sizes, 3, padding=1) if spatial else nn.Linear(*sizes)
+        self.maps = nn.Sequential(layer, nn.ReLU())
 
     def forward(self, image: Tensor) -> SemanticOutput:
         features = self.encoder(image)
-        vector = self.vector(features.mean((2, 3)))  # B x M
+        mean = features.mean((2, 3))
+        if self.spatial:
+            cells = features.flatten(2).transpose(1, 2)  # B x 256 x C
+            return SemanticOutput(self.maps(features), None, mean, cells, features)
+        vector = self.maps(mean)  # B x M
         maps = vector[..., None, None].expand(-1, -1, *features.shape[2:])
         return SemanticOutput(maps, None, vector, None, features)
-
-
-class FlatSemantics(nn.Module):
-    """The feature grid without a tree: soft attention over cells, and `flat_spatial` (space without
-    structure).
-    """
-
-    def __init__(self, *, encoder: nn.Module, map_channels: int, decoder: nn.Module):
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        conv = nn.Conv2d(encoder.channels, map_channels, 3, padding=1)
-        self.maps = nn.Sequential(conv, nn.ReLU())
-
-    def forward(self, image: Tensor) -> SemanticOutput:
-        features = self.encoder(image)
-        cells = features.flatten(2).transpose(1, 2)  # B x 256 x C
-        return SemanticOutput(self.maps(features), None, features.mean((2, 3)), cells, features)
 
 
 class Given(nn.Module):

@@ -9,7 +9,7 @@ unbroken one.
 import math
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,22 +47,21 @@ class Batches:
     """This process's parts of a training's batches, by step; the part after is loaded meanwhile."""
 
     def __init__(self, split: Split, severity: str, settings: Training, *key: object):
-        self.split, self.severity, self.settings, self.key = split, severity, settings, key
-        self.pool, self.ahead = ThreadPoolExecutor(1), {}
+        self.parts, self.pool, self.ahead = settings.accumulate, ThreadPoolExecutor(1), {}
+
+        def draw(number: int) -> Batch:
+            step, part = divmod(number, self.parts)
+            cut = {"part": rank() * self.parts + part, "parts": self.parts * world()}
+            return split.draw(settings.batch, severity, step, *key, **cut)
+
+        self.draw = draw
 
     def __call__(self, step: int) -> Iterator[Batch]:
         """The `accumulate` parts of batch number `step`, one after the other."""
-        first = step * self.settings.accumulate
-        for number in range(first, first + self.settings.accumulate):
-            batch = self.ahead.pop(number, None) or self._load(number)
-            self.ahead = {number + 1: self._load(number + 1)}
+        for number in range(step * self.parts, (step + 1) * self.parts):
+            batch = self.ahead.pop(number, None) or self.pool.submit(self.draw, number)
+            self.ahead = {number + 1: self.pool.submit(self.draw, number + 1)}
             yield batch.result()
-
-    def _load(self, number: int) -> Future[Batch]:
-        accumulate, batch = self.settings.accumulate, self.settings.batch
-        step, part = divmod(number, accumulate)
-        cut = {"part": rank() * accumulate + part, "parts": accumulate * world()}
-        return self.pool.submit(self.split.draw, batch, self.severity, step, *self.key, **cut)
 
 
 class Trainer:
