@@ -11,6 +11,7 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -43,23 +44,7 @@ PUBLIC = (
     " are left out."
 )
 BLOCK = re.compile(r"(<!-- results: (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.S)
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ margin: 0 auto; padding: 1rem; max-width: 68rem; font: 1rem/1.5 system-ui, sans-serif }}
-img {{ max-width: min(100%, 48rem); background: #fff }}
-table {{ display: block; overflow-x: auto; border-collapse: collapse; font-size: .875rem }}
-th, td {{ padding: .3rem .7rem; border-bottom: 1px solid #8886; vertical-align: top }}
-.anchor-link {{ display: none }}
-</style>
-{body}
-</html>
-"""
+PAGE = (files("s3e.report") / "page.html").read_text(encoding="utf-8")
 
 
 def context(config: Config) -> str:
@@ -230,9 +215,9 @@ def results(name: str, what: str) -> str:
 
 
 def _findings(folder: Path, what: str = "findings") -> str:
-    chosen = [item["topic"] for item in WORDS["findings"] if what == "findings" or what in item]
+    first = [item["topic"] for item in WORDS["findings"] if "headline" in item]
     found = read_json(folder / FINDINGS)
-    return "\n".join(f"- {text}" for topic, text in found if topic in chosen)
+    return "\n".join(f"- {text}" for topic, text in found if what != "headline" or topic in first)
 
 
 def _table(path: Path) -> str:
@@ -275,17 +260,17 @@ def build(folder: Path | str) -> Path:
     manifest = read_manifest(folder)
     title = f"S3E-Deblur: the study “{manifest['profile']}”"
     parts = [f"# {title}", manifest["context"], "## What was found", _findings(folder), "## Tables"]
-    files = sorted(manifest["files"], key=lambda name: (len(name.partition("_")[0]), name))
-    parts += [_table(folder / name) for name in files if name.endswith(".md")]
+    names = sorted(manifest["files"], key=lambda name: (len(name.partition("_")[0]), name))
+    parts += [_table(folder / name) for name in names if name.endswith(".md")]
     parts += ["## Figures", manifest.get("pictures", "")]
-    for name in (name for name in files if name.endswith(".png")):
+    for name in (name for name in names if name.endswith(".png")):
         about = manifest["files"][name]["about"]
         parts.append(f"![{about}]({_there(folder / name).name})\n\n`{name}`: {about}")
     parts.append(f"Commit `{manifest['source_commit']}`; the runs behind each file: `{NAME}`.")
     cell = nbformat.v4.new_markdown_cell("\n\n".join(parts), id="report")
     exporter = HTMLExporter(template_name="basic", embed_images=True)
-    where = {"metadata": {"path": str(folder)}}
-    body, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=[cell]), where)
+    book, where = nbformat.v4.new_notebook(cells=[cell]), {"metadata": {"path": str(folder)}}
+    body, _ = exporter.from_notebook_node(book, where)
     write_text(folder / REPORT, PAGE.format(title=title, body=body))
     return folder / REPORT
 
@@ -331,16 +316,16 @@ def state(
 
 
 def environment(config: Config) -> pd.DataFrame:
-    """What the suite finds on this machine, and what that means for a study with these settings."""
+    """What the suite finds on this machine, and how a study with these settings uses it."""
     from s3e.evaluation.captions import find_java
 
     runtime = config.runtime
-    jobs = max(1, cores() // (runtime.threads * runtime.devices))
-    computes = f"a notebook computes on {runtime.device} with {runtime.threads} thread(s)"
-    rows = {
-        "Python": (platform.python_version(), "3.11 or newer is needed"),
-        "PyTorch": (version("torch"), computes),
-        "cores": (cores(), f"without a GPU, run_all.py runs {jobs} notebook(s) at a time"),
-        "Java": ("found" if find_java() else "none", "for METEOR alone, which else is “not run”"),
+    found = {
+        "Python (3.11 or newer)": platform.python_version(),
+        "PyTorch": version("torch"),
+        "a notebook computes on": f"{runtime.device} with {runtime.threads} thread(s)",
+        "cores": cores(),
+        "notebooks at a time": max(1, cores() // (runtime.threads * runtime.devices)),
+        "Java (for METEOR alone)": "found" if find_java() else "none: METEOR is “not run”",
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "what it means"])
+    return pd.Series(found, name="here").to_frame()

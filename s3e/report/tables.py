@@ -31,20 +31,7 @@ from s3e.utils import write_csv, write_text
 WORDS = tomllib.loads((files("s3e.report") / "tables.toml").read_text(encoding="utf-8"))
 NOT_RUN, DASH = "not run", "–"
 ONE_SEED = "one seed, no claim"
-# metric -> digits after the point and scale of its numbers; all others are printed in percent
-COSTS = {"parameters_semantics": (0, 0.001), "milliseconds_per_step": (0, 1)}
-FORMATS = {"psnr": (2, 1), "ssim": (3, 1), "share": (0, 100), **COSTS}
-COLUMNS = {
-    "leaf_accuracy": "leaves",
-    "null_recall": "empty leaves found",
-    "relation_accuracy": "relations",
-    "root_accuracy": "root",
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "gain": "gain (dB)",
-    "parameters_semantics": "semantic parameters (k)",
-    "milliseconds_per_step": "ms a step",
-}
+COLUMNS, FORMATS = WORDS["columns"], WORDS["formats"]
 
 
 @dataclass(frozen=True)
@@ -202,7 +189,8 @@ def ablation(
     wanted = {"split": "test", "severity": severity}
     scores, compared = pick(scores, **wanted), pick(differences, **wanted)
     gain = (compared.reference == "baseline") & (compared.metric == "psnr")
-    spent = costs.groupby("variant")[[*COSTS]].mean().melt(var_name="metric", ignore_index=False)
+    names = ["parameters_semantics", "milliseconds_per_step"]
+    spent = costs.groupby("variant")[names].mean().melt(var_name="metric", ignore_index=False)
     spent = spent.reset_index().rename(columns={"value": "mean"})
     shown = pd.concat(
         [
