@@ -43,7 +43,6 @@ from s3e.utils import (
     lock_file,
     psnr,
     read_json,
-    write_array,
     write_json,
 )
 
@@ -240,7 +239,7 @@ def _write(
                 opened[file].write(array.tobytes())
     for split, part in images.groupby("split"):
         record = {"ids": [*part["id"]], "captions": [*map(list, part["captions"])]}
-        record["trees"] = [*part["tree"]] if "tree" in part else None
+        record["trees"] = [list(tree.nodes) for tree in part["tree"]] if "tree" in part else None
         write_json(folder / f"{split}.json", record | {"severities": severities[split]})
     write_json(folder / "corpus.json", about | {"severities": severities["test"]})
 
@@ -261,13 +260,17 @@ def _make_views(
             return load_whole(path)
         return load_photo(path, size, side(size) if paired else None)
 
-    sharp = np.stack([*(images["image"] if "image" in images else map(load, images["path"]))])
-    views, unknown = {"sharp": sharp}, np.full(len(images), np.nan)
+    if "image" in images:  # scenes
+        sharp = np.stack([*images["image"]])
+        views = {"sharp": sharp, "labels": np.stack([*images["label_map"]])}
+    else:
+        sharp = np.stack([*map(load, images["path"])])
+        views = {"sharp": sharp}
     for severity in severities[split]:
-        extents, absent = unknown, []
+        extents, absent = np.full(len(images), np.nan), []
         if not paired:
-            ids = [*images["id"]]
-            blurred, extents = blur_batch(sharp, ids, severity, how.seed, how.gamma, how.noise)
+            draws = [*images["id"]], severity, how.seed, how.gamma, how.noise
+            blurred, extents = blur_batch(sharp, *draws)
         elif severity == "released":
             blurred = np.stack([*map(load, images["blurred"])])
         else:  # the mean of several released frames, as they are coded (4.3, variant B)
@@ -278,7 +281,7 @@ def _make_views(
         scores = np.array([psnr(*pair) for pair in zip(blurred, sharp, strict=True)])
         scores[absent] = np.nan
         views |= {severity: blurred, f"psnr_{severity}": scores}
-        views[f"extent_{severity}"] = np.round(np.asarray(extents, float), 3)
+        views[f"extent_{severity}"] = np.round(extents, 3)
     return views
 
 
@@ -360,10 +363,9 @@ def _prepare_scenes(config: Config, folder: Path) -> None:
     data, parts = config.data, []
     for split in SPLITS:
         scenes = make_split(split, getattr(data, split), data.size, data.texture, data.seed)
-        write_array(folder / f"{split}_labels.npy", np.stack([item.label_map for item in scenes]))
-        rows = {name: [getattr(s, name) for s in scenes] for name in ("id", "image", "captions")}
-        trees = [list(scene.tree.nodes) for scene in scenes]
-        parts.append(pd.DataFrame(rows | {"tree": trees, "split": split, "blurred": None}))
+        parts.append(
+            pd.DataFrame([vars(scene) for scene in scenes]).assign(split=split, blurred=None)
+        )
     known = tuple(SEVERITIES)
     severities = {"train": (config.blur.severity,), "val": known, "test": known}
     about = {"protocol": "generated scenes", "captioned": True, "categories": list(CATEGORIES)}

@@ -26,7 +26,6 @@ PAIRED = ("released", "severe")  # severities of pairs, mildest first
 Kind = Literal["karpathy", "coco", "gopro", "folder"]
 Subset = Literal["blur", "blur_gamma"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-YEARS = ("2014", "2017", "")  # of MSCOCO: the first that has train and val is used
 KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
 MAX_WORDS, MAX_CHARACTERS = 100, 1000  # of a caption
@@ -118,10 +117,11 @@ def walk(root: Path) -> tuple[list[Path], list[str]]:
         problems.append(f"{error.filename}: {what}; give yourself permission with chmod u+rx.")
 
     def visible(place: str, names: list[str]) -> list[str]:
-        strange = [name for name in names if not name.isprintable() and _shown(name) != name]
-        for name in strange:
-            problems.append(f"{place}/{_shown(name)}: the name is not valid UTF-8; rename it.")
-        return sorted(name for name in names if name[0] != "." and name not in strange)
+        shown = {name: name.encode(errors="replace").decode() for name in names}
+        for name in names:
+            if shown[name] != name:
+                problems.append(f"{place}/{shown[name]}: the name is not valid UTF-8; rename it.")
+        return sorted(name for name in names if shown[name] == name and name[0] != ".")
 
     for place, folders, files in os.walk(root, onerror=denied, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
@@ -131,10 +131,6 @@ def walk(root: Path) -> tuple[list[Path], list[str]]:
         folders[:] = visible(place, folders)
         found += [Path(place, name) for name in visible(place, files)]
     return found, problems
-
-
-def _shown(name: str) -> str:
-    return name.encode(errors="replace").decode()
 
 
 class ImageIndex:
@@ -215,8 +211,7 @@ def _coco_files(index: ImageIndex) -> dict[tuple[str, ...], Path]:
 def _read_coco(index: ImageIndex, subset: Subset) -> Source:
     """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if any."""
     files, problems, entries = _coco_files(index), list(index.problems), []
-    known = [year for year in (*YEARS, *sorted(year for _, year in files))]
-    years = [year for year in known if {("train", year), ("val", year)} <= files.keys()]
+    years = [year for split, year in sorted(files) if split == "train" and ("val", year) in files]
     if not years:
         raise S3EError(
             f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same"
@@ -251,7 +246,9 @@ def _captioned(index: ImageIndex, entries: list[Entry], problems: list[str]) -> 
     """The photos that are there and have captions; ids of the test split stay plain."""
     known: dict[str, Path] = {}
     rows = []
-    for split, key, where, name, texts in sorted(entries, key=_test_first):
+    for split, key, where, name, texts in sorted(
+        entries, key=lambda entry: -SPLITS.index(entry.split)
+    ):
         cleaned, path = [clean_caption(text) for text in texts], index.find(name, split)
         faults = [fault for _, fault in cleaned if fault]
         problems += [f"{where}: {fault}; correct or remove the caption." for fault in faults]
@@ -272,10 +269,6 @@ def _captioned(index: ImageIndex, entries: list[Entry], problems: list[str]) -> 
             continue
         problems.append(f"{where}: {fault} or remove its entry.")
     return pd.DataFrame(rows, columns=Photo._fields)
-
-
-def _test_first(entry: Entry) -> int:
-    return -SPLITS.index(entry.split)
 
 
 def clean_caption(text: str) -> tuple[str, str | None]:
@@ -309,11 +302,10 @@ def _load_lists(file: Path, *names: str) -> list[list]:
         raise S3EError(f"{file}: {what}.") from None
     except (ValueError, RecursionError) as error:
         raise S3EError(f"{file} is not valid JSON ({error}); fetch or write it again.") from None
-    lists = [content.get(name) if isinstance(content, dict) else None for name in names]
-    if not all(isinstance(item, list) for item in lists):
+    if not isinstance(content, dict) or not all(isinstance(content.get(n), list) for n in names):
         what = f"not in COCO-captions layout (lists {', '.join(names)})"
         raise S3EError(f"{file}: {what}; see the README for the layout.")
-    return lists
+    return [content[name] for name in names]
 
 
 def _sound(where: str, records: list, fields: dict[str, Any], problems: list[str]) -> list[dict]:
