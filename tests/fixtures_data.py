@@ -69,17 +69,13 @@ def write_coco(folder, counts=None, year="", images="images", size=(56, 40)):
     """
     written = 0
     for split, count in (counts or {"train": 20, "val": 12}).items():
-        content = {"info": {}, "licenses": [], "images": [], "annotations": []}
+        content = {"info": {}, "images": [], "annotations": []}
         for number in range(written + 1, written + 1 + count):
             name = f"{number:06}.jpg"
             save(folder / images.format(split=split) / name, picture("coco", number, size=size))
-            content["images"].append(
-                {"id": number, "file_name": name, "width": size[0], "height": size[1]}
-            )
-            texts = enumerate(captions(number))
-            content["annotations"] += [
-                {"id": 10 * number + k, "image_id": number, "caption": t} for k, t in texts
-            ]
+            content["images"].append({"id": number, "file_name": name})
+            texts = [{"image_id": number, "caption": text} for text in captions(number)]
+            content["annotations"] += texts
         written += count
         write(folder / "annotations" / f"captions_{split}{year}.json", content)
     return folder
@@ -93,26 +89,9 @@ def write_karpathy(folder, counts=None, size=(56, 40)):
             number, place = len(items) + 1, "train2014" if split == "train" else "val2014"
             name = f"COCO_{place}_{number:012}.jpg"
             save(folder / place / name, picture("karpathy", number, size=size))
-            texts = captions("karpathy", number)
-            sentences = [
-                {
-                    "raw": t,
-                    "tokens": t.lower().strip(".").split(),
-                    "imgid": number - 1,
-                    "sentid": 5 * number + k,
-                }
-                for k, t in enumerate(texts)
-            ]
-            item = {
-                "filepath": place,
-                "filename": name,
-                "cocoid": number,
-                "imgid": number - 1,
-                "split": split,
-            }
-            items.append(
-                item | {"sentences": sentences, "sentids": [s["sentid"] for s in sentences]}
-            )
+            item = {"filepath": place, "filename": name, "cocoid": number, "imgid": number - 1}
+            sentences = [{"raw": text} for text in captions("karpathy", number)]
+            items.append(item | {"split": split, "sentences": sentences})
     write(folder / "dataset_coco.json", {"images": items, "dataset": "coco"})
     return folder
 

@@ -56,22 +56,17 @@ def test_corpus_round_trip(corpus):
     again = load_corpus(corpus.folder)
     assert [len(split) for split in again.splits.values()] == [24, 8, 8]
     assert len({photo for split in again.splits.values() for photo in split.ids}) == 40
-    assert set(again.train.blurred) == {"severe"} and set(again.test.blurred) == set(
-        again.synthetic
-    )
+    assert {*again.train.blurred} == {"severe"} and {*again.test.blurred} == {*again.synthetic}
     assert again.severities == ("light", "moderate", "severe") and again.captioned
     assert (again.train.words == corpus.train.words).all() and again.categories
+    texts = " ".join(text for row in corpus.train.captions for text in row)
+    assert set(corpus.words.words[4:]) <= set(texts.lower().split())
 
 
 def test_preparing_twice_gives_the_same_bytes(tiny, corpus, tmp_path):
     prepare_corpus(tiny, tmp_path / "again")
     for path in corpus.folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
-
-
-def test_vocabularies_come_from_training_captions_alone(corpus):
-    texts = " ".join(text for row in corpus.train.captions for text in row)
-    assert set(corpus.words.words[4:]) <= set(texts.lower().split())
 
 
 def test_summary_and_examples(tiny, corpus):
@@ -93,9 +88,7 @@ def test_images_become_tensors_and_back():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     tensor = to_tensor(images)
     assert tensor.shape == (1, 3, 16, 16) and tensor.min() == -1 and tensor.max() == 1
-    assert (to_images(1.001 * tensor) == images).mean() > 0.9 and (
-        to_images(tensor) == images
-    ).all()
+    assert (to_images(tensor) == images).all() and to_images(1.5 * tensor).max() == 255
     with pytest.raises(ValueError, match="NaN"):
         to_images(torch.full((1, 3, 2, 2), math.nan))
 
@@ -170,7 +163,7 @@ def edit_captions(folder, split, change):
 
 def test_photos_may_have_different_numbers_of_captions(coco, tmp_path):
     def some(items):
-        return [item for item in items if item["id"] % 10 < 2 or item["id"] % 20 < 10]
+        return [item for k, item in enumerate(items) if k % 5 < 2 or k % 10 < 5]
 
     edit_captions(coco, "val", some)
     corpus = prepare_corpus(small(coco), tmp_path / "corpus")
@@ -316,11 +309,6 @@ def test_photos_that_the_captioner_was_trained_on_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (
-            "coco",
-            {"data_train": 1},
-            r"train split has fewer than 2 usable photos \(1\).*set data.train to 0",
-        ),
         ("gopro", {"blur_severity": "light"}, "'light', but .*gopro holds pairs.*released or seve"),
         (
             "coco",

@@ -113,7 +113,7 @@ def change_captions(folder, change, split="train"):
 
 def test_captions_are_cleaned_and_at_most_five(coco):
     change_captions(coco, lambda i, t: t[0].update(caption="a\u2028dog\r\nruns"))
-    change_captions(coco, lambda i, t: t.append({"id": 999, "image_id": 1, "caption": "a sixth"}))
+    change_captions(coco, lambda i, t: t.append({"image_id": 1, "caption": "a sixth"}))
     first = photos(whole(coco), "train")["captions"].iloc[0]
     assert first[0] == "a dog runs" and len(first) == 5
 
@@ -176,7 +176,7 @@ def test_separately_numbered_files_keep_both_photos(coco):
 
 def test_a_photo_of_val_is_not_trained_on(coco):
     photo = {"id": 21, "file_name": "000021.jpg"}
-    text = {"id": 9, "image_id": 21, "caption": "a dog"}
+    text = {"image_id": 21, "caption": "a dog"}
     change_captions(coco, lambda images, texts: (images.append(photo), texts.append(text)))
     source = read_source(coco)
     assert names_problem(source, "train.json: image 21: it is listed twice")
@@ -185,8 +185,7 @@ def test_a_photo_of_val_is_not_trained_on(coco):
 
 NO_JSON, NO_LAYOUT = "is not valid JSON", "not in COCO-captions layout"
 CONTENTS = [("{", NO_JSON), ("[" * 100_000, NO_JSON), ("\xff", NO_JSON), ("", NO_JSON)]
-CONTENTS += [('{"images": 1' + "0" * 5000 + "}", NO_JSON), ("{}", NO_LAYOUT), ("[]", NO_LAYOUT)]
-CONTENTS += [('{"images": []}', NO_LAYOUT), ('{"images": {}, "annotations": []}', NO_LAYOUT)]
+CONTENTS += [("{}", NO_LAYOUT), ("[]", NO_LAYOUT), ('{"images": {}, "annotations": []}', NO_LAYOUT)]
 
 
 @pytest.mark.parametrize(("text", "message"), CONTENTS)
@@ -330,13 +329,6 @@ def test_pairs_are_read_by_sequence(tmp_path, subset, above):
     assert photo["path"].parent.name == "sharp" and photo["blurred"].parent.name == subset
 
 
-def test_wrong_subsets(pairs):
-    with pytest.raises(S3EError, match="data.subset is 'sharp'"):
-        read_source(pairs, "sharp")
-    with pytest.raises(S3EError, match="no sequence has the folder blur_gamma/; --set data.subset"):
-        read_source(pairs, "blur_gamma")
-
-
 SEQUENCE = "train/GOPR0372_07_00"
 BROKEN_PAIRS = [
     (lambda at: (at / "sharp/000002.png").unlink(), r"blur/000002.png: has no partner in sharp/"),
@@ -358,7 +350,11 @@ def test_a_broken_pair_is_named_and_skipped(pairs, change, message):
     assert (f"{SEQUENCE[6:]}/000002" in {*source.images["id"]}) == kept
 
 
-def test_a_half_of_gopro_is_refused(pairs):
+def test_a_wrong_subset_and_a_half_of_gopro_are_refused(pairs):
+    with pytest.raises(S3EError, match="data.subset is 'sharp'"):
+        read_source(pairs, "sharp")
+    with pytest.raises(S3EError, match="no sequence has the folder blur_gamma/; --set data.subset"):
+        read_source(pairs, "blur_gamma")
     with pytest.raises(S3EError, match="train: is one half of GoPro; give the folder that holds"):
         read_source(pairs / "train")
     (pairs / "test").rename(pairs.parent / "test")

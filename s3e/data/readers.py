@@ -70,7 +70,7 @@ class Source:
         """Raise `S3EError` if a split has fewer than 2 photos; the first problem may be why."""
         for split in SPLITS:
             if (count := (self.images["split"] == split).sum()) < 2:
-                remedy = f"add photos ({', '.join(sorted(EXTENSIONS))}), or set data.{split} to 0"
+                remedy = f"add photos ({', '.join(sorted(EXTENSIONS))})"
                 if self.paired:
                     remedy = "give at least 2 train sequences and 1 test sequence of 2 pairs"
                 if self.problems:
