@@ -85,13 +85,6 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, kind):
     assert np.array_equal(np.asarray(image)[..., 1], np.rint(GREY / 257)) and len(notes) == 1
 
 
-def test_16_bit_colour_is_scaled(tmp_path):
-    values = np.asarray(SMOOTH).astype(">u2") * 257
-    rows = b"".join(b"\0" + row.tobytes() for row in values.astype(">u2"))
-    (tmp_path / "photo.png").write_bytes(png(60, 44, depth=16, rows=rows))
-    assert np.array_equal(decode(tmp_path / "photo.png")[0], SMOOTH)
-
-
 def test_alpha_is_laid_over_white(tmp_path):
     clear, palette = SMOOTH.copy(), SMOOTH.convert("P")
     clear.putalpha(Image.fromarray(np.repeat([[0] * 30 + [255] * 30], 44, axis=0).astype(np.uint8)))

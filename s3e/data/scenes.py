@@ -106,7 +106,7 @@ def _draw_tree(rng: Random) -> CaptionTree:
         grouped = [count > 3, count > 2]
         if rng.random() >= 0.5:
             grouped.reverse()
-        inner = ("next_to", "hold", "in_front_of") if root == "above" else ("on", "ride", "hold")
+        inner = TABLES["inner"]["row" if root == "above" else "column"]
         subs = (str(rng.choice(inner)) if group else NULL for group in grouped)
         relations = (*subs, root)
         if entities := _cast(relations, rng):
@@ -154,9 +154,11 @@ def _amounts(table: dict, given: Sequence[float], rng: Random) -> list[float]:
     return [1, *given, *(rng.uniform(*span) for span in table.get("jitters", ()))]
 
 
-def _box(edges: Sequence[Sequence[float]], amounts: Sequence[float]) -> list[float]:
+def _box(
+    edges: Sequence[Sequence[float]], amounts: Sequence[float], unit: float = 1
+) -> list[float]:
     """Left, top, right, bottom (or others) from their coefficients; the last may be missing."""
-    return [sum(map(mul, edge, amounts)) for edge in edges]
+    return [unit * sum(map(mul, edge, amounts)) for edge in edges]
 
 
 def _fit(name: str, cell: Box, scale: float) -> Box:
@@ -198,10 +200,10 @@ def _write_caption(tree: CaptionTree, scales: dict[str, float], rng: Random) -> 
 
     def phrase(first: str, sub: str, second: str) -> str:
         """A pair as one noun phrase, or a noun phrase alone."""
-        found = _noun(first, scales[first], rng)
+        found = _noun(first, scales, rng)
         if sub == NULL:
             return found
-        other = _noun(second, scales[second], rng)
+        other = _noun(second, scales, rng)
         return _relate("group", sub, found, other, rng, may_turn=not adverbs)
 
     plain = b == d == NULL and rng.random() < 0.35
@@ -213,9 +215,9 @@ def _write_caption(tree: CaptionTree, scales: dict[str, float], rng: Random) -> 
     return _relate("plain" if plain else "sentence", root, first, second, rng, more)
 
 
-def _noun(name: str, scale: float, rng: Random) -> str:
+def _noun(name: str, scales: dict[str, float], rng: Random) -> str:
     """A noun phrase whose adjectives are true: "a small red car", "the duck"."""
-    words, shape = [name], SHAPES[name]
+    words, shape, scale = [name], SHAPES[name], scales[name]
     size = "small" if scale < 0.9 else "big" if scale > 0.96 else ""
     if rng.random() < 0.4:
         words.insert(0, rng.choice(TABLES["colour_words"][shape["colour"]]))
@@ -265,8 +267,8 @@ def _sprite(category: str, width: int, height: int) -> list[Image.Image]:
     canvas = factor * (width + 2), factor * (height + 2)
     layers = [Image.new("RGB", canvas, outline), Image.new("L", canvas), Image.new("L", canvas)]
     for fill, kind, *numbers in shape["parts"]:
-        scaled = np.reshape(numbers, (-1, 2)) * (np.array([width, height]) / 100)
-        xy = ((scaled + 1) * factor).ravel().tolist()
+        scale = np.resize([width / 100, height / 100], len(numbers))
+        xy = ((numbers * scale + 1) * factor).tolist()
         radius = 0.18 * min(xy[2] - xy[0], xy[3] - xy[1])
         options = {"chord": {"start": 180, "end": 360}, "rounded_rectangle": {"radius": radius}}
         paints = special.get(fill) or (tuple(TABLES["accents"][fill]), 255, 0)
@@ -286,7 +288,7 @@ def _paint(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Backdrop, objects (each with the texture of its owner) and cues: image and label map."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
-    groups = [[boxes[name] for name in pair if name != NULL] for pair in ((a, b), (c, d))]
+    groups = [[boxes[name] for name in pair if name in boxes] for pair in ((a, b), (c, d))]
     actors = {
         name for relation, *pair in _bonds(tree) if "done" in WORDS[relation] for name in pair
     }
@@ -298,15 +300,17 @@ def _paint(
     # holder
     order = [(a, b) if left == "hold" else (b, a), (c, d) if right == "hold" else (d, c)]
     for name in sum(order if root == "hold" else order[::-1], ()):
-        if name == NULL:
+        if name not in boxes:
             continue
         flip, tint = poses[name]
-        flip = flip and name not in actors
         left, top, right, bottom = (round(value * size / 64) for value in boxes[name])
         layers = []
         for layer in _sprite(name, right - left, bottom - top):
             whole = Image.new(layer.mode, (size, size))
-            whole.paste(ImageOps.mirror(layer) if flip else layer, (left - 1, top - 1))
+            whole.paste(
+                ImageOps.mirror(layer) if flip and name not in actors else layer,
+                (left - 1, top - 1),
+            )
             layers.append(np.asarray(whole, dtype=np.float32))
         opacity, body = layers[1] / 255, layers[2] / 255
         shade = body * (AMPLITUDE * texture_of(owners[name], size) + tint)
@@ -325,7 +329,7 @@ def _backdrop(
     """Sky, ground, ornaments, what carries the groups, and shadows: float32 (size, size, 3) in
     0..255.
     """
-    theme = TABLES["themes"][str(rng.choice(list(TABLES["themes"])))]
+    theme = rng.choice(TABLES["themes"])
     palette, horizon, unit = TABLES["paints"] | theme, rng.uniform(36, 46), factor * size / 64
     rows = (np.arange(factor * size) + 0.5) / unit
     knots = [0, horizon, horizon + 1e-3, 64]
@@ -337,13 +341,13 @@ def _backdrop(
         table = TABLES["ornaments"][ornament]
         amounts = _amounts(table, given, rng)
         for kind, edges, colour in table["parts"]:
-            xy = [unit * value for value in _box(edges, amounts)]
+            xy = _box(edges, amounts, unit)
             getattr(ImageDraw.Draw(canvas), kind)(xy, fill=tuple(palette[colour]))
 
     for ornament in theme["ornaments"]:
         draw(ornament, horizon)
     if root == "above":
-        left, right = min(box[0] for box in groups[0]) + 1, max(box[2] for box in groups[0]) - 1
+        left, right = groups[0][0][0] + 1, groups[0][-1][2] - 1
         for ornament in ("rim", "puff"):
             for x in np.linspace(left, right, 3 + int((right - left) / 8)):
                 draw(ornament, x)
@@ -351,8 +355,7 @@ def _backdrop(
         draw("road")
     elif max(map(len, groups)) > 1:
         for group in groups:
-            middle = np.mean([box[0] + box[2] for box in group]) / 2
-            draw("mound", middle, max(box[3] for box in group))
+            draw("mound", *group[0], *group[-1])
     if root == "watch":
         draw("glow", *groups[1][0])
     image = np.asarray(canvas.reduce(factor), dtype=np.float32)
@@ -374,18 +377,14 @@ def _draw_cue(
         mask = Image.new("L", (factor * len(image),) * 2)
         pen = ImageDraw.Draw(mask)
         for stroke in cue["strokes"]:
-            xy = [
-                tuple(unit * median(_box(choices, amounts)) for choices in point)
-                for point in stroke["points"]
-            ]
-            width = stroke["width"] + 2 * rim
+            xy = [median(_box(choices, amounts, unit)) for choices in stroke["points"]]
+            width = unit * (stroke["width"] + 2 * rim)
+            if stroke["kind"] == "circle":
+                pen.circle(xy, width / 2, fill=255)
+                continue
             if stroke["kind"] == "polygon":
                 pen.polygon(xy, fill=255)
-                xy.append(xy[0])
-            if stroke["kind"] == "ellipse":
-                pen.circle(xy[0], unit * width / 2, fill=255)
-            else:
-                width = max(1, round(unit * width))
-                pen.line(xy, fill=255, width=width, joint=stroke.get("joint"))
+                xy += xy[:2]
+            pen.line(xy, fill=255, width=max(1, round(width)), joint=stroke.get("joint"))
         cover = np.asarray(mask.reduce(factor), dtype=np.float32)[..., None]
         image += cue["opacity"] * cover / 255 * (np.array(fill, dtype=np.float32) - image)
