@@ -179,8 +179,8 @@ def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
 def read_outputs(
     corpus: Corpus, paths: Iterable[Path], severity: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The first test images of a severity, as they were blurred and as each variant (folder of a
-    run) restored them.
+    """The first test images of a severity, as they were blurred and as each variant (the first of
+    its runs) restored them.
 
     Returns ({"blurred" and variants: uint8 (N, H, W, 3)}, the sharp ones); runs that kept no images
     are left out.
@@ -188,7 +188,8 @@ def read_outputs(
     test, rows = corpus.test, corpus.test.rows(severity)[:DEFINITION_IMAGES]
     outputs = {"blurred": test.blurred[severity][rows]}
     for run in map(describe, paths):
-        if (kept := run.path / "restored_test.npy").is_file():
+        kept = run.path / "restored_test.npy"
+        if kept.is_file() and run.variant not in outputs:
             outputs[run.variant] = np.load(kept, mmap_mode="r")[rows]
     return outputs, test.sharp[rows]
 

@@ -280,22 +280,19 @@ class Run:
     @cached_property
     def parts(self) -> dict[str, Any]:
         """What its key is made of: code, settings, data, and the keys of what it reads."""
-        settings, lent, control = self.settings, self.lent, self.texture_control
-        data = self.stage == PREPARES and self.study.data != "scenes"
-        data = {keys.DATA: keys.data_fingerprint(self.study.data)} if data else {}
+        code, settings = {**keys.code_parts(self.stage)}, {**self.settings}
+        if self.stage == PREPARES and self.kind != "scenes":
+            code[keys.DATA] = keys.data_fingerprint(self.study.data)
         if self.stage == EVALUATES:
             from s3e.evaluation.captions import find_java
 
-            settings = settings | {"Java": find_java() is not None}
-        others = [("semantics", path) for path in lent.values()]
-        others += [("texture control", path) for path in control]
-        return {
-            "stage": str(self),
-            "code": keys.code_parts(self.stage) | data,
-            "settings": settings,
-            "upstream": {str(other): other.key for other in self.reads}
-            | {f"{why}:{'/'.join(path.parts[-2:])}": record(path)["key"] for why, path in others},
-        }
+            settings["Java"] = find_java() is not None
+        upstream = {str(other): other.key for other in self.reads}
+        others = [("semantics", path) for path in self.lent.values()]
+        others += [("texture", path) for path in self.texture_control]
+        for why, path in others:
+            upstream[f"{why}:{path.parent.name}/{path.name}"] = record(path)["key"]
+        return {"stage": str(self), "code": code, "settings": settings, "upstream": upstream}
 
     @cached_property
     def key(self) -> str:
@@ -324,8 +321,8 @@ class Run:
         for place in self.places:
             if done := record(place):
                 lost = [f"{name} is lost or changed" for name in lost_files(place, done)]
-                word = "stale" if place == self.path else "missing"
-                return word, "; ".join(keys.explain(done["parts"], self.parts) + lost), None
+                why = "; ".join(keys.explain(done["parts"], self.parts) + lost)
+                return "stale" if place == self.path else "missing", why, done["seconds"]
         begun, why = record(self.path, "state.json"), ""
         if begun:
             same = begun["key"] == self.key
@@ -363,8 +360,7 @@ class Run:
 
     def upstream_runs(self, stage: str) -> list[Path]:
         """Folders of the finished runs of `stage` that it reads, without skipped ones."""
-        name = stage_named(stage)
-        found = [run.result() for run in self.reads if run.stage == name]
+        found = [run.result() for run in self.reads if run.stage == stage_named(stage)]
         return [path for path in found if not record(path)["skipped"]]
 
     def upstream(self, stage: str) -> Path:
