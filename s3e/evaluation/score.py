@@ -62,11 +62,11 @@ def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
     predicted, target: N x 7. Non-NULL leaves count as leaves, NULL leaves apart; out-of-vocabulary
     nodes count nowhere.
     """
-    leaf, right = np.arange(7) < LEAVES, predicted == target
-    masks = leaf & (target > 0), leaf & (target == 0), ~leaf & (target > 0)
-    root = (np.arange(7) == 6) & (target > 0)
+    leaf, named, right = np.arange(7) < LEAVES, target > 0, predicted == target
+    root = (np.arange(7) == 6) & named
+    masks = leaf & named, leaf & (target == 0), ~leaf & named, root
     columns = {}
-    for name, mask in zip(SHARES, (*masks, root), strict=True):
+    for name, mask in zip(SHARES, masks, strict=True):
         columns[f"{name}_correct"], columns[f"{name}_total"] = (right & mask).sum(1), mask.sum(1)
     return pd.DataFrame(columns)
 
@@ -189,15 +189,14 @@ def score_images(
     """Rows of `scores.csv`: PSNR and SSIM of restored and blurred images, with `node_counts` if
     wanted; `keep`: where the restored ones go.
     """
-    tables, images = [], []
+    tables, images, extents = [], [], np.asarray(split.extents[severity])
     for rows, restored, predicted in restore(model, split, severity, config):
-        table = pd.DataFrame(
-            {"split": split.name, "severity": severity, "id": [split.ids[row] for row in rows]}
-            | score_batch(restored, split.sharp[rows])
-        )
-        blurred = score_batch(split.blurred[severity][rows], split.sharp[rows])
-        table[[f"{name}_blurred" for name in blurred]] = np.column_stack([*blurred.values()])
-        table["extent"] = np.asarray(split.extents[severity])[rows]
+        sharp, ids = split.sharp[rows], [split.ids[row] for row in rows]
+        about = {"split": split.name, "severity": severity, "id": ids}
+        blurred = score_batch(split.blurred[severity][rows], sharp)
+        inputs = {f"{name}_blurred": values for name, values in blurred.items()}
+        scores = score_batch(restored, sharp) | inputs | {"extent": extents[rows]}
+        table = pd.DataFrame(about | scores)
         if nodes and predicted is not None:
             table = table.join(node_counts(predicted, split.targets[rows].numpy()))
         tables.append(table.set_index(rows))
