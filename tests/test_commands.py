@@ -308,7 +308,7 @@ def test_results_in_a_folder_are_not_its_photos(folder, tmp_path):
             ["caption", "{in}", "--json", "{in}/a.jpg/all.json"],
             "a.jpg is no folder to write to: name another",
         ),
-        (["deblur", "{in}", "-o", "{out}", "--tile", "-5"], "tile = -5: give 256 pixels or more"),
+        (["deblur", "{in}", "-o", "{out}", "--tile", "-5"], "tile = -5: give a multiple of 16"),
         (["deblur", "{in}", "-o", "{out}", "--weights", "{empty}"], "empty: no weights there"),
         (["caption", "{in}", "--weights", "{empty}"], "empty: no weights there"),
         (["caption", "{in}", "--json", "{in}/a.jpg"], "a.jpg is there already"),

@@ -93,9 +93,7 @@ class Examples:
         return self.restorer.read(self.image(name, severity, "blurred"), reader)
 
     def table(self) -> pd.DataFrame:
-        """PSNR (dB) and SSIM of every example under every severity; columns: metric, and blurred or
-        variant.
-        """
+        """PSNR (dB) and SSIM of all examples and severities; columns: metric, view."""
         rows = {
             (name, severity): {
                 (metric, style.label(view)): score(self.image(name, severity, view), sharp)
@@ -112,9 +110,7 @@ class Examples:
 
 
 class Shake(NamedTuple):
-    """A camera path (complex, pixels), how many of its samples the shutter sees, the kernel, and
-    the blurred photo.
-    """
+    """A camera path (complex, pixels), how many samples are seen, kernel, blurred photo."""
 
     path: np.ndarray
     seen: int
@@ -176,9 +172,7 @@ def blur_lab(photo: np.ndarray) -> Laboratory:
 
 
 def tree_lab(examples: Examples) -> Laboratory:
-    """A photo, sharp or blurred: the tree that is read in it, where each node and each word of the
-    caption looks.
-    """
+    """A photo, sharp or blurred: its tree, where each node and each word of the caption looks."""
 
     def make(photo: str, severity: str, read_by: str) -> tuple:
         seen = examples.image(photo, severity, "blurred")
@@ -232,8 +226,9 @@ def compare(examples: Examples) -> Laboratory:
 
 
 def changes(examples: Examples, name: str, severity: str) -> dict[str, tuple[np.ndarray, float]]:
-    """An example restored by changed trees, and the change of its PSNR in dB: nodes off, the next
-    example's tree, leaves 1 and 3 (the first of each pair) swapped.
+    """An example restored by changed trees, and the change of its PSNR in dB.
+
+    Nodes off, the next example's tree, leaves 1 and 3 (the first of each pair) swapped.
     """
     reading, names = examples.reading(name, severity), [*examples.photos]
     off: dict[str, Any] = {words: node for node, words in enumerate(NODE_NAMES)}

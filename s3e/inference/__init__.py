@@ -1,6 +1,4 @@
-"""Trained networks at work on any photo: files in and out (`photos`), reading and restoring
-(`restorer`).
-"""
+"""Trained networks at work on photos: files (`photos`), reading and restoring (`restorer`)."""
 
 from s3e.inference.photos import read_photo, write_photo
 from s3e.inference.restorer import Reading, Restorer

@@ -1,6 +1,4 @@
-"""Photos in and out of files, and what commands over many photos share: finding them, a file for
-each result, one line an error.
-"""
+"""Photos in and out of files; finding many, a file for each result, one line an error."""
 
 import io
 import os
@@ -62,9 +60,7 @@ def read_photo(path: Path | str) -> Photograph:
 
 
 def _exif(image: Image.Image, pixels: np.ndarray) -> bytes | None:
-    """The file's EXIF for upright `pixels`, without its thumbnail; of TIFF, whose tags tell how its
-    pixels are stored, none.
-    """
+    """The file's EXIF for upright `pixels`, without thumbnail; none of TIFF (storage is in it)."""
     exif, base = image.getexif(), ExifTags.Base
     exif.pop(base.Orientation, None)
     if not exif or image.format == "TIFF":
@@ -103,8 +99,7 @@ def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
 
 
 def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list[Path], list[str]]:
-    """The photos that are named, each once, those of folders sorted; and what is wrong with a
-    folder.
+    """The photos that are named, each once, those of folders sorted; what is wrong with folders.
 
     Results in an `output` inside of a folder are no photos of it. Raises `S3EError` for a path that
     does not exist and where nothing is left.
@@ -132,8 +127,7 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
 def plan_results(
     named: Sequence[Path], output: Path, beside: str = "", overwrite: bool = False
 ) -> tuple[dict[Path, list[Path]], list[str]]:
-    """The photos that are named, each with the files for its results in `output`, and what is left
-    out, and why.
+    """The photos that are named, with the files for their results; what is left out, and why.
 
     A result has the name of its photo, as a PNG where the photo's format is not written; `beside`:
     end of the name of a second file. Raises `S3EError` as `find_photos`, for a folder that holds

@@ -52,7 +52,6 @@ READERS = {
     "full": "05_co_training/full-s{}/semantics.safetensors",
     "captioner": "03_train_captioner/s{}/tree_captioner.safetensors",
 }
-USED = ("blur", "data", "evaluation", "model", "profile", "seed")  # of a run's configuration
 TILE = 1536  # pixels of a tile's side: about 0.6 GiB of memory at width 16
 OVERLAP = 128  # pixels that neighbouring tiles share at least; there one fades into the other
 FINEST = 4  # pixels a cell of the finest features that take maps
@@ -109,7 +108,7 @@ class Restorer:
     def __init__(self, store: Path, device: str):
         run = min(store.glob("05_co_training/full-s*/done.json"))
         settings = read_json(run.with_name("params.json"))["config"]
-        self.config = Config.model_validate({name: settings[name] for name in USED})
+        self.config = Config.model_validate(settings)
         own = (store / VOCABULARY).is_file()  # or words, labels and captioner are of another store
         self.captioned = store if own else Path(settings["semantics_from"])
         words = read_vocabulary((self.captioned / VOCABULARY).parent)
@@ -120,8 +119,7 @@ class Restorer:
 
     @classmethod
     def load(cls, folder: Path | str | None = None, device: str = "cpu") -> "Restorer":
-        """The demonstration weights, or those of a store of runs ("runs/laptop") or an exported
-        folder.
+        """The demonstration weights, or those of a store ("runs/laptop") or an exported folder.
 
         Raises `S3EError` where there are no weights, or damaged ones (when they are first used).
         """
@@ -154,12 +152,11 @@ class Restorer:
 
     @torch.no_grad()
     def read(self, photo: np.ndarray, reader: str = "full") -> Reading:
-        """Tree and caption of a photo, uint8 (H, W, 3) in any size; an unknown reader raises
-        `S3EError`.
+        """Tree and caption of a photo, uint8 (H, W, 3) in any size.
 
         `reader`: "full" (co-trained on blurred photos) or "captioner" (before co-training, at home
-        on sharp ones too). A photo longer than `LONGEST` times its shorter side is squashed to that
-        before it is read.
+        on sharp ones too); another raises `S3EError`. A photo longer than `LONGEST` times its
+        shorter side is squashed to that before it is read.
         """
         source = self.semantics(reader)
         features = source.encoder(to_tensor(self._scaled(photo)[None]).to(self.device))
@@ -179,27 +176,22 @@ class Restorer:
         `maps` (1 x 7 x D x h x w, as `reading.tree.maps` by "full") take the place of what the
         photo itself says; zeros switch a node off. A photo larger than `tile` pixels (0: never) is
         restored in tiles that fade into each other, `bar` being the name of their progress bar
-        ("": none). Raises `S3EError` for an unknown variant and a tile of less than twice
-        `OVERLAP`.
+        ("": none). Raises `S3EError` for an unknown variant and a tile that `_cut` refuses.
         """
         generator = self.generator(variant)
-        _check(photo)
+        maps = self.read(photo).tree.maps if maps is None else maps
+        maps = maps.to(self.device).flatten(1, 2)
         height, width = photo.shape[:2]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         image = F.pad(to_tensor(np.array(photo)[None]), padding, "reflect")
-        if variant == "baseline":
-            maps = None
-        else:
-            maps = self.read(photo).tree.maps if maps is None else maps
-            maps = maps.to(self.device).flatten(1, 2)
         # Each tile has statistics (normalisation, channel attention) of its own, as the patches of
         # the training had.
         tiles = list(product(_cut(image.shape[2], tile), _cut(image.shape[3], tile)))
-        total, weights = torch.zeros_like(image), torch.zeros_like(image[:, :1])
+        total, weights = torch.zeros_like(image), torch.zeros_like(image)
         for rows, columns in tqdm(tiles, bar, leave=False, disable=not bar or len(tiles) == 1):
-            own = None if maps is None else _maps_of(maps, photo.shape, rows, columns)
-            restored = generator(image[..., rows, columns].to(self.device), own).cpu()
-            weight = torch.outer(_fade(rows, image.shape[2]), _fade(columns, image.shape[3]))
+            piece = image[..., rows, columns].to(self.device)
+            restored = generator(piece, _maps_of(maps, photo.shape, rows, columns)).cpu()
+            weight = torch.outer(_fade(rows), _fade(columns)) if len(tiles) > 1 else 1
             total[..., rows, columns] += weight * restored
             weights[..., rows, columns] += weight
         return to_images((total / weights)[..., :height, :width])[0]
@@ -236,9 +228,7 @@ class Restorer:
         return Reading(reader, tree, features, rankings, words, heard)
 
     def _scaled(self, photo: np.ndarray) -> np.ndarray:
-        """The photo with its shorter side at the training size, sides multiples of the encoder's
-        stride.
-        """
+        """The photo, its shorter side of the training size, sides multiples of the stride."""
         _check(photo)
         size, step = self.config.data.size, self.config.data.size // GRID
         sides = np.array(photo.shape[:2]) * size / min(photo.shape[:2])
@@ -281,44 +271,32 @@ def _check(photo: np.ndarray) -> None:
 
 
 def _cut(side: int, tile: int) -> list[slice]:
-    """Tiles along a side (a multiple of `STRIDE`): equally long, evenly spaced, at least `OVERLAP`
-    in common.
-    """
-    if tile and tile < 2 * OVERLAP:
-        raise S3EError(f"tile = {tile}: give {2 * OVERLAP} pixels or more, or 0 for one piece.")
-    tile = -(-tile // STRIDE) * STRIDE
+    """Tiles along a side (a multiple of `STRIDE`) with at least `OVERLAP` pixels in common."""
+    if tile % STRIDE or 0 != tile < 2 * OVERLAP:
+        sizes = f"a multiple of {STRIDE} from {2 * OVERLAP} pixels on"
+        raise S3EError(f"tile = {tile}: give {sizes}, or 0 for one piece.")
     if not tile or side <= tile:
         return [slice(0, side)]
-    count = -(-(side - OVERLAP) // (tile - OVERLAP))
-    starts = [(side - tile) * i // (count - 1) // STRIDE * STRIDE for i in range(count)]
+    starts = [*range(0, side - tile, tile - OVERLAP), side - tile]
     return [slice(start, start + tile) for start in starts]
 
 
-def _fade(place: slice, side: int) -> Tensor:
-    """Weights (0, 1] of a tile's pixels along one axis: falling towards its ends, but not at the
-    photo's border.
-    """
-    ramp, weights = torch.linspace(0, 1, OVERLAP + 2)[1:-1], torch.ones(place.stop - place.start)
-    if place.start:
-        weights[:OVERLAP] = ramp
-    if place.stop < side:
-        weights[-OVERLAP:] = ramp.flip(0)
-    return weights
+def _fade(place: slice) -> Tensor:
+    """Weights of a tile's pixels along one axis: falling towards its ends over `OVERLAP` pixels."""
+    rising = torch.arange(1.0, place.stop - place.start + 1)
+    return torch.minimum(rising, rising.flip(0)).clamp(max=OVERLAP)
 
 
 def _maps_of(maps: Tensor, photo: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
-    """The part of maps (1 x M x h x w, they cover `photo`) that covers a tile, which may end beyond
-    the photo.
-    """
-    parts = zip((columns, rows), photo[1::-1], strict=True)
-    (wide, right), (high, down) = (
+    """The part of maps (1 x M x h x w, of a whole photo) below a tile, which may end beyond it."""
+    (high, down), (wide, right) = (
         ((part.stop - part.start) / side, (part.stop + part.start) / side - 1)
-        for part, side in parts
+        for part, side in zip((rows, columns), photo, strict=False)
     )
-    if wide == high == 1:
+    if high == wide == 1:
         return maps
     size = [(part.stop - part.start) // FINEST for part in (rows, columns)]
-    if wide >= 1 and high >= 1:  # one piece
+    if min(high, wide) >= 1:  # one piece
         size = maps.shape[2:]
     turn = maps.new_tensor([[[wide, 0, right], [0, high, down]]])
     grid = F.affine_grid(turn, [1, 1, *size], align_corners=False)
@@ -326,10 +304,9 @@ def _maps_of(maps: Tensor, photo: tuple[int, ...], rows: slice, columns: slice) 
 
 
 def export_weights(store: Path, to: Path) -> int:
-    """`python -m s3e weights export`: what photos need of a store's first seed, as a store of its
-    own in a new folder; returns 0.
+    """`python -m s3e weights export`: copy what photos need of a store to a new one; returns 0.
 
-    Writes unchanged copies and a card (README.md). Raises `S3EError` if `to` holds anything.
+    A card (README.md) is added. Raises `S3EError` if `to` holds anything.
     """
     source = Restorer.load(store)
     check_folder(to)
@@ -337,16 +314,16 @@ def export_weights(store: Path, to: Path) -> int:
         raise S3EError(f"--to {to} holds files already: name a new or empty folder.")
     weights = [*source.readers.values(), *source.variants.values()]
     files = [source.captioned / VOCABULARY, source.variants["full"].with_name("params.json")]
-    for name in ("provenance.json", "done.json"):  # the latter last, as in a run
+    for name in ("provenance.json", "scores.csv", "done.json"):  # the last one last, as in a run
         files += [file.with_name(name) for file in weights]
-    for file in [*weights, *files]:
+    for file in filter(Path.is_file, [*weights, *files]):
         with atomic_write(to.joinpath(*file.parts[-3:])) as temporary:
             shutil.copyfile(file, temporary)
-    parts = [f"# Weights of the profile {source.config.profile}", source.about]
-    for name, file in source.variants.items():
-        scores = pd.read_csv(file.with_name("scores.csv")).query("split == 'test'")
-        means = scores.groupby("severity", sort=False).mean(numeric_only=True)
-        parts += [f"## {name}: means over the test images", means.to_markdown(floatfmt=".3f")]
+    parts = ["# Weights", source.about]
+    for table in to.glob("*/*/scores.csv"):
+        means = pd.read_csv(table).query("split == 'test'").groupby("severity", sort=False)
+        parts += [f"## {table.parent.name}: means over the test images"]
+        parts += [means.mean(numeric_only=True).to_markdown(floatfmt=".3f")]
     with atomic_write(to / "README.md") as temporary:
         temporary.write_text("\n\n".join([*parts, PROTOCOL]) + "\n", encoding="utf-8")
     print(f"{to} is ready")
@@ -363,8 +340,7 @@ def deblur_photos(
     tree: bool = False,
     tile: int = TILE,
 ) -> int:
-    """`python -m s3e deblur`: restore photos of any size; print and write their captions and trees,
-    if asked for.
+    """`python -m s3e deblur`: restore photos; print and write captions and trees, if asked for.
 
     Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before
     any work.
@@ -396,8 +372,7 @@ def caption_photos(
     tree: bool = False,
     json: Path | None = None,
 ) -> int:
-    """`python -m s3e caption`: print captions of photos, and their trees; `json`: a new file for
-    everything.
+    """`python -m s3e caption`: print captions and trees of photos; `json`: a new file for all.
 
     Read by the captioner, which knows sharp photos as well as blurred ones; where the weights have
     none, by "full". Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong
