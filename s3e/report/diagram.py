@@ -30,7 +30,6 @@ NODES = (  # (x, y) in the unit square: leaves 1-4, nodes 5 and 6, root
     (0.11, 0.14), (0.37, 0.14), (0.63, 0.14), (0.89, 0.14), (0.24, 0.52), (0.76, 0.52), (0.5, 0.88),
 )  # fmt: skip
 TAGS = {"NOUN": BLUE, "VERB": VERMILLION, "PREP": PURPLE, "CONJ": PURPLE}
-KINDS = {"noun": BLUE, "verb": VERMILLION, "preposition or conjunction": PURPLE}
 LETTERS = 58  # of a caption on a line
 FRAMEWORK = tomllib.loads(files("s3e.report").joinpath("framework.toml").read_text("utf-8"))
 
@@ -134,8 +133,8 @@ def forest(parses: Sequence[Mapping[str, Any]], image: np.ndarray | None = None)
         draw_tree(axes, parse["tree"].nodes if parse["tree"] else [NULL] * 7)
         axes.set_ylim(0, 1.75)
         _write_words(axes, parse["tokens"], parse["tags"])
-    handles = [Patch(color=colour, label=words) for words, colour in KINDS.items()]
-    figure.legend(handles=handles, loc="lower left", ncols=3)
+    handles = [Patch(color=colour, label=tag.lower()) for tag, colour in TAGS.items()]
+    figure.legend(handles=handles, loc="lower left", ncols=4)
     return figure
 
 

@@ -105,10 +105,6 @@ def _interval(
     axes.errorbar(**data, **_look(variant), linewidth=1.2, elinewidth=1.0, capsize=2)
 
 
-def _pick(frame: pd.DataFrame, **wanted: str) -> pd.DataFrame:
-    return frame[(frame[list(wanted)] == pd.Series(wanted)).all(axis=1)]
-
-
 @styled
 def gain_by_severity(
     differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test", reference: str = "baseline"
@@ -117,10 +113,10 @@ def gain_by_severity(
 
     In dB with 95 % intervals; `differences`, `bins`: frames of notebook 07.
     """
-    wanted = {"split": split, "reference": reference, "metric": "psnr"}
-    chosen, thirds = (_pick(frame, **wanted) for frame in (differences, bins))
+    wanted = "split == @split and reference == @reference and metric == 'psnr'"
+    chosen = differences.query(wanted)
     names = severities(chosen)
-    thirds = thirds[thirds.severity == names[-1]].sort_values("bin")
+    thirds = bins.query(f"{wanted} and severity == @names[-1]").sort_values("bin")
     ends = zip(thirds.input_low, thirds.input_high, strict=True)
     thirds = thirds.assign(third=[f"{low:.1f}–{high:.1f} dB" for low, high in ends])
     variants = in_order(set(chosen.variant) & set(SHOWN)) or in_order(chosen.variant)
@@ -164,12 +160,11 @@ def seeds(
 
     `by_seed`, `differences`: frames of notebook 07.
     """
-    wanted = {"split": split, "severity": severity, "metric": "psnr"}
-    means, dots = (_pick(frame, **wanted) for frame in (differences, by_seed))
-    means = means[means.reference != "blurred"]
+    wanted = "split == @split and severity == @severity and metric == 'psnr'"
+    means = differences.query(f"{wanted} and reference != 'blurred'")
     panels = (
-        ("a  variants over the baseline", "variant", means[means.reference == "baseline"]),
-        ("b  full over others", "reference", means[means.variant == "full"]),
+        ("a  variants over the baseline", "variant", means.query("reference == 'baseline'")),
+        ("b  full over others", "reference", means.query("variant == 'full'")),
     )
     tallest = max(1, *(len(rows) for *_, rows in panels))
     figure = Figure(figsize=(PAGE_WIDTH, 0.75 + 0.23 * tallest), layout="constrained")
@@ -177,7 +172,7 @@ def seeds(
         ticks = []
         for place, name in enumerate(in_order(rows[column])):
             own = rows[rows[column] == name]
-            each = dots.merge(own[["variant", "reference"]])["mean"]
+            each = by_seed.query(wanted).merge(own[["variant", "reference"]])["mean"]
             _interval(axes, own, [place], name, flat=True)
             axes.plot(each, [place + 0.28] * len(each), ".", color=colour(name), markersize=3.5)
             ticks.append(f"{label(name)} ({len(each)} seed{'s' * (len(each) != 1)})")
