@@ -1,5 +1,4 @@
-"""The resumable state of a training on disk: hashed, replaced whole, the one before kept, never
-unpickled.
+"""The resumable state of a training on disk: hashed, replaced whole, never unpickled.
 
 A file is a line that names the format, the SHA-256 of the rest, and what `torch.save` wrote. It is
 read by `torch.load(weights_only=True)` and only after its hash was checked.
@@ -22,28 +21,16 @@ FORMAT = b"S3E checkpoint 1\n"
 HEAD = len(FORMAT) + 32
 
 
-class Damaged(S3EError):
-    """A file that is no whole checkpoint of this suite."""
-
-
-def previous(path: Path) -> Path:
-    """Where the checkpoint before `path` is kept."""
-    return path.with_name(f"{path.name}.previous")
-
-
 def disk_errors(path: Path, checkpoint: Path) -> AbstractContextManager[None]:
     """Where the disk is full or cannot be written: an `S3EError` that names the last checkpoint."""
-    last = f"the last good checkpoint, {checkpoint}"
-    return utils.disk_errors(
-        path, f"make room and run the same command again; it resumes from {last}"
-    )
+    last = f"it resumes from the last good checkpoint, {checkpoint}"
+    return utils.disk_errors(path, f"make room and run the same command again; {last}")
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, texts, lists and dictionaries of them); the file before it
-    becomes `previous`.
+    """Write `state` (tensors, numbers, texts, lists and dictionaries of them).
 
-    Raises `S3EError` where that is impossible: a whole checkpoint stays.
+    Raises `S3EError` where that is impossible: the file before it stays.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -54,47 +41,23 @@ def save(path: Path, state: dict[str, Any]) -> None:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, previous(path))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in `path`; raises `Damaged` for a file that is cut, altered or something else."""
-    try:
-        content = memoryview(path.read_bytes())
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read ({error.strerror})") from None
+    """The state in `path`; raises `S3EError` for a file that is cut, altered or something else."""
+
+    def refuse(why: str) -> S3EError:
+        return S3EError(f"{path} {why}: delete it to train from the start.")
+
+    content = memoryview(path.read_bytes())
     if bytes(content[: len(FORMAT)]) != FORMAT:
-        raise Damaged(f"{path} is not a checkpoint of this suite")
+        raise refuse("is not a checkpoint of this suite")
     if hashlib.sha256(content[HEAD:]).digest() != bytes(content[len(FORMAT) : HEAD]):
-        raise Damaged(f"{path} is damaged (its hash does not fit its content)")
+        raise refuse("is damaged (its hash does not fit its content)")
     try:
         return torch.load(io.BytesIO(content[HEAD:]), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError):  # or what would run code
-        raise Damaged(f"{path} holds something else than the state of a training") from None
-
-
-def load(path: Path) -> dict[str, Any] | None:
-    """The newest whole state: that of `path`, or the one before it, with a message; None where
-    there is neither.
-
-    A damaged file is moved aside (`.damaged`), so that the next one does not push out the good one
-    before it. Raises `S3EError` where files are there but none can be used.
-    """
-    wrong = []
-    for place in filter(Path.exists, (path, previous(path))):
-        try:
-            state = read(place)
-        except Damaged as error:
-            wrong.append(str(error))
-            continue
-        if wrong:
-            os.replace(path, path.with_name(f"{path.name}.damaged"))
-            print(f"{wrong[0]}: resuming from the one before it.", flush=True)
-        return state
-    if wrong:
-        raise S3EError(f"{'; '.join(wrong)}: delete it to train from the start.")
-    return None
+        raise refuse("holds something else than the state of a training") from None
 
 
 def hold(folder: Path, name: str) -> ExitStack:

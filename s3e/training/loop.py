@@ -74,8 +74,8 @@ class Trainer:
     - `validate() -> float`: higher is better, equal in all processes; every `validate_every` steps.
 
     `modules` are moved to the device and saved by name. Files in `folder`: `log_<name>.csv` (step
-    and losses, never times), `<name>.ckpt` (and the one before it), `validation_<name>.csv`. After
-    `fit`, `milliseconds` is the mean time of a step.
+    and losses, never times), `<name>.ckpt`, `validation_<name>.csv`. After `fit`, `milliseconds` is
+    the mean time of a step.
     """
 
     optimizers: dict[str, Optimizer]
@@ -188,14 +188,11 @@ class Trainer:
             mean = abs(before.get(name, math.inf))
             if abs(value) <= self.runtime.explosion * max(mean, SMALLEST) and math.isfinite(value):
                 continue
-            more = len(self.ids) - 8
-            images = ", ".join(self.ids[:8]) + (f" and {more} more" if more > 0 else "")
-            saved = self.checkpoint if self.checkpoint.exists() else "none was saved before"
             raise S3EError(
                 f"training '{self.name}' diverged at step {self.number}: loss '{name}' is"
                 f" {value:.3g} after {before.get(name, math.nan):.3g} in the mean (images:"
-                f" {images}); lower the learning rate or set clip_norm; the last good checkpoint:"
-                f" {saved}."
+                f" {', '.join(self.ids)}); lower the learning rate or set clip_norm; it resumes"
+                f" from the last checkpoint, {self.checkpoint}."
             )
 
     def place(self, batch: Batch) -> Batch:
@@ -235,9 +232,9 @@ class Trainer:
 
     def _resume(self) -> int:
         """Take over the last checkpoint, if there is one; the number of its steps."""
-        state = checkpoint.load(self.checkpoint)
-        if state is None:
+        if not self.checkpoint.exists():
             return 0
+        state = checkpoint.read(self.checkpoint)
         if state.get("key") != [*map(str, self.key)]:
             raise S3EError(
                 f"{self.checkpoint} belongs to another training {state.get('key', '')}; delete it"
