@@ -65,21 +65,15 @@ def _entities(tokens: list[Token]) -> list[Entity]:
         nouns = [k for k in range(start, i) if tokens[k].tag == "NOUN"]
         if not nouns:
             i = max(i, start + 1)
-        elif _measures(tokens, nouns[-1], i):  # "a group of": determiners of the next noun
-            for token in tokens[start : i + 1]:
+        elif tokens[nouns[-1]].lemma in PARTITIVES and [t.text for t in tokens[i : i + 1]] == [
+            "of"
+        ]:
+            for token in tokens[start : i + 1]:  # "a group of": determiners of the next noun
                 token.tag = "DET"
             i = start
         else:
             found.append(Entity(start, nouns[-1] + 1, _head(tokens[start : nouns[-1] + 1])))
     return found
-
-
-def _measures(tokens: list[Token], noun: int, stop: int) -> bool:
-    """Does the last noun of a run that ends at `stop` only measure or place the noun after "of"?"""
-    if stop == len(tokens) or tokens[stop].text != "of" or tokens[noun].lemma not in PARTITIVES:
-        return False
-    rest = (token.tag for token in tokens[stop + 1 :] if token.tag not in PRENOMINAL)
-    return next(rest, "") == "NOUN"
 
 
 def _head(run: list[Token]) -> str:
@@ -139,16 +133,11 @@ def _reduce_verb(gap: Gap, words: list[Token], verbs: list[int]) -> None:
     """
     strong = (i for i in verbs[:-1] if words[i].lemma not in WEAK | POSTURES)
     verb = next(strong, verbs[-1])  # "tries to catch" -> catch
-    token = words[verb]
-    after = [t.lemma for t in words[verb + 1 :] if t.tag == "PREP"]
-    directed = next((p for p in after if p in DIRECTED), None)
-    gap.label, gap.kind = token.lemma, "verb"
-    if token.form == "ed" and after[:1] == ["by"] and token.lemma not in POSTURES | LIGHT:
-        gap.swap = True
-    elif token.lemma in LIGHT and after:
-        gap.label, gap.kind = directed or after[0], "prep"
-    elif token.lemma in POSTURES and directed:
-        gap.label, gap.kind = directed, "prep"
+    lemma, gap.kind = words[verb].lemma, "verb"
+    after = next((t.lemma for t in words[verb + 1 :] if t.tag == "PREP"), "")
+    gap.label, gap.swap = lemma, words[verb].form == "ed" and after == "by"
+    if after and not gap.swap and (lemma in LIGHT or lemma in POSTURES and after in DIRECTED):
+        gap.label, gap.kind = after, "prep"
 
 
 def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
@@ -159,8 +148,7 @@ def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
     gaps = [_reduce(part) for part in words]
     if gaps[-1].kind != "verb":
         gaps[-1] = Gap()
-    # what lies in a subordinate clause or in a later sentence
-    aside = any(t.tag == "SUB" for t in tokens[: entities[0].start])
+    aside = False  # what lies in a subordinate clause or in a later sentence
     for gap, part in zip(gaps, words, strict=True):
         gap.aside |= aside
         aside |= any(t.tag == "SUB" or t.text in STOPS for t in part)
@@ -170,19 +158,19 @@ def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
 def _root(gaps: list[Gap]) -> int | None:
     """Index of the gap that holds the main predicate, or None if there is no relation at all.
 
-    It is the first finite verb outside relative clauses, else the first verb, else the first
-    preposition but "of", else the first relation. Verbs of clothing give way to others.
+    It is the first finite verb outside relative clauses, else the first verb (one of clothing
+    last), else the first preposition but "of", else the first relation.
     """
-    live = [i for i, gap in enumerate(gaps) if gap.kind]
-    main = [i for i in live if gaps[i].finite and not gaps[i].aside and gaps[i].kind != "conj"]
-    verbs = [i for i in live if gaps[i].kind == "verb" and not gaps[i].aside]
-    acts = [i for i in verbs if gaps[i].label not in CLOTHING]
-    preps = [i for i in live if gaps[i].kind == "prep" and gaps[i].label != "of"]
-    if main:
-        late = (i for i in acts if i > main[0] and gaps[main[0]].label in CLOTHING)
-        return next(late, main[0])
-    order = [*acts, *verbs, *preps, *live]
-    return order[0] if order else None
+
+    def rank(place: int) -> int:
+        gap = gaps[place]
+        if gap.label not in CLOTHING and gap.finite and not gap.aside and gap.kind != "conj":
+            return 0
+        if gap.kind == "verb" and not gap.aside:
+            return 1 + (gap.label in CLOTHING)
+        return 3 if gap.kind == "prep" and gap.label != "of" else 4
+
+    return min((i for i, gap in enumerate(gaps) if gap.kind), key=rank, default=None)
 
 
 def _canonical(gap: Gap) -> tuple[str, bool]:

@@ -60,7 +60,7 @@ class Token:
     text: str
     tag: str  # DET ADJ NUM POSS PRON REL SUB CONJ BE HAVE MODAL ADV PREP PUNCT NOUN VERB
     lemma: str
-    form: str = ""  # verbs: base, inf (after "to"), s, ing, ed; nouns: plural or ""
+    form: str = ""  # verbs: base, s, ing, ed; nouns: plural or ""
 
     @property
     def finite(self) -> bool:
@@ -181,8 +181,7 @@ class _Tagger:
     def _verb_or_not(self, word: str, nxt: str) -> Token:
         lemma, form = verb_lemma(word)
         if self._is_verb(word, form, nxt):
-            to = form == "base" and self.last.lemma in ("to", "about_to")
-            return Token(word, "VERB", lemma, "inf" if to else form)
+            return Token(word, "VERB", lemma, form)
         if form == "ed" or form == "ing" and nxt in (*_NOMINAL, "VERB?"):
             return Token(word, "ADJ", word)
         return _noun(word)
