@@ -11,9 +11,7 @@ _PLACES = {"Restorer": "restorer", "read_photo": "photos", "write_photo": "photo
 
 
 def __getattr__(name: str) -> Any:
-    """Load these when they are asked for: they bring torch along, which the command line does not
-    need.
-    """
+    """Load these when asked for: they bring torch along, which the command line does not need."""
     if name in _PLACES:
         return getattr(import_module(f"s3e.inference.{_PLACES[name]}"), name)
     raise AttributeError(f"module 's3e' has no attribute {name!r}")

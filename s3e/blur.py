@@ -147,18 +147,14 @@ def extent(path: np.ndarray) -> float:
 
 
 def kernel_for(image_id: str | int, severity: str, size: int, seed: int = 0) -> np.ndarray:
-    """The kernel of one image of side `size` (see `psf`): the same in every run, radius always
-    below size / 2.
-    """
+    """The kernel (see `psf`) of one image of side `size`; its radius is always below size / 2."""
     return kernels_for([image_id], severity, size, seed)[0][0]
 
 
 def kernels_for(
     ids: Sequence[str | int], severity: str, size: int, seed: int = 0
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Kernels of many images and their extents in pixels, float64 (n,); one too large for its image
-    is drawn again.
-    """
+    """Kernels of many images and their extents in pixels (n,); too large ones are drawn again."""
     if severity not in SEVERITIES:
         known = ", ".join(SEVERITIES)
         raise ValueError(f"Unknown severity {severity!r}: choose one of {known}.")

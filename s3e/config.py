@@ -333,9 +333,7 @@ def load_config(
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split "loss.caption=0.5" into ("loss.caption", 0.5); values are JSON, or else plain words.
-    S3EError: no "=".
-    """
+    """Split "loss.caption=0.5" into ("loss.caption", 0.5); values are JSON, or else plain words."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise S3EError(f"--set {text}: write it as section.name=value, e.g. loss.caption=0.5.")

@@ -1,6 +1,4 @@
-"""Folders, the one error type, files that appear whole or not at all, and randomness keyed by names
-and numbers.
-"""
+"""Folders, the one error type, files that appear whole or not at all, and keyed randomness."""
 
 import ast
 import errno
@@ -37,9 +35,7 @@ class S3EError(Exception):
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` and rename it to `path` if the block ends well; else
-    leave no trace.
-    """
+    """Yield a path beside `path`, renamed to `path` if the block ends well; else leave no trace."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -145,17 +141,13 @@ def is_locked(path: Path) -> bool:
 
 
 def reader_gone() -> int:
-    """The exit code where nobody reads on (`| head -1`), after which Python does not complain
-    either when it ends.
-    """
+    """The exit code where nobody reads on (`| head -1`); Python then ends without complaint."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 
 
 def stable_hash(*parts: object) -> int:
-    """A 63-bit number from JSON-able `parts`: the same on every machine and in every Python
-    process.
-    """
+    """A 63-bit number from JSON-able `parts`: the same on every machine and in every process."""
     return int(digest(parts)[:16], 16) >> 1
 
 
@@ -188,9 +180,7 @@ def rng(*parts: object) -> np.random.Generator:
 
 
 def seed_everything(*parts: object) -> None:
-    """Seed torch (CPU and CUDA) from `parts`; called before each step, so that draws depend on
-    the step alone.
-    """
+    """Seed torch (CPU and CUDA) from `parts`."""
     import torch
 
     torch.manual_seed(stable_hash(*parts))
@@ -222,9 +212,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:
-    """Map float values in [low, high] (`low` is -1 or 0) to uint8: clamp, then round. Any shape;
-    NaN: ValueError.
-    """
+    """Map floats in [low, high] (`low` is -1 or 0) to uint8: clamp, then round. NaN: ValueError."""
     image = np.asarray(image, float)
     if np.isnan(image).any():
         raise ValueError("to_uint8: the image contains NaN; the network that made it has diverged.")
@@ -249,9 +237,7 @@ def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
 def peak_value(
     restored: np.ndarray, sharp: np.ndarray, dimensions: int, data_range: float | None = None
 ) -> float:
-    """The range of values by which images are scored; ValueError for images that cannot be
-    compared.
-    """
+    """The range of values of images that are scored; ValueError where they cannot be compared."""
     if restored.dtype != sharp.dtype or (restored.dtype != np.uint8 and data_range is None):
         kinds = f"{restored.dtype} and {sharp.dtype}"
         raise ValueError(

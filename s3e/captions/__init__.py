@@ -1,3 +1,1 @@
-"""A caption becomes a tree of seven nodes: `tagger` (words), `parser` (rules), `tree` (the tree and
-the vocabularies).
-"""
+"""A caption becomes a tree of seven nodes: `tagger` (words), `parser` (rules), `tree` (labels)."""

@@ -107,9 +107,7 @@ def _telling(words: list[Token]) -> list[Token]:
 
 
 def _reduce(words: list[Token]) -> Gap:
-    """Reduce the tokens of a gap to one relation: main-verb lemma, else preposition, else
-    conjunction.
-    """
+    """Reduce a gap to one relation: main-verb lemma, else preposition, else conjunction."""
     gap, comma = Gap(), any(t.text in (",", ";") for t in words)
     words, gap.aside = _main_part(_telling(words))
     gap.finite = any(t.finite for t in words)
@@ -128,9 +126,7 @@ def _reduce(words: list[Token]) -> Gap:
 
 
 def _reduce_verb(gap: Gap, words: list[Token], verbs: list[int]) -> None:
-    """Fill `gap` from its verbs; light and posture verbs give way to the preposition, passives swap
-    the sides.
-    """
+    """Light and posture verbs give way to the preposition, passives swap the sides."""
     strong = (i for i in verbs[:-1] if words[i].lemma not in WEAK | POSTURES)
     verb = next(strong, verbs[-1])  # "tries to catch" -> catch
     lemma, gap.kind = words[verb].lemma, "verb"

@@ -85,9 +85,7 @@ def noun_lemma(word: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def verb_lemma(word: str) -> tuple[str, str] | None:
-    """(lemma, form) of a word that may be a verb, by list or ending: "chases" -> ("chase", "s");
-    else None.
-    """
+    """(lemma, form) of a word that may be a verb, or None: "chases" -> ("chase", "s")."""
     if word in _IRREGULAR_VERBS:
         return _IRREGULAR_VERBS[word], "ing" if word.endswith("ing") else "ed"
     if word in _VERBS:
@@ -228,9 +226,7 @@ def _noun(word: str) -> Token:
 
 
 def tag_words(text: str) -> list[Token]:
-    """Tokenise, tag and lemmatise the first `LONGEST` characters of a caption; any string is
-    accepted.
-    """
+    """Tokenise, tag and lemmatise the first `LONGEST` characters of any string."""
     text = " ".join(re.sub(r"[^\w.,;:!?&'’`-]+", " ", text).split())
     if len(text) > LONGEST:
         text = text[:LONGEST].rpartition(" ")[0]

@@ -76,9 +76,7 @@ class TreeVocabulary:
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-cased words without punctuation; inner hyphens and apostrophes stay ("t-shirt",
-    "dog's").
-    """
+    """Lower-cased words without punctuation; inner hyphens and apostrophes stay ("dog's")."""
     return [word.replace("’", "'") for word in _WORD.findall(text.lower())]
 
 

@@ -97,9 +97,7 @@ def build_critic(config: Config) -> Critic:
 
 
 def build_perceptual(config: Config) -> PerceptualLoss | None:
-    """The perceptual loss, or None without it. `S3EError`: VGG19's file is missing or is not such a
-    file.
-    """
+    """The perceptual loss, or None without it; `S3EError` for a file that is not VGG19's."""
     loss = config.loss.effective
     if not loss.perceptual:
         return None

@@ -49,9 +49,7 @@ class CaptionDecoder(nn.Module):
             self.score = nn.Linear(attention_width, 1, bias=False)
 
     def begin(self, context: Tensor, items: Tensor | None) -> tuple[State, Tensor | None]:
-        """The first LSTM state and the items' attention keys B x K x A, computed once an image, not
-        once a word.
-        """
+        """The first LSTM state, and the items' attention keys B x K x A (once an image)."""
         hidden, cell = self.start(context).tanh().chunk(2, -1)
         keys = self.item_key(items) + self.place_key if self.item_width else None
         return (hidden, cell), keys
@@ -100,17 +98,13 @@ class CaptionDecoder(nn.Module):
 
     @torch.no_grad()
     def attend(self, words: Tensor, context: Tensor, items: Tensor) -> Tensor:
-        """Where the decoder looks as it says each of `words`, B x T as `beam` returns them:
-        attention B x T x K.
-        """
+        """Where the decoder looks at each of `words` (B x T, as of `beam`): attention B x T x K."""
         steps = self._unroll(F.pad(words[:, :-1], (1, 0), value=BOS), context, items)
         return torch.stack([attention for _, attention in steps], 1)
 
     @torch.no_grad()
     def beam(self, context: Tensor, items: Tensor | None, max_words: int, size: int) -> Tensor:
-        """Beam search (size 1: greedy), score = mean log-probability per word: ids B x max_words
-        (EOS, then PAD).
-        """
+        """Beam search by mean log-probability per word: ids B x max_words (EOS, then PAD)."""
         state, keys = self.begin(context, items)
         state = tuple(x.repeat_interleave(size, 0) for x in state)  # R x H, R = B size
         first = torch.arange(0, len(state[0]), size, device=context.device)[:, None]  # B x 1

@@ -50,9 +50,7 @@ class ConvEncoder(nn.Module):
 
 
 def vgg_features() -> nn.Sequential:
-    """VGG19 up to conv3_3, before its ReLU: B x 3 x H x W -> B x 256 x H/4 x W/4; named as
-    torchvision's `features`.
-    """
+    """VGG19's `features` up to conv3_3, before its ReLU: B x 3 x H x W -> B x 256 x H/4 x W/4."""
     layers: list[nn.Module] = []
     channels = 3
     for widths in ((64, 64), (128, 128), (256, 256, 256)):

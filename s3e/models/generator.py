@@ -1,6 +1,4 @@
-"""DeblurGAN: the generator, with places where node maps are embedded, and the critic (specification
-3.1, 3.2, 6.5).
-"""
+"""DeblurGAN: generator, with places for node maps, and critic (specification 3.1, 3.2, 6.5)."""
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +66,7 @@ class Embed(nn.Module):
 def embeddings(
     map_channels: int, width: int, fuse: str, places: list[int], blocks: int
 ) -> nn.ModuleDict:
-    """One `Embed` for each of `places` among `blocks` blocks (none without maps); a place outside
-    raises ValueError.
-    """
+    """One `Embed` for each of `places` among `blocks` blocks; none without maps."""
     if any(not 0 <= place < blocks for place in places):
         raise ValueError(
             f"model.embed_at = {list(places)}: the generator has blocks 0 to {blocks - 1}"
@@ -82,9 +78,7 @@ def embeddings(
 def run_trunk(
     trunk: nn.ModuleList, embed: nn.ModuleDict, features: Tensor, maps: Tensor | None
 ) -> Tensor:
-    """The blocks of `trunk` one after the other; `maps` are embedded before those that `embed`
-    names.
-    """
+    """The blocks of `trunk` in turn; `maps` are embedded before those that `embed` names."""
     for place, block in enumerate(trunk):
         if maps is not None and str(place) in embed:
             features = embed[str(place)](features, maps)
@@ -144,9 +138,7 @@ def initialise(module: nn.Module) -> None:
 
 
 class Critic(nn.Module):
-    """The PatchGAN critic: B x 3 x H x W in [-1, 1] -> scores B x 1 x h x w without sigmoid (35 x
-    35 at 256 px).
-    """
+    """The PatchGAN critic: B x 3 x H x W in [-1, 1] -> scores B x 1 x h x w (35 x 35 at 256 px)."""
 
     def __init__(self, *, width: int):
         super().__init__()

@@ -13,9 +13,7 @@ LEAVES, NODES = 4, 7
 
 @dataclass(frozen=True)
 class TreeOutput:
-    """What the tree predicts of a batch; nodes in the order leaves 1-4, sub-relations 5 and 6,
-    root.
-    """
+    """What the tree predicts of a batch; nodes in the order leaves 1-4, relations 5 and 6, root."""
 
     maps: Tensor  # B x 7 x D x h x w
     vectors: Tensor  # B x 7 x D: the maps, pooled by attention

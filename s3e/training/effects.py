@@ -43,9 +43,7 @@ def gradients(training: CoTraining | PretrainSemantics, batch: Batch) -> pd.Data
 
 
 def image_directions(training: CoTraining, batch: Batch) -> dict[str, np.ndarray]:
-    """How each weighted term would change the restored images to fall, its negative gradient:
-    {term: signed n x H x W x 3}.
-    """
+    """Each weighted term's negative gradient in the restored images: {term: n x H x W x 3}."""
     with training.evaluating(learn=True):
         batch, restored, _ = training.restored(batch)
         restored.requires_grad_()

@@ -99,9 +99,7 @@ class CoTraining(Stage):
         }
 
     def step(self, number: int) -> Terms:
-        """One co-training step: read and restore, critic, then generator and semantics; the losses
-        of all.
-        """
+        """One co-training step: read and restore, critic, generator and semantics; all losses."""
         # Steps of the critic beyond its first one have images of their own.
         extra = self.loss.critic_steps - 1 if self.loss.adversarial else 0
         for place in range(number * extra, (number + 1) * extra):
