@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import combinations
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from s3e.report.style import (
     VERMILLION,
     bare,
     styled,
-    wrap,
 )
 
 NODES = (  # (x, y) in the unit square: leaves 1-4, nodes 5 and 6, root
@@ -62,7 +62,7 @@ def framework(
         look = {"arrowstyle": "-|>", "color": parts[end][4], "shrinkA": 0, "shrinkB": 0}
         patches = {"patchA": boxes[start], "patchB": boxes[end]}
         axes.annotate("", parts[end][:2], parts[start][:2], arrowprops=look | patches)
-    said = [(8.2, 3.15, wrap(f"“{caption}”", 32))] if caption else []
+    said = [(8.2, 3.15, fill(f"“{caption}”", 32))] if caption else []
     for x, y, words in FRAMEWORK["notes"] + said:
         axes.text(x, y, words, **middle)
     axes.set(xlim=(0, 10.5), ylim=(0.15, 5.25), aspect="equal")

@@ -28,10 +28,8 @@ from s3e.report.style import (
     spectrum,
     strengthened,
     styled,
-    top,
     trajectory,
     window_for,
-    wrap,
 )
 from s3e.utils import psnr
 
@@ -57,7 +55,7 @@ def sheet(
     across, deep = across or len(titles), len(columns[titles[0]])
     gap, left = 0.05, 0.18 if any(rows) else 0.03
     side = (PAGE_WIDTH - 2 * left - gap * (across - 1)) / across
-    heads = {title: wrap(title, max(8, int(14 * side))) for title in titles}
+    heads = {title: fill(title, max(8, int(14 * side))) for title in titles}
     head = 0.12 + 0.14 * max(1 + text.count("\n") for text in heads.values())
     longest = max((1 + text.count("\n") for column in notes.values() for text in column), default=0)
     foot = 0.06 + 0.12 * longest
@@ -242,13 +240,12 @@ def shakes(shown: Mapping[str, tuple[np.ndarray, int, np.ndarray, np.ndarray]]) 
     others are grey; kernel; blurred photo).
     """
     titles = ("camera path (dot: start)", "kernel", "log spectrum", "blurred photo")
-    lines, widths, brightest = [], [], None
+    lines, widths = [], []
     for path, seen, kernel, photo in shown.values():
         moved = path - path[:seen].mean()
-        window = window_for(moved, min(photo.shape[:2]))
-        brightest = brightest or top(photo)
+        window = window_for(moved)
         drawn = trajectory(moved, seen, window), kernel_image(kernel, window)
-        lines.append((*drawn, spectrum(photo, brightest), photo))
+        lines.append((*drawn, spectrum(photo), photo))
         widths.append(f"{window} px wide")
     columns = dict(zip(titles, zip(*lines, strict=True), strict=True))
     return sheet(columns, dict.fromkeys(titles[:2], widths), list(shown))
@@ -269,8 +266,7 @@ def kernels(
 
 def spectra(views: Mapping[str, np.ndarray]) -> Figure:
     """What blur removes: one photo, sharp first, and its log amplitude spectra on one scale."""
-    brightest = top(next(iter(views.values())))
-    columns = {name: [photo, spectrum(photo, brightest)] for name, photo in views.items()}
+    columns = {name: [photo, spectrum(photo)] for name, photo in views.items()}
     return sheet(columns, rows=("photo", "log amplitude"))
 
 

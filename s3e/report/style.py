@@ -6,7 +6,6 @@ Pictures are uint8 (H, W, 3) in RGB, in and out, unless said otherwise.
 
 import io
 import re
-import textwrap
 from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib.resources import files
@@ -24,14 +23,11 @@ from s3e.utils import atomic_write
 
 PAGE_WIDTH = 7.0  # inches
 STYLE = str(files("s3e.report") / "s3e.mplstyle")
-SIDE = 256  # pixels of a picture's longer side on the page
-DECADES, LOWEST = 4.0, 1e-3  # shown of a spectrum's amplitude; added, so that its logarithm exists
+SIDE = 256  # pixels of a lit picture's longer side
 
 # Okabe & Ito, "Color Universal Design" (2008)
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY, INK, PALE = "#8A8A8A", "#333333", "#F3F3F1"
-OKABE_ITO = (BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE)
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY, INK = "#8A8A8A", "#333333"
 
 # words, colour and marker of variants and systems, in the order of every figure and table
 LOOKS = pd.read_csv(files("s3e.report") / "looks.csv", index_col="variant")
@@ -111,89 +107,51 @@ def bare(axes: Axes) -> Axes:
     return axes
 
 
-def wrap(text: str, width: int) -> str:
-    """`text` on lines of at most `width` characters."""
-    return textwrap.fill(text, width)
-
-
-def enlarged(picture: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """The picture with `side` pixels at its longer side: small ones show pixels, large ones are
-    averaged.
-    """
-    scale = side / max(picture.shape[:2])
-    size = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
-    how = cv2.INTER_NEAREST_EXACT if scale > 1 else cv2.INTER_AREA
-    return cv2.resize(picture, size, interpolation=how)
-
-
-def tinted(values: np.ndarray, colours: int = cv2.COLORMAP_MAGMA) -> np.ndarray:
-    """Values in [0, 1], (H, W), from black over red to pale yellow."""
-    levels = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, colours), cv2.COLOR_BGR2RGB)
-
-
-def lit(picture: np.ndarray, attention: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """The enlarged picture, lit by an attention map (h, w) and outlined at half of its peak."""
-    found = enlarged(picture, side)
+def lit(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
+    """The picture enlarged, lit by an attention map (h, w) and outlined at half of its peak."""
+    scale = SIDE / max(picture.shape[:2])
+    found = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     light = (attention / max(float(attention.max()), 1e-12)).astype(np.float32)
     zoomed = cv2.resize(light, found.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     found = (found * (0.4 + 0.6 * zoomed[..., None])).astype(np.uint8)
     inside = (zoomed >= 0.5).astype(np.uint8)
-    rims, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(found, rims, -1, (230, 159, 0), max(1, side // 96))
+    found[inside > cv2.erode(inside, np.ones((5, 5)))] = (230, 159, 0)
+    return found
 
 
-def window_for(path: np.ndarray, size: int) -> int:
-    """Pixels (odd) at a side of the square that shows a path: `size` halved while the path fits."""
-    reach = 2 * max(np.abs(path.real).max(), np.abs(path.imag).max()) + 3
-    while size > 16 and reach <= size / 2:
-        size //= 2
-    return (size if reach <= size else 2 * size) | 1  # a middle pixel, as kernels have it
-
-
-def trajectory(path: np.ndarray, exposed: int, window: int, side: int = SIDE) -> np.ndarray:
+def trajectory(path: np.ndarray, seen: int, window: int) -> np.ndarray:
     """A camera path (complex, pixels) in `window` x `window` pixels; a dot marks its start.
 
-    The first `exposed` samples, which the shutter sees, are coloured.
+    The first `seen` samples, which the shutter sees, are coloured.
     """
-    canvas = np.full((side, side, 3), 255, np.uint8)
-    places = (np.stack([path.real, path.imag], 1) / window + 0.5) * side
-    fixed = np.rint(places * 16).astype(np.int32)  # OpenCV's sixteenths of a pixel
-    for part, ink, width in ((fixed, (190, 190, 190), 1), (fixed[:exposed], (213, 94, 0), 2)):
-        cv2.polylines(canvas, [part], False, ink, width, cv2.LINE_AA, 4)
-    cv2.circle(canvas, fixed[0].tolist(), 5 * 16, (0, 0, 0), -1, cv2.LINE_AA, 4)
-    return canvas
+    canvas = np.full((2 * SIDE, 2 * SIDE, 3), 255, np.uint8)
+    points = np.stack([path.real, path.imag], 1) / window + 0.5
+    points = np.rint(2 * SIDE * points).astype(np.int32)
+    cv2.polylines(canvas, [points], False, (190, 190, 190), 3, cv2.LINE_AA)
+    cv2.polylines(canvas, [points[:seen]], False, (213, 94, 0), 5, cv2.LINE_AA)
+    return cv2.circle(canvas, points[0].tolist(), 10, (0, 0, 0), -1, cv2.LINE_AA)
 
 
-def kernel_image(kernel: np.ndarray, window: int, side: int = SIDE) -> np.ndarray:
-    """A kernel with odd sides in the middle of `window` x `window` pixels; brightness by square
-    root.
+def window_for(path: np.ndarray) -> int:
+    """Pixels (odd) at a side of the square that shows a path: a power of two and one."""
+    reach = 2 * max(np.abs(path.real).max(), np.abs(path.imag).max()) + 3
+    return int(2 ** np.ceil(np.log2(max(reach, 16)))) + 1
+
+
+def kernel_image(kernel: np.ndarray, window: int) -> np.ndarray:
+    """A kernel in the middle of `window` x `window` pixels; brightness by square root."""
+    padded = np.pad(kernel / kernel.max(), max(0, window - len(kernel)) // 2)
+    return mpl.colormaps["inferno"](np.sqrt(padded))
+
+
+def spectrum(photo: np.ndarray) -> np.ndarray:
+    """Log amplitude of a photo's grey values, frequency 0 in the middle: black is 1e-4 of the
+    brightest that is possible.
     """
-    reach = window // 2
-    padded = np.pad(kernel, reach)
-    row, column = (length // 2 for length in padded.shape)
-    cut = padded[row - reach : row + reach + 1, column - reach : column + reach + 1]
-    return enlarged(tinted(np.sqrt(cut / cut.max())), side)
-
-
-def amplitude(photo: np.ndarray) -> np.ndarray:
-    """Amplitude spectrum (H, W) of a picture's grey values, windowed; frequency 0 in the middle."""
-    grey = photo.mean(-1) / 255
-    window = np.outer(*(np.hanning(length) for length in grey.shape))
-    return np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window)))
-
-
-def top(sharp: np.ndarray) -> float:
-    """The largest log10 amplitude of a photo's spectrum: the brightest tone for its blurred
-    ones.
-    """
-    return float(np.log10(amplitude(sharp) + LOWEST).max())
-
-
-def spectrum(photo: np.ndarray, brightest: float, side: int = SIDE) -> np.ndarray:
-    """Log amplitude spectrum of a photo; `DECADES` below `brightest` (see `top`) are black."""
-    levels = np.log10(amplitude(photo) + LOWEST)
-    return enlarged(tinted(1 + (levels - brightest) / DECADES), side)
+    window = np.outer(*(np.hanning(length) for length in photo.shape[:2]))
+    grey = (photo.mean(-1) / 255 - photo.mean() / 255) * window / window.sum()
+    amplitude = np.abs(np.fft.fftshift(np.fft.fft2(grey)))
+    return mpl.colormaps["inferno"](1 + np.log10(amplitude + 1e-9) / 4)
 
 
 def strengthened(first: np.ndarray, second: np.ndarray, gain: int) -> np.ndarray:
