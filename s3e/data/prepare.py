@@ -363,9 +363,7 @@ def _prepare_scenes(config: Config, folder: Path) -> None:
     data, parts = config.data, []
     for split in SPLITS:
         scenes = make_split(split, getattr(data, split), data.size, data.texture, data.seed)
-        parts.append(
-            pd.DataFrame([vars(scene) for scene in scenes]).assign(split=split, blurred=None)
-        )
+        parts.append(pd.DataFrame(scenes).assign(split=split, blurred=None))
     known = tuple(SEVERITIES)
     severities = {"train": (config.blur.severity,), "val": known, "test": known}
     about = {"protocol": "generated scenes", "captioned": True, "categories": list(CATEGORIES)}
