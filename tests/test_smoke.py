@@ -45,7 +45,7 @@ def test_variants_were_scored_on_the_same_blurred_images(smoke):
         assert table[["id", "psnr_blurred"]].equals(tables[0][["id", "psnr_blurred"]])
 
 
-def test_executed_notebooks_show_images_no_errors_and_links_that_lead_somewhere(smoke):
+def test_executed_notebooks_show_images_and_no_errors(smoke):
     for path in smoke["runs"].glob("*/*/notebook.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         outputs = [output for cell in cells for output in cell.get("outputs", [])]
@@ -53,8 +53,6 @@ def test_executed_notebooks_show_images_no_errors_and_links_that_lead_somewhere(
         assert any("image/png" in output.get("data", {}) for output in outputs), path
         texts = [str(output.get("data", {}).get("text/plain")) for output in outputs]
         assert not [text for text in texts if "<Figure" in text], f"{path}: a figure as text"
-        found = re.findall(r"\]\(([^)\s]+\.(?:ipynb|md))\)", path.read_text(encoding="utf-8"))
-        assert found and all((path.parent / target).resolve().is_file() for target in found), path
 
 
 def test_every_figure_and_table_is_there_and_listed(smoke):
@@ -133,8 +131,8 @@ def pairs(smoke, tmp_path_factory):
     """
     size = (120, 72)  # 72 is no multiple of 16
     data = write_gopro(tmp_path_factory.mktemp("data") / "frames", subsets=("blur",), size=size)
-    words = ["--variants", "baseline", "full", "--set", "data.whole_frames=true", "--until", "07"]
-    words += ["--semantics-from", str(smoke["runs"])]
+    words = ["--variants", "baseline", "full", "--set", "data.whole_frames=true"]
+    words += ["--from", "01", "--until", "07", "--semantics-from", str(smoke["runs"])]
     done = run_all(smoke["env"], "--data", str(data), *words)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     results = dict(re.findall(r"^(\S+/\S+) +(done|skipped|fresh) ", done.stdout, re.M))

@@ -26,6 +26,7 @@ class Stage:
     reads: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    agree: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     caption_outputs: list[str] = field(default_factory=list)
 

@@ -1,6 +1,4 @@
-"""`run_all.py`: which notebooks must run, in what order, in how many processes; and what came of
-it.
-"""
+"""`run_all.py`: which notebooks must run, in what order and where, and what came of it."""
 
 import signal
 import time
@@ -100,9 +98,7 @@ def run_study(
 
 
 def parameters(run: Run, force: bool) -> dict[str, Any]:
-    """Papermill parameters of a run's notebook; refuses names that the notebook does not
-    declare.
-    """
+    """Papermill parameters of a run's notebook; refuses names that it does not declare."""
     study, stage = run.study, STAGES[run.stage]
     chosen: dict[str, Any] = {
         "profile": run.config.profile,

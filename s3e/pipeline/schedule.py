@@ -53,9 +53,7 @@ LAST_LINES = 12  # of a failing cell's error
 
 
 def main(job: Job) -> None:
-    """The process of a notebook: execute it into its run's folder; ends when the process that
-    started it ends.
-    """
+    """The process of a notebook: execute it into its run's folder; ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it stops it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -212,9 +210,7 @@ class Local:
 
 
 def facts(root: Path) -> dict[str, str]:
-    """What must be the same on all machines, so that a run is the same wherever it runs, and that
-    they see the folder of runs.
-    """
+    """What must be the same on all machines, and whether they see the folder of runs."""
     from s3e.pipeline.keys import code_parts
 
     known = {name: version(name).partition("+")[0] for name in ("torch", "numpy")}

@@ -61,9 +61,7 @@ def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | N
 
 
 def describe_files(folder: Path, names: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of files in (or seen from) a folder; `S3EError` for a missing or empty
-    one.
-    """
+    """Size and SHA-256 of files seen from a folder; `S3EError` for a missing or empty one."""
     found = {}
     for path in (folder / name for name in names):
         if (size := _size(path)) < 1:

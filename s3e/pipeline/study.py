@@ -47,22 +47,11 @@ from s3e.utils import FIGURES, ROOT, S3EError, digest, read_json, write_json
 OTHERS = [name for name in VARIANTS if name != "full"]  # those of 06_ablation
 CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
 FILES = ("semantics_from", "loss.vgg19_weights")  # settings that name a folder or file
-NEVER_COUNT = ("runtime.save_every", "runtime.explosion")  # they do not change what is computed
-AGREE = (
-    "data.size",
-    "model.encoder_widths",
-    "model.node_width",
-    "model.word_width",
-    "model.lstm_width",
-    "model.attention_width",
-)  # settings that a study shares with the one whose tree and captioner it uses
 _HELD: dict[Path, contextlib.ExitStack] = {}  # this process's locks: a notebook may open twice
 
 
 def in_full(text: str) -> str:
-    """A file or folder as given from the working folder or from the repository's root, in full;
-    other words stay.
-    """
+    """A path seen from the working folder or the repository's root, in full; other words stay."""
     places = [Path(text).expanduser(), ROOT / text] if text else []
     return next((str(path.resolve()) for path in places if path.exists()), text)
 
@@ -141,9 +130,7 @@ class Study:
         return list(dict.fromkeys(found))
 
     def claim(self) -> None:
-        """Note whose store this is; raises `S3EError` if it is that of another data folder of the
-        same name.
-        """
+        """Note whose store this is; `S3EError` if another data folder of that name has it."""
         mark = self.root / "data.json"
         owner = read_json(mark) if mark.is_file() else self.data
         if owner != self.data and Path(owner).is_dir():
@@ -235,8 +222,8 @@ class Run:
                     f" that study with the same --seeds until {stage[:2]}, or name another store."
                 )
             theirs, ours = done["parts"]["settings"], self.settings
-            for name in (name for name in AGREE if name in theirs and name in ours):
-                if theirs[name] != ours[name]:
+            for name in STAGES[stage].agree:
+                if name in ours and theirs[name] != ours[name]:
                     raise S3EError(
                         f"semantics_from: {name} is {theirs[name]} in {folder} and {ours[name]}"
                         f" here: --set '{name}={theirs[name]}'."
@@ -245,9 +232,7 @@ class Run:
 
     @cached_property
     def texture_control(self) -> list[Path]:
-        """For 07 and 08: folders of the trainings of this study with `data.texture=random`, as far
-        as they are finished.
-        """
+        """For 07 and 08: finished trainings of this study with `data.texture=random`."""
         study, own = self.study, self.config.data.texture == "category"
         if self.stage not in (EVALUATES, DRAWS) or self.kind != "scenes" or not own:
             return []
@@ -261,7 +246,7 @@ class Run:
         """The settings that it reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are
         among them, files of weights count by their contents.
         """
-        wanted, unread, found = [*self.rules.settings], [*self.rules.unread, *NEVER_COUNT], {}
+        wanted, unread, found = [*self.rules.settings], [*self.rules.unread], {}
         if self.variant:
             variant = VARIANTS[self.variant]
             wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
@@ -302,9 +287,7 @@ class Run:
     # ----------------------------------------------------------------------- what has come of it
 
     def result(self) -> Path | None:
-        """Folder of its finished result with the present key: its own, or in the store without
-        overrides.
-        """
+        """Folder of its finished result: its own, or in the store without overrides."""
         return next((place for place in self.places if complete(place, self.key)), None)
 
     def state(self) -> tuple[str, str, float | None]:
@@ -375,16 +358,12 @@ class Run:
 
     @property
     def vocabulary(self) -> Path | None:
-        """Folder of the run of 01 whose words and labels count: this study's, or that of
-        `semantics_from`.
-        """
+        """Folder of the run of 01 whose words and labels count (maybe of `semantics_from`)."""
         return self._semantics(PREPARES)
 
     @property
     def captioner(self) -> Path | None:
-        """Folder of the run of 03 that tree and captioner start from; None where it starts
-        without.
-        """
+        """Folder of the run of 03 that tree and captioner start from, or None."""
         return self._semantics(CAPTIONER)
 
     def _semantics(self, stage: str) -> Path | None:
@@ -393,9 +372,7 @@ class Run:
 
     @property
     def borrowed(self) -> str:
-        """That the data have no captions, and whose tree and captioner are used; "" where they
-        have.
-        """
+        """That the data have no captions, and whose tree is used; "" where they have."""
         lender = Path(self.config.semantics_from).name
         whose = f": tree and captioner are those of {lender}" if lender else ""
         return "" if self.captioned else f"these data have no captions{whose}"
@@ -435,9 +412,7 @@ class Run:
         print(*(f"{name:18}{text}" for name, text in rows.items() if text), sep="\n")
 
     def begin(self, resume: bool) -> None:
-        """Take its lock and withdraw an older result; files of an interrupted run with the same
-        key stay.
-        """
+        """Take its lock and withdraw an older result; with the same key, files stay."""
         self.require()
         self.study.claim()
         self._hold()
@@ -461,9 +436,7 @@ class Run:
             _HELD[self.path] = utils.lock_file(self.path / ".lock", busy)
 
     def skip(self, reason: str) -> None:
-        """Finish without results because the data lack something: ends the notebook here and tells
-        downstream why.
-        """
+        """End the notebook here without results, and tell downstream why."""
         self.finish({}, skipped=reason)
         raise SystemExit(0)  # stops "run all" and papermill at this cell, without an error
 
