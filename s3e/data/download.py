@@ -47,12 +47,12 @@ def fetch(
                     raise S3EError(f"{url} could not be fetched ({error}): {remedy}.") from None
         whole = path if path.exists() else part
         found = file_digest(whole)
-        if whole == path or not found.startswith(sha256):
-            part.unlink()
         if not found.startswith(sha256):
+            part.unlink()
             what = f"{whole} is damaged or not the published file (SHA-256 {found})"
             raise S3EError(f"{what}: delete it if it is there, and {remedy}.")
         whole.replace(path)
+        part.unlink(missing_ok=True)
 
 
 def _fetch_rest(url: str, part: Path, size: int, contents: int, remedy: str) -> None:
@@ -89,7 +89,7 @@ def download(dataset: str, to: Path | None = None, archive: Path | None = None) 
     Raises `S3EError` for a wrong request, a server that refuses, a damaged archive or a full disk.
     """
     data, folder = DATASETS[dataset], to or utils.RUNS / "data" / dataset
-    archives, places = data["archives"], "places"
+    archives = data["archives"]
     print(f"{dataset}: terms of use at {data['page']}")
     with disk_errors(folder, ROOM):
         if archive:
@@ -100,18 +100,15 @@ def download(dataset: str, to: Path | None = None, archive: Path | None = None) 
             print(f"{archive}: {'as published' if published else 'not the published archive'}")
             unpack(archive, archives[archive.name], folder)
             archives = {}
-        there = [n for n in archives if all((folder / p).exists() for p in archives[n][places])]
-        contents = sum(item["unpacked"] for name, item in archives.items() if name not in there)
         for name, item in archives.items():
-            if name in there:
+            if all((folder / place).exists() for place in item["places"]):
                 print(f"{name}: there already")
                 continue
-            print(f"{name}: {item['url']}")
             file = folder / name
-            fetch(item["url"], file, item["size"], item["sha256"], data["manual"], contents)
+            print(f"{name}: {item['url']}")
+            fetch(item["url"], file, item["size"], item["sha256"], data["manual"], item["unpacked"])
             unpack(file, item, folder)
             file.unlink()
-            contents -= item["unpacked"]
     print(f"{folder} is ready; see what it holds: python -m s3e data check {folder}")
     return 0
 

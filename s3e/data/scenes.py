@@ -71,8 +71,7 @@ def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scen
     tree = _draw_tree(rng)
     cells = _lay_out(tree, rng)
     scales = {name: rng.uniform(0.86, 1.0) for name in cells}
-    boxes = {name: _fit(name, cell, scales[name]) for name, cell in cells.items()}
-    _stack(tree, boxes)
+    boxes = _place(tree, cells, scales)
     owners = list(boxes)  # whose texture each object has
     if texture == "random":
         owners = keyed_rng("texture", scene_id).choice(CATEGORIES, len(boxes))
@@ -161,33 +160,33 @@ def _box(
     return [unit * sum(map(mul, edge, amounts)) for edge in edges]
 
 
-def _fit(name: str, cell: Box, scale: float) -> Box:
-    """The largest box of the category's shape in the cell, times `scale`, standing in the middle of
-    its floor.
-    """
-    left, top, right, bottom = cell
-    aspect = SHAPES[name]["aspect"]
-    height = scale * min(bottom - top, (right - left) / aspect, (1150 / aspect) ** 0.5)
-    middle, half = (left + right) / 2, height * aspect / 2
-    return middle - half, bottom - height, middle + half, bottom
-
-
 def _bonds(tree: CaptionTree) -> list[tuple[str, str, str]]:
     """(relation, first, second) of the root, the left and the right sub-relation, where present."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     return [bond for bond in ((root, a, c), (left, a, b), (right, c, d)) if bond[0] != NULL]
 
 
-def _stack(tree: CaptionTree, boxes: dict[str, Box]) -> None:
-    """Let whoever is on or rides something down (or up) to its top, so that they touch."""
+def _place(
+    tree: CaptionTree, cells: dict[str, list[float]], scales: dict[str, float]
+) -> dict[str, Box]:
+    """In each cell the largest box of the category's shape, times its scale, on the floor's middle;
+    whoever is on or rides something is let down (or up) to its top, so that they touch.
+    """
+    boxes = {}
+    for name, (left, top, right, bottom) in cells.items():
+        aspect = SHAPES[name]["aspect"]
+        height = min(bottom - top, (right - left) / aspect, (1150 / aspect) ** 0.5) * scales[name]
+        middle, half = (left + right) / 2, height * aspect / 2
+        boxes[name] = middle - half, bottom - height, middle + half, bottom
     for relation, upper, lower in _bonds(tree):
         if relation in ("on", "ride"):
-            x0, y0, x1, y1 = boxes[upper]
-            _, top, _, bottom = boxes[lower]
-            sink = 1.5 if relation == "on" else 0.35 * (bottom - top)
-            back = 0.12 * (x1 - x0) if lower == "horse" else 0  # leave its head free
-            start = max(top + sink - (y1 - y0), 1)
-            boxes[upper] = x0 - back, start, x1 - back, start + y1 - y0
+            left, top, right, bottom = boxes[upper]
+            _, surface, _, floor = boxes[lower]
+            sink = 1.5 if relation == "on" else 0.35 * (floor - surface)
+            back = 0.12 * (right - left) if lower == "horse" else 0  # leave its head free
+            start = max(surface + sink - (bottom - top), 1)
+            boxes[upper] = left - back, start, right - back, start + bottom - top
+    return boxes
 
 
 # --- five captions: many wordings, one meaning ---
