@@ -1,5 +1,4 @@
-"""Procedural scenes with true captions, trees and label maps (reconstruction, specification 6.2 and
-6.8).
+"""Procedural scenes with true captions, trees and label maps (specification 6.2 and 6.8).
 
 Every category has a colour, a silhouette and a fine texture. Severe blur keeps the first two and
 wipes the third, so what an object *is* tells how it must be restored; `texture="random"` cuts that
@@ -62,8 +61,7 @@ class Scene(NamedTuple):
 
 
 def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scene:
-    """Draw the scene that belongs to `scene_id`: the same on every machine, at any `size` from 32
-    to 512 pixels.
+    """Draw the scene of `scene_id`: the same on every machine, at any `size` (32 to 512 pixels).
 
     `texture="random"` gives each object the texture of a random category.
     """
@@ -86,9 +84,7 @@ def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scen
 def make_split(
     split: str, count: int, size: int = 64, texture: str = "category", seed: int = 0
 ) -> list[Scene]:
-    """The first `count` scenes of "train", "val" or "test"; ids like "val-0-000017" keep splits and
-    seeds disjoint.
-    """
+    """The first `count` scenes of a split; ids like "val-0-000017" keep splits and seeds apart."""
     return [make_scene(f"{split}-{seed}-{index:06d}", size, texture) for index in range(count)]
 
 
@@ -169,9 +165,7 @@ def _bonds(tree: CaptionTree) -> list[tuple[str, str, str]]:
 def _place(
     tree: CaptionTree, cells: dict[str, list[float]], scales: dict[str, float]
 ) -> dict[str, Box]:
-    """In each cell the largest box of the category's shape, times its scale, on the floor's middle;
-    whoever is on or rides something is let down (or up) to its top, so that they touch.
-    """
+    """In each cell a box of the category's shape, as large as it fits, times its scale."""
     boxes = {}
     for name, (left, top, right, bottom) in cells.items():
         aspect = SHAPES[name]["aspect"]
@@ -179,7 +173,7 @@ def _place(
         middle, half = (left + right) / 2, height * aspect / 2
         boxes[name] = middle - half, bottom - height, middle + half, bottom
     for relation, upper, lower in _bonds(tree):
-        if relation in ("on", "ride"):
+        if relation in ("on", "ride"):  # let the upper one down (or up), so that they touch
             left, top, right, bottom = boxes[upper]
             _, surface, _, floor = boxes[lower]
             sink = 1.5 if relation == "on" else 0.35 * (floor - surface)
@@ -247,9 +241,7 @@ def _relate(
 
 @lru_cache(maxsize=4096)
 def texture_of(category: str, size: int) -> np.ndarray:
-    """Float32 (size, size) of -1 and 1, mean 0: the category's tile, 4 x 4 pixels at 64, locked to
-    the image.
-    """
+    """Float32 (size, size) of -1 and 1, mean 0: the category's tile, 4 x 4 pixels at size 64."""
     tile = np.float32(SHAPES[category]["texture"])
     index = np.arange(size) // max(1, round(size / 64)) % 4
     return tile[np.ix_(index, index)]
@@ -257,9 +249,7 @@ def texture_of(category: str, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def _sprite(category: str, width: int, height: int) -> list[Image.Image]:
-    """A category in `height` x `width` pixels plus a margin of one pixel on each side, antialiased:
-    colour, opacity and share of textured body.
-    """
+    """Colour, opacity, share of textured body; antialiased, with a margin of a pixel all round."""
     shape, factor = SHAPES[category], 4 if height <= 64 else 2
     body, shade, outline = map(tuple, COLOURS[shape["colour"]])
     special = {"body": (body, 255, 255), "shade": (shade, 255, 170), "hole": (outline, 0, 0)}
@@ -288,15 +278,13 @@ def _paint(
     """Backdrop, objects (each with the texture of its owner) and cues: image and label map."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     groups = [[boxes[name] for name in pair if name in boxes] for pair in ((a, b), (c, d))]
-    actors = {
-        name for relation, *pair in _bonds(tree) if "done" in WORDS[relation] for name in pair
-    }
+    actions = [bond for bond in _bonds(tree) if "done" in WORDS[bond[0]]]
+    actors = {name for _, *pair in actions for name in pair}  # look to the right
     factor = 4 if size <= 128 else 2  # supersampling
     image = _backdrop(root, groups, size, factor, rng)
     labels = np.zeros((size, size), np.uint8)
     poses = {name: (rng.random() < 0.5, rng.uniform(-9, 9)) for name in boxes}  # flipped, lighter
-    # from the farthest to the nearest: the first of a relation is in front; a held thing hides its
-    # holder
+    # from far to near: the first of a relation is in front, but a held thing hides its holder
     order = [(a, b) if left == "hold" else (b, a), (c, d) if right == "hold" else (d, c)]
     for name in sum(order if root == "hold" else order[::-1], ()):
         if name not in boxes:
@@ -306,10 +294,8 @@ def _paint(
         layers = []
         for layer in _sprite(name, right - left, bottom - top):
             whole = Image.new(layer.mode, (size, size))
-            whole.paste(
-                ImageOps.mirror(layer) if flip and name not in actors else layer,
-                (left - 1, top - 1),
-            )
+            turned = ImageOps.mirror(layer) if flip and name not in actors else layer
+            whole.paste(turned, (left - 1, top - 1))
             layers.append(np.asarray(whole, dtype=np.float32))
         opacity, body = layers[1] / 255, layers[2] / 255
         shade = body * (AMPLITUDE * texture_of(owners[name], size) + tint)
@@ -325,9 +311,7 @@ def _paint(
 def _backdrop(
     root: str, groups: Sequence[Sequence[Box]], size: int, factor: int, rng: Random
 ) -> np.ndarray:
-    """Sky, ground, ornaments, what carries the groups, and shadows: float32 (size, size, 3) in
-    0..255.
-    """
+    """Sky, ground, ornaments, what carries the groups, shadows: float32 (size, size, 3), 0..255."""
     theme = rng.choice(TABLES["themes"])
     palette, horizon, unit = TABLES["paints"] | theme, rng.uniform(36, 46), factor * size / 64
     rows = (np.arange(factor * size) + 0.5) / unit
