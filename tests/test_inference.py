@@ -7,7 +7,6 @@ import re
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -15,12 +14,10 @@ from safetensors.numpy import load_file
 
 import s3e
 from s3e.blur import blur_batch
-from s3e.data.corpus import to_tensor
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr, ssim
 from s3e.inference import Restorer, restorer
 from s3e.inference.restorer import DEMONSTRATION, OVERLAP, _cut, _maps_of, export_weights
-from s3e.models.tree import predicted_nodes
 from s3e.utils import ROOT, S3EError, file_digest
 from tests.fixtures_data import picture
 
@@ -57,46 +54,23 @@ def test_demonstration_weights_are_small_and_say_what_they_are_for(mine):
         assert file_digest(path) == done["outputs"][path.name]["sha256"] and load_file(path)
 
 
-def table(text, start):
-    """The table of a card whose first column is called `start`."""
-    lines = text[text.index(f"| {start} ") :].split("\n\n")[0].splitlines()
-    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    return pd.DataFrame(rows, columns=head)
-
-
 def test_the_card_tells_the_truth(mine):
-    """Its severe scores and all accuracies, from the weights alone: all 200 test scenes again."""
+    """Its severe scores, from the weights alone: all 200 test scenes again."""
     text = (DEMONSTRATION / "README.md").read_text(encoding="utf-8")
-    scores, nodes = table(text, "blur").set_index("blur"), table(text, "reader")
+    [told] = re.findall(r"^\| severe +\| +\d.* dB.*", text, re.M)
     found = make_split("test", 200, size=64)
-    sharp, ids = np.stack([scene.image for scene in found]), [scene.id for scene in found]
-    truth = np.array([scene.tree.nodes for scene in found])
-    views = {name: blur_batch(sharp, ids, name)[0] for name in ("light", "moderate", "severe")}
-    views["sharp"] = sharp
-    restored = [
-        np.stack([mine.restore(image, variant) for image in views["severe"]])
-        for variant in ("baseline", "full")
+    sharp = np.stack([scene.image for scene in found])
+    blurred = blur_batch(sharp, [scene.id for scene in found], "severe")[0]
+    views = [blurred]
+    for variant in ("baseline", "full"):
+        views.append([mine.restore(image, variant) for image in blurred])
+    scores = [
+        [np.mean([score(*pair) for pair in zip(images, sharp, strict=True)]) for images in views]
+        for score in (psnr, ssim)
     ]
-    for told, images in zip(scores.loc["severe"], [views["severe"], *restored], strict=True):
-        pairs = list(zip(images, sharp, strict=True))
-        told_psnr, told_ssim = map(float, re.findall(r"[\d.]+", told))
-        assert np.mean([psnr(*pair) for pair in pairs]) == pytest.approx(told_psnr, abs=0.02)
-        assert np.mean([ssim(*pair) for pair in pairs]) == pytest.approx(told_ssim, abs=0.002)
-    assert len(nodes) == 8
-    for reader, view, *told in nodes.itertuples(index=False):
-        with torch.no_grad():
-            ids = predicted_nodes(mine.semantics(reader)(to_tensor(views[view])).tree).numpy()
-        labels = mine.labels.entities, mine.labels.relations
-        right = np.array([[labels[k >= 4][i] for k, i in enumerate(row)] for row in ids]) == truth
-        some = truth != "null"
-        leaves, relations = (
-            right[:, part][some[:, part]].mean() for part in (slice(4), slice(4, 7))
-        )
-        shares = [100 * share for share in (leaves, relations, right[:, 6].mean())]
-        assert [float(share.rstrip("%")) for share in told] == pytest.approx(
-            shares,
-            abs=1.1,  # two scenes of 200 may flip
-        )
+    numbers = [float(number) for number in re.findall(r"\d+\.\d+", told)]
+    assert numbers[::2] == pytest.approx(scores[0], abs=0.02)
+    assert numbers[1::2] == pytest.approx(scores[1], abs=0.002)
 
 
 # Reading

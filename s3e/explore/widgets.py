@@ -84,9 +84,9 @@ class Examples:
         if view == SHARP or (view, severity) == ("blurred", SHARP):
             return sharp
         if view == "blurred":
-            settings = (severity, blur.seed, blur.gamma, blur.noise)
-            return blur_batch(sharp[None], [name], *settings)[0][0]
-        maps = self.reading(name, severity).tree.maps if view == "full" else None
+            arguments = (sharp[None], [name], severity, blur.seed, blur.gamma, blur.noise)
+            return blur_batch(*arguments)[0][0]
+        maps = self.reading(name, severity).tree.maps
         return self.restorer.restore(self.image(name, severity, "blurred"), view, maps)
 
     def _reading(self, name: str, severity: str, reader: str = "full") -> Reading:

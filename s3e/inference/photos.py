@@ -104,11 +104,11 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
     Results in an `output` inside of a folder are no photos of it. Raises `S3EError` for a path that
     does not exist and where nothing is left.
     """
-    if missing := [path for path in named if not path.exists()]:
-        raise S3EError(f"{missing[0]} does not exist: correct the path.")
     found: dict[str, Path] = {}
     problems: list[str] = []
     for path in named:
+        if not path.exists():
+            raise S3EError(f"{path} does not exist: correct the path.")
         files = [path]
         if path.is_dir():
             listed, wrong = walk(path)

@@ -231,10 +231,9 @@ class Restorer:
         """The photo, its shorter side of the training size, sides multiples of the stride."""
         _check(photo)
         size, step = self.config.data.size, self.config.data.size // GRID
-        sides = np.array(photo.shape[:2]) * size / min(photo.shape[:2])
-        sides = np.clip(np.round(sides / step) * step, size, LONGEST * size).astype(int)
-        image = Image.fromarray(photo).resize(sides[::-1].tolist(), Image.Resampling.LANCZOS)
-        return np.array(image)
+        steps = np.round(np.array(photo.shape[:2]) * size / min(photo.shape[:2]) / step)
+        height, width = np.clip(steps * step, size, LONGEST * size).astype(int).tolist()
+        return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
 
     def _finished(self, places: Mapping[str, str]) -> dict[str, Path]:
         """Those of the networks whose runs have ended, with their files."""
