@@ -71,9 +71,7 @@ class CaptionSet:
     reason: str
 
     def resample(self, counts: np.ndarray) -> np.ndarray:
-        """The metrics `NAMES` of resampled sets (metrics, resamples), METEOR always of the whole;
-        counts (resamples, images).
-        """
+        """Metrics `NAMES` x resamples (METEOR: always of the whole); counts: resamples x images."""
         totals = np.split(counts @ self.table, [4, 8, 12], axis=1)
         matching, grams, (words, wanted, rouge, cider), nodes = (part.T for part in totals)
         precision = np.cumprod((matching + TINY) / (grams + SMALL), axis=0)
@@ -125,8 +123,7 @@ def _table(pairs: Sequence[Pair]) -> np.ndarray:
 def intervals(
     sets: Sequence[CaptionSet], minus: Sequence[CaptionSet] = (), resamples: int = 2000
 ) -> dict[str, Interval]:
-    """The mean over training seeds of each metric of `NAMES`, and its 95 % interval; NaN where it
-    was not run.
+    """The mean over seeds of each metric of `NAMES` with its 95 % interval; NaN where not run.
 
     `sets`: one a seed, all of the same images. `minus`: those of another system, seed by seed; then
     the metrics are differences. The interval is the wider of the bootstrap over images and seeds
@@ -166,8 +163,7 @@ def find_java() -> str | None:
 
 
 def tokenise(texts: Sequence[str]) -> tuple[dict[str, str], str | None, str]:
-    """Every text -> its lower-case PTB tokens without punctuation; the Java that still works; what
-    is wrong.
+    """Every text -> its PTB tokens, lower-case; the Java that still works; what is wrong.
 
     Where the tokeniser fails all texts get plain tokens: tokens of two kinds would not compare.
     """
@@ -206,9 +202,7 @@ def meteor(java: str, sets: Sequence[Sequence[Pair]]) -> list[float]:
 
 
 def _ask(tool: str, command: list[str], lines: Sequence[str], count: int = 0) -> list[str]:
-    """The answers to all lines, one each or `count`. Raises `JavaError` if the tool fails, is
-    killed, hangs or loses a line.
-    """
+    """The answers to all lines, one each or `count`; `JavaError` if the tool fails or loses one."""
     limit = START + PER_LINE * len(lines)
     text = "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
     environment = {key: value for key, value in os.environ.items() if key not in OVERRIDING}

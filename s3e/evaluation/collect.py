@@ -59,9 +59,7 @@ def severities(frame: pd.DataFrame) -> list[str]:
 
 
 def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
-    """The tables `names` (CSV or JSON, glob patterns) of all runs, stacked, with the columns stage,
-    variant, seed and file.
-    """
+    """The tables `names` (CSV, JSON; globs) of all runs, with stage, variant, seed and file."""
     frames = []
     for run in map(describe, paths):
         for file in (file for name in names for file in sorted(run.path.glob(name))):
@@ -117,8 +115,7 @@ def read_log(folder: Path, name: str = "*") -> pd.DataFrame:
 
 
 def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
-    """Accuracy of the tree's classifiers (fractions) before (03) and after (05, 06) co-training,
-    with intervals.
+    """Accuracy of the tree's nodes before (03) and after (05, 06) co-training, with intervals.
 
     `low`, `high`: `statistics.proportion_interval` over seeds and images, where the nodes of one
     image count as one.
@@ -169,9 +166,7 @@ def other_targets(corpus: Corpus, split: Split) -> np.ndarray:
 
 
 def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    """The sample images of a run (uint8 n x S x S x 3 by name, attention n x 7 x h x w) and what
-    was said of them.
-    """
+    """Sample images of a run (uint8 n x S x S x 3, attention n x 7 x h x w) and their records."""
     with np.load(path / "samples.npz") as arrays:
         return dict(arrays), read_json(path / "samples.json")
 
@@ -219,9 +214,7 @@ def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """uint8 N x S x S x 3 -> THUMB x THUMB grey levels of each, mean 0 and length 1: float32 N x
-    THUMB².
-    """
+    """uint8 N x S x S x 3 -> grey thumbnails, mean 0 and length 1: float32 N x THUMB²."""
     grey = (image.mean(-1, dtype=np.float32) for image in images)
     small = [cv2.resize(plane, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for plane in grey]
     small = np.reshape(small, (len(images), -1))

@@ -55,8 +55,7 @@ def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
 def caption_variants(
     judge: nn.Module, paths: Iterable[Path], corpus: Corpus, config: Config
 ) -> list[dict[str, Any]]:
-    """The judge's captions of the test images: sharp, blurred as in training, and restored by each
-    run of `paths`.
+    """The judge's captions of test images: sharp, blurred, and restored by each run of `paths`.
 
     For `fidelity_captions.json`: system, input, split, seed (of the run; 0 for sharp and blurred),
     captions {id: text}.
@@ -99,9 +98,7 @@ def caption_deblurred(
 
 
 def fidelity_scores(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> pd.DataFrame:
-    """`caption_table` of the judge's captions, and their paired differences: where every image has
-    several captions, against all but the first.
-    """
+    """`caption_table` of the judge, with `PAIRS`; of several captions the first is left out."""
     several = min(map(len, corpus.test.captions)) > 1
     how = {"protocols": ["other" if several else "all"], "pairs": PAIRS, "key": "fidelity"}
     return caption_table(pd.DataFrame(said), corpus, config.evaluation.resamples, **how)

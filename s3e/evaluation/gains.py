@@ -51,8 +51,7 @@ def image_scores(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
 
 def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Paired differences per image to the input, the baseline and (for `full`, `oracle_map`)
-    controls, with intervals.
+    """Paired differences per image to the input, the baseline and controls, with intervals.
 
     `p_interval`, `p_wilcoxon`: see `statistics.compare`; `p_holm`: the larger of both after Holm's
     correction over its `family`, the comparisons of one split, severity and metric that ask the
@@ -80,16 +79,13 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
 
 def significant(row: pd.Series) -> int:
-    """1 or -1 where a comparison shows a difference of that sign, else 0: by `p_holm`; of one seed,
-    by the interval.
-    """
+    """1 or -1: a difference of that sign by `p_holm`, or of one seed by the interval; else 0."""
     different = row.p_holm < ALPHA if row.seeds > 1 else row.low > 0 or row.high < 0
     return int(np.sign(row["mean"])) if different else 0
 
 
 def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """`differences` in PSNR per third of the images, sorted by the input's PSNR: bin 1 is the
-    worst-hurt third.
+    """`differences` in PSNR per third of the images by the input's PSNR: bin 1 is hurt worst.
 
     `input_low` and `input_high` are the bin's ends in dB; p-values are not corrected.
     """
@@ -115,8 +111,7 @@ def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
-    """Share of the PSNR gap from baseline to true label maps that a variant closes: split,
-    severity, variant, mean, ...
+    """Share of the PSNR gap from baseline to true label maps that each variant closes.
 
     Empty where the data have no label maps; no rows where the gap's interval reaches zero (nothing
     to close).
@@ -136,8 +131,7 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
 
 def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
-    """PSNR gained over the baseline during co-training, on a fixed part of validation: seed, step,
-    variant, gain (dB).
+    """PSNR gained over the baseline during co-training: seed, step, variant, gain (dB).
 
     From `validation_cotrain.csv` (step, score), which runs have that were validated on the way.
     """
@@ -150,8 +144,7 @@ def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
-    """The decisive `differences` of two studies with the column texture: that of the "category", or
-    "random".
+    """The decisive `differences` of two studies, with the column texture: "category" or "random".
 
     Where the texture does not follow from the category, semantics have little to say: a gain that
     stays is owed to other things.
@@ -163,8 +156,7 @@ def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFram
 def without_suspects(
     scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples: int = 2000
 ) -> pd.DataFrame:
-    """`differences` of `LEAKAGE_PAIRS` in test PSNR at one severity: of all images, without
-    suspects, on them alone.
+    """`LEAKAGE_PAIRS` in test PSNR of all images, without suspects, and on them alone.
 
     `found`: `collect.leakage_suspects`. Columns as there, and `left_out`, `photos`.
     """
@@ -196,9 +188,7 @@ def _tables(scores: pd.DataFrame) -> Tables:
 
 
 def _gains(table: pd.DataFrame) -> Tables:
-    """Variant and reference, and their differences, seeds x images, of every comparison that is
-    asked for, on the seeds that both have (a reference without a training serves all).
-    """
+    """Variant, reference and their differences, seeds x images, of all comparisons asked for."""
     names = table.index.unique("variant")
     for variant in names.drop(list(UNTRAINED), errors="ignore"):
         for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):

@@ -38,8 +38,7 @@ LABELS = ["split", "severity", "variant", "seed", "id", "video"]  # of a value i
 
 
 def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
-    """Structural similarity of two images (H, W, 3), at least 11 pixels a side; mean of the three
-    channels.
+    """Mean structural similarity of the channels of two images (H, W, 3) of at least 11 pixels.
 
     Both uint8, or both float with their `data_range`, as in `psnr`; else ValueError. Computed in
     float64.
@@ -92,9 +91,7 @@ GREY = np.array([0.299, 0.587, 0.114])  # the same from 0 to 255
 
 
 class Definition(NamedTuple):
-    """One meaning of a metric; `score` takes restored and sharp images, uint8 (N, H, W, 3);
-    `habit`: who does so.
-    """
+    """A metric as `habit` has it; `score` takes uint8 images (N, H, W, 3), restored and sharp."""
 
     name: str
     metric: str
@@ -173,8 +170,7 @@ DEFINITIONS = (
 
 
 def astronaut() -> tuple[np.ndarray, np.ndarray]:
-    """The pair of the lesson: a 256 x 256 crop of scikit-image's astronaut under a horizontal box
-    blur of 15 px.
+    """The pair of the lesson: 256 px of scikit-image's astronaut under a box blur of 15 px.
 
     Returns the blurred one before rounding, float32 (256, 256, 3) in [0, 255], and the sharp one,
     uint8.
@@ -197,9 +193,7 @@ def definition_scores(outputs: Mapping[str, np.ndarray], sharp: np.ndarray) -> p
 
 
 def agreement(scores: pd.DataFrame) -> pd.Series:
-    """Kendall's rank correlation of each definition (metric, definition) with the suite's own, over
-    the outputs: 1 where it ranks them alike.
-    """
+    """Kendall's rank correlation of each (metric, definition) with the suite's: 1 ranks alike."""
     table = scores.pivot(index="variant", columns=["metric", "definition"], values="value")
     return pd.concat(
         table[[metric]].corr("kendall")[metric, DEFINITIONS[0].name] for metric in METRICS
@@ -207,9 +201,7 @@ def agreement(scores: pd.DataFrame) -> pd.Series:
 
 
 def rounding(blurred: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
-    """PSNR in dB of a float image (H, W, 3) in [0, 255] as it is, and after each way to make 8 bits
-    of it.
-    """
+    """PSNR (dB) of a float image (H, W, 3) in [0, 255] as it is, rounded, and truncated."""
     return {
         "floats": psnr(blurred.astype(float), sharp.astype(float), 255),
         "rounded": psnr(to_uint8(blurred, 0, 255), sharp),
@@ -263,9 +255,7 @@ def deconvolve(
 
 
 def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
-    """Wiener's filter of scikit-image with a Laplacian regulariser, on an image H x W x 3 made
-    periodic by mirroring.
-    """
+    """scikit-image's Wiener filter with a Laplacian, of an image H x W x 3 that is mirrored."""
     height, width = light.shape[:2]
     mirrored = np.pad(light, ((0, height), (0, width), (0, 0)), "symmetric")
     planes = [skimage_wiener(mirrored[..., i], kernel, balance, clip=False) for i in range(3)]
@@ -273,8 +263,7 @@ def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
 
 
 def richardson_lucy(light: np.ndarray, kernel: np.ndarray, steps: int = STEPS) -> np.ndarray:
-    """Richardson-Lucy on an image H x W x 3, with the convolution (and its mirrored border) that
-    blurred the data.
+    """Richardson-Lucy on an image H x W x 3, with the convolution that blurred the data.
 
     scikit-image's function takes the world outside the image as black, which ruins one smaller than
     a few kernels.

@@ -56,8 +56,7 @@ WORDINGS = {  # what one may say of the public-domain photographs
 
 
 def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
-    """Per image: how many leaves, NULL leaves, relations (5-7) and roots there are, and how many
-    are right.
+    """Per image: how many leaves, NULL leaves, relations and roots there are, and are right.
 
     predicted, target: N x 7. Non-NULL leaves count as leaves, NULL leaves apart; out-of-vocabulary
     nodes count nowhere.
@@ -113,9 +112,7 @@ def observe(
 def read_images(
     source: nn.Module, images: np.ndarray, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> tuple[np.ndarray | None, list[str]]:
-    """What a semantic source reads in uint8 images N x S x S x 3: node classes N x 7 (None without
-    a tree), captions.
-    """
+    """Node classes N x 7 (None without a tree) and captions of uint8 images N x S x S x 3."""
     parts = [
         observe(source, to_tensor(part), config, corpus if caption else None)
         for part in np.array_split(images, -(-len(images) // config.evaluation.batch))
@@ -128,8 +125,7 @@ def score_captioner(
     source: nn.Module, system: str, corpus: Corpus, config: Config, views: Collection[str],
     nodes: Collection[str] = (), when: str = "before",
 ) -> tuple[list[dict], list[dict]]:  # fmt: skip
-    """Captions of both scored splits (rows of `captions.json`) and node accuracies (rows of
-    `nodes.csv`).
+    """Captions of validation and test (`captions.json`) and node accuracies (`nodes.csv`).
 
     `views`: what is captioned, "sharp" or severities; `nodes`: those of them whose tree is scored,
     too; `when`: before or after co-training.
@@ -186,9 +182,7 @@ def score_images(
     model: S3EDeblur, split: Split, severity: str, config: Config,
     *, nodes: bool = False, keep: Path | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Rows of `scores.csv`: PSNR and SSIM of restored and blurred images, with `node_counts` if
-    wanted; `keep`: where the restored ones go.
-    """
+    """Rows of `scores.csv`, with `node_counts` if wanted; `keep`: where restored images go."""
     tables, images, extents = [], [], np.asarray(split.extents[severity])
     for rows, restored, predicted in restore(model, split, severity, config):
         sharp, ids = split.sharp[rows], [split.ids[row] for row in rows]
@@ -226,9 +220,7 @@ def restore(
 
 
 def padded(batch: Batch) -> Batch:
-    """Images of any size, continued by reflection on the right and below to sides that the networks
-    can halve.
-    """
+    """The images, continued by reflection to sides (right and below) that networks can halve."""
     height, width = batch.blurred.shape[2:]
     sides = (0, -width % STRIDE, 0, -height % STRIDE)
     if not any(sides):
@@ -258,9 +250,7 @@ def shown(corpus: Corpus, config: Config) -> Split:
 def write_samples(
     folder: Path, network: nn.Module, corpus: Corpus, config: Config, *, caption: bool = True
 ) -> None:
-    """The first images of `shown` with what a deblurrer or a captioner made of them, for the
-    figures; pairs under every severity, one row each.
-    """
+    """What a network makes of the first images of `shown`, for figures; of pairs each severity."""
     split = shown(corpus, config)
     views = corpus.severities if "released" in split.blurred else (config.blur.severity,)
     rows = split.spread(split.rows(*views))[: config.evaluation.samples]

@@ -118,9 +118,7 @@ def percentiles(means: np.ndarray, units: int) -> tuple[float, float]:
 
 
 def widest(mean: float, low: float, high: float, errors: Iterable[tuple[float, int]]) -> Interval:
-    """The wider of an interval and of t intervals by standard errors of the mean with their degrees
-    of freedom.
-    """
+    """The wider of an interval and of t intervals by standard errors and degrees of freedom."""
     for error, freedom in errors:
         half = scipy.stats.t.ppf(ENDS[1], freedom) * error
         low, high = min(low, mean - half), max(high, mean + half)
@@ -141,8 +139,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Differences whose mean is mean(gain) / mean(gap) and whose interval is that of the ratio;
-    both (seeds, images).
+    """Differences with the mean and the interval of mean(gain) / mean(gap), (seeds, images).
 
     Each is the ratio plus what it does to the ratio (the delta method), so that `compare` applies;
     good while the error of the gap is small beside the gap, as it is where the interval of the gap
