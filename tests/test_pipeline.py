@@ -31,11 +31,15 @@ from s3e.pipeline.study import Study, open_run
 from s3e.utils import S3EError, code_digest, is_locked, lock_file, read_json
 from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
 
-COMMON = (
-    'profile = "smoke"\ndata = "scenes"\nseed = 0\nrun_dir = ""\noverrides = {}\nresume = True\n'
-)
-MANY = "variants = []\nseeds = []\n"
-OWN = {"06_ablation": 'variant = "baseline"\n', "06b_semantic_fidelity": MANY}
+COMMON = """profile: str = "smoke"
+data: str = "scenes"
+seed: int = 0
+run_dir: str = ""
+overrides: dict = {}
+resume: bool = True
+"""
+MANY = "variants: list = []\nseeds: list = []\n"
+OWN = {"06_ablation": 'variant: str = "baseline"\n', "06b_semantic_fidelity": MANY}
 OWN |= dict.fromkeys(("07_evaluation", "07b_metric_definitions", "08_figures_and_tables"), MANY)
 OPEN = "run = open_run({stage!r}, {names})\nrun.card()"
 WORK = """# a training of three steps with a checkpoint each, that can be made to hang
@@ -54,7 +58,7 @@ FIRST, LAST = list(STAGES)[0], list(STAGES)[-1]
 
 def notebook(stage):
     parameters = COMMON + OWN.get(stage, "")
-    names = [line.split(" =")[0] for line in parameters.splitlines()]
+    names = [line.split(":")[0] for line in parameters.splitlines()]
     code = [
         "from s3e.pipeline import open_run\nfrom s3e.fake import losses",
         OPEN.format(stage=stage, names=", ".join(f"{name}={name}" for name in names)),
@@ -569,7 +573,7 @@ def test_the_texture_control_is_read_where_it_exists(here, capsys):
         ("--data FRAMES --set blur.severity=light", "blur.severity is 'light'"),
         ("--data FRAMES --set data.subset=blur_gamma", "blur_gamma"),
         ("--data FRAMES --set data.val=1", "must be at least 2"),
-        ("--data EMPTY", "holds no photos"),
+        ("--data EMPTY", "fewer than 2 usable photos"),
     ],
 )
 def test_bad_requests_stop_before_any_kernel(here, frames, tmp_path, refused, words, says):
@@ -582,7 +586,7 @@ def test_bad_requests_stop_before_any_kernel(here, frames, tmp_path, refused, wo
 def test_bad_places_and_notebooks(here, tmp_path, refused, edit):
     (tmp_path / "runs").write_text("a file")
     assert "cannot be written" in refused("--until", "00")
-    edit(here / "notebooks" / "06_ablation.ipynb", "variant = ", "arm = ")
+    edit(here / "notebooks" / "06_ablation.ipynb", "variant: str", "arm: str")
     keys.forget()
     assert "06_ablation.ipynb has no parameter 'variant'" in refused()
 

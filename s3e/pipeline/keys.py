@@ -44,10 +44,9 @@ def _cells(stage: str) -> list[tuple[str, set[str]]]:
 
 
 def notebook_parameters(stage: str) -> set[str]:
-    """The names that the parameters cell of a stage's notebook assigns."""
+    """The names in the parameters cell of a stage's notebook, one annotated literal each."""
     source = "\n".join(source for source, tags in _cells(stage) if "parameters" in tags)
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
-    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+    return {item.target.id for item in ast.parse(source).body if isinstance(item, ast.AnnAssign)}
 
 
 def _module_file(module: str) -> Path | None:

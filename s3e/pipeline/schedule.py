@@ -89,7 +89,7 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
     folder = output.parent
 
     def busy(owner: str) -> None:
-        print(f"{name} is in use by process {owner}: waiting until that ends ...", flush=True)
+        print(f"{name} is in use ({owner}): waiting until that ends ...", flush=True)
 
     with lock_file(folder / ".worker.lock", busy, stop):
         if complete(folder, key):
@@ -97,7 +97,7 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
         for place, other in job["needs"].items():
             complete(Path(place), other, seconds=60)
         if is_locked(folder / ".lock"):
-            busy("of another notebook")
+            busy("an open notebook")
         output.unlink(missing_ok=True)
         code = _execute(job, stop)
         if complete(folder, key):
