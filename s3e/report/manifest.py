@@ -108,9 +108,7 @@ class Manifest:
             self.files[path.name] = {"about": about, "runs": names, "sha256": file_digest(path)}
 
     def write(self) -> Path:
-        """Write `manifest.json`; files of an older manifest that were not made this time are
-        removed.
-        """
+        """Write `manifest.json`; files of an older one that were not made this time are removed."""
         path = self.folder / NAME
         before = read_json(path)["files"] if path.exists() else {}
         for name in set(before) - set(self.files):
@@ -232,9 +230,7 @@ def _there(path: Path) -> Path:
 
 
 def filled() -> Iterator[tuple[Path, str]]:
-    """README.md and docs/*.md with their blocks `<!-- results: FOLDER/WHAT -->...<!-- end -->`
-    renewed from figures/.
-    """
+    """README.md and docs/*.md with the text of their `<!-- results: FOLDER/WHAT -->` renewed."""
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
         yield path, BLOCK.sub(lambda m: f"{m[1]}\n{results(m[2], m[3])}\n\n{m[4]}", text)

@@ -12,12 +12,10 @@ from s3e.evaluation.collect import read_log, severities
 from s3e.report.style import (
     GREY,
     INK,
-    ORDER,
+    LOOKS,
     PAGE_WIDTH,
-    colour,
     in_order,
     label,
-    marker,
     short,
     styled,
 )
@@ -44,7 +42,9 @@ def _legend(figure: Figure) -> None:
 
 def _look(variant: str) -> dict[str, str]:
     """Colour, marker and name of a variant; of other lines the name alone."""
-    look = {"color": colour(variant), "marker": marker(variant)} if variant in ORDER else {}
+    look = {}
+    if variant in LOOKS.index:
+        look = {"color": LOOKS.colour[variant], "marker": LOOKS.marker[variant]}
     return {"label": label(variant), **look}
 
 
@@ -174,7 +174,9 @@ def seeds(
             own = rows[rows[column] == name]
             each = by_seed.query(wanted).merge(own[["variant", "reference"]])["mean"]
             _interval(axes, own, [place], name, flat=True)
-            axes.plot(each, [place + 0.28] * len(each), ".", color=colour(name), markersize=3.5)
+            axes.plot(
+                each, [place + 0.28] * len(each), ".", color=LOOKS.colour[name], markersize=3.5
+            )
             ticks.append(f"{label(name)} ({len(each)} seed{'s' * (len(each) != 1)})")
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set_yticks(range(len(ticks)), ticks)

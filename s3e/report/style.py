@@ -29,9 +29,9 @@ SIDE = 256  # pixels of a lit picture's longer side
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY, INK = "#8A8A8A", "#333333"
 
-# words, colour and marker of variants and systems, in the order of every figure and table
+# words, colour (Okabe & Ito) and marker of variants and systems, in the order that all figures and
+# tables have; colour and marker together are unique among variants
 LOOKS = pd.read_csv(files("s3e.report") / "looks.csv", index_col="variant")
-ORDER = tuple(LOOKS.index)
 
 
 def label(variant: str) -> str:
@@ -47,25 +47,13 @@ def short(variant: str) -> str:
     return label(variant).split(" (")[0]
 
 
-def colour(variant: str) -> str:
-    """The Okabe-Ito colour of `variant`."""
-    return LOOKS.colour.get(variant, INK)
-
-
-def marker(variant: str) -> str:
-    """The marker of `variant`; colour and marker together are unique."""
-    return LOOKS.marker.get(variant, "o")
-
-
 def in_order(variants: Iterable[str]) -> list[str]:
     """`variants` without repeats in the order in which every table and figure lists them."""
-    return sorted(set(variants), key=lambda name: ([*ORDER, name].index(name), name))
+    return sorted(set(variants), key=lambda name: ([*LOOKS.index, name].index(name), name))
 
 
 def styled(maker: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `maker`, which draws a figure, under the suite's style, whatever the caller's settings
-    are.
-    """
+    """Run `maker`, which draws a figure, under the suite's style and no other settings."""
 
     @wraps(maker)
     def draw(*args: Any, **kwargs: Any) -> Any:
@@ -145,9 +133,7 @@ def kernel_image(kernel: np.ndarray, window: int) -> np.ndarray:
 
 
 def spectrum(photo: np.ndarray) -> np.ndarray:
-    """Log amplitude of a photo's grey values, frequency 0 in the middle: black is 1e-4 of the
-    brightest that is possible.
-    """
+    """Log amplitude of a photo's grey values, frequency 0 in the middle; 1e-4 and less is black."""
     window = np.outer(*(np.hanning(length) for length in photo.shape[:2]))
     grey = (photo.mean(-1) / 255 - photo.mean() / 255) * window / window.sum()
     amplitude = np.abs(np.fft.fftshift(np.fft.fft2(grey)))

@@ -50,9 +50,7 @@ class Table:
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, str]:
-    """Mean, ends and half of the interval of a row in print; differences (those with a `reference`)
-    with their sign.
-    """
+    """Mean, low, high and half of the interval of a row in print; differences with their sign."""
     digits, scale = FORMATS.get(row.get("metric"), (1, 100))
     sign = "+" if isinstance(row.get("reference"), str) else ""
     values = {name: row[name] * scale for name in ("mean", "low", "high")}
@@ -123,9 +121,7 @@ def seeds_sentence(seeds: pd.Series) -> str:
 
 
 def images_of(frame: pd.DataFrame) -> str:
-    """How many images were scored: by severity, where frames at the end of a video have no severe
-    version.
-    """
+    """How many images were scored: by severity, where not all frames have a severe version."""
     by = frame.get("severity", pd.Series("", frame.index))
     counts = frame.groupby(by).images.max().astype(int)
     if counts.nunique() == 1:
@@ -161,9 +157,7 @@ def deblurring(scores: pd.DataFrame, context: str = "") -> Table:
 
 
 def captioning(scores: pd.DataFrame, context: str = "") -> Table:
-    """Table 3: seven caption metrics of every system and input, with floor and landmark
-    (specification 6.9).
-    """
+    """Table 3: caption metrics of every system and input, with floor and landmark."""
     data = pick(scores, split="test").rename(columns={"system": "variant"})
     fair = data.input.isin(["sharp", "none"]) | (data.references == "all")
     rows = {"variant": "system", "input": "input", "references": "references"}
@@ -180,8 +174,7 @@ def ablation(
     severity: str = "severe",
     frozen: bool = False,
 ) -> Table:
-    """Table 4: what each variant embeds, its PSNR and SSIM, its paired gain over the baseline, and
-    its cost.
+    """Table 4: what each variant embeds, its PSNR, SSIM, paired gain over the baseline, and cost.
 
     `frozen`: the data had no captions, so `full` kept the tree of another study (stage D). The CSV
     holds every comparison at this severity, with its p-values.
@@ -211,9 +204,7 @@ def ablation(
 
 
 def nodes(accuracy: pd.DataFrame, context: str = "") -> Table:
-    """Table 5: accuracy of the tree's nodes by input, before and after co-training, against the
-    target tree.
-    """
+    """Table 5: accuracy of the tree's nodes by input, before and after co-training."""
     data = pick(accuracy, split="test")
     wanted = (data.when == "before") | (data.variant == "full")
     shown = data.assign(column=data.metric.map(COLUMNS).where(wanted))
@@ -221,9 +212,7 @@ def nodes(accuracy: pd.DataFrame, context: str = "") -> Table:
 
 
 def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "") -> Table:
-    """Table 6: captions of a judge that never saw a restored image, of sharp, blurred and restored
-    ones.
-    """
+    """Table 6: captions of sharp, blurred and restored images by an independent captioner."""
     pairs = differences.assign(system=differences.system + " - " + differences.reference)
     shown = pd.concat([scores, pairs], ignore_index=True).rename(columns={"system": "variant"})
     shown["column"] = shown.metric.replace(COLUMNS)
@@ -231,9 +220,7 @@ def fidelity(scores: pd.DataFrame, differences: pd.DataFrame, context: str = "")
 
 
 def texture_control(frame: pd.DataFrame, context: str = "", severity: str = "severe") -> Table:
-    """Table 7: the decisive differences where a category determines its texture, and where textures
-    are random.
-    """
+    """Table 7: differences where categories determine textures, and where these are random."""
     data = pick(frame, split="test", severity=severity)
     pairs, column = data.variant + " - " + data.reference, data.metric.map(COLUMNS)
     shown = data.assign(variant=pairs, column=column)
@@ -242,9 +229,7 @@ def texture_control(frame: pd.DataFrame, context: str = "", severity: str = "sev
 
 
 def closing(frame: pd.DataFrame, context: str = "") -> Table:
-    """Table 8: which share of the PSNR gap between baseline and true label maps each variant
-    closes, by severity.
-    """
+    """Table 8: the share of the PSNR gap from baseline to true label maps that variants close."""
     data = pick(frame, split="test")
     shown = data.assign(column=data.severity + " (%)")
     return study_table("table8_closing", shown, {"variant": "variant"}, context)
@@ -253,8 +238,7 @@ def closing(frame: pd.DataFrame, context: str = "") -> Table:
 def gains(
     differences: pd.DataFrame, bins: pd.DataFrame, context: str = "", severity: str = "severe"
 ) -> Table:
-    """Table 9: PSNR gained over the baseline at each severity, and in each third of the images
-    under one of them.
+    """Table 9: PSNR gained over the baseline by severity, and in thirds of the images under one.
 
     Thirds are sorted by the blurred image's PSNR: those that blur hurts most come first.
     """
@@ -268,9 +252,7 @@ def gains(
 
 
 def leakage(frame: pd.DataFrame, context: str = "", severity: str = "severe") -> Table:
-    """Table 10: what remains of the gains without test images that resemble training images
-    (train/test leakage).
-    """
+    """Table 10: what remains of the gains without test images that resemble training images."""
     pairs = (frame.variant + " - " + frame.reference).map(label)
     shown = frame.assign(column=pairs, left_out=frame.left_out.replace(SUSPECTS))
     rows = {"left_out": "left out", "photos": "images left out", "images": "images"}
@@ -278,8 +260,7 @@ def leakage(frame: pd.DataFrame, context: str = "", severity: str = "severe") ->
 
 
 def definitions(frame: pd.DataFrame, context: str = "") -> Table:
-    """Table A1: PSNR and SSIM by every definition in use, and how far it ranks variants as ours
-    does.
+    """Table A1: PSNR and SSIM by every definition in use, and whether it ranks variants as ours.
 
     `frame`: `definitions.csv` of notebook 07b (variant, definition, metric, value).
     """
@@ -305,9 +286,7 @@ def definitions(frame: pd.DataFrame, context: str = "") -> Table:
 def findings(
     frames: Mapping[str, pd.DataFrame], severity: str, split: str = "test"
 ) -> dict[str, str]:
-    """What the frames of notebook 07 say under `severity`: topic -> sentence, none of what was not
-    run.
-    """
+    """What the frames of notebook 07 say under `severity`: topic -> sentence."""
     facts = {
         shape.format_map(row): row
         for name, shape in WORDS["facts"].items()
@@ -342,9 +321,7 @@ def _sign(row: Mapping[str, Any], zero: float) -> str:
 
 
 def _spoken(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row in print, with its interval and, of several seeds, its p-value, as far as they are
-    known.
-    """
+    """A row in print, with its interval and p-value, as far as they are known."""
     text, p, seeds = numbers(row), row.get("p_holm", np.nan), row["seeds"]
     interval = f", 95 % interval {text['low']} to {text['high']}" * (row["high"] > row["low"])
     if not np.isnan(p):
