@@ -354,13 +354,10 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
             " parameter)."
         )
     section, _, field = name.rpartition(".")
-    sections = {key: item for key, item in tree.items() if isinstance(item, dict)}
-    if section and section not in sections:
-        known = ", ".join(sections)
-        raise S3EError(
-            f"unknown setting '{name}': there is no section '{section}'; sections: {known}."
-        )
-    (sections[section] if section else tree)[field] = value
+    group = tree.setdefault(section, {}) if section else tree
+    if not isinstance(group, dict):
+        raise S3EError(f"setting '{name}': '{section}' is no section.")
+    group[field] = value
 
 
 def _explain(item: Any) -> str:

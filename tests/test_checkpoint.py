@@ -9,13 +9,14 @@ import os
 import pickle
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from s3e.config import Runtime, Training, load_config
+from s3e.config import load_config
 from s3e.models.build import build_critic, build_model
 from s3e.training import checkpoint
 from s3e.training.loop import Trainer
@@ -32,8 +33,11 @@ class Toy(Trainer):
     def __init__(self, folder, steps=8, spoil=lambda step, loss: loss, width=3, **settings):
         torch.manual_seed(0)
         layer = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.5))
-        training, runtime = Training(steps=steps, **settings), Runtime(save_every=2, log_every=2)
-        super().__init__(folder, "toy", (0,), training, runtime, layer=layer)
+        runtime = {"runtime.save_every": 2, "runtime.log_every": 2, "train_b.steps": steps}
+        own = {f"train_b.{name}": value for name, value in settings.items()}
+        corpus = SimpleNamespace(folder="", vocabulary=None)
+        config = load_config("laptop", overrides={**runtime, **own})
+        super().__init__(folder, "toy", "b", corpus, config, {"layer": layer})
         self.optimizers = {"adam": torch.optim.Adam(layer.parameters(), 0.01)}
         self.layer, self.spoil, self.width, self.before = layer, spoil, width, {}
 

@@ -278,7 +278,7 @@ def test_profiles_are_valid(profile, tmp_path):
     ("setting", "message"),
     [
         ("loss.captoin=1", "unknown setting 'loss.captoin'"),
-        ("losses.caption=1", "no section 'losses'"),
+        ("losses.caption=1", "unknown setting 'losses'"),
         ("loss.caption=high", "setting 'loss.caption' = 'high'"),
         ("train_c.steps=2.5", "setting 'train_c.steps' = 2.5"),
         ("runtime.save_every=3", "multiple of runtime.log_every"),

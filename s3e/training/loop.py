@@ -1,5 +1,4 @@
-"""One plain loop: seed, step, guard, log, checkpoint, validate, resume. It knows nothing of
-deblurring.
+"""One plain loop: seed, step, guard, log, checkpoint, validate, resume.
 
 Every step is seeded from (key, step), every batch and every learning rate is a pure function of its
 step, so a run that was cut and resumes from its last checkpoint ends in the same bits as an
@@ -12,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -21,13 +19,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from s3e.config import Runtime, Training
-from s3e.data.corpus import Batch, Split
+from s3e.config import Config, Training
+from s3e.data.corpus import Batch, Corpus, Split
 from s3e.models import average_gradients, rank, total, world
 from s3e.training import checkpoint, parallel
 from s3e.utils import S3EError, out_of_memory, seed_everything, write_csv
 
 SMALLEST = 1e-2  # a mean loss below it counts as this when explosions are looked for
+VALIDATED = 256  # validation images at most that a validation looks at
 Terms = dict[str, Tensor]
 
 
@@ -67,28 +66,32 @@ class Batches:
 class Trainer:
     """Run `settings.steps` steps of a training, resumable, with its log on disk.
 
-    A subclass sets `optimizers` and `job` (itself in plain values, for processes of its own) and
-    defines
+    A subclass sets `optimizers` and defines
 
     - `step(number) -> Terms`: take step `number` of all optimizers; the losses,
     - `validate() -> float`: higher is better, equal in all processes; every `validate_every` steps.
 
-    `modules` are moved to the device and saved by name. Files in `folder`: `log_<name>.csv` (step
+    `modules` are moved to the device and saved by name. `job` is what `stages.train` needs to
+    rebuild this training in other processes. Files in `folder`: `log_<name>.csv` (step
     and losses, never times), `<name>.ckpt`, `validation_<name>.csv`. After `fit`, `milliseconds` is
     the mean time of a step.
     """
 
     optimizers: dict[str, Optimizer]
-    job: dict[str, Any]
 
     def __init__(
-        self, folder: Path, name: str, key: tuple[object, ...], settings: Training,
-        runtime: Runtime, **modules: nn.Module,
+        self, folder: Path, name: str, stage: str, corpus: Corpus, config: Config,
+        modules: dict[str, nn.Module], key: tuple = (), severity: str = "", **job: object,
     ):  # fmt: skip
-        self.folder, self.name, self.key = Path(folder), name, (*key, name)
-        self.settings, self.runtime, self.modules = settings, runtime, modules
-        self.device, self.first = parallel.join(runtime), rank() == 0
-        self.dtype = torch.float64 if runtime.precision == "64" else torch.float32
+        self.folder, self.name, self.key = Path(folder), name, (config.seed, *key, name)
+        self.settings, self.runtime = getattr(config, f"train_{stage}"), config.runtime
+        self.corpus, self.config, self.modules = corpus, config, modules
+        self.severity = severity or config.blur.severity
+        vocabulary = str(corpus.vocabulary) if corpus.vocabulary else None
+        self.job = {"corpus": str(corpus.folder), "vocabulary": vocabulary, "stage": stage, **job}
+        self.job["config"] = config.model_dump(mode="json")
+        self.device, self.first = parallel.join(self.runtime), rank() == 0
+        self.dtype = torch.float64 if self.runtime.precision == "64" else torch.float32
         self.checkpoint = self.folder / f"{name}.ckpt"
         self.rows: list[dict[str, float]] = []
         self.scores: list[dict[str, float]] = []
@@ -194,6 +197,17 @@ class Trainer:
                 f" {', '.join(self.ids)}); lower the learning rate or set clip_norm; it resumes"
                 f" from the last checkpoint, {self.checkpoint}."
             )
+
+    def drawn(self, *key: object) -> Batches:
+        """The training batches of a key."""
+        key = (self.config.seed, *key)
+        return Batches(self.corpus.train, self.severity, self.settings, *key)
+
+    def validation(self) -> Iterator[Batch]:
+        """The first validation images, each once; the same in every process."""
+        split, size = self.corpus.val, self.config.evaluation.batch
+        for rows in split.chunks(size, self.severity, VALIDATED):
+            yield split.batch(rows, self.severity)
 
     def place(self, batch: Batch) -> Batch:
         """A batch on the device; its images are named if losses diverge."""

@@ -6,7 +6,7 @@ C on data without captions, with the tree and the encoder of a captioned study, 
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +26,15 @@ from s3e.models.build import (
 )
 from s3e.models.semantics import S3EDeblur, SemanticOutput
 from s3e.training import parallel
-from s3e.training.loop import Batches, Terms, Trainer
+from s3e.training.loop import Terms, Trainer
 from s3e.training.losses import critic_terms, image_terms, semantic_terms
 from s3e.utils import S3EError, seed_everything
 
 PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
-VALIDATED = 256  # validation images at most that a validation looks at
 Output = tuple[Batch, Tensor, SemanticOutput | None]  # I_b and the rest, I_r, what was read
 
 
-class Stage(Trainer):
-    """What pretraining and co-training share: data, and a `job` from which `train` rebuilds it."""
-
-    def __init__(
-        self, folder: Path, name: str, corpus: Corpus, config: Config, stage: str, severity: str,
-        key: tuple[object, ...], modules: dict[str, nn.Module], **job: object,
-    ):  # fmt: skip
-        settings = getattr(config, f"train_{stage}")
-        super().__init__(folder, name, (config.seed, *key), settings, config.runtime, **modules)
-        self.corpus, self.config, self.severity = corpus, config, severity
-        vocabulary = str(corpus.vocabulary) if corpus.vocabulary else None
-        self.job = {"corpus": str(corpus.folder), "vocabulary": vocabulary, "stage": stage, **job}
-        self.job["config"] = config.model_dump(mode="json")
-
-    def drawn(self, *key: object) -> Batches:
-        """The training batches of a key."""
-        split, key = self.corpus.train, (self.config.seed, *key)
-        return Batches(split, self.severity, self.settings, *key)
-
-    def validation(self) -> Iterator[Batch]:
-        """The first validation images, each once; the same in every process."""
-        split, size = self.corpus.val, self.config.evaluation.batch
-        for rows in split.chunks(size, self.severity, VALIDATED):
-            yield split.batch(rows, self.severity)
-
-
-class CoTraining(Stage):
+class CoTraining(Trainer):
     """Stages B ("b", with the variant "baseline"), C and D ("c").
 
     Semantics that start from scratch learn at the generator's rate, pretrained ones at
@@ -72,10 +45,8 @@ class CoTraining(Stage):
         self, folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus,
         config: Config, stage: str, variant: str = "baseline",
     ):  # fmt: skip
-        modules, severity = {"model": model, "critic": critic}, config.blur.severity
-        super().__init__(
-            folder, name, corpus, config, stage, severity, (variant,), modules, variant=variant
-        )
+        modules = {"model": model, "critic": critic}
+        super().__init__(folder, name, stage, corpus, config, modules, (variant,), variant=variant)
         self.model, self.critic = model, critic
         if (perceptual := build_perceptual(config)) is not None:
             perceptual.to(self.device, self.dtype)
@@ -156,7 +127,7 @@ class CoTraining(Stage):
         return float(torch.cat(psnr).mean())
 
 
-class PretrainSemantics(Stage):
+class PretrainSemantics(Trainer):
     """One phase of a semantic source: "tree", "a1" (sharp) or "a2" (blurred; fewer and fewer sharp
     images at first).
 
@@ -167,11 +138,9 @@ class PretrainSemantics(Stage):
         self, folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus,
         config: Config, *, tree: bool, caption: bool,
     ):  # fmt: skip
-        severity = config.blur.severity if phase == "a2" else "sharp"
         job = {"kind": source.kind, "tree": tree, "caption": caption}
-        super().__init__(
-            folder, name, corpus, config, phase, severity, (), {"source": source}, **job
-        )
+        job["severity"] = "" if phase == "a2" else "sharp"
+        super().__init__(folder, name, phase, corpus, config, {"source": source}, **job)
         self.source, self.batches = source, self.drawn("semantics", phase)
         self.losses = {"tree": tree, "caption": caption and (phase != "tree" or not tree)}
         rate = self.settings.learning_rate
@@ -249,7 +218,7 @@ def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:
 
 
 def train(job: dict[str, Any]) -> None:
-    """One process's part of a training whose first checkpoint exists; `job`: that of its `Stage`,
+    """One process's part of a training whose first checkpoint exists; `job`: that of its `Trainer`,
     folder and name.
     """
     config = Config.model_validate(job["config"])
