@@ -57,7 +57,7 @@ class Mean(nn.Module):
 
 def test_wgan_critic_loss_has_the_closed_form():
     loss = load_config("smoke", overrides={"loss.gan": "wgan-gp"}).loss
-    batch = SimpleNamespace(sharp=torch.ones(2, 3, 4, 4), uniform=lambda name: torch.rand(2))
+    batch = SimpleNamespace(sharp=torch.ones(2, 3, 4, 4), random=lambda *_: torch.rand(2))
     terms = critic_terms(loss, Mean(), batch, torch.zeros(2, 3, 4, 4))
     assert float(terms["critic"]) == pytest.approx(-1.0)
     assert float(terms["penalty"]) == pytest.approx(10 * (1 / math.sqrt(48) - 1) ** 2, rel=1e-5)
