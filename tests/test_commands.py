@@ -221,9 +221,9 @@ def test_deblur_has_two_variants_and_tiles(tmp_path, capsys):
         assert run("deblur", tmp_path / "c.png", *options, "-o", out) == 0
         done = read_photo(out / "c.png").pixels
         assert np.array_equal(done, mine.restore(pixels, variant, tile=256))
-    assert "c.png:   0%" in capsys.readouterr().err, "tiles have a progress bar"
+    assert "tiles:   0%" in capsys.readouterr().err, "tiles have a progress bar"
     assert run("deblur", tmp_path / "c.png", "--tile", 0, "-o", tmp_path / "whole") == 0
-    assert "c.png:   0%" not in capsys.readouterr().err, "one piece has none"
+    assert "tiles:   0%" not in capsys.readouterr().err, "one piece has none"
 
 
 def test_ten_files_one_corrupt(tmp_path, capsys):

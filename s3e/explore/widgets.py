@@ -262,14 +262,12 @@ def effects(examples: Examples, severity: str) -> pd.DataFrame:
 # 5. Your own photo
 
 
-def process(
-    restorer: Restorer, photo: np.ndarray, severity: str = "", bar: str = ""
-) -> tuple[Reading, Figure]:
+def process(restorer: Restorer, photo: np.ndarray, severity: str = "") -> tuple[Reading, Figure]:
     """Blur a photo by a `severity` ("": not), read it, and draw it as every variant restores it."""
     given = blur_batch(photo[None], ["own photo"], severity)[0][0] if severity else photo
     reading, columns = restorer.read(given), {"blurred": [given]}
     for variant in restorer.variants:
-        columns[variant] = [restorer.restore(given, variant, reading.tree.maps, bar=bar)]
+        columns[variant] = [restorer.restore(given, variant, reading.tree.maps)]
     return reading, photos.results(columns, [photo]) if severity else photos.sheet(columns)
 
 
@@ -281,7 +279,7 @@ def own_photo(restorer: Restorer) -> Laboratory:
             return ("No photo yet.",)
         photo = read_photo(Path(path.strip("\"' ")).expanduser())
         name, size = photo.path.name, photo.pixels.shape
-        reading, restored = process(restorer, photo.pixels, blur_it_first, bar=name)
+        reading, restored = process(restorer, photo.pixels, blur_it_first)
         about = ", ".join((f"{name}: {size[1]} x {size[0]} pixels", *photo.notes))
         tree = diagram.tree(reading.nodes, reading.confidence)
         return f"{about}. Caption: {reading.caption}", restored, tree

@@ -140,15 +140,10 @@ class Restorer:
     @property
     def about(self) -> str:
         """What these weights are and what they are good for, in one sentence."""
-        data, blur = self.config.data, self.config.blur.severity
-        scenes = data.source == "scenes"
-        seen = "the suite's built-in scenes" if scenes else f"photos of {Path(data.source).name}"
-        text = (
-            f"Weights of the profile {self.config.profile}, seed {self.config.seed}, trained on"
-            f" {seen} ({data.size} px, {blur} blur)"
-        )
+        data, scenes = self.config.data, self.config.data.source == "scenes"
+        seen = f"{Path(data.source).name} ({data.size} px, {self.config.blur.severity} blur)"
         use = ": they show how the method works and are of no use on photographs" if scenes else ""
-        return f"{text}{use}."
+        return f"Weights of the profile {self.config.profile}, trained on {seen}{use}."
 
     @torch.no_grad()
     def read(self, photo: np.ndarray, reader: str = "full") -> Reading:
@@ -169,14 +164,13 @@ class Restorer:
         variant: str = "full",
         maps: Tensor | None = None,
         tile: int = TILE,
-        bar: str = "",
     ) -> np.ndarray:
         """The restored photo, uint8 (H, W, 3) like `photo`, by `variant` "full" or "baseline".
 
         `maps` (1 x 7 x D x h x w, as `reading.tree.maps` by "full") take the place of what the
         photo itself says; zeros switch a node off. A photo larger than `tile` pixels (0: never) is
-        restored in tiles that fade into each other, `bar` being the name of their progress bar
-        ("": none). Raises `S3EError` for an unknown variant and a tile that `_cut` refuses.
+        restored in tiles that fade into each other, with a progress bar. Raises `S3EError` for an
+        unknown variant and a tile that `_cut` refuses.
         """
         generator = self.generator(variant)
         maps = self.read(photo).tree.maps if maps is None else maps
@@ -188,7 +182,7 @@ class Restorer:
         # the training had.
         tiles = list(product(_cut(image.shape[2], tile), _cut(image.shape[3], tile)))
         total, weights = torch.zeros_like(image), torch.zeros_like(image)
-        for rows, columns in tqdm(tiles, bar, leave=False, disable=not bar or len(tiles) == 1):
+        for rows, columns in tqdm(tiles, "tiles", leave=False, disable=len(tiles) == 1):
             piece = image[..., rows, columns].to(self.device)
             restored = generator(piece, _maps_of(maps, photo.shape, rows, columns)).cpu()
             weight = torch.outer(_fade(rows), _fade(columns)) if len(tiles) > 1 else 1
@@ -203,11 +197,12 @@ class Restorer:
         Where a leaf looks, its map is moved by the difference of the two vectors. With `places`,
         the leaves then swap their maps, so that each keeps its label and has the other's place.
         """
-        maps, vectors = reading.tree.maps.clone(), reading.tree.vectors[0]
+        tree, maps = reading.tree, reading.tree.maps.clone()
         for leaf, other in ((first, second), (second, first)):
-            light = reading.tree.attention[0, leaf]
-            moved = (vectors[other] - vectors[leaf])[:, None, None] * light / light.square().sum()
-            maps[:, other if places else leaf] = (reading.tree.maps[:, leaf] + moved).relu()
+            light = tree.attention[0, leaf]
+            apart = (tree.vectors[0, other] - tree.vectors[0, leaf])[:, None, None]
+            moved = tree.maps[:, leaf] + apart * light / light.square().sum()
+            maps[:, other if places else leaf] = moved.relu()
         tree = self.semantics(reading.reader).tree.grow(list(maps[:, :LEAVES].unbind(1)))
         return self._reading(reading.reader, tree, reading.features)
 
@@ -355,7 +350,7 @@ def deblur_photos(
         photo, (result, *facts) = read_photo(path), jobs[path]
         reading = restorer.read(photo.pixels)
         maps = reading.tree.maps
-        restored = restorer.restore(photo.pixels, variant, maps, tile, bar=path.name)
+        restored = restorer.restore(photo.pixels, variant, maps, tile)
         write_photo(restored, photo, result)
         print(result, f"({', '.join(photo.notes)})" if photo.notes else "", flush=True)
         for file in facts:
