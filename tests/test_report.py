@@ -356,7 +356,6 @@ def makers(store, frames):
         "shakes": lambda: photos.shakes({"short": (kick, 9, kernel, shown[0])}),
         "kernels": lambda: photos.kernels({"light": [kernel]}, {"light": [9.0]}),
         "spectra": lambda: photos.spectra({"sharp": shown[0], "light": shown[1]}),
-        "directions": lambda: photos.directions(shown, {"pixel": shown - 99.0}, shown),
         "words": lambda: photos.word_attention(shown[0], WORDS[0], words, looks[0]),
         "changes": lambda: photos.changed_trees(*shown[:2], {"root off": (shown[2], -0.3)}),
     }

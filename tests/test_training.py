@@ -255,28 +255,11 @@ def test_the_deblurring_loss_reaches_tree_and_encoder_unless_detached(corpus, tm
     assert (table.loc["caption", ["embedding", "generator"]] == 0).all()
 
 
-def test_images_move_towards_a_lower_loss(corpus, tmp_path):
-    training, batch = training_of(corpus, tmp_path)
-    directions = effects.image_directions(training, batch)
-    with training.evaluating():
-        restored = training.model(batch)[0]
-    error = (batch.sharp - restored).permute(0, 2, 3, 1)
-    expected = training.loss.pixel / error.numel() * error.sign()
-    assert torch.allclose(torch.from_numpy(directions["pixel"]), expected, atol=1e-7)
-    moved = restored + 0.1 * torch.from_numpy(directions["adversarial"]).permute(0, 3, 1, 2)
-    before, after = (
-        image_terms(training.loss, training.critic, None, images, batch.sharp)["adversarial"]
-        for images in (restored, moved)
-    )
-    assert float(after) < float(before)
-
-
 def test_looking_at_effects_leaves_the_training_as_it_was(corpus, tmp_path):
     training, batch = training_of(corpus, tmp_path)
     modules = nn.ModuleList([training.model, training.critic])
     state, random = deepcopy(modules.state_dict()), torch.get_rng_state()
     effects.gradients(training, batch)
-    effects.image_directions(training, batch)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, state[name]) for name, value in modules.state_dict().items())
     assert all(parameter.grad is None for parameter in modules.parameters())

@@ -151,18 +151,6 @@ def failures(
     return {name: images[rows] for name, images in columns.items()}, sharp[rows], words
 
 
-def directions(restored: np.ndarray, wishes: Mapping[str, np.ndarray], sharp: np.ndarray) -> Figure:
-    """How each loss term would change restored images: grey = not at all, brighter = more of it.
-
-    `wishes`: term -> signed (n, S, S, 3), each scaled by its own size.
-    """
-    columns = {"restored": restored}
-    for term, wish in wishes.items():
-        size = float(np.quantile(np.abs(wish), 0.99)) or 1.0
-        columns[f"{term} loss"] = np.clip(0.5 + 0.5 * wish / size, 0, 1)
-    return sheet(columns | {"sharp": sharp})
-
-
 def node_attention(
     images: np.ndarray,
     attention: np.ndarray,

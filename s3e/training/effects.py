@@ -1,16 +1,13 @@
-"""What each loss term of a training does: which parts of the networks its gradient reaches, and
-where it would change the images.
+"""What each loss term of a training does: which parts of the networks its gradient reaches.
 
 Networks are looked at in eval mode (no dropout, fixed statistics); weights, their `grad` and random
 numbers stay as they are.
 """
 
-import numpy as np
 import pandas as pd
 import torch
 
 from s3e.data.corpus import Batch
-from s3e.training.losses import image_terms
 from s3e.training.stages import CoTraining, PretrainSemantics
 
 
@@ -40,14 +37,3 @@ def gradients(training: CoTraining | PretrainSemantics, batch: Batch) -> pd.Data
             if gradient is not None:
                 table.loc[term, name] += float(gradient.double().square().sum())
     return table**0.5
-
-
-def image_directions(training: CoTraining, batch: Batch) -> dict[str, np.ndarray]:
-    """Each weighted term's negative gradient in the restored images: {term: n x H x W x 3}."""
-    with training.evaluating(learn=True):
-        batch, restored, _ = training.restored(batch)
-        restored.requires_grad_()
-        networks = training.critic, training.perceptual
-        terms = image_terms(training.loss, *networks, restored, batch.sharp)
-        found = {name: torch.autograd.grad(value, restored)[0] for name, value in terms.items()}
-    return {n: -item.permute(0, 2, 3, 1).float().cpu().numpy() for n, item in found.items()}
