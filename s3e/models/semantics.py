@@ -58,11 +58,10 @@ class TreelessSemantics(nn.Module):
 
     def forward(self, image: Tensor) -> SemanticOutput:
         features = self.encoder(image)
-        mean = features.mean((2, 3))
         if self.spatial:
             cells = features.flatten(2).transpose(1, 2)  # B x 256 x C
-            return SemanticOutput(self.maps(features), None, mean, cells, features)
-        vector = self.maps(mean)  # B x M
+            return SemanticOutput(self.maps(features), None, features.mean((2, 3)), cells, features)
+        vector = self.maps(features.mean((2, 3)))  # B x M
         maps = vector[..., None, None].expand(-1, -1, *features.shape[2:])
         return SemanticOutput(maps, None, vector, None, features)
 
