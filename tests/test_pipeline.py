@@ -713,7 +713,7 @@ def test_killed_kernel_and_killed_runner_go_on(here, tmp_path):
     next(item for item in family if "ipykernel_launcher" in " ".join(item.cmdline())).kill()
     assert process.wait(300) == 1
     log = command.log.read_text()
-    assert f"FAILED {DEBLURRER}/s0" in log and "Kernel died" in log and "notebook.ipynb" in log
+    assert f"failed {DEBLURRER}/s0" in log and "Kernel died" in log and "notebook.ipynb" in log
     again = "python run_all.py --profile smoke --variants baseline --from 04 --until 04"
     assert f"go on with: {again}" in log
     assert not (folder / "done.json").exists()
