@@ -12,6 +12,9 @@ from skimage.transform import resize
 
 from s3e.utils import S3EError
 
+# What Pillow warns of (odd EXIF, a palette's transparency) is found out or harmless
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, free to show
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to restore
 LARGEST = 80_000_000  # pixels above which decoding would take too much memory
@@ -45,7 +48,7 @@ def decode(
     or larger than `LARGEST` pixels (found in the header, before decoding).
     """
     try:  # a damaged file may raise nearly anything
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with Image.open(path) as image:
             if fault := _fault(image):
                 raise Problem(str(path), *fault)
             notes = [] if image.mode in ("RGB", "P") else [f"converted from {image.mode}"]
