@@ -52,7 +52,7 @@ WEIGHTS = path(
 )
 WRITTEN = "print the {}, and write it to NAME.json; by the reader whose tree guides the restoration"
 ROOT = path("root", metavar="ROOT", help="the data folder")
-JOBS = arg("--jobs", type=int, default=0, metavar="N", help="processes; 0, the default: one a core")
+JOBS = arg("--jobs", type=int, default=0, metavar="N", help="threads; 0, the default: one a core")
 MANY: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
 SETTINGS = arg("--set", dest="settings", **MANY, metavar="NAME=VALUE", help="e.g. loss.caption=0.5")
 PROFILE = {"choices": list(PROFILES), "metavar": "NAME"}
@@ -99,7 +99,12 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
         PHOTOS,
         *RESULTS,
         WEIGHTS,
-        arg("--variant", choices=("full", "baseline"), default="full"),
+        arg(
+            "--variant",
+            choices=("full", "baseline"),
+            default="full",
+            help="S3E-Deblur (default), or the deblurring network alone",
+        ),
         flag("--caption", WRITTEN.format("caption")),
         flag("--tree", WRITTEN.format("S3-tree")),
         arg(
@@ -107,7 +112,8 @@ VERBS: dict[str, Any] = {  # (module:function, what it does, its arguments), or 
             type=int,
             metavar="N",
             default=argparse.SUPPRESS,
-            help="side of a tile in pixels; a smaller one needs less memory; 0: one piece",
+            help="side of a tile in pixels, a multiple of 16 from 256 on (default: 1536); a smaller"
+            " one needs less memory; 0: one piece",
         ),
     ),
     "blur": (

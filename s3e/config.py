@@ -297,7 +297,7 @@ def load_config(
 ) -> Config:
     """Resolve a profile.
 
-    `data`: "scenes" or a folder (COCO layout). `overrides`: flat, e.g. `{"loss.caption": 0.5}`.
+    `data`: "scenes" or a data folder. `overrides`: flat, e.g. `{"loss.caption": 0.5}`.
     Raises `S3EError` that names the profile, field or folder that is wrong.
     """
     if profile not in PROFILES:
@@ -308,13 +308,12 @@ def load_config(
     tree["seed"] = seed
     if data == "scenes" and not tree["data"]["source"]:
         raise S3EError(
-            f"the profile '{profile}' needs photographs: add --data FOLDER (COCO-captions layout)."
+            f"the profile '{profile}' needs photographs: add --data FOLDER (docs/data.md)."
         )
     if data != "scenes":
         if not Path(data).is_dir():
             raise S3EError(
-                f"--data {data}: no such folder; give a folder with images/ and annotations/, or"
-                " 'scenes'."
+                f"--data {data}: no such folder; give a data folder (docs/data.md), or 'scenes'."
             )
         tree["data"]["source"] = str(Path(data).resolve())
     if not isinstance(overrides or {}, dict):

@@ -215,7 +215,7 @@ def _read_coco(index: ImageIndex, subset: Subset) -> Source:
     if not years:
         raise S3EError(
             f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same"
-            " year are both needed; see the README for the layout."
+            " year are both needed; see docs/data.md for the layout."
         )
     year = years[0]
     for split, file in [(split, file) for (split, of), file in files.items() if of == year]:
@@ -304,7 +304,7 @@ def _load_lists(file: Path, *names: str) -> list[list]:
         raise S3EError(f"{file} is not valid JSON ({error}); fetch or write it again.") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(n), list) for n in names):
         what = f"not in COCO-captions layout (lists {', '.join(names)})"
-        raise S3EError(f"{file}: {what}; see the README for the layout.")
+        raise S3EError(f"{file}: {what}; see docs/data.md for the layout.")
     return [content[name] for name in names]
 
 
