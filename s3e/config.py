@@ -130,6 +130,15 @@ class Loss(Section):
     tree: float = Field(0.1, ge=0)
     null_weight: float = Field(0.1, ge=0)
 
+    @model_validator(mode="after")
+    def _something(self) -> "Loss":
+        if not (self.pixel or self.adversarial or self.perceptual):
+            raise ValueError(
+                "loss.pixel, loss.adversarial and loss.perceptual are all 0: the generator would"
+                " learn nothing"
+            )
+        return self
+
     @property
     def effective(self) -> "Loss":
         """The weights that are used: without a VGG19 file no perceptual term, and a pixel term in
@@ -222,12 +231,14 @@ class Config(Section):
 
     profile: str
     seed: int = Field(0, ge=0)
-    seeds: list[NonNegativeInt] = [0]
+    seeds: list[NonNegativeInt] = Field([0], min_length=1)
     one_seed: list[str] = []
     semantics_from: str = ""
     figures: str = Field("", pattern=r"^[\w.@-]*$")
     pictures: Literal["data", "public"] = "data"
-    variants: list[str] = ["baseline", "full", "oracle_map", "shuffled", "no_semantics_loss"]
+    variants: list[str] = Field(
+        ["baseline", "full", "oracle_map", "shuffled", "no_semantics_loss"], min_length=1
+    )
     data: Data = Data()
     blur: Blur = Blur()
     text: Text = Text()
@@ -262,6 +273,10 @@ class Config(Section):
         return ["no VGG19 weights: no perceptual loss, a pixel loss in its place"] * missing
 
 
+TRUTH = ("labels", "silhouettes")  # kinds of maps that are the true ones, of scenes alone
+GIVEN = ("noise", *TRUTH)  # kinds without anything to learn
+
+
 class Variant(Section):
     """The rules of one variant of the ablation (specification 6.9, table 4).
 
@@ -284,12 +299,36 @@ class Variant(Section):
     shuffled: bool = False
     detached: bool = False
 
+    @model_validator(mode="after")
+    def _possible(self) -> "Variant":
+        if self.tree_loss and self.kind not in ("tree", "vectors"):
+            raise ValueError(f"kind {self.kind} has no tree: set tree_loss: false")
+        if self.caption_loss and self.kind in (None, *GIVEN):
+            raise ValueError(f"kind {self.kind} has no captioner: set caption_loss: false")
+        if self.start == "shared" and self.kind != "tree":
+            raise ValueError(f"the shared start is of kind tree, not {self.kind}: set start: own")
+        return self
+
+
+def _explain(item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "value_error":  # a rule of ours over several settings
+        return item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        section = item["loc"][0] if len(item["loc"]) > 1 else None
+        model = Config.model_fields[section].annotation if section else Config
+        return f"unknown setting '{name}'; known there: {', '.join(model.model_fields)}"
+    return f"setting '{name}' = {item['input']!r}: {item['msg'].lower()}"
+
 
 _FILE = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8"))
-VARIANTS = {name: Variant(**rules) for name, rules in _FILE["variants"].items()}
 PROFILES: dict[str, dict[str, Any]] = _FILE["profiles"]
-TRUTH = ("labels", "silhouettes")  # kinds of maps that are the true ones, of scenes alone
-GIVEN = ("noise", *TRUTH)  # kinds without anything to learn
+VARIANTS: dict[str, Variant] = {}
+for _name, _rules in _FILE["variants"].items():
+    try:
+        VARIANTS[_name] = Variant(**_rules)
+    except ValidationError as _error:
+        raise S3EError(f"profiles.yaml: variant {_name}: {_explain(_error.errors()[0])}.") from None
 
 
 def load_config(
@@ -357,14 +396,3 @@ def _put(tree: dict[str, Any], name: str, value: Any) -> None:
     if not isinstance(group, dict):
         raise S3EError(f"setting '{name}': '{section}' is no section.")
     group[field] = value
-
-
-def _explain(item: Any) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "value_error":  # a rule of ours over several settings
-        return item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        section = item["loc"][0] if len(item["loc"]) > 1 else None
-        model = Config.model_fields[section].annotation if section else Config
-        return f"unknown setting '{name}'; known there: {', '.join(model.model_fields)}"
-    return f"setting '{name}' = {item['input']!r}: {item['msg'].lower()}"

@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 import nbformat
 import pytest
 
-from s3e.config import PROFILES, VARIANTS, load_config, parse_setting
+from s3e.config import PROFILES, VARIANTS, Variant, load_config, parse_setting
 from s3e.pipeline.graph import STAGES
 from s3e.utils import NOTEBOOKS, ROOT, S3EError, is_locked, lock_file
 
@@ -283,6 +283,8 @@ def test_profiles_are_valid(profile, tmp_path):
         ("train_c.steps=2.5", "setting 'train_c.steps' = 2.5"),
         ("runtime.save_every=3", "multiple of runtime.log_every"),
         ('variants=["fulll"]', "unknown variant 'fulll'"),
+        ("variants=[]", "setting 'variants' = []"),
+        ("seeds=[]", "setting 'seeds' = []"),
         ("seed=3", "use --seeds"),
         ("data.source=x", "use --data"),
         ("data.size=96", "setting 'data.size' = 96"),
@@ -295,6 +297,26 @@ def test_profiles_are_valid(profile, tmp_path):
 def test_configuration_errors_name_the_place(setting, message):
     with pytest.raises(S3EError, match=re.escape(message)):
         load_config("smoke", overrides=dict([parse_setting(setting)]))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"kind": "global", "start": "own"}, "kind global has no tree"),
+        ({"kind": None, "tree_loss": False}, "kind None has no captioner"),
+        ({"kind": "vectors"}, "shared start is of kind tree"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused(rules, message):
+    with pytest.raises(ValueError, match=message):
+        Variant(description="mine", **rules)
+
+
+def test_a_generator_needs_a_loss():
+    nothing = {"loss.pixel": 0, "loss.adversarial": 0}
+    with pytest.raises(S3EError, match="would learn nothing"):
+        load_config("smoke", overrides=nothing)
+    load_config("smoke", overrides={**nothing, "loss.perceptual": 1})
 
 
 def test_errors_name_the_profile_and_the_folder():

@@ -73,10 +73,12 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
         )  # fmt: skip
         words = decoder(model.node_width + width, model.node_width, NODES)
         source = TreeSemantics(encoder=encoder, tree=tree, decoder=words)
-    else:
+    elif kind in ("global", "flat"):
         words = decoder(maps, 0, 0) if kind == "global" else decoder(width, width, GRID**2)
         parts = {"encoder": encoder, "map_channels": maps, "decoder": words}
         source = TreelessSemantics(**parts, spatial=kind == "flat")
+    else:
+        raise ValueError(f"no network makes maps of kind {kind}: add it to build_semantics")
     source.kind = kind
     return source
 

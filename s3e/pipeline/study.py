@@ -254,7 +254,8 @@ class Run:
             unread += ["loss.tree", "loss.null_weight"] * (not variant.tree_loss)
             rules = variant.model_dump(mode="json", exclude={"description"})
             found = {f"variant.{name}": value for name, value in rules.items()}
-        for section, values in self.config.model_dump(mode="json").items():
+        used = self.config.model_copy(update={"loss": self.config.loss.effective})
+        for section, values in used.model_dump(mode="json").items():
             for name, value in values.items() if isinstance(values, dict) else ():
                 field = f"{section}.{name}"
                 if (section in wanted or field in wanted) and field not in unread:
@@ -507,7 +508,11 @@ def open_run(
     keys.forget()
     study = Study(profile, seed=seed, **settings)
     run = study.run(stage_named(stage), variant, seed)
-    run.begin(resume)
     trains = "runtime" in run.rules.settings
+    if trains and study.config.runtime.device != "cpu":
+        from s3e.training.parallel import check_device
+
+        check_device(study.config.runtime)
+    run.begin(resume)
     utils.set_threads(study.config.runtime.threads, torch=trains)
     return run

@@ -174,9 +174,8 @@ def seeds(
             own = rows[rows[column] == name]
             each = by_seed.query(wanted).merge(own[["variant", "reference"]])["mean"]
             _interval(axes, own, [place], name, flat=True)
-            axes.plot(
-                each, [place + 0.28] * len(each), ".", color=LOOKS.colour[name], markersize=3.5
-            )
+            colour = _look(name).get("color", GREY)
+            axes.plot(each, [place + 0.28] * len(each), ".", color=colour, markersize=3.5)
             ticks.append(f"{label(name)} ({len(each)} seed{'s' * (len(each) != 1)})")
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set_yticks(range(len(ticks)), ticks)

@@ -26,17 +26,23 @@ from s3e.utils import S3EError, read_json, set_threads, write_json
 LAUNCHED = "S3E_LAUNCHED"  # set for processes that end with the one that started them
 
 
+def check_device(runtime: Runtime) -> None:
+    """Raise `S3EError` where a GPU is asked for that is not there."""
+    kind, _, number = runtime.device.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise S3EError(
+            f"runtime.device is '{runtime.device}', but PyTorch sees"
+            f" {torch.cuda.device_count()} GPUs: --set runtime.device=cpu."
+        )
+
+
 def join(runtime: Runtime) -> torch.device:
     """The device on which this process trains, with the others if `torchrun` started several.
 
-    Raises `S3EError` where a GPU is asked for and there is none.
+    Raises `S3EError` where a GPU is asked for that is not there.
     """
+    check_device(runtime)
     kind, _, number = runtime.device.partition(":")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise S3EError(
-            f"runtime.device is '{runtime.device}', but PyTorch sees no GPU: --set"
-            " runtime.device=cpu."
-        )
     device = torch.device(kind)
     if kind == "cuda":
         device = torch.device(kind, int(os.environ.get("LOCAL_RANK", number or 0)))
