@@ -20,10 +20,7 @@ from s3e.data.scenes import make_split  # noqa: E402
 from tests.browser.lab import BROWSER, SWITCHES, Notebook, serve  # noqa: E402
 
 NONE = "no Chromium here (Debian: apt-get install chromium)"
-pytestmark = [
-    pytest.mark.skipif(BROWSER is None and not REQUIRED, reason=NONE),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(BROWSER is None and not REQUIRED, reason=NONE)
 
 LABORATORY, TREES, COMPARE, OWN = (  # cells of notebook 09
     f"widgets.{name}(" for name in ("blur_lab", "tree_lab", "compare", "own_photo")

@@ -204,7 +204,6 @@ def test_a_tile_gets_its_part_of_the_maps():
 # Stores, whole and exported
 
 
-@pytest.mark.xdist_group("smoke")
 def test_a_store_of_runs_restores_what_its_own_run_restored(smoke):
     mine = Restorer.load(smoke["runs"])
     assert "smoke" in mine.about and [*mine.readers] == ["full", "captioner"]
@@ -216,7 +215,6 @@ def test_a_store_of_runs_restores_what_its_own_run_restored(smoke):
         assert np.abs(again.astype(int) - kept).max() <= 1
 
 
-@pytest.mark.xdist_group("smoke")
 def test_an_exported_folder_is_the_store_in_small(smoke, tmp_path):
     assert export_weights(smoke["runs"], tmp_path / "a") == 0
     export_weights(tmp_path / "a", tmp_path / "b")
@@ -231,7 +229,6 @@ def test_an_exported_folder_is_the_store_in_small(smoke, tmp_path):
         export_weights(smoke["runs"], tmp_path / "a")
 
 
-@pytest.mark.xdist_group("smoke")
 def test_a_store_without_captions_reads_with_the_store_that_it_names(smoke, tmp_path):
     runs, folder, lender = smoke["runs"], tmp_path / "smoke@photos", tmp_path / "lender"
     for run in ("01_data_blurring/all", "03_train_captioner/s0"):

@@ -21,7 +21,6 @@ from tests.conftest import PHOTOS, environment_of, run_all
 from tests.fixtures_data import write_gopro, write_karpathy, write_photos
 from tests.test_pipeline import wait_for
 
-pytestmark = pytest.mark.xdist_group("smoke")
 PAIRS = PHOTOS.parent / "gopro_sample"
 FULL = "05_co_training/full-s0"
 BASELINE = "06_ablation/baseline-s0"
