@@ -1,13 +1,14 @@
-"""Small data folders for tests in each layout that the suite reads: smooth random photos, the same
-every time.
-"""
+"""Small data folders in each layout that the suite reads: smooth random photos, always the same."""
 
 import json
 
 import numpy as np
 from PIL import Image
 
+from s3e.config import load_config
 from s3e.utils import rng
+
+SMALL = {"data.size": 32, "data.train": 0, "data.val": 0, "data.test": 0, "evaluation.samples": 2}
 
 SUBJECTS = ["dog", "man", "woman", "boy", "girl", "horse", "cat", "child"]
 VERBS = ["chases", "holds", "watches", "carries", "rides", "pulls"]
@@ -20,10 +21,14 @@ SEQUENCES = {
 }
 
 
+def small(folder, **settings):
+    """A configuration that reads a whole data folder in 32 pixels; settings as `data_size=64`."""
+    overrides = SMALL | {name.replace("_", ".", 1): value for name, value in settings.items()}
+    return load_config("smoke", data=str(folder), overrides=overrides)
+
+
 def picture(*key, size=(56, 40)):
-    """A photo-like uint8 (height, width, 3): three scales of smooth random colours; `size` is
-    (width, height).
-    """
+    """A photo-like uint8 (height, width, 3) of smooth random colours; `size`: (width, height)."""
     generator, total = rng("fixture", *key), np.zeros((size[1], size[0], 3))
     for cells, weight in ((4, 0.5), (10, 0.35), (24, 0.15)):
         grid = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
@@ -33,10 +38,8 @@ def picture(*key, size=(56, 40)):
 
 def captions(*key):
     """Five plain captions of one made-up photo."""
-    subject, verb, thing = (
-        str(rng("caption", i, *key).choice(words))
-        for i, words in enumerate((SUBJECTS, VERBS, OBJECTS))
-    )
+    lists = enumerate((SUBJECTS, VERBS, OBJECTS))
+    subject, verb, thing = (str(rng("caption", i, *key).choice(words)) for i, words in lists)
     return [
         f"A {subject} {verb} a {thing}.",
         f"The {subject} {verb} the {thing} on the grass.",
@@ -49,24 +52,19 @@ def captions(*key):
 def save(path, array):
     """Write one image file, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(
-        path, **({"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1})
-    )
+    options = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 1}
+    Image.fromarray(array).save(path, **options)
 
 
 def write_photos(folder, count=24, size=(56, 40)):
-    """A folder of photos without captions, two levels deep: `00/photo000.jpg`, `01/photo001.jpg`,
-    ...
-    """
+    """Photos without captions, two levels deep: `00/photo000.jpg`, `01/photo001.jpg`, ..."""
     for i in range(count):
         save(folder / f"{i % 3:02}" / f"photo{i:03}.jpg", picture("photos", i, size=size))
     return folder
 
 
 def write_coco(folder, counts=None, year="", images="images", size=(56, 40)):
-    """COCO's official layout with ids from 1; `images` is the image folder, "{split}" in it is
-    replaced.
-    """
+    """COCO's official layout with ids from 1; "{split}" is replaced in the folder `images`."""
     written = 0
     for split, count in (counts or {"train": 20, "val": 12}).items():
         content = {"info": {}, "images": [], "annotations": []}

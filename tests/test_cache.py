@@ -1,13 +1,13 @@
-"""The prepared cache: the same bytes however it is made, never half-written, and refused where it
-does not fit.
-"""
+"""The prepared cache: the same bytes however it is made, never half-written."""
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -18,26 +18,26 @@ from s3e.data import prepare
 from s3e.data.prepare import prepare_corpus, prepare_photos
 from s3e.data.readers import read_source
 from s3e.utils import S3EError
-from tests.fixtures_data import save, write_gopro, write_photos
+from tests.fixtures_data import cut, save, small, write_gopro, write_photos
 
-SMALL = {"data.size": 32, "data.train": 0, "data.val": 0, "data.test": 0}
-KILLED = """
+SCRIPT = """
 import sys, time
 from pathlib import Path
-from tests.test_cache import configure
+from tests.fixtures_data import small
 from s3e.data import prepare
 
-prepare.CHUNK, make = 2, prepare.spread
+make, prepare.CHUNK = prepare.spread, 2
 
-def hang(work, chunks, jobs, title):  # stops when half of the photos are written
+def hang(work, chunks, jobs, title):  # stops when some of the photos are written
     for count, result in enumerate(make(work, chunks, jobs, title)):
-        while title == "preparing" and count == 10:
+        while len(sys.argv) > 3 and title == "preparing train" and count == 10:
             time.sleep(600)
         yield result
 
 prepare.spread, prepare.utils.RUNS = hang, Path(sys.argv[1])
-prepare.prepare_photos(configure(sys.argv[2]), 2)
+prepare.prepare_photos(small(sys.argv[2]), 2)
 """
+ROOT = Path(prepare.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -59,13 +59,8 @@ def whole(photos, tmp_path_factory):
         return make(photos)
 
 
-def configure(folder, **settings):
-    overrides = SMALL | {name.replace("_", ".", 1): value for name, value in settings.items()}
-    return load_config("smoke", data=str(folder), overrides=overrides)
-
-
 def make(root, jobs=1, **settings):
-    return prepare_photos(configure(root, **settings), jobs)
+    return prepare_photos(small(root, **settings), jobs)
 
 
 def assert_same(one, other):
@@ -93,8 +88,7 @@ def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, monkeypatch):
 
 
 def test_a_killed_preparation_begins_again(photos, whole, runs):
-    root = Path(prepare.__file__).parents[2]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, runs, photos], cwd=root)
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, runs, photos, "hang"], cwd=ROOT)
     wait_for(lambda: list(runs.glob("cache/*.part/.train_sharp*")))
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -112,14 +106,8 @@ def wait_for(condition, seconds=300):
 
 
 def test_processes_that_prepare_the_same_wait_for_each_other(photos, whole, runs):
-    code = (
-        "import sys; from pathlib import Path; from s3e.data import prepare;"
-        "from tests.test_cache import configure; prepare.utils.RUNS = Path(sys.argv[1]);"
-        "prepare.prepare_photos(configure(sys.argv[2]), 1)"
-    )
-    root = Path(prepare.__file__).parents[2]
-    command = [sys.executable, "-c", code, str(runs), str(photos)]
-    processes = [subprocess.Popen(command, cwd=root) for _ in range(2)]
+    command = [sys.executable, "-c", SCRIPT, runs, photos]
+    processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     (cache,) = runs.glob("cache/photos-*")
     assert_same(whole, cache)
@@ -137,15 +125,20 @@ def test_full_disk_in_the_middle(photos, whole, runs, monkeypatch):
     assert_same(whole, make(photos))
 
 
-def test_places_that_cannot_be_written(photos, runs):
+def test_places_that_have_no_room_or_cannot_be_written(photos, runs, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 0))
+        with pytest.raises(S3EError, match=r"needs 0.0 GB, but 0.0 GB are free: make room, or cho"):
+            make(photos)
+    shutil.rmtree(runs)
     runs.write_text("a file where the folder should be")
     with pytest.raises(S3EError, match=r"cannot be written \(.+\): choose another place"):
         make(photos)
 
 
 def key_of(root, **settings):
-    config = configure(root, **settings)
-    return prepare.digest(prepare.cache_key(config, read_source(root), None))
+    return prepare.digest(prepare.cache_key(small(root, **settings), read_source(root), None))
 
 
 def test_each_change_of_settings_or_files_has_its_own_cache(tmp_path, monkeypatch):
@@ -176,8 +169,7 @@ def test_the_command_prepares_what_the_pipeline_reads(photos, runs, tmp_path, mo
 
 def test_the_command_lists_what_it_leaves_out(tmp_path, capsys):
     photos = write_photos(tmp_path / "photos", 40)
-    path = read_source(photos).images["path"].iloc[0]
-    path.write_bytes(b"")
+    path = cut(read_source(photos).images["path"].iloc[0])
     with pytest.raises(S3EError, match=path.name):
         prepare.prepare(photos, "smoke", ["data.size=32"])
     assert prepare.prepare(photos, "smoke", ["data.size=32", "data.skip_broken=true"]) == 0

@@ -323,10 +323,12 @@ def test_the_data_count_by_what_they_hold(tmp_path):
     assert keys.data_fingerprint(str(data)) == first
     assert keys.data_fingerprint(str(shutil.copytree(data, tmp_path / "copy"))) == first
     seen = {first}
-    for path, text in ((captions, "2"), (photo, "another"), (data / "images" / "b.jpg", "x")):
+    other, plain = photo.with_name("b.jpg"), photo.with_name("c.bmp")
+    changes = (captions, "2"), (photo, "another"), (other, "x"), (plain, "x"), (plain, "y")
+    for path, text in changes:  # without compression an edit keeps the size
         path.write_text(text)
         seen.add(keys.data_fingerprint(str(data)))
-    assert len(seen) == 4
+    assert len(seen) == 6
 
 
 def test_weights_count_by_content_and_are_found_from_any_folder(tmp_path, monkeypatch):

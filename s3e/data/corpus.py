@@ -8,7 +8,6 @@ trees), `corpus.json` (severities, protocol, what was left out) and, for caption
 `vocabulary.json`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mode
@@ -128,22 +127,14 @@ class Split:
 
         A pure function of `key` and `step`; all that is random is drawn for the whole batch.
         """
-        start, rows = step * batch, self.rows(severity)
-        places = np.arange(start, start + batch)
-        index = np.empty(batch, dtype=np.int64)
-        for epoch in np.unique(places // len(rows)):
-            order = rows[rng("epoch", *key, int(epoch)).permutation(len(rows))]
-            here = places // len(rows) == epoch
-            index[here] = order[places[here] % len(rows)]
+        rows = self.rows(severity)
+        epochs, places = np.divmod(np.arange(step * batch, (step + 1) * batch), len(rows))
+        orders = {n: rng("epoch", *key, n).permutation(rows) for n in {*epochs.tolist()}}
+        index = np.array([orders[n][k] for n, k in zip(epochs, places, strict=True)])
         choice = rng("caption", *key, step).integers(0, self.words.shape[1], size=batch)
         mine = slice(part * batch // parts, (part + 1) * batch // parts)
         whole = {"all_words": self.words[index, choice], "all_trees": self.trees[index, choice]}
         return replace(self.batch(index[mine], severity, choice[mine]), key=(*key, step), **whole)
-
-    def batches(self, batch: int, severity: str) -> Iterator[Batch]:
-        """Every photo that has the severity once, in order."""
-        for rows in self.chunks(batch, severity):
-            yield self.batch(rows, severity)
 
     def chunks(
         self, batch: int, severity: str = "sharp", most: int | None = None

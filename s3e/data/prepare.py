@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from inspect import getsource
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ from s3e import blur, utils
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import CaptionTree, TreeVocabulary, Vocabulary
-from s3e.config import Config, Text, load_config, parse_setting
+from s3e.config import Config, Data, Text, load_config, parse_setting
 from s3e.data import photos as decoding
 from s3e.data import readers
 from s3e.data.corpus import Corpus, load_corpus
@@ -52,22 +51,16 @@ DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below th
 MARGIN = 1.4
 
 
-def spread(work: Callable, chunks: list, jobs: int, title: str) -> Iterator:
-    """`work` of each chunk, in order, in `jobs` threads (0: one a core).
+def spread(work: Callable, items: list, jobs: int, title: str) -> Iterator:
+    """`work` of each item, in order, in `jobs` threads (0: one a core).
 
     Threads are enough: decoding, resizing and blurring leave the interpreter to others.
     """
-    pool = ThreadPoolExecutor(jobs if jobs > 0 else utils.cores())
+    pool = ThreadPoolExecutor(jobs or utils.cores())
     try:
-        yield from tqdm(pool.map(work, chunks), desc=title, total=len(chunks), leave=False)
+        yield from tqdm(pool.map(work, items), desc=title, total=len(items), leave=False)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _chunks(images: pd.DataFrame) -> list[pd.DataFrame]:
-    """Rows of one split each, at most `CHUNK`."""
-    parts = [images[images["split"] == split] for split in SPLITS]
-    return [part[k : k + CHUNK] for part in parts for k in range(0, len(part), CHUNK)]
 
 
 # --- which photos can be used ---
@@ -103,25 +96,24 @@ def look(source: Source, jobs: int = 0) -> None:
 
     Adds the columns `size` (width, height), `unusual`, `hash` and `thumb`. No file makes it stop.
     """
-    looks = pd.concat(spread(_look, _chunks(source.images), jobs, "decoding"))
-    source.problems += [fault for fault in looks["fault"] if fault]
-    source.images = source.images.join(looks[looks["fault"] == ""], how="inner")
+    images, names = source.images, ["fault", "size", "unusual", "hash", "thumb"]
+    pairs = [*zip(images["path"], images["blurred"], strict=True)]
+    looks = pd.DataFrame(spread(_look, pairs, jobs, "decoding"), images.index, names)
+    broken = looks["fault"] != ""
+    source.problems += [*looks["fault"][broken]]
+    source.images = images.join(looks[~broken], how="inner")
 
 
-def _look(images: pd.DataFrame) -> pd.DataFrame:
-    looks = []
-    for path, blurred in zip(images["path"], images["blurred"], strict=True):
-        try:
-            image, size, unusual = decode(path, DRAFT)
-            if blurred and (other := decode(blurred, DRAFT)[1]) != size:
-                sizes = "{}x{} and {}x{}".format(*other, *size)
-                what = f"blurred and sharp frame differ in size ({sizes})"
-                raise S3EError(f"{blurred}: {what}; replace or remove the pair.")
-            looks.append(["", size, unusual, *readers.fingerprint(image)])
-        except S3EError as error:
-            looks.append([str(error), None, (), 0, None])
-    names = ["fault", "size", "unusual", "hash", "thumb"]
-    return pd.DataFrame(looks, columns=names, index=images.index)
+def _look(pair: tuple[Path, Path | None]) -> list:
+    path, blurred = pair
+    try:
+        image, size, unusual = decode(path, DRAFT)
+        if blurred and (other := decode(blurred, DRAFT)[1]) != size:
+            what = f"blurred and sharp frame differ in size ({other} and {size})"
+            raise S3EError(f"{blurred}: {what}; replace or remove the pair.")
+        return ["", size, unusual, *readers.fingerprint(image)]
+    except S3EError as error:
+        return [str(error), None, None, None, None]
 
 
 def read_teacher(config: Config) -> Source | None:
@@ -210,55 +202,74 @@ def side(size: int) -> int:
     return round(MARGIN * size)
 
 
-def _write(
-    images: pd.DataFrame,
-    severities: dict[str, tuple[str, ...]],
-    about: dict[str, Any],
-    config: Config,
-    folder: Path,
-    jobs: int = 0,
-) -> None:
+def _write(source: Source, config: Config, folder: Path, jobs: int = 0) -> None:
     """Write arrays and records of a corpus: the bytes do not depend on `jobs`.
 
     Not through memory maps, which a full disk would turn into a crash.
     """
-    chunks, opened = _chunks(images), {}
-    make = functools.partial(_make_views, config, severities)
-    made = spread(make, chunks, jobs, "preparing")
-    with ExitStack() as stack:
-        for chunk, views in zip(chunks, made, strict=True):
-            split = chunk["split"].iloc[0]
-            for name, array in views.items():
-                file = folder / f"{split}_{name}.npy"
-                if file not in opened:
-                    path = stack.enter_context(atomic_write(file))
-                    opened[file] = stack.enter_context(open(path, "wb"))
-                    shape = (int((images["split"] == split).sum()), *array.shape[1:])
-                    header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(opened[file], header)
-                opened[file].write(array.tobytes())
+    severities, images = severities_of(source, config), source.images
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(images, severities, config, folder)
+    if source.paired and "severe" in severities["test"]:
+        short = images["id"][images["window"].isna()].tolist()
+        source.notes.append(counted("no severe view, as the video ends near", short))
     for split, part in images.groupby("split"):
+        chunks = [part[k : k + CHUNK] for k in range(0, len(part), CHUNK)]
+        make = functools.partial(_make_views, config, severities[split])
+        files = {}
+        with ExitStack() as stack:
+            for views in spread(make, chunks, jobs, f"preparing {split}"):
+                for name, array in views.items():
+                    if name not in files:
+                        path = stack.enter_context(atomic_write(folder / f"{split}_{name}.npy"))
+                        files[name] = stack.enter_context(open(path, "wb"))
+                        shape = len(part), *array.shape[1:]
+                        header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(files[name], header)
+                    files[name].write(array.tobytes())
         record = {"ids": [*part["id"]], "captions": [*map(list, part["captions"])]}
         record["trees"] = [list(tree.nodes) for tree in part["tree"]] if "tree" in part else None
         write_json(folder / f"{split}.json", record | {"severities": severities[split]})
-    write_json(folder / "corpus.json", about | {"severities": severities["test"]})
+    about = {"captioned": source.captioned, "severities": severities["test"]}
+    about |= {"categories": CATEGORIES if source.kind == "scenes" else []}
+    about |= {"protocol": protocol(source, config, severities["test"])}
+    about |= {"left_out": source.problems, "notes": source.notes}
+    write_json(folder / "corpus.json", about)
+
+
+def check_room(
+    images: pd.DataFrame, severities: dict[str, tuple[str, ...]], config: Config, folder: Path
+) -> None:
+    """Raise `S3EError` where the disk lacks room for the arrays, or whole frames differ in size."""
+    pixels = dict.fromkeys(SPLITS, config.data.size**2)
+    if config.data.whole_frames and images["blurred"].any():
+        tested = images[images["split"] == "test"].drop_duplicates("size")
+        pixels["test"] = math.prod(tested["size"].iloc[0])
+        if len(tested) > 1:
+            sizes = zip(tested["path"], tested["size"], strict=True)
+            shown = " but ".join(
+                "{} has {} x {} pixels".format(path, *size) for path, size in sizes
+            )
+            raise S3EError(f"whole frames need one size, {shown}: --set data.whole_frames=false.")
+    needed = sum(3 * pixels[split] * (1 + len(severities[split])) for split in images["split"])
+    if needed > (free := shutil.disk_usage(folder).free):
+        what = f"{folder} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
+        raise S3EError(f"{what}: make room, or choose another place by the variable S3E_RUNS.")
 
 
 def _make_views(
-    config: Config, severities: dict[str, tuple[str, ...]], images: pd.DataFrame
+    config: Config, severities: Sequence[str], images: pd.DataFrame
 ) -> dict[str, np.ndarray]:
     """All views of N photos of one split, uint8 (N, H, W, 3).
 
     `extent_<severity>` (N): kernel extents in pixels, `psnr_<severity>` (N) dB; NaN where unknown.
     """
-    split, size, how = images["split"].iloc[0], config.data.size, config.blur
-    paired = images["blurred"].notna().any()
+    size, how, paired = config.data.size, config.blur, images["blurred"].notna().any()
+    whole = paired and config.data.whole_frames and images["split"].iloc[0] == "test"
 
     @functools.cache
     def load(path: Path) -> np.ndarray:
-        if paired and config.data.whole_frames and split == "test":
-            return load_whole(path)
-        return load_photo(path, size, side(size) if paired else None)
+        return load_whole(path) if whole else load_photo(path, size, side(size) if paired else None)
 
     if "image" in images:  # scenes
         sharp = np.stack([*images["image"]])
@@ -266,7 +277,7 @@ def _make_views(
     else:
         sharp = np.stack([*map(load, images["path"])])
         views = {"sharp": sharp}
-    for severity in severities[split]:
+    for severity in severities:
         extents, absent = np.full(len(images), np.nan), []
         if not paired:
             draws = [*images["id"]], severity, how.seed, how.gamma, how.noise
@@ -300,9 +311,8 @@ def prepare_photos(config: Config, jobs: int = 0) -> Path:
         with lock_file(folder.with_name(f".{name}.lock"), lambda _: None):
             if not folder.exists():  # another process may have made it meanwhile
                 shutil.rmtree(building, ignore_errors=True)  # of a killed process
-                building.mkdir()
                 choose(source, teacher, config, jobs)
-                _write_photos(source, config, building, jobs)
+                _write(source, config, building, jobs)
                 building.rename(folder)
     return folder
 
@@ -319,21 +329,6 @@ def cache_key(config: Config, source: Source, teacher: Source | None) -> list:
     return key + images.astype(str).to_numpy().tolist()
 
 
-def _write_photos(source: Source, config: Config, folder: Path, jobs: int) -> None:
-    severities, images = severities_of(source, config), source.images
-    tested = images[images["split"] == "test"].drop_duplicates("size")
-    if source.paired and config.data.whole_frames and len(tested) > 1:
-        sizes = zip(tested["path"], tested["size"], strict=True)
-        shown = " but ".join("{} has {} x {} pixels".format(path, *size) for path, size in sizes)
-        raise S3EError(f"whole frames need one size, {shown}: --set data.whole_frames=false.")
-    if source.paired and "severe" in severities["test"]:
-        short = images["id"][images["window"].isna()].tolist()
-        source.notes.append(counted("no severe view, as the video ends near", short))
-    about = {"captioned": source.captioned, "categories": [], "notes": source.notes}
-    about |= {"protocol": protocol(source, config, severities["test"])}
-    _write(images, severities, about | {"left_out": source.problems}, config, folder, jobs)
-
-
 # --- the corpus of a study ---
 
 
@@ -345,7 +340,7 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
     for a data folder that cannot be used, and for broken photos unless `data.skip_broken`.
     """
     if config.data.source == "scenes":
-        _prepare_scenes(config, folder)
+        _write(_scenes(config.data), config, folder)
     else:
         for file in prepare_photos(config).iterdir():
             _link(file, folder / file.name)
@@ -359,16 +354,12 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
     return load_corpus(folder)
 
 
-def _prepare_scenes(config: Config, folder: Path) -> None:
-    data, parts = config.data, []
+def _scenes(data: Data) -> Source:
+    parts = []
     for split in SPLITS:
         scenes = make_split(split, getattr(data, split), data.size, data.texture, data.seed)
         parts.append(pd.DataFrame(scenes).assign(split=split, blurred=None))
-    known = tuple(SEVERITIES)
-    severities = {"train": (config.blur.severity,), "val": known, "test": known}
-    about = {"protocol": "generated scenes", "captioned": True, "categories": list(CATEGORIES)}
-    about |= {"left_out": [], "notes": []}
-    _write(pd.concat(parts), severities, about, config, folder)
+    return Source("scenes", Path("scenes"), pd.concat(parts), "generated scenes", [])
 
 
 def _link(source: Path, target: Path) -> None:
@@ -418,32 +409,28 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0) -> int:
 
     Raises `S3EError` for a folder that cannot be used.
     """
-
-    def say(label: str, *lines: object) -> None:
-        for line in lines:
-            print(f"{label:<10}{line}", flush=True)
-
     source = read_source(root, subset)
-    say("folder", source.root)
-    say("protocol", source.protocol)
+    print(f"folder    {source.root}\nprotocol  {source.protocol}", flush=True)
     look(source, jobs)
-    sizes = sorted({*source.images["size"]}, key=math.prod)
-    say("sizes", *("{} x {} to {} x {}".format(*sizes[0], *sizes[-1]) for _ in sizes[:1]))
-    say("problem", *source.problems)
-    for note, images in source.images.explode("unusual").groupby("unusual"):
-        say("note", counted(note, [*images["id"]]))
+    for problem in source.problems:
+        print(f"problem   {problem}")
+    for unusual, images in source.images.explode("unusual").groupby("unusual"):
+        source.notes.append(counted(unusual, [*images["id"]]))
     readers.keep_apart(source)
-    say("note", *source.notes)
+    for note in source.notes:
+        print(f"note      {note}")
     source.check_splits()
+    sizes = sorted(source.images["size"], key=math.prod)
+    print("sizes     {} x {} to {} x {}".format(*sizes[0], *sizes[-1]))
     for split in SPLITS:
         images = source.images[source.images["split"] == split]
         more = f"{images['captions'].map(len).sum()} captions"
         if source.paired:
             more = f"blurred partners in {images['sequence'].nunique()} sequences"
-        say(split, f"{len(images)} photos, {more}")
+        print(f"{split:<10}{len(images)} photos, {more}")
     broken = len(source.problems)
     remedy = "left out of the splits above; mend them, or allow it with data.skip_broken in a run"
-    say("result", f"{broken} broken, {remedy}" if broken else "nothing is broken")
+    print(f"result    {f'{broken} broken, {remedy}' if broken else 'nothing is broken'}")
     return int(broken > 0)
 
 

@@ -1,7 +1,7 @@
 """Data sources as they lie on disk: one frame of images, in fixed splits.
 
 `LAYOUTS` lists the layouts that are known, special ones first. A new one needs a function that
-recognises it by names alone, and one that returns its rows (`Photo`) as a `Source`.
+recognises it by names alone, and one that returns its rows (`Photo`) and its protocol.
 """
 
 import json
@@ -12,22 +12,23 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError, create_model
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from s3e.utils import S3EError, stable_hash
 
 SPLITS = ("train", "val", "test")
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
-Kind = Literal["karpathy", "coco", "gopro", "folder"]
+Kind = Literal["karpathy", "coco", "gopro", "folder", "scenes"]
 Subset = Literal["blur", "blur_gamma"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
+Read = tuple[pd.DataFrame, str]  # what is read of a layout: `images`, `protocol` (see `Source`)
 MAX_WORDS, MAX_CHARACTERS = 100, 1000  # of a caption
 
 
@@ -45,7 +46,7 @@ class Photo(NamedTuple):
 
 @dataclass
 class Source:
-    """A data set as it lies on disk.
+    """A data set as it lies on disk, or generated scenes.
 
     `images`: a row a photo (see `Photo`). `protocol`: one sentence for tables. `problems`: what had
     to be left out, each a sentence with place and remedy; `notes`: what else is worth knowing.
@@ -60,7 +61,7 @@ class Source:
 
     @property
     def captioned(self) -> bool:
-        return self.kind in ("coco", "karpathy")
+        return self.kind in ("coco", "karpathy", "scenes")
 
     @property
     def paired(self) -> bool:
@@ -84,15 +85,13 @@ def read_source(root: Path | str, subset: Subset = "blur") -> Source:
 
     `subset` names GoPro's blurred frames. Raises `S3EError` if the folder cannot be used at all.
     """
-    if subset not in get_args(Subset):
-        known = ", ".join(get_args(Subset))
-        raise S3EError(f"data.subset is '{subset}'; it must be one of {known}.")
     root = Path(root)
     if not root.is_dir():
         raise S3EError(f"{root}: there is no such folder; give the folder that holds the photos.")
     index = ImageIndex(root)
-    _, read = LAYOUTS[index.layout()]
-    source = read(index, subset)
+    kind = index.layout()
+    _, read = LAYOUTS[kind]
+    source = Source(kind, root, *read(index, subset), index.problems, index.notes)
     source.check_splits()
     return source
 
@@ -116,28 +115,26 @@ def walk(root: Path) -> tuple[list[Path], list[str]]:
         what = f"the folder cannot be listed ({error.strerror})"
         problems.append(f"{error.filename}: {what}; give yourself permission with chmod u+rx.")
 
-    def visible(place: str, names: list[str]) -> list[str]:
-        shown = {name: name.encode(errors="replace").decode() for name in names}
-        for name in names:
-            if shown[name] != name:
-                problems.append(f"{place}/{shown[name]}: the name is not valid UTF-8; rename it.")
-        return sorted(name for name in names if shown[name] == name and name[0] != ".")
-
     for place, folders, files in os.walk(root, onerror=denied, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
+        again = (real := os.path.realpath(place)) in seen
         seen.add(real)
-        folders[:] = visible(place, folders)
-        found += [Path(place, name) for name in visible(place, files)]
+        folders[:] = [] if again else sorted(name for name in folders if name[0] != ".")
+        for name in [] if again else sorted(name for name in files if name[0] != "."):
+            path = f"{place}/{name}"
+            if (shown := path.encode(errors="replace").decode()) == path:
+                found.append(Path(path))
+            else:
+                problems.append(f"{shown}: the name is not valid UTF-8; rename it.")
     return found, problems
 
 
 class ImageIndex:
-    """The files of a data folder by their relative path (with "/")."""
+    """The files of a data folder by their relative path (with "/"); `problems` and `notes` gather
+    what is found out about them.
+    """
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root, self.notes = root, []
         files, self.problems = walk(root)
         self.paths = {file.relative_to(root).as_posix(): file for file in files}
         self.names = defaultdict(list)
@@ -180,27 +177,45 @@ class Entry(NamedTuple):
     texts: list[str]
 
 
+class KarpathyImage(BaseModel, strict=True):
+    """A record of `dataset_coco.json`, or of Flickr's, which have no `cocoid` and `filepath`."""
+
+    key: int | str = Field(validation_alias=AliasChoices("cocoid", "imgid"))
+    split: Literal[*KARPATHY]
+    filepath: str = ""
+    filename: str
+    sentences: list
+
+
+class KarpathySentence(BaseModel, strict=True):
+    raw: str
+
+
+class CocoImage(BaseModel, strict=True):
+    id: int | str
+    file_name: str
+
+
+class CocoCaption(BaseModel, strict=True):
+    image_id: int | str
+    caption: str
+
+
 def _karpathy_files(index: ImageIndex) -> list[tuple[tuple[str, ...], Path]]:
     files = index.match(r"(annotations/)?dataset_(coco|flickr\d+k)\.json")
     return sorted(files, key=lambda file: file[1].name)
 
 
-def _read_karpathy(index: ImageIndex, subset: Subset) -> Source:
-    """`dataset_coco.json` (or Flickr's); photos are numbered by `cocoid` or `imgid`."""
-    (_, file), problems, entries = _karpathy_files(index)[0], list(index.problems), []
+def _read_karpathy(index: ImageIndex, subset: Subset) -> Read:
+    """Photos are numbered by `cocoid` or `imgid`; `restval` is trained on."""
+    (_, file), problems, entries = _karpathy_files(index)[0], index.problems, []
     (records,) = _load_lists(file, "images")
-    coco = any("cocoid" in record for record in records if isinstance(record, dict))
-    number = "cocoid" if coco else "imgid"
-    model = {number: (int | str, ...), "filename": (str, ...), "sentences": (list, ...)}
-    model["split"] = Literal[*KARPATHY], ...
-    for item in _sound(f"{file}: images", records, model, problems):
-        where, split = f"{file}: image {item[number]!r}", KARPATHY[item["split"]]
-        texts = _sound(f"{where}, sentences", item["sentences"], {"raw": (str, ...)}, problems)
-        name = f"{item.get('filepath', '')}/{item['filename']}".lstrip("/")
-        captions = [text["raw"] for text in texts]
-        entries.append(Entry(split, str(item[number]), where, name, captions))
-    images = _captioned(index, entries, problems)
-    return Source("karpathy", index.root, images, f"Karpathy's split ({file.name})", problems)
+    for item in _sound(f"{file}: images", records, KarpathyImage, problems):
+        where, name = f"{file}: image {item.key!r}", f"{item.filepath}/{item.filename}".lstrip("/")
+        sentences = _sound(f"{where}, sentences", item.sentences, KarpathySentence, problems)
+        texts = [sentence.raw for sentence in sentences]
+        entries.append(Entry(KARPATHY[item.split], str(item.key), where, name, texts))
+    return _captioned(index, entries), f"Karpathy's split ({file.name})"
 
 
 def _coco_files(index: ImageIndex) -> dict[tuple[str, ...], Path]:
@@ -208,9 +223,9 @@ def _coco_files(index: ImageIndex) -> dict[tuple[str, ...], Path]:
     return dict(index.match(r"annotations/captions_(train|val|test|)(.*)\.json"))
 
 
-def _read_coco(index: ImageIndex, subset: Subset) -> Source:
+def _read_coco(index: ImageIndex, subset: Subset) -> Read:
     """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if any."""
-    files, problems, entries = _coco_files(index), list(index.problems), []
+    files, problems, entries = _coco_files(index), index.problems, []
     years = [year for split, year in sorted(files) if split == "train" and ("val", year) in files]
     if not years:
         raise S3EError(
@@ -220,55 +235,49 @@ def _read_coco(index: ImageIndex, subset: Subset) -> Source:
     year = years[0]
     for split, file in [(split, file) for (split, of), file in files.items() if of == year]:
         (listed, annotations), texts = _load_lists(file, "images", "annotations"), defaultdict(list)
-        model = {"image_id": (int | str, ...), "caption": (str, ...)}
-        for item in _sound(f"{file}: annotations", annotations, model, problems):
-            texts[str(item["image_id"])].append(item["caption"])
-        model = {"id": (int | str, ...), "file_name": (str, ...)}
-        for item in _sound(f"{file}: images", listed, model, problems):
-            key, where = str(item["id"]), f"{file}: image {item['id']!r}"
-            entries.append(Entry(split, key, where, item["file_name"], texts.pop(key, [])))
+        for item in _sound(f"{file}: annotations", annotations, CocoCaption, problems):
+            texts[str(item.image_id)].append(item.caption)
+        for item in _sound(f"{file}: images", listed, CocoImage, problems):
+            key, where = str(item.id), f"{file}: image {item.id!r}"
+            entries.append(Entry(split, key, where, item.file_name, texts.pop(key, [])))
         for key in texts:
-            problems.append(
-                f"{file}: image {key!r}: is not listed; list it or remove its captions."
-            )
-    images, made = _captioned(index, entries, problems), "splits as given"
+            what = "is not listed; list it or remove its captions"
+            problems.append(f"{file}: image {key!r}: {what}.")
+    images, made = _captioned(index, entries), "splits as given"
     if ("test", year) not in files:
-        half, made = (
-            [stable_hash("split", key) % 2 for key in images["id"]],
-            "val split halved by id",
-        )
+        made = "val split halved by id"
+        half = [stable_hash("split", key) % 2 for key in images["id"]]
         images.loc[(images["split"] == "val") & np.array(half, bool), "split"] = "test"
-    protocol = f"{f'COCO captions {year}'.strip()}, {made}"
-    return Source("coco", index.root, images, protocol, problems)
+    return images, f"{f'COCO captions {year}'.strip()}, {made}"
 
 
-def _captioned(index: ImageIndex, entries: list[Entry], problems: list[str]) -> pd.DataFrame:
+def _captioned(index: ImageIndex, entries: list[Entry]) -> pd.DataFrame:
     """The photos that are there and have captions; ids of the test split stay plain."""
-    known: dict[str, Path] = {}
-    rows = []
+    rows: dict[str, Photo] = {}
     for split, key, where, name, texts in sorted(
         entries, key=lambda entry: -SPLITS.index(entry.split)
     ):
-        cleaned, path = [clean_caption(text) for text in texts], index.find(name, split)
-        faults = [fault for _, fault in cleaned if fault]
-        problems += [f"{where}: {fault}; correct or remove the caption." for fault in faults]
-        captions = [text for text, fault in cleaned if not fault]
-        if key in known and path != known[key]:  # files that number their photos separately
+        captions, path = [], index.find(name, split)
+        for text, fault in map(clean_caption, texts):
+            if fault:
+                index.problems.append(f"{where}: {fault}; correct or remove the caption.")
+            else:
+                captions.append(text)
+        if key in rows and path != rows[key].path:  # files that number their photos separately
             key = f"{split}/{key}"
         if path is None:
             fault = f"its photo {name!r} is not there; put it into images/"
-        elif key in known:
+        elif key in rows:
             fault = "it is listed twice; keep one of its entries"
         elif not key.isprintable():
             fault = "its number holds characters that do not print; correct it"
         elif not captions:
             fault = "it has no usable caption; add one"
         else:
-            known[key] = path
-            rows.append(Photo(key, path, split, tuple(captions[:CAPTIONS])))
+            rows[key] = Photo(key, path, split, tuple(captions[:CAPTIONS]))
             continue
-        problems.append(f"{where}: {fault} or remove its entry.")
-    return pd.DataFrame(rows, columns=Photo._fields)
+        index.problems.append(f"{where}: {fault} or remove its entry.")
+    return pd.DataFrame(rows.values(), columns=Photo._fields)
 
 
 def clean_caption(text: str) -> tuple[str, str | None]:
@@ -279,10 +288,8 @@ def clean_caption(text: str) -> tuple[str, str | None]:
     captions that are empty, hold no Latin letter, or are longer than `MAX_WORDS` words or
     `MAX_CHARACTERS` characters.
     """
-    if not text.isprintable():
-        letters = text.replace("\xad", "")
-        text = "".join(letter if letter.isprintable() else " " for letter in letters)
-    text, fault = " ".join(unicodedata.normalize("NFC", text).split()), None
+    letters = (letter if letter.isprintable() else " " for letter in text.replace("\xad", ""))
+    text, fault = " ".join(unicodedata.normalize("NFC", "".join(letters)).split()), None
     if not text:
         fault = "the caption is empty"
     elif len(text) > MAX_CHARACTERS or text.count(" ") >= MAX_WORDS:
@@ -308,36 +315,38 @@ def _load_lists(file: Path, *names: str) -> list[list]:
     return [content[name] for name in names]
 
 
-def _sound(where: str, records: list, fields: dict[str, Any], problems: list[str]) -> list[dict]:
-    """The records that hold all `fields` (name -> type; see pydantic)."""
-    faults = {}
-    try:
-        TypeAdapter(list[create_model("Record", **fields)]).validate_python(records, strict=True)
-    except ValidationError as error:
-        for item in error.errors(include_url=False, include_input=False):
-            row, *place = item["loc"]
-            faults[row] = f"the key '{place[0]}': {item['msg']}" if place else item["msg"]
-    for row, fault in faults.items():
-        problems.append(f"{where}[{row}]: {fault}; correct or remove the record.")
-    return [record for row, record in enumerate(records) if row not in faults]
+def _sound(where: str, records: list, kind: type[BaseModel], problems: list[str]) -> list:
+    """The records of that kind."""
+    sound = []
+    for row, record in enumerate(records):
+        try:
+            sound.append(kind.model_validate(record))
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            key = f"the key '{fault['loc'][0]}': " if fault["loc"] else ""
+            what = f"{key}{fault['msg']}; correct or remove the record"
+            problems.append(f"{where}[{row}]: {what}.")
+    return sound
 
 
 # --- GoPro: pairs of frames, `{train,test}/<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png` ---
 
 
-def _views(index: ImageIndex) -> dict[Path, dict[str, list[Path]]]:
-    """The photos of each view of each sequence, by its folder; {} where none has two views."""
-    found: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+def _sequences(index: ImageIndex) -> dict[Path, dict[str, dict[str, list[Path]]]]:
+    """Sequence (its folder) -> frame (its stem) -> view -> photos; {} where none has two views."""
+    sequences = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    views = defaultdict(set)
     for file in index.paths.values():
-        if file.parent.name in ("sharp", *get_args(Subset)) and is_photo(file.name):
-            found[file.parents[1]][file.parent.name].append(file)
-    return found if any("sharp" in views and len(views) > 1 for views in found.values()) else {}
+        if (view := file.parent.name) in ("sharp", *get_args(Subset)) and is_photo(file.name):
+            sequences[file.parents[1]][file.stem][view].append(file)
+            views[file.parents[1]].add(view)
+    return sequences if any("sharp" in seen and len(seen) > 1 for seen in views.values()) else {}
 
 
-def _read_gopro(index: ImageIndex, subset: Subset) -> Source:
+def _read_gopro(index: ImageIndex, subset: Subset) -> Read:
     """All pairs of `subset`; validation sequences are taken from train (see `validation`)."""
-    root, sequences, problems = index.root, _views(index), list(index.problems)
-    if not any(subset in views for views in sequences.values()):
+    root, sequences, problems = index.root, _sequences(index), index.problems
+    if not any(subset in views for frames in sequences.values() for views in frames.values()):
         other = "blur" if subset == "blur_gamma" else "blur_gamma"
         raise S3EError(f"{root}: no sequence has the folder {subset}/; --set data.subset={other}.")
     if root.name in ("train", "test"):
@@ -349,30 +358,29 @@ def _read_gopro(index: ImageIndex, subset: Subset) -> Source:
         above = [part for part in folder.relative_to(root).parts if part in ("train", "test")]
         if not above:
             problems.append(f"{folder}: is neither in train/ nor in test/; move it into one.")
-        elif known.setdefault(folder.name, folder) != folder:
+            continue
+        if known.setdefault(folder.name, folder) != folder:
             what = f"the sequence's name is that of {known[folder.name]}"
             problems.append(f"{folder}: {what}; remove or rename one.")
-        else:
-            blurred, sharp = (
-                {path.stem: path for path in sequences[folder][view]} for view in (subset, "sharp")
-            )
-            for stem in blurred.keys() ^ sharp.keys():
-                path, other = (
-                    (sharp.get(stem), subset) if stem in sharp else (blurred[stem], "sharp")
-                )
-                what = f"has no partner in {other}/"
-                problems.append(f"{path}: {what}; restore the partner or remove this file.")
-            for stem in sorted(blurred.keys() & sharp.keys(), key=lambda stem: (len(stem), stem)):
+            continue
+        for stem in sorted(sequences[folder], key=lambda stem: (len(stem), stem)):
+            views = sequences[folder][stem]
+            blurred, sharp = views[subset], views["sharp"]
+            if len(blurred) == len(sharp) == 1:
                 key, number = f"{folder.name}/{stem}", int(stem) if stem.isdecimal() else -1
-                pair = sharp[stem], above[-1], (), blurred[stem]
+                pair = sharp[0], above[-1], (), blurred[0]
                 rows.append(Photo(key, *pair, folder.name, number))
+            elif blurred or sharp:
+                what = f"{len(blurred)} files in {subset}/ and {len(sharp)} in sharp/"
+                one = "keep one of each, or none"
+                problems.append(f"{folder}: frame {stem} has {what}; {one}.")
     images = pd.DataFrame(rows, columns=Photo._fields)
     trained = images["split"] == "train"
     count = images["sequence"][trained].nunique()
     chosen = validation(images["sequence"][trained])
     images.loc[trained & images["sequence"].isin(chosen), "split"] = "val"
     taken = f"validation = {len(chosen)} of {count} train sequences"
-    return Source("gopro", root, images, f"GoPro, subset {subset}, {taken}", problems)
+    return images, f"GoPro, subset {subset}, {taken}"
 
 
 def validation(pairs: pd.Series) -> set[str]:
@@ -395,31 +403,30 @@ def validation(pairs: pd.Series) -> set[str]:
 # --- any folder of photos, without captions or blurred partners ---
 
 
-def _read_folder(index: ImageIndex, subset: Subset) -> Source:
+def _read_folder(index: ImageIndex, subset: Subset) -> Read:
     """A photo's id is its relative path, with the extension only where that is ambiguous."""
-    places = [PurePosixPath(place) for place in index.paths]
-    photos = [place for place in places if is_photo(place.name)]
+    photos = [PurePosixPath(place) for place in index.paths if is_photo(place)]
     stems, tenths = Counter(p.with_suffix("") for p in photos), ["train"] * 8 + ["val", "test"]
-    rows, notes = [], []
+    rows = []
     for place in photos:
         stem = place.with_suffix("")
         key = str(place if stems[stem] > 1 else stem)
         rows.append(Photo(key, index.root / place, tenths[stable_hash("split", key) % 10]))
-    if others := Counter(p.suffix.lower() or p.name for p in places if not is_photo(p.name)):
-        shown = ", ".join(sorted(others)[:8])
-        notes.append(f"other files, left alone: {others.total()} ({shown})")
-    if any(place.parts[0] == "annotations" for place in places):
+    files = [file for place, file in index.paths.items() if not is_photo(place)]
+    if files:
+        kinds = sorted({file.suffix.lower() or file.name for file in files})
+        index.notes.append(f"other files, left alone: {len(files)} ({', '.join(kinds[:8])})")
+    if any(place.startswith("annotations/") for place in index.paths):
         what = "annotations/ holds no captions_*.json, so the photos are read without captions"
-        notes.append(what)
-    protocol = "photos without captions, split 80/10/10 by id"
+        index.notes.append(what)
     images = pd.DataFrame(rows, columns=Photo._fields)
-    return Source("folder", index.root, images, protocol, list(index.problems), notes)
+    return images, "photos without captions, split 80/10/10 by id"
 
 
 LAYOUTS = {  # kind -> (does a folder hold it?, read it)
     "karpathy": (_karpathy_files, _read_karpathy),
     "coco": (_coco_files, _read_coco),
-    "gopro": (_views, _read_gopro),
+    "gopro": (_sequences, _read_gopro),
     "folder": (lambda index: True, _read_folder),
 }
 
@@ -434,10 +441,9 @@ THUMB = 16  # side of the grey thumbnail
 DISTANCE = 8  # differing bits of 64 up to which two difference hashes are near
 LIKENESS = 0.8  # correlation of the thumbnails from which on two near photos count as duplicates
 FLAT = 2.0  # grey levels of deviation below which a thumbnail shows nothing that could be compared
-BLOCK = 4_000_000  # comparisons at a time
 
 
-def fingerprint(image: Image.Image) -> tuple[int, np.ndarray]:
+def fingerprint(image: Image.Image) -> tuple[np.uint64, np.ndarray]:
     """What near-duplicates share: the 64-bit difference hash, and a grey thumbnail (THUMB**2).
 
     The hash says of 8 x 8 places whether the next place to the right is brighter (N. Krawetz's
@@ -448,23 +454,18 @@ def fingerprint(image: Image.Image) -> tuple[int, np.ndarray]:
     bits = np.packbits(steps[:, 1:] > steps[:, :-1])
     thumb = np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.LANCZOS), np.float32).ravel()
     thumb = thumb - thumb.mean()
-    length = np.sqrt((thumb**2).sum())
-    thumb = thumb / length if length >= FLAT * THUMB else np.zeros_like(thumb)
-    return int.from_bytes(bits.tobytes(), "big"), thumb
+    length = np.linalg.norm(thumb)
+    return bits.view(np.uint64)[0], thumb / length if length >= FLAT * THUMB else 0 * thumb
 
 
 def alike(images: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
     """Which of `images` (bool, n) are near-duplicates of any of `others`, by hash and thumbnail."""
-    hashes, other_hashes = (frame["hash"].to_numpy(np.uint64) for frame in (images, others))
-    thumbs, other_thumbs = (
-        np.array([*frame["thumb"]]).reshape(-1, THUMB**2) for frame in (images, others)
-    )
-    found, rows = [], max(1, BLOCK // max(1, len(others)))
-    for start in range(0, len(images), rows):
-        part = slice(start, start + rows)
-        near = np.bitwise_count(hashes[part, None] ^ other_hashes) <= DISTANCE
-        found.append((near & (thumbs[part] @ other_thumbs.T >= LIKENESS)).any(1))
-    return np.concatenate([*found, np.zeros(0, bool)])
+    hashes, thumbs = others["hash"].to_numpy(np.uint64), np.array([*others["thumb"]])
+    found = []
+    for sign, thumb in zip(images["hash"].astype(np.uint64), images["thumb"], strict=True):
+        near = np.bitwise_count(hashes ^ sign) <= DISTANCE
+        found.append(near.any() and (thumbs[near] @ thumb >= LIKENESS).any())
+    return np.array(found, bool)
 
 
 def keep_apart(source: Source) -> None:

@@ -34,6 +34,7 @@ from s3e.captions.tree import NULL, CaptionTree
 from s3e.utils import rng as keyed_rng
 
 Box = Sequence[float]  # left, top, right, bottom
+Boxes = dict[str, Box]  # of entities
 Random = np.random.Generator
 
 TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -120,7 +121,7 @@ def _cast(relations: Sequence[str], rng: Random) -> tuple[str, ...] | None:
     return tuple(chosen)
 
 
-def _lay_out(tree: CaptionTree, rng: Random) -> dict[str, list[float]]:
+def _lay_out(tree: CaptionTree, rng: Random) -> Boxes:
     """A cell for every entity."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     if b != NULL or d != NULL:
@@ -135,9 +136,7 @@ def _lay_out(tree: CaptionTree, rng: Random) -> dict[str, list[float]]:
     return cells
 
 
-def _cells(
-    kind: str, relation: str, names: Sequence[str], rng: Random, *given: float
-) -> dict[str, list[float]]:
+def _cells(kind: str, relation: str, names: Sequence[str], rng: Random, *given: float) -> Boxes:
     """Cells of one or two entities that are related, from the table of their kind of group."""
     table = TABLES["cells"][kind]
     amounts = _amounts(table, given, rng)
@@ -162,9 +161,7 @@ def _bonds(tree: CaptionTree) -> list[tuple[str, str, str]]:
     return [bond for bond in ((root, a, c), (left, a, b), (right, c, d)) if bond[0] != NULL]
 
 
-def _place(
-    tree: CaptionTree, cells: dict[str, list[float]], scales: dict[str, float]
-) -> dict[str, Box]:
+def _place(tree: CaptionTree, cells: Boxes, scales: dict[str, float]) -> Boxes:
     """In each cell a box of the category's shape, as large as it fits, times its scale."""
     boxes = {}
     for name, (left, top, right, bottom) in cells.items():
@@ -190,22 +187,18 @@ def _write_caption(tree: CaptionTree, scales: dict[str, float], rng: Random) -> 
     """One wording of a tree; `scales` tell what may be called small or big."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     adverbs = WORDS[root].get("adverbs")
-
-    def phrase(first: str, sub: str, second: str) -> str:
-        """A pair as one noun phrase, or a noun phrase alone."""
-        found = _noun(first, scales, rng)
-        if sub == NULL:
-            return found
-        other = _noun(second, scales, rng)
-        return _relate("group", sub, found, other, rng, may_turn=not adverbs)
-
-    plain = b == d == NULL and rng.random() < 0.35
-    first, second, more = phrase(a, left, b), phrase(c, right, d), ""
+    plain, more, phrases = b == d == NULL and rng.random() < 0.35, "", []
+    for first, sub, second in ((a, left, b), (c, right, d)):
+        phrase = _noun(first, scales, rng)
+        if sub != NULL:
+            other = _noun(second, scales, rng)
+            phrase = _relate("group", sub, phrase, other, rng, may_turn=not adverbs)
+        phrases.append(phrase)
     if plain:
         more = rng.choice(("", "", "there is "))
     elif adverbs and rng.random() < 0.2:
         more = rng.choice(adverbs)
-    return _relate("plain" if plain else "sentence", root, first, second, rng, more)
+    return _relate("plain" if plain else "sentence", root, *phrases, rng, more)
 
 
 def _noun(name: str, scales: dict[str, float], rng: Random) -> str:
@@ -270,7 +263,7 @@ def _sprite(category: str, width: int, height: int) -> list[Image.Image]:
 
 def _paint(
     tree: CaptionTree,
-    boxes: dict[str, Box],
+    boxes: Boxes,
     owners: dict[str, str],
     size: int,
     rng: Random,
@@ -278,8 +271,9 @@ def _paint(
     """Backdrop, objects (each with the texture of its owner) and cues: image and label map."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     groups = [[boxes[name] for name in pair if name in boxes] for pair in ((a, b), (c, d))]
-    actions = [bond for bond in _bonds(tree) if "done" in WORDS[bond[0]]]
-    actors = {name for _, *pair in actions for name in pair}  # look to the right
+    actors = {  # look to the right
+        name for relation, *pair in _bonds(tree) if "done" in WORDS[relation] for name in pair
+    }
     factor = 4 if size <= 128 else 2  # supersampling
     image = _backdrop(root, groups, size, factor, rng)
     labels = np.zeros((size, size), np.uint8)
@@ -291,15 +285,14 @@ def _paint(
             continue
         flip, tint = poses[name]
         left, top, right, bottom = (round(value * size / 64) for value in boxes[name])
-        layers = []
-        for layer in _sprite(name, right - left, bottom - top):
-            whole = Image.new(layer.mode, (size, size))
-            turned = ImageOps.mirror(layer) if flip and name not in actors else layer
-            whole.paste(turned, (left - 1, top - 1))
-            layers.append(np.asarray(whole, dtype=np.float32))
-        opacity, body = layers[1] / 255, layers[2] / 255
+        window = 1 - left, 1 - top, 1 - left + size, 1 - top + size
+        layers = _sprite(name, right - left, bottom - top)
+        if flip and name not in actors:
+            layers = map(ImageOps.mirror, layers)
+        colour, opacity, body = (np.asarray(layer.crop(window), np.float32) for layer in layers)
+        opacity, body = opacity / 255, body / 255
         shade = body * (AMPLITUDE * texture_of(owners[name], size) + tint)
-        image += opacity[..., None] * (layers[0] + shade[..., None] - image)
+        image += opacity[..., None] * (colour + shade[..., None] - image)
         labels[opacity > 0.5] = 1 + CATEGORIES.index(name)
     for relation, first, second in _bonds(tree):
         if relation in CUES:

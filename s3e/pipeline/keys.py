@@ -20,6 +20,7 @@ from s3e.utils import S3EError, code_digest, digest, file_digest
 PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e.config.", "s3e.pipeline.")  # of these the values count; they compute nothing
 DATA = "the data folder"  # stands beside the modules that a key names
+READ_WHOLE = {".json", ".txt", ".csv", ".bmp", ".ppm", ".tif", ".tiff"}  # of a data folder
 NOT_CODE = {"parameters", "injected-parameters", "lesson"}  # tags of cells; lessons only show code
 
 
@@ -113,14 +114,14 @@ def forget() -> None:
 
 
 def data_fingerprint(source: str) -> str:
-    """Hash of a data folder's files, alike for every copy: names and sizes, of captions also what
-    they hold. Raises `S3EError` for a folder that cannot be read.
+    """Hash of a data folder's files, alike for every copy: names and sizes, and what is in captions
+    and in photos without compression, whose size no edit changes.
     """
     found, root = {}, Path(source)
     for path in walk(root)[0]:
-        text = path.suffix == ".json" and path.is_file()
+        whole = path.suffix.lower() in READ_WHOLE and path.is_file()
         size = path.stat().st_size if path.exists() else None  # a link to nothing
-        found[path.relative_to(root).as_posix()] = file_digest(path) if text else size
+        found[path.relative_to(root).as_posix()] = file_digest(path) if whole else size
     return digest(found)
 
 
