@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from s3e.utils import S3EError
+from s3e.utils import S3EError, data_file
 
 
 class Section(BaseModel):
@@ -321,7 +320,7 @@ def _explain(item: Any) -> str:
     return f"setting '{name}' = {item['input']!r}: {item['msg'].lower()}"
 
 
-_FILE = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8"))
+_FILE = data_file("profiles.yaml")
 PROFILES: dict[str, dict[str, Any]] = _FILE["profiles"]
 VARIANTS: dict[str, Variant] = {}
 for _name, _rules in _FILE["variants"].items():

@@ -1,6 +1,7 @@
 """Folders, the one error type, files that appear whole or not at all, and keyed randomness."""
 
 import ast
+import csv
 import errno
 import hashlib
 import json
@@ -8,12 +9,14 @@ import os
 import platform
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
@@ -31,6 +34,19 @@ class S3EError(Exception):
     """A mistake that the user can mend; its message is one sentence that names the place and the
     remedy.
     """
+
+
+def data_file(name: str) -> Any:
+    """A data file of the package, e.g. "report/tables.toml"; of CSV a list of rows, else text."""
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    match Path(name).suffix:
+        case ".toml":
+            return tomllib.loads(text)
+        case ".yaml":
+            return yaml.safe_load(text)
+        case ".csv":
+            return list(csv.DictReader(text.splitlines()))
+    return text
 
 
 @contextmanager

@@ -5,13 +5,13 @@ No tagger has to be downloaded. Reconstruction; the word lists are in `lexicon.t
 """
 
 import re
-import tomllib
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-LEXICON = tomllib.loads(Path(__file__).with_name("lexicon.toml").read_text(encoding="utf-8"))
+from s3e.utils import data_file
+
+LEXICON = data_file("captions/lexicon.toml")
 LONGEST = 2000  # characters of a caption that are read
 
 

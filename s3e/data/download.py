@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from requests.adapters import HTTPAdapter, Retry
 from tqdm.auto import tqdm
 
 from s3e import utils
-from s3e.utils import S3EError, disk_errors, file_digest
+from s3e.utils import S3EError, data_file, disk_errors, file_digest
 
-DATASETS = tomllib.loads(Path(__file__).with_name("downloads.toml").read_text(encoding="utf-8"))
+DATASETS = data_file("data/downloads.toml")
 CHUNK = 1 << 16  # bytes
 PATIENCE = 30  # seconds without a byte, then the connection counts as cut
 RETRIES = Retry(4, backoff_factor=2, status_forcelist=(408, 425, 429, 500, 502, 503, 504))

@@ -19,11 +19,9 @@ Words, chances, places, shapes and colours are tables in `scenes.toml`. Boxes an
 draws is part of the data: it must not change.
 """
 
-import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import mul
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -31,13 +29,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from s3e.captions.tree import NULL, CaptionTree
+from s3e.utils import data_file
 from s3e.utils import rng as keyed_rng
 
 Box = Sequence[float]  # left, top, right, bottom
 Boxes = dict[str, Box]  # of entities
 Random = np.random.Generator
 
-TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+TABLES = data_file("data/scenes.toml")
 SHAPES, COLOURS, WORDS, CUES = (TABLES[name] for name in ("shapes", "colours", "words", "cues"))
 CATEGORIES, RELATIONS = tuple(SHAPES), tuple(TABLES["relations"])
 ROLES = {  # relation -> who may come first, who may come second

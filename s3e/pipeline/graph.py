@@ -2,15 +2,12 @@
 reads, which files it leaves; and how long each takes.
 """
 
-import csv
-import tomllib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from s3e.utils import NOTEBOOKS, S3EError
+from s3e.utils import NOTEBOOKS, S3EError, data_file
 
-HERE = Path(__file__).parent
 PREPARES, TREE, CAPTIONER = "01_data_blurring", "02_train_s3_tree", "03_train_captioner"
 JUDGES, EVALUATES = "06b_semantic_fidelity", "07_evaluation"
 DRAWS, EXPLORES = "08_figures_and_tables", "09_explore"
@@ -31,8 +28,7 @@ class Stage:
     caption_outputs: list[str] = field(default_factory=list)
 
 
-_TABLE = tomllib.loads((HERE / "stages.toml").read_text(encoding="utf-8"))
-STAGES = {name: Stage(name, **row) for name, row in _TABLE.items()}
+STAGES = {name: Stage(name, **row) for name, row in data_file("pipeline/stages.toml").items()}
 
 
 def notebook(stage: str) -> Path:
@@ -53,9 +49,8 @@ def minutes(profile: str) -> dict[str, float]:
     """Measured minutes by notebook (two at a time on two cores); empty for a profile that nobody
     measured. "06_ablation (own semantics)": of variants that pretrain semantics of their own.
     """
-    with open(HERE / "minutes.csv", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["profile"] == profile]
-    return {row["stage"]: float(row["minutes"]) for row in rows}
+    rows = data_file("pipeline/minutes.csv")
+    return {row["stage"]: float(row["minutes"]) for row in rows if row["profile"] == profile}
 
 
 def spoken(minutes: float) -> str:

@@ -1,8 +1,6 @@
 """Figures drawn by code: the framework (figure 2), captions and their trees (figure 3)."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from itertools import combinations
 from textwrap import fill
 from typing import Any
@@ -25,13 +23,14 @@ from s3e.report.style import (
     bare,
     styled,
 )
+from s3e.utils import data_file
 
 NODES = (  # (x, y) in the unit square: leaves 1-4, nodes 5 and 6, root
     (0.11, 0.14), (0.37, 0.14), (0.63, 0.14), (0.89, 0.14), (0.24, 0.52), (0.76, 0.52), (0.5, 0.88),
 )  # fmt: skip
 TAGS = {"NOUN": BLUE, "VERB": VERMILLION, "PREP": PURPLE, "CONJ": PURPLE}
 LETTERS = 58  # of a caption on a line
-FRAMEWORK = tomllib.loads(files("s3e.report").joinpath("framework.toml").read_text("utf-8"))
+FRAMEWORK = data_file("report/framework.toml")
 
 
 def _tint(colour: str) -> tuple[float, ...]:

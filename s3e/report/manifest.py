@@ -11,7 +11,6 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -30,6 +29,7 @@ from s3e.utils import (
     ROOT,
     S3EError,
     cores,
+    data_file,
     file_digest,
     read_json,
     write_json,
@@ -44,7 +44,7 @@ PUBLIC = (
     " are left out."
 )
 BLOCK = re.compile(r"(<!-- results: (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.S)
-PAGE = (files("s3e.report") / "page.html").read_text(encoding="utf-8")
+PAGE = data_file("report/page.html")
 
 
 def context(config: Config) -> str:

@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Callable, Iterable
 from functools import wraps
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from s3e.utils import atomic_write
+from s3e.utils import atomic_write, data_file
 
 PAGE_WIDTH = 7.0  # inches
-STYLE = str(files("s3e.report") / "s3e.mplstyle")
+STYLE = Path(__file__).with_name("s3e.mplstyle")
 SIDE = 256  # pixels of a lit picture's longer side
 
 # Okabe & Ito, "Color Universal Design" (2008)
@@ -31,7 +30,7 @@ GREY, INK = "#8A8A8A", "#333333"
 
 # words, colour (Okabe & Ito) and marker of variants and systems, in the order that all figures and
 # tables have; colour and marker together are unique among variants
-LOOKS = pd.read_csv(files("s3e.report") / "looks.csv", index_col="variant")
+LOOKS = pd.DataFrame(data_file("report/looks.csv")).set_index("variant")
 
 
 def label(variant: str) -> str:

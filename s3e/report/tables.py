@@ -4,10 +4,8 @@ Their words are in `tables.toml`. A difference is only called one where it is si
 (`s3e.evaluation.gains`).
 """
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from s3e.evaluation.images import (
     agreement,
 )
 from s3e.report.style import in_order, label, short
-from s3e.utils import write_csv, write_text
+from s3e.utils import data_file, write_csv, write_text
 
-WORDS = tomllib.loads((files("s3e.report") / "tables.toml").read_text(encoding="utf-8"))
+WORDS = data_file("report/tables.toml")
 NOT_RUN, DASH = "not run", "–"
 ONE_SEED = "one seed, no claim"
 COLUMNS, FORMATS = WORDS["columns"], WORDS["formats"]
