@@ -159,11 +159,11 @@ class Run:
     def __init__(self, study: Study, stage: str, variant: str, seed: int | None):
         self.study, self.config, self.stage = study, study.config, stage
         self.variant, self.seed = variant, seed
-        self.kind, self.captioned, self.rules = study.kind, study.captioned, STAGES[stage]
+        self.kind, self.captioned, self.stage_row = study.kind, study.captioned, STAGES[stage]
         self.folder = "all" if seed is None else f"{variant}-s{seed}" if variant else f"s{seed}"
         self.places = [root / stage / self.folder for root in (study.root, study.base)]
         self.path = self.places[0]
-        self.outputs = self.rules.outputs + self.rules.caption_outputs * self.captioned
+        self.outputs = self.stage_row.outputs + self.stage_row.caption_outputs * self.captioned
 
     def __str__(self) -> str:
         return f"{self.stage}/{self.folder}"
@@ -187,7 +187,7 @@ class Run:
     def reads(self) -> list["Run"]:
         """The runs of this study that it reads."""
         shared = not self.variant or VARIANTS[self.variant].start == "shared" and self.captioned
-        names = [name for name in self.rules.reads if shared or name not in (TREE, CAPTIONER)]
+        names = [name for name in self.stage_row.reads if shared or name not in (TREE, CAPTIONER)]
         if self.seed is None:
             return [run for run in self.study.runs if run.stage in names]
         return [self.study.run(name, seed=self.seed) for name in names]
@@ -246,7 +246,7 @@ class Run:
         """The settings that it reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are
         among them, files of weights count by their contents.
         """
-        wanted, unread, found = [*self.rules.settings], [*self.rules.unread], {}
+        wanted, unread, found = [*self.stage_row.settings], [*self.stage_row.unread], {}
         if self.variant:
             variant = VARIANTS[self.variant]
             wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
@@ -401,7 +401,7 @@ class Run:
         rows = {
             "run": f"{self}{' (resumed)' if self.resumed else ''}",
             "profile": self.study.root.name,
-            "what": self.rules.what,
+            "what": self.stage_row.what,
             "computes on": f"{runtime.devices} x {runtime.device}, {runtime.precision} bits,"
             f" {runtime.threads} thread(s)",
             "expected time": spoken(self.expected_minutes) if minutes(profile) else "not measured",
@@ -508,7 +508,7 @@ def open_run(
     keys.forget()
     study = Study(profile, seed=seed, **settings)
     run = study.run(stage_named(stage), variant, seed)
-    trains = "runtime" in run.rules.settings
+    trains = "runtime" in run.stage_row.settings
     if trains and study.config.runtime.device != "cpu":
         from s3e.training.parallel import check_device
 
