@@ -13,14 +13,11 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
 NOTEBOOKS = ROOT / "notebooks"
@@ -64,28 +61,22 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write `text` as UTF-8."""
+def write_file(path: Path | str, value: Any) -> None:
+    """Write an array (.npy), a table without its index (.csv), JSON (.json), or a text as UTF-8.
+
+    JSON is sorted and indented; NaN and infinity in it are refused (ValueError).
+    """
+    kind = Path(path).suffix
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as sorted, indented JSON; NaN and infinity are refused (ValueError)."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
-
-
-def write_array(path: Path | str, array: np.ndarray) -> None:
-    """Write `array` as .npy."""
-    with atomic_write(path) as temporary:
-        np.save(temporary, array)
-
-
-def write_csv(path: Path | str, table: "pd.DataFrame") -> None:
-    """Write `table` as CSV without its index."""
-    with atomic_write(path) as temporary:
-        table.to_csv(temporary, index=False)
+        if kind == ".npy":
+            np.save(temporary, value)
+        elif kind == ".csv":
+            value.to_csv(temporary, index=False)
+        elif kind == ".json":
+            options = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+            temporary.write_text(json.dumps(value, **options) + "\n", encoding="utf-8")
+        else:
+            temporary.write_text(value, encoding="utf-8")
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """Small data folders in each layout that the suite reads: smooth random photos, always the same."""
 
-import json
-
 import numpy as np
 from PIL import Image
 
 from s3e.config import load_config
-from s3e.utils import rng
+from s3e.utils import rng, write_file
 
 SMALL = {"data.size": 32, "data.train": 0, "data.val": 0, "data.test": 0, "evaluation.samples": 2}
 
@@ -75,7 +73,7 @@ def write_coco(folder, counts=None, year="", images="images", size=(56, 40)):
             texts = [{"image_id": number, "caption": text} for text in captions(number)]
             content["annotations"] += texts
         written += count
-        write(folder / "annotations" / f"captions_{split}{year}.json", content)
+        write_file(folder / "annotations" / f"captions_{split}{year}.json", content)
     return folder
 
 
@@ -90,7 +88,7 @@ def write_karpathy(folder, counts=None, size=(56, 40)):
             item = {"filepath": place, "filename": name, "cocoid": number, "imgid": number - 1}
             sentences = [{"raw": text} for text in captions("karpathy", number)]
             items.append(item | {"split": split, "sentences": sentences})
-    write(folder / "dataset_coco.json", {"images": items, "dataset": "coco"})
+    write_file(folder / "dataset_coco.json", {"images": items, "dataset": "coco"})
     return folder
 
 
@@ -107,12 +105,6 @@ def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 5
             for view in ("sharp", *subsets):
                 save(folder / place / view / f"{n:06}.png", views[view].round().astype(np.uint8))
     return folder
-
-
-def write(path, content):
-    """A JSON file, with its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
 
 
 def cut(path):

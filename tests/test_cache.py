@@ -118,7 +118,7 @@ def test_full_disk_in_the_middle(photos, whole, runs, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "write_json", full)
+        patch.setattr(prepare, "write_file", full)
         with pytest.raises(S3EError, match=r"the disk is full\): .* the variable S3E_RUNS"):
             make(photos)
     assert [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]

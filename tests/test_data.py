@@ -16,7 +16,7 @@ from s3e.data.corpus import consensus, load_corpus, severity_table, to_images, t
 from s3e.data.photos import load_photo, load_whole
 from s3e.data.prepare import prepare_corpus, summary
 from s3e.report.photos import severity_views
-from s3e.utils import S3EError, psnr, write_json
+from s3e.utils import S3EError, psnr, write_file
 from tests.fixtures_data import cut, small, write_coco, write_gopro, write_photos
 
 
@@ -276,7 +276,7 @@ def test_photos_that_the_captioner_was_trained_on_are_left_out(tmp_path):
     captioned = write_coco(tmp_path / "captioned")
     photos = write_photos(tmp_path / "photos", 60)
     params = {"config": {"data": {"source": str(captioned)}}}
-    write_json(tmp_path / "store" / "01_data_blurring" / "all" / "params.json", params)
+    write_file(tmp_path / "store" / "01_data_blurring" / "all" / "params.json", params)
     config = small(photos).model_copy(update={"semantics_from": str(tmp_path / "store")})
     before = prepare_corpus(config, tmp_path / "before")
     taken, known = before.test.ids[0], min((captioned / "images").iterdir())

@@ -417,13 +417,13 @@ def test_a_failure_is_forgotten_at_the_next_attempt_or_change(here, capsys, monk
     finish(DATA)
     name = f"{DEBLURRER}/s0"
     run = begin(DEBLURRER)
-    utils.write_json(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
+    utils.write_file(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
     studies._HELD.pop(run.path).close()
     assert "failed" in (seen := states(capsys)[name]) and "no memory" in seen
     again = begin(DEBLURRER)
     studies._HELD.pop(again.path).close()
     assert again.resumed and "goes on where it stopped" in states(capsys)[name]
-    utils.write_json(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
+    utils.write_file(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
     monkeypatch.setitem(PROFILES["smoke"], "train_b", {"steps": 3, "batch": 8})
     assert "settings changed since" in states(capsys)[name]
 
@@ -468,10 +468,10 @@ def test_figures_of_other_data_do_not_replace_those_that_are_there(tmp_path, mon
     manifest = tmp_path / "photos" / "manifest.json"
     about = {"profile": "photos-cpu", "data": {"source": "mine"}}
     assert run.figures_name == "photos"
-    utils.write_json(manifest, about)
+    utils.write_file(manifest, about)
     assert run.figures_name == "photos"
     for other in ({**about, "profile": "photos"}, {**about, "data": {"source": "yours"}}):
-        utils.write_json(manifest, other)
+        utils.write_file(manifest, other)
         assert run.figures_name == "photos-cpu@mine"
     manifest.unlink()
     chosen = Study("photos-cpu", str(data), seeds=[0]).run("08_figures_and_tables")

@@ -21,7 +21,7 @@ from s3e.config import load_config
 from s3e.report import manifest as manifests
 from s3e.report import style, tables
 from s3e.report.manifest import Manifest, build
-from s3e.utils import ROOT, S3EError, write_json
+from s3e.utils import ROOT, S3EError, write_file
 
 WANTED = ("findings", "headline", "tableA1_definitions")
 RUNS = ("01_data_blurring/all", "06_ablation/baseline-s0", "05_co_training/full-s0")
@@ -47,13 +47,13 @@ def make(folder: Path, store: Path, value: float = 17.5) -> Path:
     """
     evaluation, paths = store / "07_evaluation" / "all", [store / run for run in RUNS]
     origin = {"commit": "abc", "dirty": False, "data": {"source": "scenes", "fingerprint": None}}
-    write_json(evaluation / "provenance.json", origin)
-    write_json(paths[0] / "provenance.json", origin)
+    write_file(evaluation / "provenance.json", origin)
+    write_file(paths[0] / "provenance.json", origin)
     manifest = Manifest(folder, load_config("smoke"), evaluation, paths[0])
     manifest.draw("fig1_severities", drawn, paths[:1], value)
     manifest.draw("fig4_results", drawn, paths[1:], value)
     manifest.add(tables.write(tabled(value), folder), "Made up.", [evaluation])
-    write_json(folder / "findings.json", [["levels", "It is high."], ["shuffled", "It is read."]])
+    write_file(folder / "findings.json", [["levels", "It is high."], ["shuffled", "It is read."]])
     manifest.add([folder / "findings.json"], "What the study found.", [evaluation])
     manifest.write()
     plt.close("all")

@@ -16,7 +16,7 @@ from s3e.config import VARIANTS, load_config
 from s3e.evaluation import collect, fidelity, gains
 from s3e.evaluation.captions import METRICS
 from s3e.report import diagram, photos, plots, style, tables
-from s3e.utils import NOTEBOOKS, write_json
+from s3e.utils import NOTEBOOKS, write_file
 
 GAINS = {
     "baseline": 0.0,
@@ -65,7 +65,7 @@ def write_pair_samples(folder: Path, seed: int) -> None:
     }
     arrays["severity"] = np.array(["released", "severe"] * 2)
     np.savez_compressed(folder / "samples.npz", ids=np.array(IDS[:4]), **arrays)
-    write_json(
+    write_file(
         folder / "samples.json",
         [{"id": name, "references": [], "caption": None} for name in IDS[:4]],
     )
@@ -83,7 +83,7 @@ def write_samples(folder: Path, tree: bool, restored: bool) -> None:
         {"id": name, "references": WORDS, "caption": WORDS[0] if tree else None, **label}
         for name in IDS[:4]
     ]
-    write_json(folder / "samples.json", records)
+    write_file(folder / "samples.json", records)
 
 
 def write_semantics(folder: Path, systems: list[str], when: str) -> None:
@@ -94,7 +94,7 @@ def write_semantics(folder: Path, systems: list[str], when: str) -> None:
         for v in ("sharp", "severe")
         for p in ("val", "test")
     ]
-    write_json(folder / "captions.json", sets)
+    write_file(folder / "captions.json", sets)
     values = {
         "leaf_accuracy": 0.97,
         "null_recall": 0.9,
@@ -154,7 +154,7 @@ def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path
                 "parameters_semantics": 0,
                 "milliseconds_per_step": 100.0,
             }
-            write_json(folder / "cost.json", cost)
+            write_file(folder / "cost.json", cost)
             if variant == "full":
                 write_semantics(folder, ["full"], "after")
             store["variants"].append(folder)
@@ -463,7 +463,7 @@ def write_evaluation(root: Path, frames: dict[str, pd.DataFrame]) -> Path:
     for name, frame in frames.items():
         frame.to_csv(folder / f"{name}.csv", index=False)
     origin = {"commit": "abc", "dirty": False, "data": {"source": "scenes", "fingerprint": ""}}
-    write_json(folder / "provenance.json", origin)
+    write_file(folder / "provenance.json", origin)
     return folder
 
 
@@ -498,8 +498,8 @@ def write_corpus(root: Path) -> Path:
     """What notebook 08 reads of 01, but arrays (see `execute_08`)."""
     folder = root / "01_data_blurring" / "all"
     folder.mkdir(parents=True)
-    write_json(folder / "corpus.json", {"protocol": "made up for a test"})
-    write_json(folder / "provenance.json", {"data": {"source": "scenes", "fingerprint": None}})
+    write_file(folder / "corpus.json", {"protocol": "made up for a test"})
+    write_file(folder / "provenance.json", {"data": {"source": "scenes", "fingerprint": None}})
     return folder
 
 

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from s3e.data.prepare import windows
 from s3e.data.readers import SPLITS, ImageIndex, read_source, validation
-from s3e.utils import S3EError, stable_hash
+from s3e.utils import S3EError, stable_hash, write_file
 from tests.conftest import PHOTOS
 from tests.fixtures_data import (
     picture,
     save,
-    write,
     write_coco,
     write_gopro,
     write_karpathy,
@@ -51,7 +50,7 @@ def edit(path, change):
     """Change the content of a JSON file."""
     content = json.loads(path.read_text())
     change(content)
-    write(path, content)
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -223,7 +222,7 @@ def test_karpathys_split(karpathy):
 def test_karpathys_file_in_annotations_goes_before_official_ones(karpathy):
     write_coco(karpathy, {"train": 4, "val": 8}, year="2014")
     (karpathy / "dataset_coco.json").rename(karpathy / "annotations" / "dataset_coco.json")
-    write(karpathy / "annotations" / "dataset_flickr8k.json", {})
+    write_file(karpathy / "annotations" / "dataset_flickr8k.json", {})
     assert whole(karpathy).kind == "karpathy"
 
 
@@ -297,7 +296,7 @@ def mutable(request, tmp_path_factory):
 @settings(deadline=None, max_examples=60)
 def test_any_json_gives_sound_photos_or_an_error_that_names_the_file(mutable, changes):
     folder, path, content = mutable
-    write(path, mutate(content, changes))
+    path.write_text(json.dumps(mutate(content, changes)))
     try:
         source = read_source(folder)
     except S3EError as error:
@@ -421,7 +420,7 @@ def test_ids_stay_unique_and_other_files_are_counted(tmp_path):
     save(tmp_path / "00" / "photo000.png", picture("same name"))
     save(tmp_path / "00" / "._photo001.jpg", picture("hidden"))
     (tmp_path / "dataset_info.json").write_text("{}")
-    write(tmp_path / "annotations" / "instances_train2017.json", {})
+    write_file(tmp_path / "annotations" / "instances_train2017.json", {})
     source = whole(tmp_path)
     assert {"00/photo000.png", "00/photo000.jpg", "00/photo003"} <= {*source.images["id"]}
     assert len(source.images) == 41 and ImageIndex(tmp_path).layout() == "folder"

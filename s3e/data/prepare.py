@@ -42,7 +42,7 @@ from s3e.utils import (
     lock_file,
     psnr,
     read_json,
-    write_json,
+    write_file,
 )
 
 CHUNK = 64  # photos that one thread takes at a time
@@ -229,12 +229,12 @@ def _write(source: Source, config: Config, folder: Path, jobs: int = 0) -> None:
                     files[name].write(array.tobytes())
         record = {"ids": [*part["id"]], "captions": [*map(list, part["captions"])]}
         record["trees"] = [list(tree.nodes) for tree in part["tree"]] if "tree" in part else None
-        write_json(folder / f"{split}.json", record | {"severities": severities[split]})
+        write_file(folder / f"{split}.json", record | {"severities": severities[split]})
     about = {"captioned": source.captioned, "severities": severities["test"]}
     about |= {"categories": CATEGORIES if source.kind == "scenes" else []}
     about |= {"protocol": protocol(source, config, severities["test"])}
     about |= {"left_out": source.problems, "notes": source.notes}
-    write_json(folder / "corpus.json", about)
+    write_file(folder / "corpus.json", about)
 
 
 def check_room(
@@ -348,7 +348,7 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
         record = read_json(folder / f"{split}.json")
         trees = [[parse_caption(text) for text in texts] for texts in record["captions"]]
         record["parses"] = [[tree and list(tree.nodes) for tree in row] for row in trees]
-        write_json(folder / f"{split}.json", record)
+        write_file(folder / f"{split}.json", record)
         if split == "train" and any(trees):
             write_vocabulary(config.text, sum(record["captions"], []), sum(trees, []), folder)
     return load_corpus(folder)
@@ -387,7 +387,7 @@ def write_vocabulary(
     labels = TreeVocabulary.build(trees, *limits)
     content = {"words": words.words, "max_words": rules.max_words}
     content["labels"] = {"entities": labels.entities, "relations": labels.relations}
-    write_json(folder / "vocabulary.json", content)
+    write_file(folder / "vocabulary.json", content)
 
 
 def summary(corpus: Corpus) -> dict[str, float]:

@@ -26,7 +26,7 @@ from s3e.evaluation.images import score_batch
 from s3e.models.build import variant_rules
 from s3e.models.semantics import S3EDeblur
 from s3e.models.tree import LEAVES, predicted_nodes
-from s3e.utils import atomic_write, seed_everything, write_array, write_csv, write_json
+from s3e.utils import atomic_write, seed_everything, write_file
 
 SCORED = ("val", "test")
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 images of 256 px
@@ -166,11 +166,11 @@ def score_deblurrer(
         captions, sharp = score_captioner(model.semantics, variant, corpus, config, **how)
         nodes += sharp
     scores = pd.concat(tables)
-    write_csv(folder / "scores.csv", scores)
+    write_file(folder / "scores.csv", scores)
     if nodes:
-        write_csv(folder / "nodes.csv", pd.DataFrame(nodes))
+        write_file(folder / "nodes.csv", pd.DataFrame(nodes))
     if corpus.captioned:
-        write_json(folder / "captions.json", captions)
+        write_file(folder / "captions.json", captions)
     write_samples(folder, model, corpus, config, caption=reads and rules.caption_loss)
     means = scores.groupby(["split", "severity"])[["psnr", "ssim", "psnr_blurred"]].mean().stack()
     return {"_".join(key): float(value) for key, value in means.items()} | {
@@ -197,7 +197,7 @@ def score_images(
         images += [restored] if keep else []
     table = pd.concat(tables)
     if keep:
-        write_array(keep, np.concatenate(images)[np.argsort(table.index)])
+        write_file(keep, np.concatenate(images)[np.argsort(table.index)])
     return table.sort_index()
 
 
@@ -279,4 +279,4 @@ def write_samples(
     arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
     with atomic_write(folder / "samples.npz") as temporary:
         np.savez_compressed(temporary, **arrays)
-    write_json(folder / "samples.json", [records[place] for place in order])
+    write_file(folder / "samples.json", [records[place] for place in order])

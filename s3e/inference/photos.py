@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from s3e.blur import blur_batch, kernel_for
 from s3e.data.photos import decode
 from s3e.data.readers import is_photo, walk
-from s3e.utils import S3EError, atomic_write, out_of_memory, write_array
+from s3e.utils import S3EError, atomic_write, out_of_memory, write_file
 
 SAVED = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm")
 KERNEL = ".kernel.npy"  # end of the name of the kernel beside the photo that `blur` made by it
@@ -225,7 +225,7 @@ def blur_photos(
         kernel = kernel_for(path.name, severity, min(photo.pixels.shape[:2]), seed)
         blurred, extents = blur_batch(photo.pixels[None], [path.name], severity, seed)
         write_photo(blurred[0], photo, result)
-        write_array(beside, kernel)
+        write_file(beside, kernel)
         print(f"{result}  extent {extents[0]:.1f} px", flush=True)
 
     return for_each(jobs, blur, problems)

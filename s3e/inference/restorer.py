@@ -40,7 +40,7 @@ from s3e.inference.photos import (
 from s3e.models.build import build_generator, build_semantics, load_weights, map_channels
 from s3e.models.encoders import GRID
 from s3e.models.tree import LEAVES, TreeOutput
-from s3e.utils import S3EError, atomic_write, read_json, write_json
+from s3e.utils import S3EError, atomic_write, read_json, write_file
 
 DEMONSTRATION = Path(__file__).parents[1] / "weights"
 VOCABULARY = "01_data_blurring/all/vocabulary.json"
@@ -355,7 +355,7 @@ def deblur_photos(
         print(result, f"({', '.join(photo.notes)})" if photo.notes else "", flush=True)
         for file in facts:
             about = {"photo": path.name, "weights": restorer.about, "reader": "full"}
-            write_json(file, about | _described(reading, caption, tree))
+            write_file(file, about | _described(reading, caption, tree))
 
     return for_each(jobs, restore, problems)
 
@@ -392,7 +392,7 @@ def caption_photos(
 
     code = for_each(found, read, problems)
     if json:
-        write_json(json, {"weights": restorer.about, "reader": reader, "photos": everything})
+        write_file(json, {"weights": restorer.about, "reader": reader, "photos": everything})
     return code
 
 

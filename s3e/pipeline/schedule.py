@@ -35,7 +35,7 @@ from s3e.utils import (
     is_locked,
     lock_file,
     read_json,
-    write_json,
+    write_file,
 )
 
 if TYPE_CHECKING:  # the process of a notebook needs neither
@@ -103,7 +103,7 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
         if complete(folder, key):
             return ""
         why = _why_failed(output, code)
-        write_json(folder / FAILURE, {"key": key, "why": why.splitlines()[-1].strip()})
+        write_file(folder / FAILURE, {"key": key, "why": why.splitlines()[-1].strip()})
         return why
 
 
@@ -357,7 +357,7 @@ def _result(run: "Run", future: Future[str]) -> str:
         why = future.result()
     except Exception as error:  # of a worker
         why = f"  {type(error).__name__}: {error}"
-        write_json(run.path / FAILURE, {"key": run.key, "why": why.strip()})
+        write_file(run.path / FAILURE, {"key": run.key, "why": why.strip()})
     if not why and (done := complete(run.path, run.key, seconds=60)):
         return "skipped" if done["skipped"] else "done"
     print(f"{why}\n  executed notebook: {run.path / 'notebook.ipynb'}")

@@ -42,7 +42,7 @@ from s3e.pipeline.store import (
     provenance,
     record,
 )
-from s3e.utils import FIGURES, ROOT, S3EError, digest, read_json, write_json
+from s3e.utils import FIGURES, ROOT, S3EError, digest, read_json, write_file
 
 OTHERS = [name for name in VARIANTS if name != "full"]  # those of 06_ablation
 CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
@@ -138,7 +138,7 @@ class Study:
                 f"{self.root} holds the runs of {owner}, not of {self.data}: rename one of the two,"
                 " or set S3E_RUNS and S3E_FIGURES."
             )
-        write_json(mark, self.data)
+        write_file(mark, self.data)
 
     def command(self, **options: list) -> str:
         """The command line that runs this study, with further options; empty ones are left out."""
@@ -426,7 +426,7 @@ class Run:
         if not self.resumed:
             for path in [path for path in self.path.iterdir() if path.name not in KEPT]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_json(self.path / "state.json", {"key": self.key})
+        write_file(self.path / "state.json", {"key": self.key})
         self._started = time.time()
 
     def _hold(self) -> None:
@@ -484,7 +484,7 @@ class Run:
             },
         }
         for name, values in records.items():  # done.json comes last
-            write_json(self.path / f"{name}.json", values)
+            write_file(self.path / f"{name}.json", values)
         _HELD.pop(self.path).close()
         print(f"{self} {f'skipped: {skipped}' if skipped else f'finished after {seconds:.0f} s'}")
 

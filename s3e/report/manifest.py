@@ -32,8 +32,7 @@ from s3e.utils import (
     data_file,
     file_digest,
     read_json,
-    write_json,
-    write_text,
+    write_file,
 )
 
 NAME, FINDINGS, REPORT = "manifest.json", "findings.json", "report.html"
@@ -115,7 +114,7 @@ class Manifest:
             (self.folder / name).unlink(missing_ok=True)
         code = code_of(run for entry in self.files.values() for run in entry["runs"])
         made = {"python": sysconfig.get_python_version(), "code": code, "files": self.files}
-        write_json(path, {**self.about, **made})
+        write_file(path, {**self.about, **made})
         return path
 
 
@@ -239,7 +238,7 @@ def filled() -> Iterator[tuple[Path, str]]:
 def fill() -> int:
     """Write `filled` documents; returns 0."""
     for path, text in filled():
-        write_text(path, text)
+        write_file(path, text)
         print(f"{path}: {len(BLOCK.findall(text))} block(s)")
     return 0
 
@@ -267,7 +266,7 @@ def build(folder: Path | str) -> Path:
     exporter = HTMLExporter(template_name="basic", embed_images=True)
     book, where = nbformat.v4.new_notebook(cells=[cell]), {"metadata": {"path": str(folder)}}
     body, _ = exporter.from_notebook_node(book, where)
-    write_text(folder / REPORT, PAGE.format(title=title, body=body))
+    write_file(folder / REPORT, PAGE.format(title=title, body=body))
     return folder / REPORT
 
 

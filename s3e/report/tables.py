@@ -24,7 +24,7 @@ from s3e.evaluation.images import (
     agreement,
 )
 from s3e.report.style import in_order, label, short
-from s3e.utils import data_file, write_csv, write_text
+from s3e.utils import data_file, write_file
 
 WORDS = data_file("report/tables.toml")
 NOT_RUN, DASH = "not run", "–"
@@ -130,8 +130,8 @@ def images_of(frame: pd.DataFrame) -> str:
 def write(table: Table, folder: Path | str) -> list[Path]:
     """Write `<name>.csv` (the tidy numbers) and `.md` (what is printed)."""
     paths = [Path(folder) / f"{table.name}.{kind}" for kind in ("csv", "md")]
-    write_csv(paths[0], table.data)
-    write_text(paths[1], markdown(table))
+    write_file(paths[0], table.data)
+    write_file(paths[1], markdown(table))
     return paths
 
 

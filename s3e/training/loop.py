@@ -23,7 +23,7 @@ from s3e.config import Config, Training
 from s3e.data.corpus import Batch, Corpus, Split
 from s3e.models import average_gradients, rank, total, world
 from s3e.training import checkpoint, parallel
-from s3e.utils import S3EError, out_of_memory, seed_everything, write_csv
+from s3e.utils import S3EError, out_of_memory, seed_everything, write_file
 
 SMALLEST = 1e-2  # a mean loss below it counts as this when explosions are looked for
 VALIDATED = 256  # validation images at most that a validation looks at
@@ -234,7 +234,7 @@ class Trainer:
         path = self.folder / f"{kind}_{self.name}.csv"
         if self.first:
             with checkpoint.disk_errors(path, self.checkpoint):
-                write_csv(path, pd.DataFrame(rows))
+                write_file(path, pd.DataFrame(rows))
 
     def _save(self, step: int) -> None:
         state = {"key": [*map(str, self.key)], "step": step, "rows": self.rows}

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from s3e.config import Runtime
-from s3e.utils import S3EError, read_json, set_threads, write_json
+from s3e.utils import S3EError, read_json, set_threads, write_file
 
 LAUNCHED = "S3E_LAUNCHED"  # set for processes that end with the one that started them
 
@@ -59,7 +59,7 @@ def spread(folder: Path, name: str, job: dict[str, Any]) -> None:
     Raises `S3EError` with the reason where a process fails.
     """
     file, output = folder / f"{name}.job.json", folder / f"{name}.launch.log"
-    write_json(file, {**job, "folder": str(folder), "name": name})
+    write_file(file, {**job, "folder": str(folder), "name": name})
     runtime = job["config"]["runtime"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(runtime["devices"]), "-m", "s3e.training.stages", str(file)]
