@@ -66,7 +66,7 @@ def networks(config: Config, corpus: Corpus, variant: str) -> tuple[S3EDeblur, n
     """Freshly initialised, the embedding with weights that let maps through; the same at every
     call.
     """
-    model = build_model(config, corpus, variant)
+    model = build_model(config, corpus.sizes, variant)
     seed_everything("benchmark")
     for embed in model.generator.embed.values():
         nn.init.normal_(embed.mix.weight, std=0.02)

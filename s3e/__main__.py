@@ -9,11 +9,13 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s3e.config import PROFILES, VARIANTS, Config, load_config, parse_setting
 from s3e.utils import FIGURES, S3EError, read_json, reader_gone
+
+if TYPE_CHECKING:
+    from s3e.data.corpus import Sizes
 
 # MSCOCO, Karpathy's training captions, words that occur at most five times left out
 COCO_WORDS = 9_490
@@ -231,11 +233,10 @@ def info(profile: str, settings: list[str]) -> int:
     overrides = dict(parse_setting(text) for text in settings)
     photos = PROFILES[profile].get("data", {}).get("source") == ""
     config = load_config(profile, "." if photos else "scenes", overrides=overrides)
-    sizes = vocabulary(config)
-    words, entities, relations = map(len, (sizes.words, *vars(sizes.labels).values()))
+    sizes, origin = vocabulary(config)
     print(f"profile     {profile}, images of {config.data.size} x {config.data.size} pixels")
-    labels = f"{entities:,} entities, {relations:,} relations"
-    print(f"vocabulary  {words:,} words, {labels}, as {sizes.origin}")
+    labels = f"{sizes.entities:,} entities, {sizes.relations:,} relations"
+    print(f"vocabulary  {sizes.words:,} words, {labels}, as {origin}")
     for text in config.fallbacks():
         print(f"fallback    {text}")
     rows = [
@@ -252,21 +253,21 @@ def info(profile: str, settings: list[str]) -> int:
     return 0
 
 
-def vocabulary(config: Config) -> SimpleNamespace:
-    """Words and labels with their `origin`, as `network_costs` needs them: those of the built-in
-    scenes, or as many as the settings allow, with MSCOCO's number of words.
+def vocabulary(config: Config) -> tuple["Sizes", str]:
+    """Numbers of words and labels, and whose they are: those of the built-in scenes, or as many as
+    the settings allow, with MSCOCO's number of words.
     """
-    origin, words = "the settings allow, words as in MSCOCO", range(COCO_WORDS)
-    limits = config.text.entities + 1, config.text.relations + 1  # NULL is one more
-    labels = SimpleNamespace(entities=range(limits[0]), relations=range(limits[1]))
+    from s3e.data.corpus import Sizes
+
     if config.data.source == "scenes":
         known = read_json(Path(__file__).parent / "weights/01_data_blurring/all/vocabulary.json")
-        origin, words = "the demonstration weights have them", known["words"]
-        labels = SimpleNamespace(**known["labels"])
-    return SimpleNamespace(words=words, labels=labels, categories=(), origin=origin)
+        labels = {name: len(names) for name, names in known["labels"].items()}
+        return Sizes(len(known["words"]), **labels), "the demonstration weights have them"
+    limits = config.text.entities + 1, config.text.relations + 1  # NULL is one more
+    return Sizes(COCO_WORDS, *limits), "the settings allow, words as in MSCOCO"
 
 
-def network_costs(config: Config, sizes: Any) -> dict[str, tuple[int, int]]:
+def network_costs(config: Config, sizes: "Sizes") -> dict[str, tuple[int, int]]:
     """Parameters and multiply-adds (one image forward, a caption of full length) of each network of
     S3E-Deblur.
 

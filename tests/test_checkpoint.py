@@ -161,7 +161,7 @@ def test_an_exploding_loss_stops(tmp_path):
 
 def test_images_of_a_divergence_are_those_of_the_step(corpus, tmp_path, monkeypatch):
     config = load_config("smoke", overrides={**TINY, "train_b.steps": 1})
-    model, critic = build_model(config, corpus, "baseline"), build_critic(config)
+    model, critic = build_model(config, corpus.sizes, "baseline"), build_critic(config)
     forward = type(model.generator).forward
     monkeypatch.setattr(
         type(model.generator), "forward", lambda *inputs: not_a_number(forward(*inputs))

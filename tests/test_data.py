@@ -118,7 +118,7 @@ def test_frames_of_one_video_are_spread(corpus):
 
 def test_coco_folder_becomes_a_corpus(coco, tmp_path):
     corpus = prepare_corpus(small(coco), tmp_path / "corpus")
-    assert corpus.train.sharp.shape == (20, 32, 32, 3) and corpus.train.labels is None
+    assert corpus.train.sharp.shape == (20, 32, 32, 3) and corpus.train.label_maps is None
     assert corpus.captioned and corpus.protocol.endswith("val split halved by id")
     caption = corpus.val.captions[0][0]
     assert corpus.words.decode(corpus.val.words[0, 0].tolist()) == caption.lower().strip(".")

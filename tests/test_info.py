@@ -4,18 +4,17 @@ import importlib
 import inspect
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from s3e.__main__ import main, network_costs, parser, vocabulary
 from s3e.config import load_config
+from s3e.data.corpus import Sizes
 from s3e.models.build import build_semantics, count_parameters
 from s3e.utils import S3EError
 
-LABELS = SimpleNamespace(entities=range(25), relations=range(14))
-SIZES = SimpleNamespace(words=range(127), labels=LABELS, categories=())
+SIZES = Sizes(words=127, entities=25, relations=14)
 
 
 def networks(**overrides):
@@ -28,7 +27,7 @@ def networks(**overrides):
 
 def test_networks_of_the_paper_size():
     config = load_config("paper", data=".")
-    sizes = vocabulary(config)
+    sizes, _ = vocabulary(config)
     found = network_costs(config, sizes)
     assert found["generator"][0] == 11_378_179 and found["critic"][0] == 2_764_737
     assert found["generator"][1] / 1e9 == pytest.approx(49.6, abs=0.1)  # specification 3.1

@@ -194,8 +194,8 @@ def test_nafnet_is_the_published_network():
 def test_every_variant_builds_and_starts_at_the_baseline(tiny, corpus, variant):
     batch = corpus.train.draw(4, "severe", 0, "test")
     model, baseline = (
-        build_model(tiny, corpus, variant).eval(),
-        build_model(tiny, corpus, "baseline").eval(),
+        build_model(tiny, corpus.sizes, variant).eval(),
+        build_model(tiny, corpus.sizes, "baseline").eval(),
     )
     baseline.generator.load_state_dict(model.generator.state_dict(), strict=False)
     with torch.no_grad():
@@ -203,7 +203,7 @@ def test_every_variant_builds_and_starts_at_the_baseline(tiny, corpus, variant):
 
 
 def embedded_gradient(tiny, corpus, **switches):
-    model = build_model(tiny, corpus, "full")
+    model = build_model(tiny, corpus.sizes, "full")
     for name, value in switches.items():
         setattr(model, name, value)
     for embed in model.generator.embed.values():
@@ -224,7 +224,7 @@ def test_deblurring_loss_reaches_the_tree_unless_detached(tiny, corpus):
 def test_oracle_reads_the_sharp_photo_and_full_does_not(tiny, corpus):
     batch = corpus.train.draw(3, "severe", 0, "test")
     for variant, same in (("oracle", False), ("full", True)):
-        model = build_model(tiny, corpus, variant).eval()
+        model = build_model(tiny, corpus.sizes, variant).eval()
         maps = model.read(batch).maps
         sharpened = type(batch)(
             batch.ids, torch.zeros_like(batch.sharp), batch.blurred, batch.words, batch.tree, None
@@ -234,18 +234,18 @@ def test_oracle_reads_the_sharp_photo_and_full_does_not(tiny, corpus):
 
 def test_label_maps_are_class_shares(tiny, corpus):
     batch = corpus.train.draw(2, "severe", 0, "test")
-    maps = build_semantics(tiny, corpus, "labels")(batch).maps
+    maps = build_semantics(tiny, corpus.sizes, "labels")(batch).maps
     assert maps.shape == (2, len(corpus.categories) + 1, 16, 16)
     torch.testing.assert_close(maps.sum(1), torch.ones(2, 16, 16))
-    outline = build_model(tiny, corpus, "oracle_silhouette").read(batch).maps
+    outline = build_model(tiny, corpus.sizes, "oracle_silhouette").read(batch).maps
     torch.testing.assert_close(outline, torch.stack([maps[:, 0], maps[:, 1:].sum(1)], 1))
 
 
 def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tmp_path):
-    model = build_model(tiny, corpus, "full")
+    model = build_model(tiny, corpus.sizes, "full")
     save_weights(model.semantics, tmp_path / "a.safetensors")
     other = build_semantics(
-        load_config("smoke", seed=3, overrides={"data.size": 32}), corpus, "tree"
+        load_config("smoke", seed=3, overrides={"data.size": 32}), corpus.sizes, "tree"
     )
     load_weights(other, tmp_path / "a.safetensors")
     for name, value in model.semantics.state_dict().items():

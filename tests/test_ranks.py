@@ -119,7 +119,7 @@ def trained(folder, corpus, config, stage, variant="baseline"):
             folder, "own", "a2", module, corpus, config, tree=True, caption=True
         ).fit()
         return module.state_dict()
-    model, critic = build_model(config, corpus, variant), build_critic(config)
+    model, critic = build_model(config, corpus.sizes, variant), build_critic(config)
     CoTraining(folder, "own", model, critic, corpus, config, stage, variant).fit()
     return model.state_dict()
 

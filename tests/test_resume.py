@@ -87,7 +87,7 @@ def train(case: Case, folder: Path, data: Path) -> dict:
             folder, "own", case.stage, module, corpus, config, **losses, caption=True
         ).fit()
         return module.state_dict()
-    model, critic = build_model(config, corpus, case.variant), build_critic(config)
+    model, critic = build_model(config, corpus.sizes, case.variant), build_critic(config)
     CoTraining(folder, "own", model, critic, corpus, config, case.stage, case.variant).fit()
     return torch.nn.ModuleList([model, critic]).state_dict()
 

@@ -36,7 +36,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def model(tiny, corpus):
     """The variant `full`, untrained, with an embedding that is not zero."""
-    model = build_model(tiny, corpus, "full")
+    model = build_model(tiny, corpus.sizes, "full")
     for embed in model.generator.embed.values():
         torch.nn.init.normal_(embed.mix.weight, 0, 0.1, generator=torch.Generator().manual_seed(0))
     return model.eval()

@@ -57,7 +57,7 @@ class Mean(nn.Module):
 
 def test_wgan_critic_loss_has_the_closed_form():
     loss = load_config("smoke", overrides={"loss.gan": "wgan-gp"}).loss
-    batch = SimpleNamespace(sharp=torch.ones(2, 3, 4, 4), random=lambda *_: torch.rand(2))
+    batch = SimpleNamespace(sharp=torch.ones(2, 3, 4, 4), uniform=lambda _: torch.rand(2))
     terms = critic_terms(loss, Mean(), batch, torch.zeros(2, 3, 4, 4))
     assert float(terms["critic"]) == pytest.approx(-1.0)
     assert float(terms["penalty"]) == pytest.approx(10 * (1 / math.sqrt(48) - 1) ** 2, rel=1e-5)
@@ -118,7 +118,7 @@ def test_semantic_phases_have_their_losses(corpus, tmp_path, phase):
 def pretrained(tiny, corpus, tmp_path_factory):
     """Stage B and a captioner, as notebooks 03 and 04 leave them."""
     folder = tmp_path_factory.mktemp("pretrained")
-    model, critic = build_model(tiny, corpus, "baseline"), build_critic(tiny)
+    model, critic = build_model(tiny, corpus.sizes, "baseline"), build_critic(tiny)
     CoTraining(folder, "deblurrer", model, critic, corpus, tiny, "b").fit()
     save_model(folder, model, critic)
     save_weights(new_source(tiny, corpus), folder / "tree_captioner.safetensors")
@@ -207,7 +207,7 @@ def test_other_precisions_train_alike(corpus, tmp_path, changes, rtol):
         runtime = {f"runtime.{name}": value for name, value in settings.items()}
         own = {"model.dropout": 0.0, "train_c.learning_rate": 1e-5, "train_c.steps": 2}
         config = load_config("smoke", overrides={**TINY, **WGAN, **own, **runtime})
-        networks = build_model(config, corpus, "full"), build_critic(config)
+        networks = build_model(config, corpus.sizes, "full"), build_critic(config)
         folder = tmp_path / str(len(logs))
         logs.append(CoTraining(folder, "c", *networks, corpus, config, "c", "full").fit())
     assert not logs[0].equals(logs[1])
@@ -219,7 +219,7 @@ def test_other_precisions_train_alike(corpus, tmp_path, changes, rtol):
 def training_of(corpus, folder, variant="full", **overrides):
     """A co-training whose embedding has left zero, and a batch of two images."""
     config = load_config("smoke", overrides={**TINY, **overrides})
-    model = build_model(config, corpus, variant)
+    model = build_model(config, corpus.sizes, variant)
     for embed in model.generator.embed.values():
         nn.init.normal_(embed.mix.weight, std=0.1)
     networks = model, build_critic(config)

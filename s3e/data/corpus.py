@@ -27,8 +27,8 @@ from s3e.utils import read_json, rng, to_uint8
 class Batch:
     """What one step sees, or an equal part of it.
 
-    Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; labels B x S x S. `key`: what
-    its random draws hang on (training and step). `all_words`, `all_trees`: those of the whole
+    Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; label_map B x S x S. `key`:
+    what its random draws hang on (training and step). `all_words`, `all_trees`: those of the whole
     step's images, by which losses divide.
     """
 
@@ -37,7 +37,7 @@ class Batch:
     blurred: Tensor
     words: Tensor
     tree: Tensor
-    labels: Tensor | None
+    label_map: Tensor | None
     key: tuple[object, ...] = ()
     all_words: Tensor | None = None
     all_trees: Tensor | None = None
@@ -51,14 +51,17 @@ class Batch:
         }
         return replace(self, **moved)
 
-    def random(self, name: str, kind: str, *shape: int) -> Tensor:
-        """Random numbers B x shape; `kind` is a method of NumPy's generators.
+    def uniform(self, name: str) -> Tensor:
+        """A random number of [0, 1) for each image (and step), however the batch is cut: B."""
+        return self._tensor([rng(name, *self.key, photo).random() for photo in self.ids])
 
-        Keyed by image and step: the same however the batch is cut.
-        """
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """Normal numbers for each image (and step), however the batch is cut: B x shape."""
         makers = [rng(name, *self.key, photo) for photo in self.ids]
-        draws = np.stack([getattr(maker, kind)(shape) for maker in makers])
-        return torch.from_numpy(draws).to(self.sharp.device, self.sharp.dtype)
+        return self._tensor([maker.standard_normal(shape) for maker in makers])
+
+    def _tensor(self, draws: list) -> Tensor:
+        return torch.from_numpy(np.stack(draws)).to(self.sharp.device, self.sharp.dtype)
 
 
 @dataclass
@@ -82,7 +85,7 @@ class Split:
     words: Tensor  # N x C x T, C captions a photo
     trees: Tensor  # N x C x 7, IGNORE where a label is out of vocabulary
     targets: Tensor  # N x 7: the true tree (scenes), or the most frequent label of each node
-    labels: np.ndarray | None
+    label_maps: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,12 +116,12 @@ class Split:
         if not np.isin(index, self.rows(severity)).all():
             raise ValueError(f"{self.name}: choose from rows('{severity}'), others do not have it.")
         pick = np.zeros(len(index), int) if choice is None else choice
-        labels = None if self.labels is None else torch.from_numpy(np.asarray(self.labels[index]))
+        maps = None if self.label_maps is None else torch.from_numpy(self.label_maps[index])
         sharp = to_tensor(self.sharp[index])
         blurred = sharp if severity == "sharp" else to_tensor(self.blurred[severity][index])
         words, trees = self.words[index, pick], self.trees[index, pick]
         ids = [self.ids[i] for i in index]
-        return Batch(ids, sharp, blurred, words, trees, labels, (self.name,), words, trees)
+        return Batch(ids, sharp, blurred, words, trees, maps, (self.name,), words, trees)
 
     def draw(
         self, batch: int, severity: str, step: int, *key: object, part: int = 0, parts: int = 1
@@ -145,6 +148,16 @@ class Split:
         """
         rows = self.rows(severity)[:most]
         return np.array_split(rows, max(1, -(-len(rows) // batch)))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What data decide of the networks: how many words, labels (NULL included) and categories."""
+
+    words: int
+    entities: int
+    relations: int
+    categories: int = 0  # of true label maps, the background not included; 0 where there are none
 
 
 @dataclass
@@ -174,6 +187,12 @@ class Corpus:
     def synthetic(self) -> tuple[str, ...]:
         """The severities that were made with kernels; none of pairs."""
         return () if "released" in self.severities else self.severities
+
+    @property
+    def sizes(self) -> Sizes:
+        """What `s3e.models.build` needs to know of these data."""
+        labels = len(self.labels.entities), len(self.labels.relations)
+        return Sizes(len(self.words), *labels, len(self.categories))
 
     @property
     def train(self) -> Split:
@@ -251,7 +270,7 @@ def _load_split(
         words=pad_sequence(encoded, batch_first=True).unflatten(0, (-1, count)),
         trees=torch.tensor([labels.encode(tree) for tree in trees]).unflatten(0, (-1, count)),
         targets=torch.tensor([labels.encode(tree) for tree in true]),
-        labels=array("labels") if (folder / f"{name}_labels.npy").exists() else None,
+        label_maps=array("labels") if (folder / f"{name}_labels.npy").exists() else None,
     )
 
 

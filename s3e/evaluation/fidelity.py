@@ -90,7 +90,7 @@ def caption_deblurred(
     weights = {describe(path).seed: path / "tree_captioner.safetensors" for path in captioners}
     for run in map(describe, paths):
         if run.variant in DEBLURRED_BY and run.seed in weights:
-            source = load_weights(build_semantics(config, corpus, "tree"), weights[run.seed])
+            source = load_weights(build_semantics(config, corpus.sizes, "tree"), weights[run.seed])
             restored = np.load(run.path / "restored_test.npy")
             about = f"{run.variant} -> tree", "deblurred", run.seed
             rows.append(_captions(source, *about, restored, corpus, config))

@@ -234,7 +234,7 @@ def shown(corpus: Corpus, config: Config) -> Split:
 
     No network was trained on these, and none is scored on them; their trees are unknown (IGNORE).
     """
-    if config.pictures == "data" or corpus.val.labels is not None:
+    if config.pictures == "data" or corpus.val.label_maps is not None:
         return corpus.val
     names, blur = list(WORDINGS), config.blur
     sharp = np.stack([photograph(name, config.data.size) for name in names])

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from s3e.captions.tree import NODE_NAMES, NULL
 from s3e.config import Config
-from s3e.data.corpus import read_vocabulary, to_images, to_tensor
+from s3e.data.corpus import Sizes, read_vocabulary, to_images, to_tensor
 from s3e.data.photos import SHORTEST
 from s3e.evaluation.images import PROTOCOL
 from s3e.evaluation.score import STRIDE
@@ -103,8 +103,6 @@ class Restorer:
     are there; the networks themselves: `generator(variant)`, `semantics(reader)`.
     """
 
-    categories = ()  # no network here reads true label maps
-
     def __init__(self, store: Path, device: str):
         run = min(store.glob("05_co_training/full-s*/done.json"))
         settings = read_json(run.with_name("params.json"))["config"]
@@ -113,6 +111,8 @@ class Restorer:
         self.captioned = store if own else Path(settings["semantics_from"])
         words = read_vocabulary((self.captioned / VOCABULARY).parent)
         self.words, self.labels, self.max_words = words
+        labels = len(self.labels.entities), len(self.labels.relations)
+        self.sizes = Sizes(len(self.words), *labels)
         self.store, self.device = store, device
         self.variants, self.readers = self._finished(GENERATORS), self._finished(READERS)
         self.generator, self.semantics = cache(self._generator), cache(self._semantics)
@@ -241,11 +241,11 @@ class Restorer:
         return found
 
     def _generator(self, variant: str) -> nn.Module:
-        maps = map_channels(self.config, self, "tree") if variant == "full" else 0
+        maps = map_channels(self.config, self.sizes, "tree") if variant == "full" else 0
         return self._loaded(build_generator(self.config, maps), self.variants, variant)
 
     def _semantics(self, reader: str) -> nn.Module:
-        return self._loaded(build_semantics(self.config, self, "tree"), self.readers, reader)
+        return self._loaded(build_semantics(self.config, self.sizes, "tree"), self.readers, reader)
 
     def _loaded(self, network: nn.Module, files: Mapping[str, Path], name: str) -> nn.Module:
         if name not in files:

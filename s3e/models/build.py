@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from s3e.config import GIVEN, TRUTH, VARIANTS, Config, Variant
-from s3e.data.corpus import Corpus
+from s3e.data.corpus import Sizes
 from s3e.models.captioner import CaptionDecoder
 from s3e.models.encoders import GRID, ConvEncoder, PerceptualLoss, vgg_features
 from s3e.models.generator import Critic, Generator
@@ -36,21 +36,21 @@ def variant_rules(variant: str, captioned: bool) -> Variant:
     return rules.model_copy(update={"caption_loss": False, "tree_loss": False, "trained": trained})
 
 
-def map_channels(config: Config, corpus: Corpus, kind: str | None) -> int:
+def map_channels(config: Config, sizes: Sizes, kind: str | None) -> int:
     """Channels of the embedded maps: 7 D, or one per category for the true label map."""
     if kind is None:
         return 0
-    truth = {"labels": len(corpus.categories) + 1, "silhouettes": 2}
+    truth = {"labels": sizes.categories + 1, "silhouettes": 2}
     return truth.get(kind, NODES * config.model.node_width)
 
 
-def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
+def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
     """A semantic source of a kind (see `Variant`; its attribute `kind`).
 
     Raises `S3EError` for true label maps where there are none.
     """
-    model, maps = config.model, map_channels(config, corpus, kind)
-    if kind in TRUTH and not corpus.categories:
+    model, maps = config.model, map_channels(config, sizes, kind)
+    if kind in TRUTH and not sizes.categories:
         raise S3EError(
             "these data have no label maps: true label maps exist for the built-in scenes only."
         )
@@ -59,7 +59,7 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
 
     def decoder(context: int, item_width: int, items: int) -> CaptionDecoder:
         return CaptionDecoder(
-            words=len(corpus.words), context_width=context, item_width=item_width, items=items,
+            words=sizes.words, context_width=context, item_width=item_width, items=items,
             word_width=model.word_width, lstm_width=model.lstm_width,
             attention_width=model.attention_width, dropout=model.caption_dropout,
         )  # fmt: skip
@@ -68,8 +68,8 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     width = encoder.channels
     if kind in ("tree", "vectors"):
         tree = S3Tree(
-            channels=width, width=model.node_width, entities=len(corpus.labels.entities),
-            relations=len(corpus.labels.relations), spatial=kind == "tree",
+            channels=width, width=model.node_width, entities=sizes.entities,
+            relations=sizes.relations, spatial=kind == "tree",
         )  # fmt: skip
         words = decoder(model.node_width + width, model.node_width, NODES)
         source = TreeSemantics(encoder=encoder, tree=tree, decoder=words)
@@ -86,11 +86,11 @@ def build_semantics(config: Config, corpus: Corpus, kind: str) -> nn.Module:
 def build_generator(config: Config, maps: int = 0) -> Generator | NAFNet:
     """The deblurrer; `maps` channels can be embedded (0: the backbone alone)."""
     model = config.model
-    sizes = {"width": model.generator_width, "blocks": model.blocks, "map_channels": maps}
-    sizes |= {"embed_at": model.embed_at, "fuse": model.fuse}
+    parts = {"width": model.generator_width, "blocks": model.blocks, "map_channels": maps}
+    parts |= {"embed_at": model.embed_at, "fuse": model.fuse}
     if model.backbone == "nafnet":
-        return NAFNet(**sizes)
-    return Generator(**sizes, dropout=model.dropout)
+        return NAFNet(**parts)
+    return Generator(**parts, dropout=model.dropout)
 
 
 def build_critic(config: Config) -> Critic:
@@ -112,14 +112,14 @@ def build_perceptual(config: Config) -> PerceptualLoss | None:
     return PerceptualLoss(_fill(features, wanted, path))
 
 
-def build_model(config: Config, corpus: Corpus, variant: str) -> S3EDeblur:
+def build_model(config: Config, sizes: Sizes, variant: str) -> S3EDeblur:
     """The whole model of one variant, initialised from the configuration's seed."""
     rules = VARIANTS[variant]
     seed_everything(config.seed, "semantics")
-    semantics = None if rules.kind is None else build_semantics(config, corpus, rules.kind)
+    semantics = None if rules.kind is None else build_semantics(config, sizes, rules.kind)
     seed_everything(config.seed, "generator")
     return S3EDeblur(
-        generator=build_generator(config, map_channels(config, corpus, rules.kind)),
+        generator=build_generator(config, map_channels(config, sizes, rules.kind)),
         semantics=semantics,
         view=rules.view,
         shuffled=rules.shuffled,

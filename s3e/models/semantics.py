@@ -80,10 +80,8 @@ class Given(nn.Module):
 
     def forward(self, batch: Batch) -> SemanticOutput:
         if self.kind == "noise":
-            return SemanticOutput(
-                batch.random("noise", "standard_normal", self.map_channels, GRID, GRID)
-            )
-        labels = batch.labels if self.kind == "labels" else batch.labels > 0
+            return SemanticOutput(batch.normal("noise", self.map_channels, GRID, GRID))
+        labels = batch.label_map if self.kind == "labels" else batch.label_map > 0
         onehot = F.one_hot(labels.long(), self.map_channels).permute(0, 3, 1, 2).float()
         return SemanticOutput(F.adaptive_avg_pool2d(onehot, GRID))
 

@@ -88,7 +88,7 @@ def critic_terms(loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor) 
     if loss.gan == "lsgan":
         return {"critic": ((real - 1).square().mean() + fake.square().mean()) / 2}
     with torch.autocast(sharp.device.type, enabled=False):  # in full precision
-        penalty = gradient_penalty(critic, sharp, restored, batch.random("penalty0", "random"))
+        penalty = gradient_penalty(critic, sharp, restored, batch.uniform("penalty0"))
     return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}
 
 

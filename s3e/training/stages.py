@@ -157,7 +157,7 @@ class PretrainSemantics(Trainer):
         batch = self.place(batch)
         image = batch.blurred  # B x 3 x H x W; that of the severity "sharp" is sharp
         if sharp_share:
-            sharp = batch.random("sharp", "random") < sharp_share
+            sharp = batch.uniform("sharp") < sharp_share
             image = torch.where(sharp[:, None, None, None], batch.sharp, image)
         return semantic_terms(
             self.config.loss, self.source, self.source(image), batch, **self.losses
@@ -184,7 +184,7 @@ def pretrain_own(
 def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
     """A freshly initialised semantic source; the seed decides its weights."""
     seed_everything(config.seed, "semantics")
-    return build_semantics(config, corpus, kind)
+    return build_semantics(config, corpus.sizes, kind)
 
 
 def start_model(
@@ -198,7 +198,7 @@ def start_model(
     from scratch (specification 6.7).
     """
     rules = variant_rules(variant, corpus.captioned)
-    model, critic = build_model(config, corpus, variant), build_critic(config)
+    model, critic = build_model(config, corpus.sizes, variant), build_critic(config)
     load_weights(model.generator, deblurrer / "generator.safetensors", ignore=("embed.",))
     load_weights(critic, deblurrer / "critic.safetensors")
     if rules.start == "shared":
@@ -229,7 +229,7 @@ def train(job: dict[str, Any]) -> None:
         losses = {"tree": job["tree"], "caption": job["caption"]}
         trainer = PretrainSemantics(folder, name, stage, source, corpus, config, **losses)
     else:
-        networks = build_model(config, corpus, job["variant"]), build_critic(config)
+        networks = build_model(config, corpus.sizes, job["variant"]), build_critic(config)
         trainer = CoTraining(folder, name, *networks, corpus, config, stage, job["variant"])
     if not trainer.checkpoint.exists():
         raise S3EError(
