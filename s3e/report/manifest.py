@@ -15,7 +15,6 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-import nbformat
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -249,6 +248,7 @@ def build(folder: Path | str) -> Path:
 
     Made from the folder's files alone. Raises `S3EError` for a file that is missing.
     """
+    import nbformat  # slow to import
     from nbconvert import HTMLExporter
 
     folder = Path(folder)
