@@ -69,8 +69,10 @@ def test_scenes_have_the_vocabulary_of_the_demonstration_weights(capsys):
 
 def test_wrong_requests_are_refused(capsys):
     assert main(["info", "--set", "model.wide=3"]) == 2
-    assert "unknown setting 'model.wide'" in capsys.readouterr().err
-    for wrong in (["info", "--profile", "big"], ["info", "now"], ["inform"], ["weights"], []):
+    assert main(["info", "--profile", "big"]) == 2
+    errors = capsys.readouterr().err
+    assert "unknown setting 'model.wide'" in errors and "unknown profile 'big'; known: " in errors
+    for wrong in (["info", "now"], ["inform"], ["weights"], []):
         with pytest.raises(SystemExit, match="2"):
             main(wrong)
 
@@ -91,7 +93,7 @@ def test_every_verb_hands_its_arguments_to_a_function_that_is_there(monkeypatch)
     )
     for command in commands:
         arguments = vars(parser().parse_args(command.split()))
-        module, _, name = arguments.pop("run").partition(":")
+        module, _, name = arguments.pop("calls").partition(":")
         inspect.signature(getattr(importlib.import_module(module), name)).bind(**arguments)
 
 
