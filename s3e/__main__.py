@@ -11,16 +11,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from s3e.config import PROFILES, VARIANTS, Config, load_config, parse_setting
-from s3e.utils import FIGURES, S3EError, read_json, reader_gone
+from s3e.utils import FIGURES, S3EError, data_file, read_json, reader_gone
 
 if TYPE_CHECKING:
     from s3e.data.corpus import Sizes
 
 COCO_WORDS = 9_490  # of Karpathy's training captions, those that occur at most five times left out
-VERBS = yaml.safe_load(Path(__file__).with_name("verbs.yaml").read_text(encoding="utf-8"))
+VERBS = data_file("verbs.yaml")
 TYPES = {"path": Path, "int": int}  # of arguments
 NAMES = {"profiles": ", ".join(PROFILES), "variants": ", ".join(VARIANTS)}  # in texts of help
 

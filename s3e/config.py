@@ -1,24 +1,30 @@
-"""The one config model: sections, profiles and ablation variants. Unknown names and wrong types are
-refused.
+"""The one config model: sections, profiles, ablation variants. Unknown names are refused.
 
 Order of overrides: defaults <- profile <- `--set section.name=value` <- seed. `load_config` is the
 only way in.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
     ValidationError,
     model_validator,
 )
 
 from s3e.utils import S3EError, data_file
+
+Width = Annotated[int, Field(ge=4)]  # channels
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -26,13 +32,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
+    def broken_rules(self) -> Iterator[str]:
+        """What is wrong with the settings together, each of which is right by itself."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _obey(self) -> Self:
+        for sentence in self.broken_rules():
+            raise ValueError(sentence)
+        return self
+
 
 class Data(Section):
-    """What is read. `source`: "scenes" or a data folder (see `s3e.data.readers`); 0 photos mean all
-    that it has.
+    """What is read. `source`: "scenes" or a data folder, of which 0 photos mean all.
 
-    `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in full or as
-    central crops.
+    See `s3e.data.readers`. `subset` and `whole_frames` concern GoPro: which blurred frames, and
+    test frames in full or as central crops.
     """
 
     source: str = "scenes"
@@ -40,25 +55,20 @@ class Data(Section):
     whole_frames: bool = False
     skip_broken: bool = False
     size: Literal[32, 64, 128, 256] = 64
-    train: int = Field(3000, ge=0)
-    val: int = Field(200, ge=0)
-    test: int = Field(200, ge=0)
+    train: NonNegativeInt = 3000
+    val: NonNegativeInt = 200
+    test: NonNegativeInt = 200
     texture: Literal["category", "random"] = "category"
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _countable(self) -> "Data":
-        counts = {self.train, self.val, self.test}
-        if counts & ({0, 1} if self.source == "scenes" else {1}):
-            raise ValueError(
-                "data.train, data.val and data.test must be at least 2 (of a data folder, 0 is all)"
-            )
-        return self
+    def broken_rules(self) -> Iterator[str]:
+        if {self.train, self.val, self.test} & ({0, 1} if self.source == "scenes" else {1}):
+            counts = "data.train, data.val and data.test"
+            yield f"{counts} must be at least 2 (of a data folder, 0 is all)"
 
 
 class Blur(Section):
-    """The severity that models are trained on; validation and test come in all of them
-    (specification 3.8, 4.3).
+    """The severity of training; validation and test have all (specification 3.8, 4.3).
 
     Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames`
     neighbours of the released blurred frames (specification 4.3, variant B).
@@ -72,15 +82,13 @@ class Blur(Section):
 
 
 class Text(Section):
-    """Vocabulary rules (specification 4.1 and 6.2): a word or label rarer than its count is
-    unknown.
-    """
+    """Vocabulary rules (specification 4.1, 6.2): what is rarer than its count is unknown."""
 
     max_words: int = Field(16, ge=4)
-    min_count: int = Field(1, ge=1)
+    min_count: PositiveInt = 1
     entities: int = Field(800, ge=2)
     relations: int = Field(250, ge=2)
-    label_min_count: int = Field(1, ge=1)
+    label_min_count: PositiveInt = 1
 
 
 class Model(Section):
@@ -91,24 +99,22 @@ class Model(Section):
     """
 
     backbone: Literal["deblurgan", "nafnet"] = "deblurgan"
-    generator_width: int = Field(16, ge=4)
-    blocks: int = Field(4, ge=1)
-    dropout: float = Field(0.5, ge=0, lt=1)
+    generator_width: Width = 16
+    blocks: PositiveInt = 4
+    dropout: Dropout = 0.5
     embed_at: list[int] = [0]
     fuse: Literal["concat", "sft"] = "concat"
-    critic_width: int = Field(16, ge=4)
+    critic_width: Width = 16
     encoder_widths: list[int] = Field([32, 64, 64, 64, 64], min_length=5, max_length=5)
-    node_width: int = Field(32, ge=4)
-    word_width: int = Field(96, ge=4)
-    lstm_width: int = Field(128, ge=4)
-    attention_width: int = Field(64, ge=4)
-    caption_dropout: float = Field(0.3, ge=0, lt=1)
+    node_width: Width = 32
+    word_width: Width = 96
+    lstm_width: Width = 128
+    attention_width: Width = 64
+    caption_dropout: Dropout = 0.3
 
-    @model_validator(mode="after")
-    def _inside(self) -> "Model":
+    def broken_rules(self) -> Iterator[str]:
         if not all(0 <= place < self.blocks for place in self.embed_at):
-            raise ValueError(f"model.embed_at must name residual blocks, 0 to {self.blocks - 1}")
-        return self
+            yield f"model.embed_at must name residual blocks, 0 to {self.blocks - 1}"
 
 
 class Loss(Section):
@@ -119,30 +125,24 @@ class Loss(Section):
     """
 
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"
-    adversarial: float = Field(1.0, ge=0)
-    gradient_penalty: float = Field(10.0, ge=0)
-    critic_steps: int = Field(1, ge=1)
-    perceptual: float = Field(0.0, ge=0)
+    adversarial: NonNegativeFloat = 1.0
+    gradient_penalty: NonNegativeFloat = 10.0
+    critic_steps: PositiveInt = 1
+    perceptual: NonNegativeFloat = 0.0
     vgg19_weights: str = ""
-    pixel: float = Field(100.0, ge=0)
-    caption: float = Field(0.1, ge=0)
-    tree: float = Field(0.1, ge=0)
-    null_weight: float = Field(0.1, ge=0)
+    pixel: NonNegativeFloat = 100.0
+    caption: NonNegativeFloat = 0.1
+    tree: NonNegativeFloat = 0.1
+    null_weight: NonNegativeFloat = 0.1
 
-    @model_validator(mode="after")
-    def _something(self) -> "Loss":
+    def broken_rules(self) -> Iterator[str]:
         if not (self.pixel or self.adversarial or self.perceptual):
-            raise ValueError(
-                "loss.pixel, loss.adversarial and loss.perceptual are all 0: the generator would"
-                " learn nothing"
-            )
-        return self
+            weights = "loss.pixel, loss.adversarial and loss.perceptual"
+            yield f"{weights} are all 0: the generator would learn nothing"
 
     @property
     def effective(self) -> "Loss":
-        """The weights that are used: without a VGG19 file no perceptual term, and a pixel term in
-        its place.
-        """
+        """The weights in use: without a VGG19 file a pixel term for the perceptual one."""
         if not self.perceptual or self.vgg19_weights:
             return self
         return self.model_copy(update={"perceptual": 0.0, "pixel": max(self.pixel, 10.0)})
@@ -156,31 +156,27 @@ class Training(Section):
     all of a network's. Every `validate_every` steps (0: never) a part of validation is scored.
     """
 
-    steps: int = Field(ge=1)
+    steps: PositiveInt
     batch: int = Field(16, ge=2)
-    accumulate: int = Field(1, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    semantics_learning_rate: float = Field(1e-4, ge=0)
+    accumulate: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-3
+    semantics_learning_rate: NonNegativeFloat = 1e-4
     schedule: Literal["constant", "linear", "half_linear", "cosine"] = "linear"
-    warmup: int = Field(0, ge=0)
+    warmup: NonNegativeInt = 0
     sharp_share: float = Field(0.0, ge=0, le=1)
-    clip: float = Field(0.0, ge=0)
-    clip_norm: float = Field(0.0, ge=0)
-    validate_every: int = Field(0, ge=0)
+    clip: NonNegativeFloat = 0.0
+    clip_norm: NonNegativeFloat = 0.0
+    validate_every: NonNegativeInt = 0
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "Training":
+    def broken_rules(self) -> Iterator[str]:
         if self.batch % self.accumulate or self.batch // self.accumulate < 2:
-            raise ValueError(
-                f"accumulate must divide batch = {self.batch} into parts of at least 2 images"
-            )
-        return self
+            yield f"accumulate must divide batch = {self.batch} into parts of at least 2 images"
 
 
 class Evaluation(Section):
     """Decoding and statistics."""
 
-    beam: int = Field(3, ge=1)
+    beam: PositiveInt = 3
     batch: int = Field(50, ge=3)
     resamples: int = Field(2000, ge=100)
     samples: int = Field(8, ge=2)
@@ -191,28 +187,24 @@ class Runtime(Section):
 
     `devices`: processes that share one training, each with a part of every batch, on a GPU of its
     own or on the CPU. `precision`: 32 bits; bf16 (autocast; the gradient penalty stays in 32); 64
-    for tests. `explosion`: a loss term that grows to
-    so many times its usual size stops the training. `save_every` and `explosion` never change what
-    is computed; the rest may, in the last digits.
+    for tests. `explosion`: a loss term that grows to so many times its usual size stops the
+    training. `save_every` and `explosion` never change what is computed; the rest may, in the last
+    digits.
     """
 
-    threads: int = Field(1, ge=1)
+    threads: PositiveInt = 1
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    devices: int = Field(1, ge=1)
+    devices: PositiveInt = 1
     precision: Literal["32", "bf16", "64"] = "32"
     tf32: bool = False
     explosion: float = Field(1e4, gt=1)
-    save_every: int = Field(100, ge=1)
-    log_every: int = Field(20, ge=1)
+    save_every: PositiveInt = 100
+    log_every: PositiveInt = 20
 
-    @model_validator(mode="after")
-    def _aligned(self) -> "Runtime":
+    def broken_rules(self) -> Iterator[str]:
         if self.save_every % self.log_every:
-            raise ValueError(
-                "runtime.save_every must be a multiple of runtime.log_every, so that no log row is"
-                " lost"
-            )
-        return self
+            multiple = "runtime.save_every must be a multiple of runtime.log_every"
+            yield f"{multiple}, so that no log row is lost"
 
 
 TRAININGS = ("train_tree", "train_a1", "train_a2", "train_b", "train_c")
@@ -229,7 +221,7 @@ class Config(Section):
     """
 
     profile: str
-    seed: int = Field(0, ge=0)
+    seed: NonNegativeInt = 0
     seeds: list[NonNegativeInt] = Field([0], min_length=1)
     one_seed: list[str] = []
     semantics_from: str = ""
@@ -253,18 +245,17 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
 
-    @model_validator(mode="after")
-    def _fitting(self) -> "Config":
+    def broken_rules(self) -> Iterator[str]:
         if self.data.source == "scenes" and self.blur.severity == "released":
-            raise ValueError("blur.severity = 'released' does not fit scenes: choose severe")
+            yield "blur.severity = 'released' does not fit scenes: choose severe"
         for name in TRAININGS:
             training: Training = getattr(self, name)
+            parts = f"{training.accumulate} x {self.runtime.devices}"
             if training.batch % (training.accumulate * self.runtime.devices):
-                raise ValueError(
+                yield (
                     f"{name}.batch = {training.batch} cannot be cut into {name}.accumulate x"
-                    f" runtime.devices = {training.accumulate} x {self.runtime.devices} equal parts"
+                    f" runtime.devices = {parts} equal parts"
                 )
-        return self
 
     def fallbacks(self) -> list[str]:
         """What is replaced because a file of weights is not given; every output says so."""
@@ -298,24 +289,22 @@ class Variant(Section):
     shuffled: bool = False
     detached: bool = False
 
-    @model_validator(mode="after")
-    def _possible(self) -> "Variant":
+    def broken_rules(self) -> Iterator[str]:
         if self.tree_loss and self.kind not in ("tree", "vectors"):
-            raise ValueError(f"kind {self.kind} has no tree: set tree_loss: false")
+            yield f"kind {self.kind} has no tree: set tree_loss: false"
         if self.caption_loss and self.kind in (None, *GIVEN):
-            raise ValueError(f"kind {self.kind} has no captioner: set caption_loss: false")
+            yield f"kind {self.kind} has no captioner: set caption_loss: false"
         if self.start == "shared" and self.kind != "tree":
-            raise ValueError(f"the shared start is of kind tree, not {self.kind}: set start: own")
-        return self
+            yield f"the shared start is of kind tree, not {self.kind}: set start: own"
 
 
-def _explain(item: Any) -> str:
+def _explain(item: Any, model: type[Section]) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "value_error":  # a rule of ours over several settings
         return item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        section = item["loc"][0] if len(item["loc"]) > 1 else None
-        model = Config.model_fields[section].annotation if section else Config
+        for section in item["loc"][:-1]:
+            model = model.model_fields[section].annotation
         return f"unknown setting '{name}'; known there: {', '.join(model.model_fields)}"
     return f"setting '{name}' = {item['input']!r}: {item['msg'].lower()}"
 
@@ -327,7 +316,8 @@ for _name, _rules in _FILE["variants"].items():
     try:
         VARIANTS[_name] = Variant(**_rules)
     except ValidationError as _error:
-        raise S3EError(f"profiles.yaml: variant {_name}: {_explain(_error.errors()[0])}.") from None
+        _wrong = _explain(_error.errors()[0], Variant)
+        raise S3EError(f"profiles.yaml: variant {_name}: {_wrong}.") from None
 
 
 def load_config(
@@ -340,10 +330,13 @@ def load_config(
     """
     if profile not in PROFILES:
         raise S3EError(f"unknown profile '{profile}'; known: {', '.join(PROFILES)}.")
-    tree = Config(profile=profile).model_dump()
+    overrides = overrides or {}
+    if not isinstance(overrides, dict):
+        example = "a dictionary such as {'loss.caption': 0.5}"
+        raise S3EError(f"overrides must be {example}, not {overrides!r}.")
+    tree = Config(profile=profile).model_dump() | {"seed": seed}
     for name, value in PROFILES[profile].items():
         tree[name] = {**tree[name], **value} if isinstance(value, dict) else value
-    tree["seed"] = seed
     if data == "scenes" and not tree["data"]["source"]:
         raise S3EError(
             f"the profile '{profile}' needs photographs: add --data FOLDER (docs/data.md)."
@@ -354,16 +347,13 @@ def load_config(
                 f"--data {data}: no such folder; give a data folder (docs/data.md), or 'scenes'."
             )
         tree["data"]["source"] = str(Path(data).resolve())
-    if not isinstance(overrides or {}, dict):
-        raise S3EError(
-            f"overrides must be a dictionary such as {{'loss.caption': 0.5}}, not {overrides!r}."
-        )
-    for name, value in (overrides or {}).items():
+    for name, value in overrides.items():
         _put(tree, name, value)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise S3EError("; ".join(_explain(item) for item in error.errors()) + ".") from None
+        wrong = "; ".join(_explain(item, Config) for item in error.errors())
+        raise S3EError(f"{wrong}.") from None
     if unknown := [name for name in [*config.variants, *config.one_seed] if name not in VARIANTS]:
         raise S3EError(f"unknown variant '{unknown[0]}'; known: {', '.join(VARIANTS)}.")
     return config
