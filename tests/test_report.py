@@ -213,26 +213,15 @@ def pick(frame: pd.DataFrame, **wanted) -> pd.Series:
     return frame.iloc[0]
 
 
-def all_tables(frames):
-    yield tables.deblurring(frames["image_scores"], context="Profile test.")
-    yield tables.captioning(frames["caption_scores"])
-    yield tables.ablation(frames["image_scores"], frames["differences"], frames["cost"])
-    yield tables.nodes(frames["node_accuracy"])
-    yield tables.gains(frames["differences"], frames["bins"])
-    yield tables.fidelity(*judged())
-    yield tables.texture_control(frames["texture_control"])
-    yield tables.closing(frames["closing"])
-
-
 def test_tables_show_the_numbers_of_the_frames(frames):
-    table = tables.deblurring(frames["image_scores"], context="Profile test.")
+    table = tables.study_table("table1_deblurring", frames, "Profile test.")
     wanted = {"split": "test", "severity": "severe", "variant": "full", "metric": "psnr"}
     row = pick(frames["image_scores"], **wanted)
     cells = table.cells.set_index("method")
     assert cells.loc["S3E-Deblur (full)", "severe PSNR"].startswith(f"{row['mean']:.2f} ± ")
     assert "One seed, no claim" in table.caption and "Profile test." in table.caption
     assert "SSIM" in table.notes[-1] and cells.index[0] == "blurred input"
-    table = tables.ablation(frames["image_scores"], frames["differences"], frames["cost"])
+    table = tables.study_table("table4_ablation", frames)
     gains = table.cells.set_index("variant")["gain (dB)"]
     assert gains["true label maps"] == "+1.20" and gains["tree of another image"] == "−0.10"
     assert gains["baseline (no semantics)"] == gains["blurred input"] == tables.DASH
@@ -248,24 +237,26 @@ def pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_pairs_have_a_table_of_their_own(frames):
-    table = tables.deblurring(pairs_of(frames["image_scores"]), context="Protocol: GoPro.")
-    assert table.name == "table2_gopro" and table.caption.endswith("Protocol: GoPro.")
+    wanted = ("image_scores", "differences", "bins")
+    paired = {"cost": frames["cost"], **{name: pairs_of(frames[name]) for name in wanted}}
+    table, ablation, last = tables.study_tables(paired, "Protocol: GoPro.", "severe", frozen=True)
+    assert (table.name, last.name) == ("table2_gopro", "table9_gains")
+    assert table.caption.endswith("Protocol: GoPro.")
     titles = ["released PSNR", "released SSIM", "severe PSNR", "severe SSIM"]
     assert list(table.cells.columns[1:]) == titles
     assert f"{len(IDS)} (released) and 8 (severe) test frames" in table.caption
-    scored = (frames[name] for name in ("image_scores", "differences", "cost"))
-    described = tables.ablation(*scored, frozen=True).cells.set_index("variant")["what it is"]
+    described = ablation.cells.set_index("variant")["what it is"]
     assert "frozen" in described["S3E-Deblur (full)"]
 
 
 def test_missing_meteor_is_not_run_and_never_zero(frames):
-    table = tables.captioning(frames["caption_scores"])
+    table = tables.study_table("table3_captioning", frames)
     assert set(table.cells.METEOR) == {"not run"} and any("no Java" in note for note in table.notes)
     assert table.cells.system.iloc[0] == "random training caption"
     assert "one reference against the others" in set(table.cells.system)
 
 
-def judged() -> tuple[pd.DataFrame, pd.DataFrame]:
+def judged() -> dict[str, pd.DataFrame]:
     """Frames of semantic fidelity as `s3e.evaluation.fidelity` makes them; METEOR was not run."""
     rows = []
     trained = {"blurred": 0, "baseline": 3, "full": 3, "frozen": 1, "sharp": 0}
@@ -278,11 +269,12 @@ def judged() -> tuple[pd.DataFrame, pd.DataFrame]:
             rows.append(row)
     scores = pd.DataFrame(rows)
     full = scores[(scores.system == "full") & scores["mean"].notna()].drop(columns="reason")
-    return scores, full.assign(reference="baseline", mean=0.1, low=0.05, high=0.15)
+    paired = full.assign(reference="baseline", mean=0.1, low=0.05, high=0.15)
+    return {"fidelity": scores, "fidelity_differences": paired}
 
 
 def test_fidelity_is_read_between_blurred_and_sharp():
-    table = tables.fidelity(*judged())
+    table = tables.study_table("table6_fidelity", judged())
     rows = table.cells.set_index("the judge reads")
     order = ["blurred input", "baseline (no semantics)", "S3E-Deblur (full)"]
     order += ["frozen semantics (one seed, no claim)", "sharp image"]
@@ -292,7 +284,9 @@ def test_fidelity_is_read_between_blurred_and_sharp():
 
 
 def test_tables_are_written_twice(frames, tmp_path):
-    for table in all_tables(frames):
+    made = tables.study_tables({**frames, **judged()}, "", "severe")
+    assert len(made) == 8
+    for table in made:
         csv, md = tables.write(table, tmp_path)
         assert len(pd.read_csv(csv)) == len(table.data)
         text = md.read_text()
@@ -300,8 +294,7 @@ def test_tables_are_written_twice(frames, tmp_path):
 
 
 def test_findings_speak_of_what_was_run(frames):
-    spoken = dict(zip(("fidelity", "fidelity_differences"), judged(), strict=True))
-    found = tables.findings({**frames, **spoken}, "severe")
+    found = tables.findings({**frames, **judged()}, "severe")
     assert found["baseline"].endswith("S3E-Deblur restores better (+0.40 dB).")
     assert "of 12 test images" in found["study"] and "one training, no claim" in found["study"]
     assert found["closes"].startswith("S3E-Deblur reaches 33 % of what true label maps bring")
