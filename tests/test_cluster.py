@@ -79,7 +79,7 @@ def job(root, name, hang=False, why=""):
 
 def test_ends_are_reported(join, tmp_path):
     places = join(jobs=3)
-    assert places.about.startswith("on tcp://") and places.places == 3
+    assert len(places.free) == 3
     futures = [places.submit(job(tmp_path, f"x{why}", why=why)[0]) for why in ("", "broken")]
     assert [future.result(60) for future in futures] == ["", "broken"]
 
@@ -124,7 +124,7 @@ def test_a_scheduler_that_goes_is_reported(workers, join):
     places = join()
     workers.sync(workers.scheduler.close)
     with pytest.raises(S3EError, match="scheduler on tcp://.* is gone"):
-        wait_for(lambda: places.places < 0)
+        wait_for(lambda: places.free is None)
 
 
 @pytest.mark.parametrize(

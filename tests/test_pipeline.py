@@ -24,10 +24,11 @@ import s3e
 from s3e import utils
 from s3e.__main__ import main
 from s3e.config import PROFILES, VARIANTS, Runtime, load_config
-from s3e.pipeline import graph, keys, schedule, store
+from s3e.pipeline import graph, keys, opened, runner, schedule, store
 from s3e.pipeline import study as studies
 from s3e.pipeline.graph import STAGES
-from s3e.pipeline.study import Study, open_run
+from s3e.pipeline.opened import open_run
+from s3e.pipeline.study import Study
 from s3e.utils import S3EError, code_digest, is_locked, lock_file, read_json
 from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
 
@@ -106,8 +107,8 @@ def here(repo, tmp_path, monkeypatch):
     keys.forget()
     yield repo
     keys.forget()
-    for path in list(studies._HELD):
-        studies._HELD.pop(path).close()
+    for path in list(opened._HELD):
+        opened._HELD.pop(path).close()
 
 
 def begin(stage, **arguments):
@@ -174,7 +175,7 @@ def test_the_stage_table_knows_its_stages_and_settings():
     names, sections = list(STAGES), load_config("smoke").model_dump()
     for position, stage in enumerate(STAGES.values()):
         assert set(stage.reads) <= set(names[:position])
-        for field in stage.settings + stage.unread:
+        for field in (*stage.settings, *stage.unread):
             section, _, name = field.partition(".")
             assert name in sections[section] if name else section in sections
     assert set(names) <= set(graph.minutes("laptop")) and not graph.minutes("paper")
@@ -418,10 +419,10 @@ def test_a_failure_is_forgotten_at_the_next_attempt_or_change(here, capsys, monk
     name = f"{DEBLURRER}/s0"
     run = begin(DEBLURRER)
     utils.write_file(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
-    studies._HELD.pop(run.path).close()
+    opened._HELD.pop(run.path).close()
     assert "failed" in (seen := states(capsys)[name]) and "no memory" in seen
     again = begin(DEBLURRER)
-    studies._HELD.pop(again.path).close()
+    opened._HELD.pop(again.path).close()
     assert again.resumed and "goes on where it stopped" in states(capsys)[name]
     utils.write_file(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
     monkeypatch.setitem(PROFILES["smoke"], "train_b", {"steps": 3, "batch": 8})
@@ -463,18 +464,18 @@ def test_a_store_belongs_to_one_data_folder_and_has_a_stable_name(tmp_path):
 def test_figures_of_other_data_do_not_replace_those_that_are_there(tmp_path, monkeypatch):
     data = tmp_path / "mine"
     data.mkdir()
-    run = Study("photos-cpu", str(data)).run("08_figures_and_tables")
+    study = Study("photos-cpu", str(data))
     monkeypatch.setattr(studies, "FIGURES", tmp_path)
     manifest = tmp_path / "photos" / "manifest.json"
     about = {"profile": "photos-cpu", "data": {"source": "mine"}}
-    assert run.figures_name == "photos"
+    assert study.figures_name == "photos"
     utils.write_file(manifest, about)
-    assert run.figures_name == "photos"
+    assert study.figures_name == "photos"
     for other in ({**about, "profile": "photos"}, {**about, "data": {"source": "yours"}}):
         utils.write_file(manifest, other)
-        assert run.figures_name == "photos-cpu@mine"
+        assert study.figures_name == "photos-cpu@mine"
     manifest.unlink()
-    chosen = Study("photos-cpu", str(data), seeds=[0]).run("08_figures_and_tables")
+    chosen = Study("photos-cpu", str(data), seeds=[0])
     assert chosen.figures_name.startswith("photos-cpu@mine+")
 
 
@@ -484,13 +485,14 @@ def test_figures_of_other_data_do_not_replace_those_that_are_there(tmp_path, mon
 def test_tree_and_captioner_come_from_the_named_study(here, frames, capsys, edit):
     finish(DATA, TREE, CAPTIONER, DEBLURRER)
     own = begin("05_co_training")
-    assert own.captioner == own.upstream("03") and own.vocabulary == own.upstream("01")
+    assert all(own.semantics(stage) == own.upstream(stage) for stage in ("01", "03"))
     assert own.captioned and not own.borrowed
     lent = utils.RUNS / "smoke"
     given = {"data": str(frames), "overrides": {"semantics_from": str(lent)}}
     finish(DATA, DEBLURRER, **given)
     run = begin("05_co_training", **given)
-    assert (run.vocabulary, run.captioner) == (lent / DATA / "all", lent / CAPTIONER / "s0")
+    assert run.semantics("01") == lent / DATA / "all"
+    assert run.semantics("03") == lent / CAPTIONER / "s0"
     assert run.upstream(DATA).parts[-3].startswith("smoke@frames+")
     assert (run.kind, run.captioned) == ("gopro", False) and "those of smoke" in run.borrowed
     for name in run.outputs:
@@ -503,7 +505,7 @@ def test_tree_and_captioner_come_from_the_named_study(here, frames, capsys, edit
     edit(record, read_json(record)["key"], "another key")
     assert f"upstream semantics:{CAPTIONER}/s0" in states(capsys, *words)[name]
     baseline = begin("06_ablation", variant="baseline", **given)
-    assert baseline.vocabulary is None and baseline.captioner is None
+    assert baseline.semantics("01") is None and baseline.semantics("03") is None
 
 
 def test_without_a_study_to_borrow_from_nothing_starts(here, frames, refused):
@@ -550,9 +552,9 @@ def test_the_texture_control_is_read_where_it_exists(here, capsys):
     control = finish("06_ablation", variant="baseline", **random)
     why = states(capsys, *words)["07_evaluation/all"]
     assert "upstream texture:06_ablation/baseline-s0" in why
-    assert begin("07_evaluation", **chosen).texture_control == [control]
+    assert begin("07_evaluation", **chosen).study.texture_control == [control]
     (control / "scores.csv").unlink()
-    assert begin("07_evaluation", **chosen).texture_control == []
+    assert begin("07_evaluation", **chosen).study.texture_control == []
 
 
 # ------------------------------------------------------------------------------------- bad requests
@@ -619,7 +621,13 @@ def test_places_fit_the_machine(settings, wanted, gpus, places, monkeypatch):
         with pytest.raises(S3EError, match=places):
             schedule.Local(Runtime(**settings), wanted)
     else:
-        assert schedule.Local(Runtime(**settings), wanted).places == places
+        assert len(schedule.Local(Runtime(**settings), wanted).free) == places
+
+
+class FakeRun:
+    """A run that reads nothing, ready to be started."""
+
+    reads, expected_minutes, key, path = (), 0.0, "", Path()
 
 
 def test_every_notebook_has_gpus_of_its_own(monkeypatch):
@@ -632,16 +640,17 @@ def test_every_notebook_has_gpus_of_its_own(monkeypatch):
         return ""
 
     monkeypatch.setattr(schedule, "run_notebook", run_notebook)
-    places = schedule.Local(Runtime(device="cuda", devices=2), 0)
-    futures = [places.submit({"environment": {}}) for _ in range(2)]
-    assert [future.result(60) for future in futures] == ["", ""] and places.places == 2
+    monkeypatch.setattr(schedule, "complete", lambda *_, **__: {"skipped": ""})
+    places, runs = schedule.Local(Runtime(device="cuda", devices=2), 0), [FakeRun() for _ in "four"]
+    results = schedule.execute(runs, lambda run: {"environment": {}}, places)
+    assert [word for word, _ in results.values()] == ["done"] * 4 and len(places.free) == 2
     places.close()
-    assert sorted(seen) == ["4,GPU-ab", "7,8"]
+    assert sorted(seen) == ["4,GPU-ab", "4,GPU-ab", "7,8", "7,8"]
 
 
 def test_a_job_names_what_it_needs(here):
     folder, study = finish(DATA), Study("smoke")
-    job = schedule.job_of(study.run(DEBLURRER), {"seed": 0})
+    job = runner.job_of(study.run(DEBLURRER), {"seed": 0})
     assert job["needs"] == {str(folder): study.run(DATA).key} and json.dumps(job)
     assert job["environment"]["OMP_NUM_THREADS"] == "1"
     assert store.complete(folder, "another key") is None

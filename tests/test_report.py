@@ -463,7 +463,7 @@ def write_evaluation(root: Path, frames: dict[str, pd.DataFrame]) -> Path:
 class FakeRun(SimpleNamespace):
     """What notebook 08 sees of the pipeline."""
 
-    kind, borrowed, texture_control = "scenes", "", []
+    kind, borrowed, study = "scenes", "", SimpleNamespace(texture_control=[])
 
     @property
     def captioned(self):

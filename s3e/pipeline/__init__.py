@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s3e.pipeline.study import open_run
+    from s3e.pipeline.opened import open_run
 
 __all__ = ["open_run"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """`open_run`, imported when asked for: the process of a notebook does not need it."""
     if name not in __all__:
         raise AttributeError(name)
-    from s3e.pipeline import study
+    from s3e.pipeline import opened
 
-    return getattr(study, name)
+    return opened.open_run

@@ -2,7 +2,8 @@
 reads, which files it leaves; and how long each takes.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -20,12 +21,12 @@ class Stage:
     name: str
     what: str
     per: str
-    reads: list[str] = field(default_factory=list)
-    settings: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-    agree: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    caption_outputs: list[str] = field(default_factory=list)
+    reads: Sequence[str] = ()
+    settings: Sequence[str] = ()
+    unread: Sequence[str] = ()
+    agree: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    caption_outputs: Sequence[str] = ()
 
 
 STAGES = {name: Stage(name, **row) for name, row in data_file("pipeline/stages.toml").items()}

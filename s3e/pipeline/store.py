@@ -15,35 +15,37 @@ import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from s3e.utils import ROOT, S3EError, file_digest, read_json
 
 if TYPE_CHECKING:
     from s3e.config import Runtime
 
+Record: TypeAlias = dict[str, Any]  # as it is written to JSON
 FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 PACKAGES = "torch numpy scipy scikit-image pandas matplotlib pillow papermill"
 
 
-def record(folder: Path, name: str = "done.json") -> dict[str, Any] | None:
+def record(folder: Path, name: str = "done.json") -> Record | None:
     """The record of a run in its folder, or None."""
     return read_json(folder / name) if (folder / name).is_file() else None
 
 
-def lost_files(folder: Path, done: dict[str, Any]) -> list[str]:
+def lost_files(folder: Path, done: Record) -> list[str]:
     """Names of a finished run's files that are gone or have another size."""
-    sizes = {name: about["bytes"] for name, about in done["outputs"].items()}
-    return [name for name, size in sizes.items() if _size(folder / name) != size]
+    outputs = done["outputs"].items()
+    return [name for name, about in outputs if _size(folder / name) != about["bytes"]]
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | None:
-    """The record of the finished run in `folder`, or None if it has another key or has lost files.
+def complete(folder: Path, key: str, seconds: float = 0.0) -> Record | None:
+    """The record of the finished run in `folder`, with `folder` itself; None if it has another key
+    or has lost files.
 
     `seconds`: how long to wait, for a shared folder may show files later than on the machine that
     wrote them.
@@ -52,7 +54,7 @@ def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | N
     while True:
         done = record(folder)
         if done and done["key"] == key and not lost_files(folder, done):
-            return done
+            return done | {"folder": folder}
         if time.monotonic() >= end:
             return None
         time.sleep(0.2)
@@ -60,7 +62,7 @@ def complete(folder: Path, key: str, seconds: float = 0.0) -> dict[str, Any] | N
             os.listdir(folder)  # a network file system then asks its server again
 
 
-def describe_files(folder: Path, names: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path, names: Iterable[str | Path]) -> Record:
     """Size and SHA-256 of files seen from a folder; `S3EError` for a missing or empty one."""
     found = {}
     for path in (folder / name for name in names):
@@ -72,7 +74,7 @@ def describe_files(folder: Path, names: Iterable[str | Path]) -> dict[str, dict[
     return found
 
 
-def provenance(runtime: "Runtime") -> dict[str, Any]:
+def provenance(runtime: "Runtime") -> Record:
     """What one wants to know about a result later: source, packages, machine, times."""
     git = "git --no-optional-locks describe --always --dirty --exclude=* --abbrev=40".split()
     commit = ""

@@ -1,17 +1,12 @@
-"""A study (settings, variants, seeds) and its runs: what each reads, its freshness key, its state,
-and what a notebook does with it: `run = open_run(...)` in its first cell, `run.finish(...)` last.
+"""A study (settings, variants, seeds) and its runs: what each reads, its freshness key, its state.
 
 With overrides, a run whose key is unchanged is read from the store without overrides, so that only
 what depends on the override is computed.
 """
 
-import contextlib
 import json
-import math
 import shlex
-import shutil
-import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -30,29 +25,19 @@ from s3e.pipeline.graph import (
     STAGES,
     TREE,
     minutes,
-    spoken,
-    stage_named,
 )
-from s3e.pipeline.store import (
-    FAILURE,
-    KEPT,
-    complete,
-    describe_files,
-    lost_files,
-    provenance,
-    record,
-)
-from s3e.utils import FIGURES, ROOT, S3EError, digest, read_json, write_file
+from s3e.pipeline.store import FAILURE, Record, complete, lost_files, record
+from s3e.utils import FIGURES, ROOT, S3EError, digest, file_digest, read_json, write_file
 
 OTHERS = [name for name in VARIANTS if name != "full"]  # those of 06_ablation
 CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
-FILES = ("semantics_from", "loss.vgg19_weights")  # settings that name a folder or file
-_HELD: dict[Path, contextlib.ExitStack] = {}  # this process's locks: a notebook may open twice
+VGG19 = "loss.vgg19_weights"
+FILES = ("semantics_from", VGG19)  # settings that name a folder or file
 
 
-def in_full(text: str) -> str:
-    """A path seen from the working folder or the repository's root, in full; other words stay."""
-    places = [Path(text).expanduser(), ROOT / text] if text else []
+def in_full(text: Any) -> Any:
+    """A path seen from the working folder or the repository's root, in full; all else stays."""
+    places = [Path(text).expanduser(), ROOT / text] if text and isinstance(text, str) else []
     return next((str(path.resolve()) for path in places if path.exists()), text)
 
 
@@ -67,29 +52,27 @@ class Study:
         self,
         profile: str,
         data: str = "scenes",
-        overrides: dict[str, Any] | None = None,
+        overrides: Record | None = None,
         variants: Collection[str] = (),
         seeds: Collection[int] = (),
         *,
         seed: int = 0,
         run_dir: str = "",
     ):
-        given = overrides or {}
         self.data = data if data == "scenes" else in_full(data)
-        self.variants, self.seeds = variants, seeds
+        self.variants, self.seeds, given = variants, seeds, overrides or {}
         if isinstance(given, dict):  # notebooks run in another folder
-            words = {name: given[name] for name in FILES if isinstance(given.get(name), str)}
-            self.overrides = given | {name: in_full(text) for name, text in words.items()}
-            given = self.overrides | ({"variants": variants} if variants else {})
+            given = {key: in_full(x) if key in FILES else x for key, x in given.items()}
+            self.overrides = given
+            given = given | ({"variants": variants} if variants else {})
             given |= {"seeds": seeds, "one_seed": []} if seeds else {}
         self.config = config = load_config(profile, self.data, seed, given)
-        self.selection = tuple(  # (variant, seed)
+        pairs = [
             (variant, number)
-            for variant in dict.fromkeys(config.variants)
-            for number in dict.fromkeys(
-                config.seeds[:1] if variant in config.one_seed else config.seeds
-            )
-        )
+            for variant in config.variants
+            for number in (config.seeds[:1] if variant in config.one_seed else config.seeds)
+        ]
+        self.selection = tuple(dict.fromkeys(pairs))  # (variant, seed)
         self.kind = "scenes" if data == "scenes" else ImageIndex(Path(self.data)).layout()
         self.captioned = self.kind in CAPTIONED
         if config.semantics_from and self.captioned:
@@ -129,6 +112,42 @@ class Study:
         ]
         return list(dict.fromkeys(found))
 
+    @cached_property
+    def settings(self) -> Record:
+        """All settings, flat: {"loss.pixel": 100.0, ...}; weights count by their contents."""
+        used = self.config.model_copy(update={"loss": self.config.loss.effective})
+        found = {}
+        for section, values in used.model_dump(mode="json").items():
+            if isinstance(values, dict):
+                found |= {f"{section}.{name}": value for name, value in values.items()}
+        if (weights := found[VGG19]) and Path(weights).is_file():
+            found[VGG19] = f"SHA-256 {file_digest(weights)}"
+        return found
+
+    @cached_property
+    def texture_control(self) -> list[Path]:
+        """Folders of the finished trainings of this study with `data.texture=random`."""
+        if self.kind != "scenes" or self.config.data.texture != "category":
+            return []
+        changed = {**self.overrides, "data.texture": "random"}
+        control = Study(self.config.profile, "scenes", changed, self.variants, self.seeds)
+        found = [run.result() for run in control.runs if run.variant]
+        return [done["folder"] for done in found if done]
+
+    @property
+    def figures_name(self) -> str:
+        """Folder for the study's figures: that of its profile, unless settings, variants or seeds
+        are others, or it shows other data already.
+        """
+        name, plain = self.root.name, self.config.figures
+        if self.variants or self.seeds:
+            return f"{name}+{digest(self.selection)[:8]}"
+        if self.overrides or not plain:
+            return name
+        about = record(FIGURES / plain, "manifest.json")
+        ours = self.config.profile, Path(self.data).name
+        return plain if not about or (about["profile"], about["data"]["source"]) == ours else name
+
     def claim(self) -> None:
         """Note whose store this is; `S3EError` if another data folder of that name has it."""
         mark = self.root / "data.json"
@@ -152,18 +171,20 @@ class Study:
 class Run:
     """One run of a stage in a study: `path` is its folder, `key` its freshness key.
 
-    `variant` is "" and `seed` None where a stage runs once. `outputs`: files that it must leave;
-    `resumed` (once it is open): it goes on with the files of an interrupted one.
+    `variant` is "" and `seed` None where a stage runs once. `stage_row`: of the stage table;
+    `rules`: of its variant, or None; `outputs`: files that it must leave.
     """
 
     def __init__(self, study: Study, stage: str, variant: str, seed: int | None):
-        self.study, self.config, self.stage = study, study.config, stage
-        self.variant, self.seed = variant, seed
-        self.kind, self.captioned, self.stage_row = study.kind, study.captioned, STAGES[stage]
+        self.study, self.config, self.kind = study, study.config, study.kind
+        self.stage, self.variant, self.seed = stage, variant, seed
+        self.captioned = study.captioned
+        self.stage_row, self.rules = STAGES[stage], VARIANTS.get(variant)
         self.folder = "all" if seed is None else f"{variant}-s{seed}" if variant else f"s{seed}"
         self.places = [root / stage / self.folder for root in (study.root, study.base)]
         self.path = self.places[0]
-        self.outputs = self.stage_row.outputs + self.stage_row.caption_outputs * self.captioned
+        self.outputs = [*self.stage_row.outputs]
+        self.outputs += self.stage_row.caption_outputs if self.captioned else []
 
     def __str__(self) -> str:
         return f"{self.stage}/{self.folder}"
@@ -173,20 +194,21 @@ class Run:
     @cached_property
     def why_skipped(self) -> str:
         """Why its notebook will only report, for these data, that it is skipped; "" if it works."""
-        variant = VARIANTS.get(self.variant)
-        if variant and variant.kind in TRUTH and self.kind != "scenes":
+        if self.rules and self.rules.kind in TRUTH and self.kind != "scenes":
             return "these data have no true label maps"
         if self.captioned:
             return ""
         if self.variant == "frozen":
             return "without captions the semantics of 'full' are frozen already"
-        trains = self.stage in (TREE, CAPTIONER, JUDGES)
-        return "these data have no captions" if trains or variant and variant.start == "own" else ""
+        trains = (
+            self.rules.start == "own" if self.rules else self.stage in (TREE, CAPTIONER, JUDGES)
+        )
+        return "these data have no captions" if trains else ""
 
     @cached_property
     def reads(self) -> list["Run"]:
         """The runs of this study that it reads."""
-        shared = not self.variant or VARIANTS[self.variant].start == "shared" and self.captioned
+        shared = not self.rules or self.rules.start == "shared" and self.captioned
         names = [name for name in self.stage_row.reads if shared or name not in (TREE, CAPTIONER)]
         if self.seed is None:
             return [run for run in self.study.runs if run.stage in names]
@@ -194,19 +216,19 @@ class Run:
 
     @cached_property
     def lent(self) -> dict[str, Path]:
-        """Where the data have no captions: folders of the runs that it reads of the study
-        `semantics_from`, by stage.
+        """Without captions: folders of what it reads of the study `semantics_from`, by stage.
 
         Raises `S3EError` if there is none, or if it does not fit the settings.
         """
+        store, rules, needed = self.config.semantics_from, self.rules, []
         if self.captioned or self.why_skipped:
             return {}
-        store, profile, needed = self.config.semantics_from, self.config.profile, []
         if self.stage == PREPARES and store:  # images that the tree was trained on are taken out
             needed = [PREPARES]
-        elif self.variant and VARIANTS[self.variant].kind not in (None, *GIVEN):
-            needed = [PREPARES] + [CAPTIONER] * (VARIANTS[self.variant].start == "shared")
+        elif rules and rules.kind not in (None, *GIVEN):
+            needed = [PREPARES] + [CAPTIONER] * (rules.start == "shared")
         if needed and not store:
+            profile = self.config.profile
             raise S3EError(
                 f"{self.study.data} has no captions to train the tree of '{self.variant}': run a"
                 f" study that has (python run_all.py --profile {profile}) and name its store"
@@ -231,40 +253,22 @@ class Run:
         return found
 
     @cached_property
-    def texture_control(self) -> list[Path]:
-        """For 07 and 08: finished trainings of this study with `data.texture=random`."""
-        study, own = self.study, self.config.data.texture == "category"
-        if self.stage not in (EVALUATES, DRAWS) or self.kind != "scenes" or not own:
-            return []
-        changed = {**study.overrides, "data.texture": "random"}
-        control = Study(self.config.profile, "scenes", changed, study.variants, study.seeds)
-        found = [run.result() for run in control.runs if run.variant]
-        return [path for path in found if path]
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """The settings that it reads, flat: {"loss.pixel": 100.0, ...}; a variant's own rules are
-        among them, files of weights count by their contents.
-        """
-        wanted, unread, found = [*self.stage_row.settings], [*self.stage_row.unread], {}
-        if self.variant:
-            variant = VARIANTS[self.variant]
-            wanted += ["train_tree", "train_a1", "train_a2"] * (variant.start == "own")
-            unread += ["loss.caption"] * (not variant.caption_loss)
-            unread += ["loss.tree", "loss.null_weight"] * (not variant.tree_loss)
-            rules = variant.model_dump(mode="json", exclude={"description"})
-            found = {f"variant.{name}": value for name, value in rules.items()}
-        used = self.config.model_copy(update={"loss": self.config.loss.effective})
-        for section, values in used.model_dump(mode="json").items():
-            for name, value in values.items() if isinstance(values, dict) else ():
-                field = f"{section}.{name}"
-                if (section in wanted or field in wanted) and field not in unread:
-                    is_file = field in FILES and value and Path(value).is_file()
-                    found[field] = f"SHA-256 {utils.file_digest(value)}" if is_file else value
+    def settings(self) -> Record:
+        """The settings that it reads, flat; a variant's own rules are among them."""
+        wanted, unread, found = {*self.stage_row.settings}, {*self.stage_row.unread}, {}
+        if rules := self.rules:
+            wanted |= {"train_tree", "train_a1", "train_a2"} if rules.start == "own" else set()
+            unread |= set() if rules.caption_loss else {"loss.caption"}
+            unread |= set() if rules.tree_loss else {"loss.tree", "loss.null_weight"}
+            own = rules.model_dump(mode="json", exclude={"description"})
+            found = {f"variant.{name}": value for name, value in own.items()}
+        for name, value in self.study.settings.items():
+            if {name, name.partition(".")[0]} & wanted and name not in unread:
+                found[name] = value
         return found
 
     @cached_property
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> Record:
         """What its key is made of: code, settings, data, and the keys of what it reads."""
         code, settings = {**keys.code_parts(self.stage)}, {**self.settings}
         if self.stage == PREPARES and self.kind != "scenes":
@@ -275,7 +279,8 @@ class Run:
             settings["Java"] = find_java() is not None
         upstream = {str(other): other.key for other in self.reads}
         others = [("semantics", path) for path in self.lent.values()]
-        others += [("texture", path) for path in self.texture_control]
+        if self.stage in (EVALUATES, DRAWS):
+            others += [("texture", path) for path in self.study.texture_control]
         for why, path in others:
             upstream[f"{why}:{path.parent.name}/{path.name}"] = record(path)["key"]
         return {"stage": str(self), "code": code, "settings": settings, "upstream": upstream}
@@ -287,15 +292,18 @@ class Run:
 
     # ----------------------------------------------------------------------- what has come of it
 
-    def result(self) -> Path | None:
-        """Folder of its finished result: its own, or in the store without overrides."""
-        return next((place for place in self.places if complete(place, self.key)), None)
+    def result(self) -> Record | None:
+        """Record of its finished result, and the `folder` of that: its own, or the one in the store
+        without overrides.
+        """
+        found = (complete(place, self.key) for place in self.places)
+        return next((done for done in found if done), None)
 
     def state(self) -> tuple[str, str, float | None]:
         """(fresh | skipped | running | stale | failed | missing, why, last seconds)."""
-        if place := self.result():
-            done = record(place)
-            elsewhere = "" if place == self.path else f"from {place.parents[1].name}"
+        if done := self.result():
+            other = done["folder"] != self.path
+            elsewhere = f"from {done['folder'].parents[1].name}" if other else ""
             word = "skipped" if done["skipped"] else "fresh"
             return word, done["skipped"] or elsewhere, done["seconds"]
         if utils.is_locked(self.path / ".lock"):
@@ -307,11 +315,11 @@ class Run:
                 lost = [f"{name} is lost or changed" for name in lost_files(place, done)]
                 why = "; ".join(keys.explain(done["parts"], self.parts) + lost)
                 return "stale" if place == self.path else "missing", why, done["seconds"]
-        begun, why = record(self.path, "state.json"), ""
-        if begun:
+        if begun := record(self.path, "state.json"):
             same = begun["key"] == self.key
             why = "goes on where it stopped" if same else "its code or settings changed since"
-        return "missing", why and f"interrupted; {why}", None
+            return "missing", f"interrupted; {why}", None
+        return "missing", "", None
 
     def require(self, coming: Collection["Run"] = ()) -> None:
         """Raise `S3EError` if it reads a run that is neither finished nor among those to come."""
@@ -330,189 +338,5 @@ class Run:
     def expected_minutes(self) -> float:
         """Measured minutes; of a profile that nobody measured those of `laptop`."""
         known = minutes(self.config.profile) or minutes("laptop")
-        own = self.variant and VARIANTS[self.variant].start == "own"
-        name = f"{self.stage} (own semantics)" if own else self.stage
-        return known["00_start_here" if self.why_skipped else name]
-
-    # --------------------------------------------------------------------- what its notebook reads
-
-    @property
-    def skipped(self) -> dict[str, str]:
-        """The runs that it reads which were skipped, and why."""
-        found = {str(other): record(other.result())["skipped"] for other in self.reads}
-        return {name: why for name, why in found.items() if why}
-
-    def upstream_runs(self, stage: str) -> list[Path]:
-        """Folders of the finished runs of `stage` that it reads, without skipped ones."""
-        found = [run.result() for run in self.reads if run.stage == stage_named(stage)]
-        return [path for path in found if not record(path)["skipped"]]
-
-    def upstream(self, stage: str) -> Path:
-        """Folder of the one finished run of `stage` that it reads (same seed)."""
-        paths = self.upstream_runs(stage)
-        if len(paths) != 1:
-            raise S3EError(
-                f"{self} reads {len(paths)} finished runs of {stage}, not one: see"
-                " run.upstream_runs and run.skipped."
-            )
-        return paths[0]
-
-    @property
-    def vocabulary(self) -> Path | None:
-        """Folder of the run of 01 whose words and labels count (maybe of `semantics_from`)."""
-        return self._semantics(PREPARES)
-
-    @property
-    def captioner(self) -> Path | None:
-        """Folder of the run of 03 that tree and captioner start from, or None."""
-        return self._semantics(CAPTIONER)
-
-    def _semantics(self, stage: str) -> Path | None:
-        own = self.upstream_runs(stage) if self.captioned else [self.lent.get(stage)]
-        return own[0] if own else None
-
-    @property
-    def borrowed(self) -> str:
-        """That the data have no captions, and whose tree is used; "" where they have."""
-        lender = Path(self.config.semantics_from).name
-        whose = f": tree and captioner are those of {lender}" if lender else ""
-        return "" if self.captioned else f"these data have no captions{whose}"
-
-    @property
-    def figures_name(self) -> str:
-        """Folder for this study's figures: a choice of variants or seeds has its own, and so have
-        overrides, and a profile on other data than those that its folder shows already.
-        """
-        study, name = self.study, self.config.figures
-        if study.variants or study.seeds:
-            return f"{study.root.name}+{digest(study.selection)[:8]}"
-        if study.overrides or not name:
-            return study.root.name
-        about = record(FIGURES / name, "manifest.json")
-        shown = about and (about["profile"], about["data"]["source"])
-        ours = (self.config.profile, Path(study.data).name)
-        return name if shown in (None, ours) else study.root.name
-
-    # --------------------------------------------------------------------- what its notebook does
-
-    def card(self) -> None:
-        """Print what runs, with what, for how long, and where its files go."""
-        runtime, profile = self.config.runtime, self.config.profile
-        rows = {
-            "run": f"{self}{' (resumed)' if self.resumed else ''}",
-            "profile": self.study.root.name,
-            "what": self.stage_row.what,
-            "computes on": f"{runtime.devices} x {runtime.device}, {runtime.precision} bits,"
-            f" {runtime.threads} thread(s)",
-            "expected time": spoken(self.expected_minutes) if minutes(profile) else "not measured",
-            "files go to": self.path,
-            "fallback": "; ".join(self.config.fallbacks()),
-            "semantics from": self.config.semantics_from,
-            "note": "its numbers mean nothing: it shows that all runs" * (profile == "smoke"),
-        }
-        print(*(f"{name:18}{text}" for name, text in rows.items() if text), sep="\n")
-
-    def begin(self, resume: bool) -> None:
-        """Take its lock and withdraw an older result; with the same key, files stay."""
-        self.require()
-        self.study.claim()
-        self._hold()
-        for name in ("done.json", FAILURE):
-            (self.path / name).unlink(missing_ok=True)
-        begun = record(self.path, "state.json")
-        self.resumed = bool(resume and begun and begun["key"] == self.key)
-        # First: a half-cleared folder must not be resumed
-        (self.path / "state.json").unlink(missing_ok=True)
-        if not self.resumed:
-            for path in [path for path in self.path.iterdir() if path.name not in KEPT]:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_file(self.path / "state.json", {"key": self.key})
-        self._started = time.time()
-
-    def _hold(self) -> None:
-        def busy(owner: str) -> None:
-            print(f"{self} is in use by process {owner}: waiting until that ends ...", flush=True)
-
-        if self.path not in _HELD:
-            _HELD[self.path] = utils.lock_file(self.path / ".lock", busy)
-
-    def skip(self, reason: str) -> None:
-        """End the notebook here without results, and tell downstream why."""
-        self.finish({}, skipped=reason)
-        raise SystemExit(0)  # stops "run all" and papermill at this cell, without an error
-
-    def finish(
-        self, metrics: dict[str, float], outputs: Iterable[str | Path] = (), skipped: str = ""
-    ) -> None:
-        """Check outputs and metrics, then mark the run finished.
-
-        `outputs`: files beyond those that the stage table declares, relative to `run.path` or
-        absolute. Raises `S3EError` for a missing or empty file and for a metric that is no finite
-        number.
-        """
-        for name, value in metrics.items():
-            if not hasattr(value, "__float__") or not math.isfinite(float(value)):
-                raise S3EError(
-                    f"metric '{name}' is {value!r}: a metric must be a finite number; look at the"
-                    " run's log."
-                )
-        self._hold()  # again, if the last cell is run a second time
-        config, study, seconds = self.config, self.study, round(time.time() - self._started, 1)
-        records = {
-            "metrics": {n: x if isinstance(x, int) else float(x) for n, x in metrics.items()},
-            "params": {
-                "stage": self.stage,
-                "variant": self.variant,
-                "seed": config.seed,
-                "selection": study.selection,
-                "overrides": study.overrides,
-                "config": config.model_dump(mode="json"),
-            },
-            "provenance": {
-                "data": {
-                    "source": config.data.source,
-                    "fingerprint": self.parts["code"].get(keys.DATA),
-                },
-                **provenance(config.runtime),
-            },
-            "done": {
-                "key": self.key,
-                "parts": self.parts,
-                "outputs": describe_files(self.path, () if skipped else [*self.outputs, *outputs]),
-                "seconds": seconds,
-                "skipped": skipped,
-            },
-        }
-        for name, values in records.items():  # done.json comes last
-            write_file(self.path / f"{name}.json", values)
-        _HELD.pop(self.path).close()
-        print(f"{self} {f'skipped: {skipped}' if skipped else f'finished after {seconds:.0f} s'}")
-
-
-def open_run(
-    stage: str,
-    *,
-    variant: str = "",
-    seed: int = 0,
-    resume: bool = True,
-    profile: str = "laptop",
-    **settings: Any,
-) -> Run:
-    """Begin (or go on with) the run of a notebook.
-
-    Checks the config and that everything upstream is finished, takes the run's lock, withdraws an
-    older result, keeps the files of an interrupted run only if nothing that it depends on has
-    changed, and fixes the thread count. `settings`: those of `Study` (data, overrides, variants,
-    seeds, run_dir). Raises `S3EError` with the remedy.
-    """
-    keys.forget()
-    study = Study(profile, seed=seed, **settings)
-    run = study.run(stage_named(stage), variant, seed)
-    trains = "runtime" in run.stage_row.settings
-    if trains and study.config.runtime.device != "cpu":
-        from s3e.training.parallel import check_device
-
-        check_device(study.config.runtime)
-    run.begin(resume)
-    utils.set_threads(study.config.runtime.threads, torch=trains)
-    return run
+        own = " (own semantics)" * bool(self.rules and self.rules.start == "own")
+        return known["00_start_here" if self.why_skipped else self.stage + own]
