@@ -1,5 +1,4 @@
-"""Synthetic camera shake: random paths, their kernels (point spread functions), named severities,
-convolution.
+"""Synthetic camera shake: random paths, their kernels (point spread functions), convolution.
 
 Paths follow Boracchi and Foi with DeblurGAN's constants (specification 3.7). Two details of
 DeblurGAN's public code are left out on purpose: a kernel keeps unit sum (no min-max scaling) and is
@@ -10,7 +9,7 @@ the same in every run and in every batch.
 import cmath
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import count
 from typing import NamedTuple
 
 import cv2
@@ -22,10 +21,8 @@ STEPS = 2000  # samples of one path: the exposure clock
 MIX = (0.01, 0.009, 0.008, 0.007, 0.005, 0.003)  # explorations of DeblurGAN's public demo
 
 
-@dataclass(frozen=True)
-class Severity:
-    """A named blur: path length over the image's side, and the explorations and exposed fractions
-    drawn from.
+class Severity(NamedTuple):
+    """A named blur: path length over the image's side, and what is drawn from for each image.
 
     A larger exploration curls the path up, so it blurs less.
     """
@@ -45,38 +42,34 @@ SEVERITIES = {
 # Paths
 
 
-class Draw(NamedTuple):
-    """All random numbers of one path, in units of one step."""
-
-    velocity: complex  # the first one
-    pull: float
-    noise: np.ndarray  # (steps - 1, 2)
-    shakes: dict[int, float]  # time -> angle
-
-
-def _draw(generator: np.random.Generator, exploration: float, step: float, steps: int) -> Draw:
+def _draw(generator: np.random.Generator, exploration: float, step: float, steps: int) -> tuple:
+    """All random numbers of one path, in units of one step: first velocity (complex), pull, noise
+    (steps - 1, 2), and what shakes multiply the velocity by (complex, steps - 1).
+    """
     inertia, shake, gauss = generator.random(3) * (0.7, 0.2, 10.0)
     velocity = cmath.rect(exploration / step or 1.0, generator.random() * 2 * math.pi)
     noise = generator.standard_normal((steps - 1, 2)) * (exploration * gauss)
     times = np.flatnonzero(generator.random(steps - 1) < shake * exploration)
-    shakes = dict(zip(times, math.pi + generator.random(len(times)) - 0.5, strict=True))
-    return Draw(velocity, exploration * inertia, noise, shakes)
+    shakes = np.ones(steps - 1, complex)
+    angles = math.pi + generator.random(len(times)) - 0.5
+    shakes[times] = [1 + 2 * cmath.rect(1, angle) for angle in angles]
+    return velocity, exploration * inertia, noise, shakes
 
 
-def walk(draws: Sequence[Draw], step: float) -> np.ndarray:
-    """Walk many paths at once; returns complex (n, steps) in pixels.
+def walk(draws: Sequence[tuple], step: float) -> np.ndarray:
+    """Walk many paths (see `_draw`) at once; returns complex (n, steps) in pixels.
 
     Real, elementwise arithmetic only, so that a path has the same bits in any company.
     """
-    velocity = np.array([[draw.velocity.real, draw.velocity.imag] for draw in draws])  # (n, 2)
-    pull = np.array([[draw.pull * step] for draw in draws])
-    moves = np.stack([draw.noise for draw in draws], axis=1)  # (steps - 1, n, 2)
-    force, shaken = np.zeros_like(velocity), {t for draw in draws for t in draw.shakes}
+    velocities, pulls, noise, shakes = zip(*draws, strict=True)
+    velocity = np.array(velocities)[:, None].view(float)  # (n, 2)
+    pull = step * np.array(pulls)[:, None]
+    moves, shakes = np.stack(noise, axis=1), np.stack(shakes, axis=1)  # (steps - 1, n, 2)
+    force, shaken = np.zeros_like(velocity), (shakes != 1).any(axis=1)
     for t, move in enumerate(moves):
-        for i, draw in enumerate(draws if t in shaken else ()):
-            if t in draw.shakes:
-                kicked = complex(*velocity[i]) * (1 + 2 * cmath.rect(1, draw.shakes[t]))
-                velocity[i] = kicked.real, kicked.imag
+        if shaken[t]:
+            (x, y), turn = velocity.T, shakes[t]
+            velocity = np.stack([x * turn.real - y * turn.imag, x * turn.imag + y * turn.real], 1)
         move += velocity
         move += force
         move /= np.sqrt(move[:, :1] * move[:, :1] + move[:, 1:] * move[:, 1:])
@@ -108,9 +101,7 @@ def trajectories(
 
 
 def exposed(trajectory: np.ndarray, fraction: float) -> np.ndarray:
-    """The part of a trajectory that the shutter sees: its first `fraction` (0 < fraction <= 1) of
-    the samples.
-    """
+    """The part of a trajectory that the shutter sees: its first `fraction` (0 < fraction <= 1)."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}: it must lie in (0, 1].")
     return trajectory[: max(1, round(fraction * len(trajectory)))]
@@ -120,12 +111,11 @@ def exposed(trajectory: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def psf(trajectory: np.ndarray, fraction: float = 1.0) -> np.ndarray:
-    """Point spread function of a path (complex, 1-D): float64 (side, side), odd side, unit sum,
-    centroid in the middle.
+    """Point spread function of a path (complex, 1-D): float64 (side, side), odd side, unit sum.
 
-    The centroid is that of the exposed part, so that a blurred image lies where its sharp one does.
-    Bilinear weights keep the first moment, hence subtracting the mean of the path centres the
-    kernel exactly.
+    The centroid of the exposed part is in the middle, so that a blurred image lies where its sharp
+    one does: bilinear weights keep the first moment, hence subtracting the mean of the path centres
+    the kernel exactly.
     """
     path = exposed(np.asarray(trajectory), fraction)
     path = path - path.mean()
@@ -146,36 +136,34 @@ def extent(path: np.ndarray) -> float:
     return float(max(np.ptp(path.real), np.ptp(path.imag)))
 
 
-def kernel_for(image_id: str | int, severity: str, size: int, seed: int = 0) -> np.ndarray:
-    """The kernel (see `psf`) of one image of side `size`; its radius is always below size / 2."""
-    return kernels_for([image_id], severity, size, seed)[0][0]
-
-
 def kernels_for(
     ids: Sequence[str | int], severity: str, size: int, seed: int = 0
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Kernels of many images and their extents in pixels (n,); too large ones are drawn again."""
+    """Kernels (see `psf`) of many images of side `size`, and their extents in pixels (n,).
+
+    Those with a radius of size / 2 or more are drawn again.
+    """
     if severity not in SEVERITIES:
         known = ", ".join(SEVERITIES)
         raise ValueError(f"Unknown severity {severity!r}: choose one of {known}.")
-    setting = SEVERITIES[severity]
-    step = setting.length_ratio * size / (STEPS - 1)
-    kernels: list = [None] * len(ids)
-    extents = np.zeros(len(ids))
-    attempts, wanted = [0] * len(ids), list(range(len(ids)))
-    while wanted:
-        fractions, draws = [], []
+    ratio, explorations, fractions = SEVERITIES[severity]
+    step, found = ratio * size / (STEPS - 1), {}
+    for attempt in count():
+        wanted = [i for i in range(len(ids)) if i not in found]
+        if not wanted:
+            break
+        shares, draws = [], []
         for i in wanted:
-            generator = rng("blur", seed, severity, size, str(ids[i]), attempts[i])
-            exploration = setting.explorations[generator.integers(len(setting.explorations))]
-            fractions.append(setting.fractions[generator.integers(len(setting.fractions))])
+            generator = rng("blur", seed, severity, size, str(ids[i]), attempt)
+            exploration, share = generator.choice(explorations), generator.choice(fractions)
+            shares.append(share)
             draws.append(_draw(generator, exploration, step, STEPS))
-        for i, path, fraction in zip(wanted, walk(draws, step), fractions, strict=True):
-            path = exposed(path, fraction)
-            kernels[i], extents[i] = psf(path), extent(path)
-            attempts[i] += 1
-        wanted = [i for i in wanted if len(kernels[i]) // 2 >= size / 2]
-    return kernels, extents
+        for i, path, share in zip(wanted, walk(draws, step), shares, strict=True):
+            path = exposed(path, share)
+            if len(kernel := psf(path)) // 2 < size / 2:
+                found[i] = kernel, extent(path)
+    kernels, extents = zip(*(found[i] for i in range(len(ids))), strict=True)
+    return [*kernels], np.array(extents)
 
 
 # Images
@@ -188,16 +176,14 @@ def blur_image(
     sigma: float = 0.0,
     generator: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Convolve an image (H, W, C) or (H, W) in [0, 1] with a kernel of odd sides; float32 of the
-    same shape, in [0, 1].
+    """Convolve an image (H, W, C) or (H, W) in [0, 1] with a kernel of odd sides; float32, too.
 
     `gamma` = 2.2 convolves in linear light; `sigma` adds N(0, sigma^2) noise from `generator`.
     """
     image = np.asarray(image)
     if image.ndim not in (2, 3) or image.size == 0 or image.min() < 0 or not image.max() <= 1:
         raise ValueError(
-            "blur_image: image must be (H, W, C) or (H, W) with values in [0, 1]; divide uint8 by"
-            " 255."
+            "blur_image: image must be (H, W, C) or (H, W) in [0, 1]; divide uint8 by 255."
         )
     levels = convolve(image if gamma == 1 else image**gamma, kernel).clip(0, 1)
     levels = levels if gamma == 1 else levels ** (1 / gamma)
@@ -213,9 +199,8 @@ def blur_batch(
     seed: int = 0,
     gamma: float = 1.0,
     sigma: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Blur uint8 images (N, H, W, C), each with its own kernel; returns uint8 (N, H, W, C) and
-    extents (N,) in pixels.
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Blur uint8 images (N, H, W, C): the same, their extents (N,) in pixels, and their kernels.
 
     An image's result does not depend on its neighbours in the batch. Severities scale with the
     shorter side. `gamma`, `sigma`: see `blur_image`.
@@ -228,7 +213,7 @@ def blur_batch(
         noise = rng("noise", seed, severity, str(ids[i]))
         levels = blur_image(image / np.float32(255), kernel, gamma, sigma, noise)
         blurred[i] = np.rint(255 * levels)
-    return blurred, extents
+    return blurred, extents, kernels
 
 
 def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from s3e.__main__ import main
-from s3e.blur import blur_batch, kernel_for
+from s3e.blur import blur_batch, kernels_for
 from s3e.captions.tree import NODE_NAMES
 from s3e.data.photos import LARGEST
 from s3e.inference import Restorer, photos, read_photo, write_photo
@@ -373,9 +373,12 @@ def no_memory():
 def test_trouble_with_one_photo_does_not_stop_the_others(
     folder, tmp_path, monkeypatch, capsys, trouble, message
 ):
-    kernel = photos.kernel_for
-    hurt = lambda name, *more: trouble() if name == "b.png" else kernel(name, *more)  # noqa: E731
-    monkeypatch.setattr(photos, "kernel_for", hurt)
+    blur = photos.blur_batch
+
+    def hurt(images, ids, *more):
+        return trouble() if ids == ["b.png"] else blur(images, ids, *more)
+
+    monkeypatch.setattr(photos, "blur_batch", hurt)
     assert run("blur", folder, "-o", tmp_path / "out") == 1
     errors = capsys.readouterr().err
     assert f"s3e: {folder / 'b.png'}: {message}" in errors and "2 of 3 photos done" in errors
@@ -386,7 +389,7 @@ def test_a_mistake_in_the_code_is_not_hidden(folder, tmp_path, monkeypatch):
     def wrong(*_):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(photos, "kernel_for", wrong)
+    monkeypatch.setattr(photos, "blur_batch", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
         run("blur", folder, "-o", tmp_path / "out")
 
@@ -420,9 +423,9 @@ def test_an_interrupt_leaves_whole_files(folder, tmp_path, monkeypatch, capsys):
 
 def test_blur_is_that_of_the_study(folder, tmp_path, capsys):
     assert run("blur", folder / "b.png", "-o", tmp_path, "--severity", "severe", "--seed", 3) == 0
-    expected, extents = blur_batch(np.asarray(SMOOTH)[None], ["b.png"], "severe", 3)
+    expected, extents, _ = blur_batch(np.asarray(SMOOTH)[None], ["b.png"], "severe", 3)
     assert np.array_equal(read_photo(tmp_path / "b.png").pixels, expected[0])
-    kernel = kernel_for("b.png", "severe", 44, 3)
+    (kernel,), _ = kernels_for(["b.png"], "severe", 44, 3)
     assert np.array_equal(np.load(tmp_path / "b.kernel.npy"), kernel)
     assert f"extent {extents[0]:.1f} px" in capsys.readouterr().out
 

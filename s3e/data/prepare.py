@@ -281,7 +281,7 @@ def _make_views(
         extents, absent = np.full(len(images), np.nan), []
         if not paired:
             draws = [*images["id"]], severity, how.seed, how.gamma, how.noise
-            blurred, extents = blur_batch(sharp, *draws)
+            blurred, extents, _ = blur_batch(sharp, *draws)
         elif severity == "released":
             blurred = np.stack([*map(load, images["blurred"])])
         else:  # the mean of several released frames, as they are coded (4.3, variant B)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from s3e.blur import blur_batch, kernel_for
+from s3e.blur import blur_batch
 from s3e.data.photos import decode
 from s3e.data.readers import is_photo, walk
 from s3e.utils import S3EError, atomic_write, out_of_memory, write_file
@@ -222,10 +222,10 @@ def blur_photos(
 
     def blur(path: Path) -> None:
         photo, (result, beside) = read_photo(path), jobs[path]
-        kernel = kernel_for(path.name, severity, min(photo.pixels.shape[:2]), seed)
-        blurred, extents = blur_batch(photo.pixels[None], [path.name], severity, seed)
-        write_photo(blurred[0], photo, result)
+        made = blur_batch(photo.pixels[None], [path.name], severity, seed)
+        (blurred,), (extent,), (kernel,) = made
+        write_photo(blurred, photo, result)
         write_file(beside, kernel)
-        print(f"{result}  extent {extents[0]:.1f} px", flush=True)
+        print(f"{result}  extent {extent:.1f} px", flush=True)
 
     return for_each(jobs, blur, problems)
