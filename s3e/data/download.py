@@ -16,47 +16,35 @@ DATASETS = data_file("data/downloads.toml")
 CHUNK = 1 << 16  # bytes
 PATIENCE = 30  # seconds without a byte, then the connection counts as cut
 RETRIES = Retry(4, backoff_factor=2, status_forcelist=(408, 425, 429, 500, 502, 503, 504))
-RETRY = (
-    "check the address and the connection, then run the command again: it goes on where it stopped"
-)
 ROOM = "make room or choose another folder with --to, then run the command again: it goes on"
 
 
-def fetch(
-    url: str, path: Path, size: int = 0, sha256: str = "", remedy: str = RETRY, contents: int = 0
-) -> None:
-    """Fetch `url` to `path`; a file that is there already is only checked.
+def fetch(item: dict, part: Path, remedy: str) -> None:
+    """Fetch an archive (an entry of the table) to `part`, from where an earlier call was cut.
 
-    Bytes gather in `<name>.part`, where a cut or interrupted call goes on (HTTP Range). `size`
-    (bytes) and `sha256` (hexadecimal, all of it or its beginning) are what it must have, where
-    known; `contents`: bytes that will come out of it. Raises `S3EError`: the server refuses, stays
-    silent or has another file, or the disk has no room for the file and its contents.
+    Raises `S3EError` ending with `remedy`: the server refuses, stays silent or has another file. So
+    does a disk without room for the archive and its contents.
     """
-    part = path.with_name(f"{path.name}.part")
-    with disk_errors(path, ROOM):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        while not path.exists():
-            have = part.stat().st_size
-            try:
-                _fetch_rest(url, part, size, contents, remedy)
-                break
-            except requests.RequestException as error:
-                if part.stat().st_size <= have:  # not a byte further
-                    raise S3EError(f"{url} could not be fetched ({error}): {remedy}.") from None
-        whole = path if path.exists() else part
-        found = file_digest(whole)
-        if not found.startswith(sha256):
-            part.unlink()
-            what = f"{whole} is damaged or not the published file (SHA-256 {found})"
-            raise S3EError(f"{what}: delete it if it is there, and {remedy}.")
-        whole.replace(path)
-        part.unlink(missing_ok=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()
+    while True:
+        have = part.stat().st_size
+        try:
+            _fetch_rest(item, part, remedy)
+            break
+        except requests.RequestException as error:
+            if part.stat().st_size <= have:  # not a byte further
+                what = f"{item['url']} could not be fetched ({error})"
+                raise S3EError(f"{what}: {remedy}.") from None
+    if (found := file_digest(part)) != item["sha256"]:
+        part.unlink()
+        what = f"{item['url']} is damaged or not the published file (SHA-256 {found})"
+        raise S3EError(f"{what}: {remedy}.")
 
 
-def _fetch_rest(url: str, part: Path, size: int, contents: int, remedy: str) -> None:
-    """One request for what is missing of `part`; `requests.RequestException` where it is cut."""
-    have, session = part.stat().st_size, requests.Session()
+def _fetch_rest(item: dict, part: Path, remedy: str) -> None:
+    """One request (HTTP Range) for what is missing; `requests.RequestException` if it is cut."""
+    url, size, have, session = item["url"], item["size"], part.stat().st_size, requests.Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
     asked = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
@@ -66,17 +54,18 @@ def _fetch_rest(url: str, part: Path, size: int, contents: int, remedy: str) -> 
         response.raise_for_status()
         have = have if response.status_code == 206 else 0
         total = have + int(response.headers.get("Content-Length", size - have))
-        if size and total != size:
+        if size not in (0, total):
             what = f"{url} offers a file of {total:,} bytes instead of {size:,}"
             raise S3EError(f"{what}, so it is not the published one: {remedy}.")
-        free, needed = shutil.disk_usage(part.parent).free, total - have + contents
+        free, needed = shutil.disk_usage(part.parent).free, total - have + item["unpacked"]
         if free < needed:
             what = f"{part.parent} has {free:,} bytes free, but {needed:,} are needed"
             raise S3EError(f"{what}: make room there, or choose another disk with --to.")
-        bar = tqdm(
-            total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, leave=False
-        )
-        with part.open("ab" if have else "wb") as file, bar:
+        about = {"desc": part.stem, "unit": "B", "unit_scale": True, "leave": False}
+        with (
+            part.open("ab" if have else "wb") as file,
+            tqdm(total=total, initial=have, **about) as bar,
+        ):
             for chunk in response.iter_content(CHUNK):
                 bar.update(file.write(chunk))
 
@@ -103,11 +92,10 @@ def download(dataset: str, to: Path | None = None, archive: Path | None = None) 
             if all((folder / place).exists() for place in item["places"]):
                 print(f"{name}: there already")
                 continue
-            file = folder / name
             print(f"{name}: {item['url']}")
-            fetch(item["url"], file, item["size"], item["sha256"], data["manual"], item["unpacked"])
-            unpack(file, item, folder)
-            file.unlink()
+            fetch(item, part := folder / f"{name}.part", data["manual"])
+            unpack(part, item, folder)
+            part.unlink()
     print(f"{folder} is ready; see what it holds: python -m s3e data check {folder}")
     return 0
 
@@ -126,10 +114,10 @@ def unpack(archive: Path, item: dict, folder: Path) -> None:
                 if match := re.fullmatch(item["members"], info.filename):
                     info.filename = match[1]
                     opened.extract(info, hidden / item["into"])
-        for place in item["places"]:
-            if not (hidden / place).exists():
-                what = f"{archive} holds nothing for {place}"
-                raise S3EError(f"{what}: it is another archive, take {item['url']}.")
+        missing = [place for place in item["places"] if not (hidden / place).exists()]
+        if missing:
+            what = f"{archive} holds nothing for {missing[0]}"
+            raise S3EError(f"{what}: it is another archive, take {item['url']}.")
         for place in item["places"]:
             if not (folder / place).exists():
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)

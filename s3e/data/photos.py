@@ -29,13 +29,6 @@ FAULTS = {  # what a decoder may raise: what that means, and the remedy
 }
 
 
-class Problem(S3EError):
-    """Something wrong with a file or record; `args`: where, what, and what the user can do."""
-
-    def __str__(self) -> str:
-        return "{}: {}; {}.".format(*self.args)
-
-
 def decode(
     path: Path | str, least: int | None = None
 ) -> tuple[Image.Image, tuple[int, int], list[str]]:
@@ -43,31 +36,28 @@ def decode(
 
     EXIF orientation is applied, 16 bits are scaled to 8, alpha is laid over white. With `least`, a
     JPEG may come at 1/2, 1/4 or 1/8 of its size, no side shorter than `least`. All data are read in
-    any case, so that a cut file is found. Raises `Problem` (an `S3EError`) with file and remedy if
-    it is missing, unreadable, damaged, cut, not a photo, shorter than `SHORTEST` pixels at a side,
-    or larger than `LARGEST` pixels (found in the header, before decoding).
+    any case, so that a cut file is found. Raises `S3EError` with file and remedy if it is missing,
+    unreadable, damaged, cut, not a photo, shorter than `SHORTEST` pixels at a side, or larger than
+    `LARGEST` pixels (found in the header, before decoding).
     """
     try:  # a damaged file may raise nearly anything
         with Image.open(path) as image:
-            if fault := _fault(image):
-                raise Problem(str(path), *fault)
-            notes = [] if image.mode in ("RGB", "P") else [f"converted from {image.mode}"]
-            size, turn = image.size, 1
-            if least:
-                image.draft(image.mode, (least, least))
-            image.load()
-            with suppress(Exception):  # EXIF that cannot be parsed does not make the photo worse
-                turn = image.getexif().get(ExifTags.Base.Orientation)
-                ImageOps.exif_transpose(image, in_place=True)
-            if turn in range(2, 9):
-                notes.append("turned by EXIF")
-            return _to_rgb(image), size[::-1] if turn in range(5, 9) else size, notes
-    except Problem:
-        raise
+            if not (fault := _fault(image)):
+                notes = [] if image.mode in ("RGB", "P") else [f"converted from {image.mode}"]
+                size, turn = image.size, 1
+                if least:
+                    image.draft(image.mode, (least, least))
+                image.load()
+                with suppress(Exception):  # EXIF that cannot be parsed does not make it worse
+                    turn = image.getexif().get(ExifTags.Base.Orientation)
+                    ImageOps.exif_transpose(image, in_place=True)
+                if turn in range(2, 9):
+                    notes.append("turned by EXIF")
+                return _to_rgb(image), size[::-1] if turn in range(5, 9) else size, notes
     except Exception as error:
         damaged = f"damaged ({error or type(error).__name__})", "replace the file or remove it"
-        known = (FAULTS[kind] for kind in FAULTS if isinstance(error, kind))
-        raise Problem(str(path), *next(known, damaged)) from None
+        fault = next((FAULTS[kind] for kind in FAULTS if isinstance(error, kind)), damaged)
+    raise S3EError("{}: {}; {}.".format(path, *fault))
 
 
 def load_photo(path: Path | str, size: int, side: int | None = None) -> np.ndarray:

@@ -28,7 +28,6 @@ Subset = Literal["blur", "blur_gamma"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
-Read = tuple[pd.DataFrame, str]  # what is read of a layout: `images`, `protocol` (see `Source`)
 MAX_WORDS, MAX_CHARACTERS = 100, 1000  # of a caption
 
 
@@ -91,7 +90,9 @@ def read_source(root: Path | str, subset: Subset = "blur") -> Source:
     index = ImageIndex(root)
     kind = index.layout()
     _, read = LAYOUTS[kind]
-    source = Source(kind, root, *read(index, subset), index.problems, index.notes)
+    photos, protocol = read(index, subset)
+    images = pd.DataFrame(photos, columns=Photo._fields)
+    source = Source(kind, root, images, protocol, index.problems, index.notes)
     source.check_splits()
     return source
 
@@ -99,56 +100,48 @@ def read_source(root: Path | str, subset: Subset = "blur") -> Source:
 # --- files and folders ---
 
 
-def is_photo(name: str) -> bool:
-    """Whether the file name has a photo's extension."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def walk(root: Path) -> tuple[list[Path], list[str]]:
-    """All files under `root`, sorted by folder, links followed once, without hidden ones.
-
-    The second list says what cannot be listed, or named in UTF-8.
-    """
-    found, problems, seen = [], [], set()
-
-    def denied(error: OSError) -> None:
-        what = f"the folder cannot be listed ({error.strerror})"
-        problems.append(f"{error.filename}: {what}; give yourself permission with chmod u+rx.")
-
-    for place, folders, files in os.walk(root, onerror=denied, followlinks=True):
-        again = (real := os.path.realpath(place)) in seen
-        seen.add(real)
-        folders[:] = [] if again else sorted(name for name in folders if name[0] != ".")
-        for name in [] if again else sorted(name for name in files if name[0] != "."):
-            path = f"{place}/{name}"
-            if (shown := path.encode(errors="replace").decode()) == path:
-                found.append(Path(path))
-            else:
-                problems.append(f"{shown}: the name is not valid UTF-8; rename it.")
-    return found, problems
-
-
 class ImageIndex:
-    """The files of a data folder by their relative path (with "/"); `problems` and `notes` gather
-    what is found out about them.
+    """The files of a data folder, links followed once, without hidden ones.
+
+    `paths`: relative path (with "/") -> file, sorted by folder; `photos`: those with a photo's
+    extension. `problems` (at first what cannot be listed, or named in UTF-8) and `notes` gather
+    what is found out.
     """
 
     def __init__(self, root: Path):
-        self.root, self.notes = root, []
-        files, self.problems = walk(root)
-        self.paths = {file.relative_to(root).as_posix(): file for file in files}
-        self.names = defaultdict(list)
-        for place, file in self.paths.items():
-            self.names[file.name].append(place)
+        self.root, self.paths, self.photos, self.problems, self.notes = root, {}, {}, [], []
+        self.names, seen = defaultdict(list), set()  # names: file name -> relative paths
+
+        def denied(error: OSError) -> None:
+            what = f"the folder cannot be listed ({error.strerror})"
+            remedy = "give yourself permission with chmod u+rx"
+            self.problems.append(f"{error.filename}: {what}; {remedy}.")
+
+        for folder, inner, names in os.walk(root, onerror=denied, followlinks=True):
+            if (real := os.path.realpath(folder)) in seen:
+                inner.clear()
+                continue
+            seen.add(real)
+            inner[:] = sorted(name for name in inner if name[0] != ".")
+            for name in sorted(name for name in names if name[0] != "."):
+                file = Path(folder, name)
+                if (shown := str(file).encode(errors="replace").decode()) != str(file):
+                    self.problems.append(f"{shown}: the name is not valid UTF-8; rename it.")
+                    continue
+                place = file.relative_to(root).as_posix()
+                self.paths[place] = file
+                self.names[name].append(place)
+                if file.suffix.lower() in EXTENSIONS:
+                    self.photos[place] = file
 
     def layout(self) -> Kind:
         """What kind of data the folder holds, by its file names alone."""
         return next(kind for kind, (found, _) in LAYOUTS.items() if found(self))
 
-    def match(self, pattern: str) -> list[tuple[tuple[str, ...], Path]]:
-        """The files whose relative path is a pattern, with the pattern's groups."""
+    def match(self, pattern: str) -> dict[tuple[str, ...], Path]:
+        """The files whose relative path is a pattern, by the pattern's groups."""
         found = ((re.fullmatch(pattern, place), file) for place, file in self.paths.items())
-        return [(match.groups(), file) for match, file in found if match]
+        return {match.groups(): file for match, file in found if match}
 
     def find(self, name: str, split: str) -> Path | None:
         """The photo `name`, a file name or a path: of several, the one with that whole path, then
@@ -160,8 +153,8 @@ class ImageIndex:
             whole = f"/{place}".endswith(f"/{name}")
             return not whole, split not in above, not above.startswith("images"), place
 
-        places = self.names.get(PurePosixPath(name).name)
-        return self.paths[min(places, key=rank)] if places else None
+        places = self.names.get(PurePosixPath(name).name, [])
+        return self.paths.get(min(places, key=rank, default=None))
 
 
 # --- captions: MSCOCO's official layout, Karpathy's file, any folder that is laid out likewise ---
@@ -201,14 +194,14 @@ class CocoCaption(BaseModel, strict=True):
     caption: str
 
 
-def _karpathy_files(index: ImageIndex) -> list[tuple[tuple[str, ...], Path]]:
-    files = index.match(r"(annotations/)?dataset_(coco|flickr\d+k)\.json")
-    return sorted(files, key=lambda file: file[1].name)
+def _karpathy_files(index: ImageIndex) -> list[Path]:
+    files = index.match(r"(annotations/)?dataset_(coco|flickr\d+k)\.json").values()
+    return sorted(files, key=lambda file: file.name)
 
 
-def _read_karpathy(index: ImageIndex, subset: Subset) -> Read:
+def _read_karpathy(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
     """Photos are numbered by `cocoid` or `imgid`; `restval` is trained on."""
-    (_, file), problems, entries = _karpathy_files(index)[0], index.problems, []
+    file, problems, entries = _karpathy_files(index)[0], index.problems, []
     (records,) = _load_lists(file, "images")
     for item in _sound(f"{file}: images", records, KarpathyImage, problems):
         where, name = f"{file}: image {item.key!r}", f"{item.filepath}/{item.filename}".lstrip("/")
@@ -220,10 +213,10 @@ def _read_karpathy(index: ImageIndex, subset: Subset) -> Read:
 
 def _coco_files(index: ImageIndex) -> dict[tuple[str, ...], Path]:
     """(split, year) -> file."""
-    return dict(index.match(r"annotations/captions_(train|val|test|)(.*)\.json"))
+    return index.match(r"annotations/captions_(train|val|test|)(.*)\.json")
 
 
-def _read_coco(index: ImageIndex, subset: Subset) -> Read:
+def _read_coco(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
     """`annotations/captions_{train,val}{2014,2017,}.json`, and `captions_test*.json` if any."""
     files, problems, entries = _coco_files(index), index.problems, []
     years = [year for split, year in sorted(files) if split == "train" and ("val", year) in files]
@@ -232,9 +225,10 @@ def _read_coco(index: ImageIndex, subset: Subset) -> Read:
             f"{index.root}/annotations: captions_train*.json and captions_val*.json of the same"
             " year are both needed; see docs/data.md for the layout."
         )
-    year = years[0]
-    for split, file in [(split, file) for (split, of), file in files.items() if of == year]:
-        (listed, annotations), texts = _load_lists(file, "images", "annotations"), defaultdict(list)
+    year, made = years[0], "splits as given"
+    for split in sorted(split for split in SPLITS if (split, year) in files):
+        file, texts = files[split, year], defaultdict(list)
+        listed, annotations = _load_lists(file, "images", "annotations")
         for item in _sound(f"{file}: annotations", annotations, CocoCaption, problems):
             texts[str(item.image_id)].append(item.caption)
         for item in _sound(f"{file}: images", listed, CocoImage, problems):
@@ -243,15 +237,16 @@ def _read_coco(index: ImageIndex, subset: Subset) -> Read:
         for key in texts:
             what = "is not listed; list it or remove its captions"
             problems.append(f"{file}: image {key!r}: {what}.")
-    images, made = _captioned(index, entries), "splits as given"
+    photos = _captioned(index, entries)
     if ("test", year) not in files:
         made = "val split halved by id"
-        half = [stable_hash("split", key) % 2 for key in images["id"]]
-        images.loc[(images["split"] == "val") & np.array(half, bool), "split"] = "test"
-    return images, f"{f'COCO captions {year}'.strip()}, {made}"
+        for k, photo in enumerate(photos):
+            if photo.split == "val" and stable_hash("split", photo.id) % 2:
+                photos[k] = photo._replace(split="test")
+    return photos, f"{f'COCO captions {year}'.strip()}, {made}"
 
 
-def _captioned(index: ImageIndex, entries: list[Entry]) -> pd.DataFrame:
+def _captioned(index: ImageIndex, entries: list[Entry]) -> list[Photo]:
     """The photos that are there and have captions; ids of the test split stay plain."""
     rows: dict[str, Photo] = {}
     for split, key, where, name, texts in sorted(
@@ -277,7 +272,7 @@ def _captioned(index: ImageIndex, entries: list[Entry]) -> pd.DataFrame:
             rows[key] = Photo(key, path, split, tuple(captions[:CAPTIONS]))
             continue
         index.problems.append(f"{where}: {fault} or remove its entry.")
-    return pd.DataFrame(rows.values(), columns=Photo._fields)
+    return [*rows.values()]
 
 
 def clean_caption(text: str) -> tuple[str, str | None]:
@@ -332,55 +327,50 @@ def _sound(where: str, records: list, kind: type[BaseModel], problems: list[str]
 # --- GoPro: pairs of frames, `{train,test}/<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png` ---
 
 
-def _sequences(index: ImageIndex) -> dict[Path, dict[str, dict[str, list[Path]]]]:
-    """Sequence (its folder) -> frame (its stem) -> view -> photos; {} where none has two views."""
-    sequences = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    views = defaultdict(set)
-    for file in index.paths.values():
-        if (view := file.parent.name) in ("sharp", *get_args(Subset)) and is_photo(file.name):
-            sequences[file.parents[1]][file.stem][view].append(file)
-            views[file.parents[1]].add(view)
-    return sequences if any("sharp" in seen and len(seen) > 1 for seen in views.values()) else {}
+def _frames(index: ImageIndex) -> dict[tuple[Path, str], dict[str, list[Path]]]:
+    """(Folder of the sequence, stem) -> view -> photos; {} where no sequence has two views."""
+    frames, views = defaultdict(lambda: defaultdict(list)), defaultdict(set)
+    for file in index.photos.values():
+        sequence, view = file.parents[1], file.parent.name
+        if view in ("sharp", *get_args(Subset)):
+            frames[sequence, file.stem][view].append(file)
+            views[sequence].add(view)
+    return frames if any("sharp" in seen and len(seen) > 1 for seen in views.values()) else {}
 
 
-def _read_gopro(index: ImageIndex, subset: Subset) -> Read:
+def _read_gopro(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
     """All pairs of `subset`; validation sequences are taken from train (see `validation`)."""
-    root, sequences, problems = index.root, _sequences(index), index.problems
-    if not any(subset in views for frames in sequences.values() for views in frames.values()):
+    root, frames = index.root, _frames(index)
+    if not any(subset in views for views in frames.values()):
         other = "blur" if subset == "blur_gamma" else "blur_gamma"
         raise S3EError(f"{root}: no sequence has the folder {subset}/; --set data.subset={other}.")
     if root.name in ("train", "test"):
         whole = "give the folder that holds train/ and test/"
         raise S3EError(f"{root}: is one half of GoPro; {whole}.")
-    rows: list[Photo] = []
+    pairs: list[Photo] = []
     known: dict[str, Path] = {}
-    for folder in sorted(sequences, key=lambda folder: (folder.name, folder)):
+    for folder, stem in sorted(frames, key=lambda at: (at[0].name, at[0], len(at[1]), at[1])):
+        blurred, sharp = (frames[folder, stem][view] for view in (subset, "sharp"))
         above = [part for part in folder.relative_to(root).parts if part in ("train", "test")]
+        fault = ""
         if not above:
-            problems.append(f"{folder}: is neither in train/ nor in test/; move it into one.")
-            continue
-        if known.setdefault(folder.name, folder) != folder:
-            what = f"the sequence's name is that of {known[folder.name]}"
-            problems.append(f"{folder}: {what}; remove or rename one.")
-            continue
-        for stem in sorted(sequences[folder], key=lambda stem: (len(stem), stem)):
-            views = sequences[folder][stem]
-            blurred, sharp = views[subset], views["sharp"]
-            if len(blurred) == len(sharp) == 1:
-                key, number = f"{folder.name}/{stem}", int(stem) if stem.isdecimal() else -1
-                pair = sharp[0], above[-1], (), blurred[0]
-                rows.append(Photo(key, *pair, folder.name, number))
-            elif blurred or sharp:
-                what = f"{len(blurred)} files in {subset}/ and {len(sharp)} in sharp/"
-                one = "keep one of each, or none"
-                problems.append(f"{folder}: frame {stem} has {what}; {one}.")
-    images = pd.DataFrame(rows, columns=Photo._fields)
-    trained = images["split"] == "train"
-    count = images["sequence"][trained].nunique()
-    chosen = validation(images["sequence"][trained])
-    images.loc[trained & images["sequence"].isin(chosen), "split"] = "val"
-    taken = f"validation = {len(chosen)} of {count} train sequences"
-    return images, f"GoPro, subset {subset}, {taken}"
+            fault = "is neither in train/ nor in test/; move it into one"
+        elif (first := known.setdefault(folder.name, folder)) != folder:
+            fault = f"the sequence's name is that of {first}; remove or rename one"
+        elif len(blurred) == len(sharp) == 1:
+            key, number = f"{folder.name}/{stem}", int(stem) if stem.isdecimal() else -1
+            pair = sharp[0], above[-1], (), blurred[0]
+            pairs.append(Photo(key, *pair, folder.name, number))
+        elif blurred or sharp:
+            what = f"{len(blurred)} files in {subset}/ and {len(sharp)} in sharp/"
+            fault = f"frame {stem} has {what}; keep one of each, or none"
+        if fault and (problem := f"{folder}: {fault}.") not in index.problems:
+            index.problems.append(problem)
+    trained = pd.Series([pair.sequence for pair in pairs if pair.split == "train"], dtype=object)
+    chosen = validation(trained)
+    pairs = [pair._replace(split="val") if pair.sequence in chosen else pair for pair in pairs]
+    taken = f"validation = {len(chosen)} of {trained.nunique()} train sequences"
+    return pairs, f"GoPro, subset {subset}, {taken}"
 
 
 def validation(pairs: pd.Series) -> set[str]:
@@ -403,30 +393,27 @@ def validation(pairs: pd.Series) -> set[str]:
 # --- any folder of photos, without captions or blurred partners ---
 
 
-def _read_folder(index: ImageIndex, subset: Subset) -> Read:
+def _read_folder(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
     """A photo's id is its relative path, with the extension only where that is ambiguous."""
-    photos = [PurePosixPath(place) for place in index.paths if is_photo(place)]
-    stems, tenths = Counter(p.with_suffix("") for p in photos), ["train"] * 8 + ["val", "test"]
-    rows = []
-    for place in photos:
-        stem = place.with_suffix("")
-        key = str(place if stems[stem] > 1 else stem)
-        rows.append(Photo(key, index.root / place, tenths[stable_hash("split", key) % 10]))
-    files = [file for place, file in index.paths.items() if not is_photo(place)]
-    if files:
-        kinds = sorted({file.suffix.lower() or file.name for file in files})
-        index.notes.append(f"other files, left alone: {len(files)} ({', '.join(kinds[:8])})")
+    stems = {place: os.path.splitext(place)[0] for place in index.photos}
+    counts, tenths = Counter(stems.values()), ["train"] * 8 + ["val", "test"]
+    photos = []
+    for place, file in index.photos.items():
+        key = place if counts[stems[place]] > 1 else stems[place]
+        photos.append(Photo(key, file, tenths[stable_hash("split", key) % 10]))
+    if others := {*index.paths.values()} - {*index.photos.values()}:
+        kinds = sorted({file.suffix.lower() or file.name for file in others})
+        index.notes.append(f"other files, left alone: {len(others)} ({', '.join(kinds[:8])})")
     if any(place.startswith("annotations/") for place in index.paths):
         what = "annotations/ holds no captions_*.json, so the photos are read without captions"
         index.notes.append(what)
-    images = pd.DataFrame(rows, columns=Photo._fields)
-    return images, "photos without captions, split 80/10/10 by id"
+    return photos, "photos without captions, split 80/10/10 by id"
 
 
 LAYOUTS = {  # kind -> (does a folder hold it?, read it)
     "karpathy": (_karpathy_files, _read_karpathy),
     "coco": (_coco_files, _read_coco),
-    "gopro": (_sequences, _read_gopro),
+    "gopro": (_frames, _read_gopro),
     "folder": (lambda index: True, _read_folder),
 }
 
@@ -449,10 +436,10 @@ def fingerprint(image: Image.Image) -> tuple[np.uint64, np.ndarray]:
     The hash says of 8 x 8 places whether the next place to the right is brighter (N. Krawetz's
     dHash). The thumbnail has mean 0 and length 1; it is 0 where it shows nothing.
     """
-    grey = image.convert("L")
-    steps = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS))
+    grey, lanczos = image.convert("L"), Image.Resampling.LANCZOS
+    steps = np.asarray(grey.resize((9, 8), lanczos))
     bits = np.packbits(steps[:, 1:] > steps[:, :-1])
-    thumb = np.asarray(grey.resize((THUMB, THUMB), Image.Resampling.LANCZOS), np.float32).ravel()
+    thumb = np.asarray(grey.resize((THUMB, THUMB), lanczos), np.float32).ravel()
     thumb = thumb - thumb.mean()
     length = np.linalg.norm(thumb)
     return bits.view(np.uint64)[0], thumb / length if length >= FLAT * THUMB else 0 * thumb

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from s3e.blur import blur_batch
 from s3e.data.photos import decode
-from s3e.data.readers import is_photo, walk
+from s3e.data.readers import ImageIndex
 from s3e.utils import S3EError, atomic_write, out_of_memory, write_file
 
 SAVED = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm")
@@ -111,9 +111,9 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
             raise S3EError(f"{path} does not exist: correct the path.")
         files = [path]
         if path.is_dir():
-            listed, wrong = walk(path)
-            problems += wrong
-            files = [file for file in listed if is_photo(file.name)]
+            index = ImageIndex(path)
+            problems += index.problems
+            files = [*index.photos.values()]
             if output and path.resolve() != output.resolve():
                 files = [file for file in files if file.parent.resolve() != output.resolve()]
         for file in files:

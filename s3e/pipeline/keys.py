@@ -13,7 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import s3e
-from s3e.data.readers import walk
+from s3e.data.readers import ImageIndex
 from s3e.pipeline.graph import DRAWS, EXPLORES, notebook
 from s3e.pipeline.store import Record
 from s3e.utils import S3EError, code_digest, digest, file_digest
@@ -118,11 +118,11 @@ def data_fingerprint(source: str) -> str:
     """Hash of a data folder's files, alike for every copy: names and sizes, and what is in captions
     and in photos without compression, whose size no edit changes.
     """
-    found, root = {}, Path(source)
-    for path in walk(root)[0]:
+    found = {}
+    for place, path in ImageIndex(Path(source)).paths.items():
         whole = path.suffix.lower() in READ_WHOLE and path.is_file()
         size = path.stat().st_size if path.exists() else None  # a link to nothing
-        found[path.relative_to(root).as_posix()] = file_digest(path) if whole else size
+        found[place] = file_digest(path) if whole else size
     return digest(found)
 
 
