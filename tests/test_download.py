@@ -85,9 +85,9 @@ def site(monkeypatch):
     for key, data in download.DATASETS.items():
         archives = {}
         for name, item in data["archives"].items():
-            size, sha256 = facts(server.files[name])
-            more = {"size": size * (key == "coco"), "unpacked": size, "sha256": sha256}
-            archives[name] = item | more | {"url": f"{server.url}/{name}"}
+            more = facts(server.files[name]) | {"url": f"{server.url}/{name}"}
+            archives[name] = item | more | {"unpacked": more["size"]}
+            archives[name]["size"] *= key == "coco"  # GoPro's is not published
         monkeypatch.setitem(download.DATASETS, key, {**data, "archives": archives})
     run = {"target": server.serve_forever, "kwargs": {"poll_interval": 0.01}}
     threading.Thread(**run, daemon=True).start()
@@ -99,22 +99,23 @@ def site(monkeypatch):
 
 @pytest.fixture
 def archive(site, tmp_path):
-    """One archive on the server and how to fetch it: url, path, size, digest."""
-    return f"{site.url}/train2014.zip", tmp_path / "a.zip", *facts(site.files["train2014.zip"])
+    """One archive of the table and where to fetch it, as `fetch` takes them."""
+    item = download.DATASETS["coco"]["archives"]["train2014.zip"]
+    return item, tmp_path / "a.zip.part", "and so on"
 
 
 def facts(content):
-    return len(content), hashlib.sha256(content).hexdigest()
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def names(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def whole(archive, site):
-    """The archive has its name and the server's bytes, and nothing else is left in the folder."""
-    path = archive[1]
-    return path.read_bytes() == site.files["train2014.zip"] and names(path.parent) == {"a.zip"}
+def fetched(archive, site):
+    """Fetch; whether it has the server's bytes."""
+    download.fetch(*archive)
+    return archive[1].read_bytes() == site.files["train2014.zip"]
 
 
 @pytest.mark.parametrize(
@@ -129,33 +130,28 @@ def whole(archive, site):
 def test_cut_download_goes_on_where_it_stopped(site, archive, monkeypatch, faults, resumed):
     monkeypatch.setattr(download, "PATIENCE", 1 if "silent" in faults else 60)
     site.faults = list(faults)
-    download.fetch(*archive)
-    assert whole(archive, site)
+    assert fetched(archive, site)
     assert [asked != "bytes=0-" for asked in site.seen] == resumed
-    assert all(int(asked[6:-1]) in (0, *range(10_000, archive[2])) for asked in site.seen)
+    assert all(int(asked[6:-1]) in (0, *range(10_000, archive[0]["size"])) for asked in site.seen)
 
 
 def test_next_call_goes_on_but_does_not_glue_another_file(site, archive):
-    url, path, *_ = archive
     site.faults = ["cut", "404"]
-    with pytest.raises(S3EError, match=r"train2014\.zip could not be .*goes on where it stopped"):
+    with pytest.raises(S3EError, match=r"train2014\.zip could not be .*: and so on\.$"):
         download.fetch(*archive)
-    download.fetch(*archive)
-    assert whole(archive, site) and site.seen[2] != "bytes=0-"
-    path.rename(path.with_name("a.zip.part"))  # killed before it got its name
-    download.fetch(*archive)
-    path.rename(path.with_name("a.zip.part"))
+    assert fetched(archive, site) and site.seen[2] != "bytes=0-"
+    assert fetched(archive, site)  # killed before it was unpacked
     site.files["train2014.zip"] = new = bytes(100) + site.files["train2014.zip"]
+    archive[0].update(facts(new))
     with pytest.raises(S3EError, match="damaged or not the published file"):
-        download.fetch(url, path, *facts(new))
-    download.fetch(url, path, *facts(new))
-    assert whole(archive, site)
+        download.fetch(*archive)
+    assert fetched(archive, site)
 
 
 @pytest.mark.parametrize(
     ("fault", "message", "requests"),
     [
-        ("500", r"\.zip could not be fetched .*500.*run the command again", 3),
+        ("500", r"\.zip could not be fetched .*500.*: and so on", 3),
         ("404", r"\.zip could not be fetched \(404 ", 1),  # a refusal is final
         ("corrupt", "damaged or not the published file .*SHA-256", 1),
     ],
@@ -164,36 +160,30 @@ def test_lasting_faults_end_with_address_and_remedy(site, archive, fault, messag
     site.faults = [fault] * requests
     with pytest.raises(S3EError, match=message):
         download.fetch(*archive)
-    assert len(site.seen) == requests and not archive[1].exists()
-    download.fetch(*archive)
-    assert whole(archive, site)
+    assert len(site.seen) == requests and not (archive[1].exists() and archive[1].stat().st_size)
+    assert fetched(archive, site)
 
 
-def test_another_file_is_refused_before_and_after(site, archive):
+def test_a_file_of_another_size_is_refused_at_once(archive):
+    archive[0]["size"] += 30
     with pytest.raises(S3EError, match="offers a file of .* instead of"):
-        download.fetch(*archive[:2], archive[2] + 30)
-    download.fetch(*archive)
-    requests = len(site.seen)
-    with pytest.raises(S3EError, match=r"a\.zip is damaged .*delete it"):
-        download.fetch(*archive[:2], sha256="0" * 64)
-    assert whole(archive, site) and len(site.seen) == requests  # one that is there is only checked
+        download.fetch(*archive)
 
 
-def test_a_disk_without_room_is_named(site, archive, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, 2 * archive[2] - 1))
+def test_a_disk_without_room_is_named(site, archive, monkeypatch, tmp_path):
+    usage, size = namedtuple("usage", "total used free"), archive[0]["size"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, 2 * size - 1))
     with pytest.raises(S3EError, match="free, but .* needed: make room"):
-        download.fetch(*archive, contents=archive[2])
-    assert not archive[1].exists()
-    download.fetch(*archive, contents=archive[2] - 1)
+        download.fetch(*archive)
+    archive[0]["unpacked"] -= 1
+    assert fetched(archive, site)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    archive[1].unlink()
     monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(S3EError, match=r"a\.zip cannot be written \(the disk is full\): make room"):
-        download.fetch(*archive)
+    with pytest.raises(S3EError, match=r"cannot be written \(the disk is full\): make room"):
+        download.download("coco", tmp_path)
 
 
 # --- the command ---

@@ -1,7 +1,6 @@
 """Photos as they lie on disk: every usual format is read alike, every fault has a remedy."""
 
 import io
-import pickle
 import struct
 import zlib
 
@@ -11,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from s3e.data.photos import PHOTOS, Problem, decode, load_photo, load_whole, photograph
+from s3e.data.photos import PHOTOS, decode, load_photo, load_whole, photograph
 from s3e.utils import S3EError
 from tests.fixtures_data import picture
 
@@ -136,10 +135,8 @@ def test_broken_files_are_named_with_a_remedy(tmp_path, name):
     content, words = BROKEN[name]
     (tmp_path / "photo").write_bytes(content)
     for least in (None, 16):
-        with pytest.raises(Problem) as error:
+        with pytest.raises(S3EError, match=f"^{tmp_path / 'photo'}: .*{words}.*; .+\\.$"):
             decode(tmp_path / "photo", least)
-        assert str(error.value).startswith(f"{tmp_path / 'photo'}: ") and words in str(error.value)
-        assert error.value.args[2] and str(error.value).endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -156,10 +153,8 @@ def test_files_that_the_system_refuses_are_named(tmp_path, monkeypatch, error, w
         raise error
 
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(S3EError, match=f"photo.jpg: .*{words}") as refused:
+    with pytest.raises(S3EError, match=f"photo.jpg: .*{words}"):
         decode(tmp_path / "photo.jpg")
-    again = pickle.loads(pickle.dumps(refused.value))  # it crosses processes
-    assert str(again) == str(refused.value) and again.args == refused.value.args
 
 
 def test_a_draft_is_smaller_but_tells_the_full_size(tmp_path):

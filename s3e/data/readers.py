@@ -27,6 +27,7 @@ Kind = Literal["karpathy", "coco", "gopro", "folder", "scenes"]
 Subset = Literal["blur", "blur_gamma"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
 CAPTIONS = 5  # a photo; MSCOCO has 5 to 7
 MAX_WORDS, MAX_CHARACTERS = 100, 1000  # of a caption
 
@@ -60,7 +61,7 @@ class Source:
 
     @property
     def captioned(self) -> bool:
-        return self.kind in ("coco", "karpathy", "scenes")
+        return self.kind in CAPTIONED
 
     @property
     def paired(self) -> bool:

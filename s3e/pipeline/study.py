@@ -14,7 +14,7 @@ from typing import Any
 
 from s3e import utils
 from s3e.config import GIVEN, TRUTH, VARIANTS, load_config
-from s3e.data.readers import ImageIndex
+from s3e.data.readers import CAPTIONED, ImageIndex
 from s3e.pipeline import keys
 from s3e.pipeline.graph import (
     CAPTIONER,
@@ -30,7 +30,6 @@ from s3e.pipeline.store import FAILURE, Record, complete, lost_files, record
 from s3e.utils import FIGURES, ROOT, S3EError, digest, file_digest, read_json, write_file
 
 OTHERS = [name for name in VARIANTS if name != "full"]  # those of 06_ablation
-CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
 VGG19 = "loss.vgg19_weights"
 FILES = ("semantics_from", VGG19)  # settings that name a folder or file
 
