@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COCO_WORDS = 9_490  # of Karpathy's training captions, those that occur at most five times left out
 VERBS = data_file("verbs.yaml")
-TYPES = {"path": Path, "int": int}  # of arguments
+TYPES = {"path": Path, "int": int, "setting": parse_setting}  # of arguments
 NAMES = {"profiles": ", ".join(PROFILES), "variants": ", ".join(VARIANTS)}  # in texts of help
 
 
@@ -54,25 +54,22 @@ def build_report(folder: Path | None) -> int:
     return 0
 
 
-def info(profile: str, settings: list[str]) -> int:
+def info(profile: str, settings: list[tuple[str, Any]]) -> int:
     """`info`: networks of a profile with parameters and multiply-adds."""
     from tabulate import tabulate
 
-    overrides = dict(parse_setting(text) for text in settings)
     photos = PROFILES.get(profile, {}).get("data", {}).get("source") == ""
-    config = load_config(profile, "." if photos else "scenes", overrides=overrides)
+    config = load_config(profile, "." if photos else "scenes", overrides=dict(settings))
     sizes, origin = vocabulary(config)
     print(f"profile     {profile}, images of {config.data.size} x {config.data.size} pixels")
     labels = f"{sizes.entities:,} entities, {sizes.relations:,} relations"
     print(f"vocabulary  {sizes.words:,} words, {labels}, as {origin}")
     for text in config.fallbacks():
         print(f"fallback    {text}")
-    rows = [
-        (name, f"{parameters:,}", f"{macs / 1e9:.3f} G")
-        for name, (parameters, macs) in network_costs(config, sizes).items()
-    ]
-    headers, align = ("network", "parameters", "multiply-adds"), ("left", "right", "right")
-    print("\n" + tabulate(rows, headers, "simple", disable_numparse=True, colalign=align))
+    costs = network_costs(config, sizes).items()
+    rows = [(name, parameters, macs / 1e9) for name, (parameters, macs) in costs]
+    headers = ("network", "parameters", "multiply-adds (G)")
+    print("\n" + tabulate(rows, headers, "simple", intfmt=",", floatfmt=".3f"))
     print(
         "\nMultiply-adds of convolutions and matrix products, as torch.utils.flop_counter counts"
         " them, halved: one image forward,\nthe decoder over a caption of full length, the"
@@ -82,8 +79,9 @@ def info(profile: str, settings: list[str]) -> int:
 
 
 def vocabulary(config: Config) -> tuple["Sizes", str]:
-    """Numbers of words and labels, and whose they are: those of the built-in scenes, or as many as
-    the settings allow, with MSCOCO's number of words.
+    """Numbers of words and labels, and whose they are: the built-in scenes', or those allowed.
+
+    The settings allow numbers of labels; words are then as many as in MSCOCO.
     """
     from s3e.data.corpus import Sizes
 
@@ -96,34 +94,36 @@ def vocabulary(config: Config) -> tuple["Sizes", str]:
 
 
 def network_costs(config: Config, sizes: "Sizes") -> dict[str, tuple[int, int]]:
-    """Parameters and multiply-adds (one image forward, a caption of full length) of each network of
-    S3E-Deblur.
+    """Parameters and multiply-adds of each network of S3E-Deblur, for one image and its caption.
 
-    `sizes`: see `vocabulary`. Nothing is computed: tensors have shapes and no values.
+    The caption has full length. Nothing is computed: tensors have shapes and no values.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from s3e.data.corpus import Batch
     from s3e.models.build import build_critic, build_model, count_parameters
 
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    def cost(network: torch.nn.Module, *inputs: Any, **options: Any) -> tuple[int, int]:
+        with FlopCounterMode(display=False) as counter:
+            network(*inputs, **options)
+        return count_parameters(network), counter.get_total_flops() // 2
+
+    with torch.device("meta"), torch.no_grad():
         image = torch.zeros(1, 3, config.data.size, config.data.size)
         words = torch.zeros(1, config.text.max_words + 2).long()  # with its signs of begin and end
-        model, critic = build_model(config, sizes, "full").eval(), build_critic(config)
-        source, generator = model.semantics, model.generator
-        read = model(Batch([""], image, image, words, words, None))[1]
-        source.decoder(words, read.context, read.items, length=words.shape[1])
-        critic(image)
-    flops = {name: sum(parts.values()) for name, parts in counter.get_flop_counts().items()}
-    embedding = sum(flops[f"S3EDeblur.generator.embed.{place}"] for place in generator.embed)
-    generating = flops["S3EDeblur.generator"] - embedding
-    alone = count_parameters(generator) - count_parameters(generator.embed)
-    found = {"generator": (alone, generating // 2)}
-    found["critic"] = count_parameters(critic), flops["Critic"] // 2
-    for name, part in source.named_children():
-        found[name] = count_parameters(part), flops[f"S3EDeblur.semantics.{name}"] // 2
-    return found | {"embedding": (count_parameters(generator.embed), embedding // 2)}
+        alone, whole = (build_model(config, sizes, name).eval() for name in ("baseline", "full"))
+        source = whole.semantics
+        read = source(image)
+        costs = {
+            "generator": cost(alone.generator, image),
+            "critic": cost(build_critic(config), image),
+            "encoder": cost(source.encoder, image),
+            "tree": cost(source.tree, read.features),
+            "decoder": cost(source.decoder, words, read.context, read.items, length=words.shape[1]),
+        }
+        embedded = cost(whole.generator, image, read.maps)
+    parameters, macs = (w - a for w, a in zip(embedded, costs["generator"], strict=True))
+    return costs | {"embedding": (parameters, macs)}
 
 
 def main(command: list[str] | None = None) -> int:

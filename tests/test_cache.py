@@ -164,13 +164,13 @@ def test_the_command_prepares_what_the_pipeline_reads(photos, runs, tmp_path, mo
     corpus = prepare_corpus(load_config("smoke", data=str(photos)), tmp_path / "corpus")
     assert corpus.train.sharp.shape[1:] == (64, 64, 3)
     with pytest.raises(S3EError, match="blur.severity is 'released'"):
-        prepare.prepare(photos, "smoke", ["blur.severity=released"])
+        prepare.prepare(photos, "smoke", [("blur.severity", "released")])
 
 
 def test_the_command_lists_what_it_leaves_out(tmp_path, capsys):
     photos = write_photos(tmp_path / "photos", 40)
     path = cut(read_source(photos).images["path"].iloc[0])
     with pytest.raises(S3EError, match=path.name):
-        prepare.prepare(photos, "smoke", ["data.size=32"])
-    assert prepare.prepare(photos, "smoke", ["data.size=32", "data.skip_broken=true"]) == 0
+        prepare.prepare(photos, "smoke", [("data.size", 32)])
+    assert prepare.prepare(photos, "smoke", [("data.size", 32), ("data.skip_broken", True)]) == 0
     assert f"left out: {path}" in capsys.readouterr().out

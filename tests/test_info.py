@@ -54,8 +54,8 @@ def test_paper_is_printed_without_data(capsys):
     for text in (
         "11,378,179",
         "2,764,737",
-        "49.552 G",
-        "3.610 G",
+        "49.552",
+        "3.610",
         "9,490 words, 801 entities, 251 relations, as the settings allow",
         "fallback    no VGG19 weights",
     ):

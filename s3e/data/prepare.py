@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from inspect import getsource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from s3e import blur, utils
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import CaptionTree, TreeVocabulary, Vocabulary
-from s3e.config import Config, Data, Text, load_config, parse_setting
+from s3e.config import Config, Data, Text, load_config
 from s3e.data import photos as decoding
 from s3e.data import readers
 from s3e.data.corpus import Corpus, load_corpus
@@ -434,15 +435,16 @@ def check(root: Path, subset: Subset = "blur", jobs: int = 0) -> int:
     return int(broken > 0)
 
 
-def prepare(root: Path, profile: str, settings: Sequence[str] = (), jobs: int = 0) -> int:
+def prepare(
+    root: Path, profile: str, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0
+) -> int:
     """Make the cache of a data folder that the pipeline reads under a profile; returns 0.
 
-    `settings` are texts "section.name=value". Raises `S3EError` for a folder or settings that
+    `settings`: pairs of a name and its value. Raises `S3EError` for a folder or settings that
     cannot be used.
     """
-    overrides = dict(parse_setting(text) for text in settings)
     begin = time.monotonic()
-    folder = prepare_photos(load_config(profile, str(root), overrides=overrides), jobs)
+    folder = prepare_photos(load_config(profile, str(root), overrides=dict(settings)), jobs)
     about = read_json(folder / "corpus.json")
     for line in [*(f"left out: {problem}" for problem in about["left_out"]), *about["notes"]]:
         print(line)

@@ -5,7 +5,7 @@ import time
 from tempfile import TemporaryFile
 
 from s3e import utils
-from s3e.config import Config, parse_setting
+from s3e.config import Config
 from s3e.data.prepare import read
 from s3e.pipeline import keys
 from s3e.pipeline.graph import STAGES, notebook, stage_named
@@ -21,7 +21,7 @@ def run_study(
     semantics_from: str,
     first: str,
     until: str,
-    settings: list[str],
+    settings: list[tuple[str, object]],
     variants: list[str],
     seeds: list[int],
     jobs: int,
@@ -32,7 +32,7 @@ def run_study(
     """Run what of a study is not fresh, or say what is; 0 if all is finished then, 1 if not."""
     if jobs < 0:
         raise S3EError(f"--jobs {jobs}: give a number from 1 on.")
-    overrides = dict(parse_setting(text) for text in settings)
+    overrides = dict(settings)
     overrides |= {"semantics_from": semantics_from} if semantics_from else {}
     study = Study(profile, data, overrides, variants, seeds)
     check_files(study.config)
