@@ -25,6 +25,19 @@ settings.register_profile(  # no clock, no chance
 settings.load_profile("suite")
 
 
+LONG = ("test_smoke", "test_cluster", "test_pipeline", "test_browser")  # files of tests
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # of pytest-xdist: keep the order below
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that two processes end at about the same time."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

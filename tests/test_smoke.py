@@ -16,7 +16,9 @@ from safetensors.numpy import load_file
 
 from s3e import utils
 from s3e.__main__ import main
-from s3e.utils import NOTEBOOKS, ROOT
+from s3e.inference import Restorer
+from s3e.inference.restorer import export_weights
+from s3e.utils import NOTEBOOKS, ROOT, S3EError
 from tests.conftest import PHOTOS, environment_of, run_all
 from tests.fixtures_data import write_gopro, write_karpathy, write_photos
 from tests.test_pipeline import wait_for
@@ -118,6 +120,54 @@ def test_papermill_by_hand_trains_one_variant(smoke, tmp_path):
     folder = smoke["runs"] / "06_ablation" / "no_tree_loss-s0"
     terms = pd.read_csv(folder / "log_cotrain.csv").columns
     assert (folder / "done.json").exists() and "caption" in terms and "tree" not in terms
+
+
+# ------------------------------------------------------------------- stores, whole and exported
+
+
+def test_a_store_of_runs_restores_what_its_own_run_restored(smoke):
+    mine = Restorer.load(smoke["runs"])
+    assert "smoke" in mine.about and [*mine.readers] == ["full", "captioner"]
+    blurred = np.load(smoke["runs"] / "01_data_blurring" / "all" / "test_severe.npy")
+    runs = {"full": "05_co_training/full-s0", "baseline": "06_ablation/baseline-s0"}
+    for variant, folder in runs.items():
+        kept = np.load(smoke["runs"] / folder / "restored_test.npy")
+        again = np.stack([mine.restore(photo, variant) for photo in blurred])
+        assert np.abs(again.astype(int) - kept).max() <= 1
+
+
+def test_an_exported_folder_is_the_store_in_small(smoke, tmp_path):
+    assert export_weights(smoke["runs"], tmp_path / "a") == 0
+    export_weights(tmp_path / "a", tmp_path / "b")
+    store, folder = Restorer.load(smoke["runs"]), Restorer.load(tmp_path / "b")
+    assert store.about == folder.about
+    assert "| severe " in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    photo = np.load(smoke["runs"] / "01_data_blurring" / "all" / "test_severe.npy")[0]
+    assert (store.restore(photo) == folder.restore(photo)).all()
+    for reader in folder.readers:
+        assert store.read(photo, reader).caption == folder.read(photo, reader).caption
+    with pytest.raises(S3EError, match="holds files already: name a new or empty"):
+        export_weights(smoke["runs"], tmp_path / "a")
+
+
+def test_a_store_without_captions_reads_with_the_store_that_it_names(smoke, tmp_path):
+    runs, folder, lender = smoke["runs"], tmp_path / "smoke@photos", tmp_path / "lender"
+    for run in ("01_data_blurring/all", "03_train_captioner/s0"):
+        shutil.copytree(runs / run, lender / run)
+    for run in ("05_co_training/full-s0", "06_ablation/baseline-s0"):
+        shutil.copytree(runs / run, folder / run)
+    params = folder / "05_co_training/full-s0/params.json"
+    settings = json.loads(params.read_text())
+    settings["config"]["semantics_from"] = str(lender)
+    params.write_text(json.dumps(settings))
+    export_weights(folder, tmp_path / "exported")
+    photo = np.load(runs / "01_data_blurring" / "all" / "test_severe.npy")[0]
+    wanted = Restorer.load(runs).read(photo, "captioner").caption
+    assert Restorer.load(folder).read(photo, "captioner").caption == wanted
+    shutil.rmtree(lender)
+    assert Restorer.load(tmp_path / "exported").read(photo, "captioner").caption == wanted
+    with pytest.raises(S3EError, match="vocabulary.json does not exist"):
+        Restorer.load(folder)
 
 
 # ---------------------------------------------------------------------------- data without captions
