@@ -217,7 +217,7 @@ class Config(Section):
     for data without captions, the store of a finished study that has some (runs/NAME), whose
     vocabulary, tree and captioner they use. `figures`: the folder below `figures/` for its results
     ("": named after profile and data). `pictures`: whose photos figures show, those of the "data",
-    or "public" ones for data that may not be published (see `s3e.report.photos`).
+    or "public" ones for data that may not be published (see `s3e.report.sheets`).
     """
 
     profile: str

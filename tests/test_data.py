@@ -15,7 +15,7 @@ from s3e.data import prepare
 from s3e.data.corpus import consensus, load_corpus, severity_table, to_images, to_tensor
 from s3e.data.photos import load_photo, load_whole
 from s3e.data.prepare import prepare_corpus, summary
-from s3e.report.photos import severity_views
+from s3e.report.sheets import severity_views
 from s3e.utils import S3EError, psnr, write_file
 from tests.fixtures_data import cut, small, write_coco, write_gopro, write_photos
 
@@ -58,9 +58,9 @@ def test_preparing_twice_gives_the_same_bytes(tiny, corpus, tmp_path):
 
 
 def test_summary_and_examples(tiny, corpus):
-    metrics, (images, kernels) = summary(corpus), severity_views(corpus, tiny)
+    metrics, (sharp, blurred, kernels) = summary(corpus), severity_views(corpus, tiny)
     assert metrics["val_light_psnr_blurred"] > metrics["val_severe_psnr_blurred"]
-    assert all(len(own) == len(images["sharp"]) == 3 for own in kernels.values())
+    assert all(len(own) == len(sharp) == 3 for own in [*kernels.values(), *blurred.values()])
     assert all(abs(kernel.sum() - 1) < 1e-6 for kernel in kernels["severe"])
 
 
@@ -198,8 +198,8 @@ def test_pairs_become_a_corpus_without_captions(gopro, tmp_path):
     metrics = summary(corpus)
     assert metrics["val_released_psnr_blurred"] > metrics["val_severe_psnr_blurred"]
     assert "words" not in metrics
-    images, kernels = severity_views(corpus, config)
-    assert {*images} == {"sharp", "released", "severe"} and not kernels
+    _, blurred, kernels = severity_views(corpus, config)
+    assert {*blurred} == {"released", "severe"} and not kernels
     assert severity_table(corpus).query("split == 'test'").severity.value_counts()["severe"] == 4
 
 

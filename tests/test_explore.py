@@ -1,6 +1,7 @@
 """The laboratories of notebook 09: what is computed, what they show, and how they complain."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from s3e.blur import blur_batch, exposed, psf, trajectories
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr
 from s3e.explore import widgets
-from s3e.explore.widgets import RANGES, Examples, Laboratory, expose, preset
+from s3e.explore.widgets import Examples, expose, laboratory, preset
 from s3e.inference import Restorer
-from s3e.report import photos
+from s3e.report import sheets
+from s3e.report.style import lit
 from s3e.utils import S3EError, rng
 
 SCENES = {scene.id: scene.image for scene in make_split("test", 3)}
@@ -26,38 +28,24 @@ def examples():
     return Examples(Restorer.load(), SCENES)
 
 
-def put(lab, **values):
-    """Give controls new values; the page's HTML after that."""
-    for name, value in values.items():
-        lab.controls[name].value = value
-    return lab.page.value
-
-
 def drawings(html):
     """The drawings of a page, coded."""
     return re.findall(r'src="data:image/png;base64,(.*?)"', html)
 
 
-def test_every_control_has_a_name_and_a_mistake_becomes_a_line(examples):
-    labs = (
-        widgets.blur_lab(SCENES[FIRST]),
-        widgets.tree_lab(examples),
-        widgets.compare(examples),
-        widgets.own_photo(examples.restorer),
-    )
-    for lab in labs:
-        assert all(control.description for control in lab.children[:-1])
-        assert "alert" not in lab.page.value
-
-    def make(a):
-        if a == 3:
+def test_a_laboratory_redraws_and_a_mistake_becomes_a_line():
+    def draw(path_length, word):
+        if path_length == 3:
             raise S3EError("file <x> is broken: restore it.")
-        return "1 < 2", photos.sheet({"a": [SCENES[FIRST]]})
+        return f"{word} < 2", sheets.sheet({"a": [SCENES[FIRST]]})
 
-    lab = Laboratory(make, a=(1, 3))
-    assert "1 &lt; 2" in lab.page.value and len(drawings(lab.page.value)) == 1
-    assert put(lab, a=3) == '<p role="alert">file &lt;x&gt; is broken: restore it.</p>'
-    assert "alert" not in put(lab, a=1)
+    length, word, page = laboratory(draw, path_length=(1, 3), word=["1", "0"]).children
+    assert (length.description, word.description) == ("path length", "word")
+    assert "1 &lt; 2" in page.value and len(drawings(page.value)) == 1
+    length.value = 3
+    assert page.value == '<p role="alert">file &lt;x&gt; is broken: restore it.</p>'
+    length.value, word.value = 1, "0"
+    assert "0 &lt; 2" in page.value
 
 
 def test_examples_are_blurred_as_in_the_study_and_restored_by_the_restorer(examples):
@@ -80,57 +68,62 @@ def test_examples_are_blurred_as_in_the_study_and_restored_by_the_restorer(examp
 
 def test_an_exposure_is_what_path_and_convolution_give():
     photo = SCENES[FIRST]
-    found = expose(photo, length=0.7, exploration=0.005, exposure=0.5, seed=3)
+    found, seen, kernel, blurred = expose(photo, 0.7, exploration=0.005, exposure=0.5, seed=3)
     path = trajectories(1, 0.7 * 64, 0.005, rng("laboratory", 3))[0]
-    assert np.array_equal(found.path, path) and found.seen == len(exposed(path, 0.5))
-    np.testing.assert_array_equal(found.kernel, psf(path, 0.5))
-    assert psnr(found.blurred, photo) < 30
-    straight = expose(np.tile(photo, (1, 2, 1)), **preset("moderate") | {"exploration": 0.0}).path
+    assert np.array_equal(found, path) and seen == len(exposed(path, 0.5))
+    np.testing.assert_array_equal(kernel, psf(path, 0.5))
+    assert psnr(blurred, photo) < 30
+    straight = expose(np.tile(photo, (1, 2, 1)), **preset("moderate") | {"exploration": 0.0})[0]
     assert abs(straight[-1] - straight[0]) == pytest.approx(32), "length counts in shorter sides"
 
 
-@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("ends", [(0.05, 0.0, 0.01, 0.0, 0), (1.0, 0.02, 1.0, 0.1, 99)])
 @pytest.mark.parametrize("shape", [(64, 100), (33, 48)])
-def test_the_ends_of_all_ranges_work_at_any_shape(shape, end):
+def test_the_ends_of_all_sliders_work_at_any_shape(shape, ends):
     photo = np.ascontiguousarray(np.resize(SCENES[FIRST], (*shape, 3)))
-    ends = {name: bounds[end] for name, bounds in RANGES.items()}
-    found = expose(photo, **ends)
-    assert found.blurred.shape == photo.shape and found.kernel.sum() == pytest.approx(1)
-    assert f"{psnr(found.blurred, photo):.2f} dB" in put(widgets.blur_lab(photo), **ends)
+    settings = dict(zip(("length", "exploration", "exposure", "noise", "seed"), ends, strict=True))
+    _, _, kernel, blurred = expose(photo, **settings)
+    assert blurred.shape == photo.shape and kernel.sum() == pytest.approx(1)
+    text, _ = widgets.shake(photo, **settings)
+    assert f"{psnr(blurred, photo):.2f} dB" in text
 
 
 # Photos, sharp and blurred
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The columns of all sheets that are drawn."""
+    columns, draw = [], sheets.sheet
+    keep = lambda cells, *more, **named: columns.append(cells) or draw(cells, *more, **named)  # noqa: E731
+    monkeypatch.setattr(sheets, "sheet", keep)
+    return columns
+
+
 @pytest.mark.parametrize(("severity", "reader"), [("sharp", "captioner"), ("severe", "full")])
-def test_a_photo_shows_what_is_read_in_it(examples, monkeypatch, severity, reader):
-    drawn, draw = [], photos.node_attention
-    monkeypatch.setattr(
-        photos, "node_attention", lambda *given: drawn.append(given) or draw(*given)
-    )
-    html = put(widgets.tree_lab(examples), photo=THIRD, severity=severity, read_by=reader)
+def test_a_photo_shows_what_is_read_in_it(examples, drawn, severity, reader):
+    text, *figures = examples.trees(THIRD, severity, reader)
     seen = examples.image(THIRD, severity, "blurred")
     reading = examples.restorer.read(seen, reader)
-    assert f"Caption: {reading.caption}" in html and len(drawings(html)) == 2
-    [image], [looks], [labels], _ = drawn[-1]
-    assert (image == seen).all() and (looks == reading.attention).all()
-    for ranking, text in zip(reading.rankings, labels, strict=True):
-        assert text.split("\n")[0] == f"{ranking[0][0]} {ranking[0][1]:.0%}"
+    assert text == f"Caption: {reading.caption}" and len(figures) == 2
+    (image,), *nodes = drawn[0].values()
+    assert (image == seen).all()
+    for [(image, words)], ranking, looks in zip(
+        nodes, reading.rankings, reading.attention, strict=True
+    ):
+        assert (image == lit(seen, looks)).all()
+        label = ranking[0][0].replace("_", " ").replace("null", "∅")
+        assert words.split("\n")[0] == f"{label} {ranking[0][1]:.0%}"
 
 
-def test_the_border_parts_left_from_right(examples, monkeypatch):
-    drawn, draw = [], photos.sheet
-    monkeypatch.setattr(
-        photos, "sheet", lambda columns, **more: drawn.append(columns) or draw(columns, **more)
-    )
-    lab = widgets.compare(examples)
+def test_the_border_parts_left_from_right(examples, drawn):
     blurred, sharp = (examples.image(FIRST, "severe", view) for view in ("blurred", "sharp"))
     for border, column in ((0, 0), (50, 32), (100, 64)):
-        html = put(lab, border=border)
+        text, _ = examples.compare(FIRST, "severe", "blurred", "sharp", border)
         [both] = drawn[-1]["before and after"]
         assert (both[:, :column] == blurred[:, :column]).all()
         assert (both[:, column:] == sharp[:, column:]).all()
-    assert f"Left: blurred input, {psnr(blurred, sharp):.2f} dB. Right: sharp" in html
+    assert f"Left: blurred input, {psnr(blurred, sharp):.2f} dB. Right: sharp" in text
 
 
 # Changed trees
@@ -166,19 +159,19 @@ def test_effects_are_means_over_the_examples(examples):
 # A photo of one's own
 
 
-def test_a_path_is_read_restored_and_a_bad_one_is_a_line(examples, tmp_path):
-    own = widgets.own_photo(examples.restorer)
-    assert "No photo yet" in own.page.value
+def test_a_path_is_read_restored_and_a_bad_one_is_named(examples, tmp_path):
+    show = partial(widgets.own_photo, examples.restorer)
+    assert show("", "no") == ("No photo yet.",)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned
     wide = np.tile(SCENES[FIRST], (1, 2, 1))[:50, :101]
     Image.fromarray(wide).save(tmp_path / "a scene.png", exif=exif)
-    html = put(own, path=f'"{tmp_path / "a scene.png"}" ')
-    assert examples.restorer.read(np.rot90(wide, -1)).caption in html
-    assert "a scene.png: 50 x 101" in html and "turned by EXIF" in html
-    assert len(drawings(html)) == 2
-    assert drawings(put(own, blur_it_first="severe"))[0] != drawings(html)[0]
+    text, restored, _ = show(f'"{tmp_path / "a scene.png"}" ', "no")
+    assert examples.restorer.read(np.rot90(wide, -1)).caption in text
+    assert "a scene.png: 50 x 101" in text and "turned by EXIF" in text
+    assert len(restored.axes) == 3
+    assert len(show(str(tmp_path / "a scene.png"), "severe")[1].axes) == 4, "and the sharp one"
     (tmp_path / "<cut>.png").write_bytes(b"\x89PNG\r\n")
-    for name, says in (("<cut>.png", "&lt;cut&gt;.png: not a photo"), ("none.png", "not there")):
-        html = put(own, path=str(tmp_path / name))
-        assert says in html and 'role="alert"' in html
+    for name, says in (("<cut>.png", "<cut>.png: not a photo"), ("none.png", "not there")):
+        with pytest.raises(S3EError, match=says):
+            show(str(tmp_path / name), "no")

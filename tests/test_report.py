@@ -15,7 +15,7 @@ from s3e.captions.tree import TreeVocabulary
 from s3e.config import VARIANTS, load_config
 from s3e.evaluation import collect, fidelity, gains
 from s3e.evaluation.captions import METRICS
-from s3e.report import diagram, photos, plots, style, tables
+from s3e.report import diagram, plots, sheets, style, tables
 from s3e.utils import NOTEBOOKS, write_file
 
 GAINS = {
@@ -330,27 +330,25 @@ def makers(store, frames):
     severity = pd.DataFrame({"severity": ["light", "severe"] * 9, "extent": 9.0})
     severity["psnr_blurred"] = np.arange(18.0)
     return {
-        "fig1": lambda: photos.severities(
-            {"sharp": shown, "severe": shown}, {"severe": [kernel]}, 1
-        ),
+        "fig1": lambda: sheets.severities(shown[:1], {"severe": shown}, {"severe": [kernel]}),
         "fig2": lambda: diagram.framework(shown[0], shown[1], "a dog chases a cat"),
         "fig3": lambda: diagram.forest(diagram.two_wordings([WORDS])[1], shown[0]),
-        "fig4": lambda: photos.results(columns, shown, count=1),
-        "fig6": lambda: photos.node_attention(shown, looks, *labels),
-        "fig7": lambda: photos.captions({"blurred": shown}, records, said, "severe"),
+        "fig4": lambda: sheets.results(columns, shown, count=1),
+        "fig6": lambda: sheets.node_attention(shown, looks, *labels),
+        "fig7": lambda: sheets.captions({"blurred": shown}, records, said, "severe"),
         "fig8": lambda: plots.gain_by_severity(frames["differences"], frames["bins"]),
         "fig9": lambda: plots.training_curves(logs_of(store)),
         "fig10": lambda: plots.closing(gains.closing_by_step(store["variants"])),
-        "fig12": lambda: photos.errors(columns, shown[::-1], count=2),
+        "fig12": lambda: sheets.errors(columns, shown[::-1], count=2),
         "fig14": lambda: plots.seeds(frames["by_seed"], frames["differences"]),
         "tree": lambda: diagram.tree(TREE, [0.5] * 7),
         "losses": lambda: plots.losses(store["variants"][0], "cotrain"),
         "spread": lambda: plots.severity_spread(severity),
-        "shakes": lambda: photos.shakes({"short": (kick, 9, kernel, shown[0])}),
-        "kernels": lambda: photos.kernels({"light": [kernel]}, {"light": [9.0]}),
-        "spectra": lambda: photos.spectra({"sharp": shown[0], "light": shown[1]}),
-        "words": lambda: photos.word_attention(shown[0], WORDS[0], words, looks[0]),
-        "changes": lambda: photos.changed_trees(*shown[:2], {"root off": (shown[2], -0.3)}),
+        "shakes": lambda: sheets.shakes({"short": (kick, 9, kernel, shown[0])}),
+        "kernels": lambda: sheets.kernels({"light": ([kernel], [9.0])}),
+        "spectra": lambda: sheets.spectra({"sharp": shown[0], "light": shown[1]}),
+        "words": lambda: sheets.word_attention(shown[0], WORDS[0], words, looks[0]),
+        "changes": lambda: sheets.changed_trees(*shown[:2], {"root off": (shown[2], -0.3)}),
     }
 
 
@@ -395,7 +393,7 @@ def test_a_training_shows_its_losses_and_its_validation(store):
 def test_wrong_labels_are_marked_and_unknown_ones_are_not():
     maps, guess = np.full((2, 7, 4, 4), 1 / 16), ["dog", *["null"] * 5, "next_to"]
     truth = ["cat", *["null"] * 5, "?"]
-    axes = photos.node_attention(pictures_of(2), maps, [guess] * 2, [truth, None]).axes
+    axes = sheets.node_attention(pictures_of(2), maps, [guess] * 2, [truth, None]).axes
     notes = [axis.get_xlabel() for axis in axes]
     assert notes[2:4] == ["✗ dog\n(cat)", "dog"] and notes[-2:] == ["next to", "next to"]
 
@@ -408,7 +406,7 @@ def test_failures_are_where_full_loses_most_and_where_variants_disagree():
         for name, errors in off.items()
     }
     columns["no_tree_loss"] = sharp + np.array([60, 5, 5, 9], np.uint8)[:, None, None, None]
-    shown, truth, words = photos.failures(columns, sharp, 1)
+    shown, truth, words = sheets.failures(columns, sharp, 1)
     assert [int(error) for error in shown["full"][:, 0, 0, 0] - truth[:, 0, 0, 0]] == [8, 9]
     assert words == ["gain -12.0 dB", "16.5 dB apart"]
 

@@ -13,28 +13,17 @@ from matplotlib.patches import Patch, Rectangle
 
 from s3e.captions.parser import explain
 from s3e.captions.tree import EDGES, NULL
-from s3e.report.style import (
-    BLUE,
-    GREY,
-    INK,
-    PAGE_WIDTH,
-    PURPLE,
-    VERMILLION,
-    bare,
-    styled,
-)
+from s3e.report.style import BLUE, GREY, INK, PAGE_WIDTH, VERMILLION, bare, styled
 from s3e.utils import data_file
 
-NODES = (  # (x, y) in the unit square: leaves 1-4, nodes 5 and 6, root
-    (0.11, 0.14), (0.37, 0.14), (0.63, 0.14), (0.89, 0.14), (0.24, 0.52), (0.76, 0.52), (0.5, 0.88),
-)  # fmt: skip
-TAGS = {"NOUN": BLUE, "VERB": VERMILLION, "PREP": PURPLE, "CONJ": PURPLE}
+PLAN = data_file("report/diagram.toml")
+NODES, TAGS, PARTS = PLAN["nodes"], PLAN["tags"], PLAN["parts"]
 LETTERS = 58  # of a caption on a line
-FRAMEWORK = data_file("report/framework.toml")
 
 
-def _tint(colour: str) -> tuple[float, ...]:
-    return tuple(1 - 0.15 * (1 - part) for part in to_rgb(colour))
+def _box(ink: str) -> dict[str, Any]:
+    """A box of a light tint of `ink`."""
+    return {"facecolor": [1 - 0.15 * (1 - part) for part in to_rgb(ink)], "edgecolor": ink}
 
 
 @styled
@@ -45,24 +34,22 @@ def framework(
 
     `blurred`, `restored`: images for the two ends; `caption`: what the decoder outputs.
     """
-    figure, boxes, parts = Figure(figsize=(PAGE_WIDTH, 3.4)), {}, FRAMEWORK["parts"]
+    figure, boxes = Figure(figsize=(PAGE_WIDTH, 3.4)), {}
     axes = bare(figure.add_axes((0, 0, 1, 1)))
     middle = {"size": 7, "ha": "center", "va": "center", "color": INK}
-    for name, (x, y, width, height, ink, words) in parts.items():
-        corner, face = (x - width / 2, y - height / 2), _tint(ink)
-        boxes[name] = Rectangle(corner, width, height, facecolor=face, edgecolor=ink)
-        axes.add_patch(boxes[name])
+    for name, (x, y, width, height, ink, words) in PARTS.items():
+        box = Rectangle((x - width / 2, y - height / 2), width, height, **_box(ink))
+        boxes[name] = axes.add_patch(box)
         axes.text(x, y, words, linespacing=1.5, **middle)
     for name, image in {"blurred": blurred, "restored": restored}.items():
         if image is not None:
-            box = boxes[name].get_bbox()
-            axes.imshow(image, extent=(box.x0, box.x1, box.y0, box.y1), zorder=2)
-    for start, end in FRAMEWORK["flows"]:
-        look = {"arrowstyle": "-|>", "color": parts[end][4], "shrinkA": 0, "shrinkB": 0}
+            ends = boxes[name].get_bbox().get_points()
+            axes.imshow(image, extent=ends.T.ravel(), zorder=2)
+    for start, end in PLAN["flows"]:
+        look = {"arrowstyle": "-|>", "color": PARTS[end][4], "shrinkA": 0, "shrinkB": 0}
         patches = {"patchA": boxes[start], "patchB": boxes[end]}
-        axes.annotate("", parts[end][:2], parts[start][:2], arrowprops=look | patches)
-    said = [(8.2, 3.15, fill(f"“{caption}”", 32))] if caption else []
-    for x, y, words in FRAMEWORK["notes"] + said:
+        axes.annotate("", PARTS[end][:2], PARTS[start][:2], arrowprops=look | patches)
+    for x, y, words in [*PLAN["notes"], (8.2, 3.15, caption and fill(f"“{caption}”", 32))]:
         axes.text(x, y, words, **middle)
     axes.set(xlim=(0, 10.5), ylim=(0.15, 5.25), aspect="equal")
     draw_tree(axes.inset_axes((4.15, 2.75, 1.9, 1.9), transform=axes.transData), "1234567")
@@ -84,7 +71,7 @@ def draw_tree(axes: Axes, labels: Sequence[str], shares: Sequence[float] | None 
             ink, text = "#BBBBBB", "∅"
         if shares is not None:
             text += f"\n{shares[node]:.0%}"
-        box = {"boxstyle": "round,pad=0.35", "facecolor": _tint(ink), "edgecolor": ink}
+        box = {"boxstyle": "round,pad=0.35", **_box(ink)}
         axes.text(x, y, text, size=7.5, ha="center", va="center", color=INK, bbox=box)
 
 
@@ -100,11 +87,10 @@ def _write_words(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None
     """The words of a caption above a tree, coloured by part of speech."""
     y, used, last = 1.75, LETTERS, None
     for token, tag in zip(tokens, tags, strict=True):
-        ink = TAGS.get(tag, GREY)
-        box = {"boxstyle": "round,pad=0.15", "facecolor": _tint(ink), "linewidth": 0}
+        box = {"boxstyle": "round,pad=0.15", **_box(TAGS.get(tag, GREY)), "linewidth": 0}
         look = {"size": 7, "color": INK, "bbox": box, "va": "bottom"}
         used += len(token) + 2
-        if last is None or used > LETTERS:
+        if used > LETTERS:
             y, used = y - 0.16, len(token)
             last = axes.text(-0.05, y, token, **look)
         else:
@@ -122,13 +108,14 @@ def forest(parses: Sequence[Mapping[str, Any]], image: np.ndarray | None = None)
     rows = len(parses) if image is not None else -(-len(parses) // 2)
     tall = 1.95 * rows + 0.25
     figure = Figure(figsize=(PAGE_WIDTH, tall))
-    edges = {"left": 0.01, "right": 0.99, "top": 0.99, "bottom": 0.25 / tall}
-    grid = figure.subplots(rows, 2, squeeze=False, gridspec_kw=edges | {"wspace": 0.04})
+    figure.subplots_adjust(0.01, 0.25 / tall, 0.99, 0.99, wspace=0.04)
+    grid = figure.subplots(rows, 2, squeeze=False)
     for axes in grid.flat:
         bare(axes)
     if image is not None:
         grid[0, 0].imshow(image)
-    for axes, parse in zip(grid.flat if image is None else grid[:, 1], parses, strict=False):
+        grid = grid[:, 1]
+    for axes, parse in zip(grid.flat, parses, strict=False):
         draw_tree(axes, parse["tree"].nodes if parse["tree"] else [NULL] * 7)
         axes.set_ylim(0, 1.75)
         _write_words(axes, parse["tokens"], parse["tags"])
@@ -142,15 +129,12 @@ def two_wordings(groups: Sequence[Sequence[str]]) -> tuple[int, list[Mapping[str
 
     `groups`: captions by image; returns also the parses of the two.
     """
-    pairs = [
-        (number, pair)
-        for number, captions in enumerate(groups)
-        for pair in combinations(map(explain, captions), 2)
-    ]
 
-    def worth(item: tuple) -> int:
-        first, other = item[1]
+    def worth(found: tuple) -> int:
+        first, other = found[1]
         same = first["tree"] == other["tree"] and first["tokens"] != other["tokens"]
         return 7 - first["tree"].nodes.count(NULL) if same and first["tree"] else 0
 
-    return max(pairs, key=worth, default=(0, [explain(groups[0][0])]))
+    parses = [list(map(explain, captions)) for captions in groups]
+    pairs = [(number, pair) for number, own in enumerate(parses) for pair in combinations(own, 2)]
+    return max(pairs, key=worth, default=(0, parses[0][:1]))

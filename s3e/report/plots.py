@@ -1,14 +1,12 @@
 """Figures made of numbers: trainings, gains, seeds, the gap closing, how severe blur is."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from s3e.evaluation.collect import read_log, severities
+from s3e.evaluation.collect import read_logs, severities
 from s3e.report.style import (
     GREY,
     INK,
@@ -16,7 +14,6 @@ from s3e.report.style import (
     PAGE_WIDTH,
     in_order,
     label,
-    short,
     styled,
 )
 
@@ -28,6 +25,7 @@ TRAININGS = {  # `log_<name>.csv` -> panel title
 }  # fmt: skip
 TERMS = ("pixel", "perceptual", "tree", "caption")  # losses of figure 9
 QUANTITIES = {"score": "validation score", "gain": "PSNR gain (dB)"}
+BARS = {"linewidth": 1.2, "elinewidth": 1.0, "capsize": 2}  # look of intervals
 
 
 def _legend(figure: Figure) -> None:
@@ -52,10 +50,9 @@ def _look(variant: str) -> dict[str, str]:
 def curves(logs: pd.DataFrame, by: str = "variant") -> Figure:
     """A panel for each term of each training (thin: as logged; thick: running mean; mean of seeds).
 
-    `logs`: training, step, term, value, perhaps variant and seed (`s3e.evaluation.collect`: its
-    `read_log`, `read_logs`). `by`: the column with a line for each value, variant or training.
+    `logs`: see `s3e.evaluation.collect.read_logs`. `by`: the column with a line for each value,
+    variant or training.
     """
-    logs = logs if by in logs else logs.assign(**{by: ""})
     keys = [name for name in ("training", "term") if name != by]
     panels = list(logs.groupby(keys, sort=False))
     columns = min(3, len(panels))
@@ -85,7 +82,7 @@ def curves(logs: pd.DataFrame, by: str = "variant") -> Figure:
 
 def losses(folder: Path, training: str, by: str = "variant") -> Figure:
     """`curves` of what a `training` (a name or pattern) in the folder of a run has logged."""
-    return curves(read_log(folder, training), by)
+    return curves(read_logs([folder], training), by)
 
 
 def training_curves(logs: pd.DataFrame) -> Figure:
@@ -93,52 +90,6 @@ def training_curves(logs: pd.DataFrame) -> Figure:
     logs = logs[logs.training.isin(TRAININGS) & logs.term.isin(TERMS)]
     order = pd.Index(list(TRAININGS)).get_indexer
     return curves(logs.sort_values("training", key=order, kind="stable"))
-
-
-def _interval(
-    axes: Axes, frame: pd.DataFrame, places: Sequence[float], variant: str, flat: bool = False
-) -> None:
-    """Means with their intervals at `places`; `flat`: values run along the horizontal axis."""
-    value, error = ("x", "xerr") if flat else ("y", "yerr")
-    ends = np.clip([frame["mean"] - frame.low, frame.high - frame["mean"]], 0, None)
-    data = {value: frame["mean"], error: ends, "y" if flat else "x": places}
-    axes.errorbar(**data, **_look(variant), linewidth=1.2, elinewidth=1.0, capsize=2)
-
-
-@styled
-def gain_by_severity(
-    differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test", reference: str = "baseline"
-) -> Figure:
-    """Figure 8: PSNR gained over `reference`, by severity and by thirds of the hardest images.
-
-    In dB with 95 % intervals; `differences`, `bins`: frames of notebook 07.
-    """
-    wanted = "split == @split and reference == @reference and metric == 'psnr'"
-    chosen = differences.query(wanted)
-    names = severities(chosen)
-    thirds = bins.query(f"{wanted} and severity == @names[-1]").sort_values("bin")
-    ends = zip(thirds.input_low, thirds.input_high, strict=True)
-    thirds = thirds.assign(third=[f"{low:.1f}–{high:.1f} dB" for low, high in ends])
-    variants = in_order(set(chosen.variant) & set(SHOWN)) or in_order(chosen.variant)
-    figure = Figure(figsize=(PAGE_WIDTH, 2.75), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, frame, by, order in (
-        (left, chosen, "severity", names),
-        (right, thirds, "third", list(thirds.third.unique())),
-    ):
-        for number, variant in enumerate(variants):
-            own = frame[frame.variant == variant].set_index(by).reindex(order)
-            shift = 0.09 * (number - (len(variants) - 1) / 2)
-            _interval(axes, own, np.arange(len(order)) + shift, variant)
-        axes.axhline(0, color=INK, linewidth=0.9)
-        axes.set_xticks(range(len(order)), order)
-        axes.grid(axis="x", visible=False)
-        axes.set_ylabel(f"PSNR gain over {short(reference)} (dB)")
-    left.set(title="a  by named severity", xlabel="blur")
-    words = "PSNR of the blurred input, worst third first"
-    right.set(title=f"b  thirds of the {names[-1]} images", xlabel=words)
-    _legend(figure)
-    return figure
 
 
 def closing(progress: pd.DataFrame) -> Figure:
@@ -150,6 +101,48 @@ def closing(progress: pd.DataFrame) -> Figure:
     count = progress.groupby("variant").seed.transform("nunique")
     chosen = progress[(count > 1) | (count.max() == 1)].rename(columns={"gain": "value"})
     return curves(chosen.assign(training="cotrain", term="gain"))
+
+
+def _ends(rows: pd.DataFrame) -> np.ndarray:
+    """How far intervals reach below and above their means."""
+    return np.clip([rows["mean"] - rows.low, rows.high - rows["mean"]], 0, None)
+
+
+@styled
+def gain_by_severity(differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test") -> Figure:
+    """Figure 8: PSNR gained over the baseline, by severity and by thirds of the hardest images.
+
+    In dB with 95 % intervals; `differences`, `bins`: frames of notebook 07.
+    """
+    wanted = "split == @split and reference == 'baseline' and metric == 'psnr'"
+    gains = differences.query(wanted)
+    names = severities(gains)
+    thirds = bins.query(f"{wanted} and severity == @names[-1]").sort_values("bin")
+    ends = zip(thirds.input_low, thirds.input_high, strict=True)
+    thirds = thirds.assign(severity=[f"{low:.1f}–{high:.1f} dB" for low, high in ends])
+    variants = in_order(set(gains.variant) & set(SHOWN)) or in_order(gains.variant)
+    panels = (
+        ("a  by named severity", "blur", gains, names),
+        (
+            f"b  thirds of the {names[-1]} images",
+            "PSNR of the blurred input, worst third first",
+            thirds,
+            list(thirds.severity.unique()),
+        ),
+    )
+    figure = Figure(figsize=(PAGE_WIDTH, 2.75), layout="constrained")
+    for axes, (title, words, rows, ticks) in zip(figure.subplots(1, 2), panels, strict=True):
+        for number, variant in enumerate(variants):
+            own = rows[rows.variant == variant].set_index("severity").reindex(ticks)
+            shift = 0.09 * (number - (len(variants) - 1) / 2)
+            places = np.arange(len(ticks)) + shift
+            axes.errorbar(places, own["mean"], _ends(own), **_look(variant), **BARS)
+        axes.axhline(0, color=INK, linewidth=0.9)
+        axes.set_xticks(range(len(ticks)), ticks)
+        axes.grid(axis="x", visible=False)
+        axes.set(title=title, xlabel=words, ylabel="PSNR gain over baseline (dB)")
+    _legend(figure)
+    return figure
 
 
 @styled
@@ -173,9 +166,9 @@ def seeds(
         for place, name in enumerate(in_order(rows[column])):
             own = rows[rows[column] == name]
             each = by_seed.query(wanted).merge(own[["variant", "reference"]])["mean"]
-            _interval(axes, own, [place], name, flat=True)
-            colour = _look(name).get("color", GREY)
-            axes.plot(each, [place + 0.28] * len(each), ".", color=colour, markersize=3.5)
+            bars = axes.errorbar(own["mean"], [place], xerr=_ends(own), **_look(name), **BARS)
+            look = {"color": bars[0].get_color(), "markersize": 3.5}
+            axes.plot(each, [place + 0.28] * len(each), ".", **look)
             ticks.append(f"{label(name)} ({len(each)} seed{'s' * (len(each) != 1)})")
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set_yticks(range(len(ticks)), ticks)
