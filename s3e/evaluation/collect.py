@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from s3e.captions.tree import IGNORE, tokenize
 from s3e.data.corpus import Corpus, Split, consensus
+from s3e.data.readers import fingerprint
 from s3e.evaluation.images import DEFINITION_IMAGES, LABELS, METRICS
 from s3e.evaluation.score import node_counts, node_row
 from s3e.evaluation.statistics import proportion_interval
@@ -26,7 +27,6 @@ WORDS = ("split", "references", "severity", "system", "input", "variant", "refer
 SEVERITIES = ("light", "moderate", "released", "severe")  # pairs have the last two, others the rest
 RANDOM, HUMAN = "random training caption", "human"  # systems
 GUESS, PERSON = "most frequent label", "one reference caption"  # variants beside trees
-THUMB = 16  # side of the grey thumbnails that are compared
 LIKENESS = 0.9  # correlation of thumbnails from which on an image is suspected
 SUSPECTS = {
     "alike": (
@@ -201,22 +201,18 @@ def summary(*frames: pd.DataFrame) -> dict[str, float]:
 def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
     """For every test image: id, likeness to the most alike training image, and `SUSPECTS`.
 
-    Near-duplicates are kept apart before training (`s3e.data.readers`); this looks afterwards, in
-    other ways, for what that may have missed. `gains.without_suspects` scores without them.
+    Near-duplicates are kept apart before training (`s3e.data.readers`); this looks afterwards, at
+    mirrored views and whatever the hash, for more. `gains.without_suspects` scores without them.
     """
     test, train = corpus.test, corpus.train
-    views, theirs = (test.sharp, test.sharp[:, :, ::-1]), thumbnails(train.sharp).T
-    likeness = np.max([thumbnails(view) @ theirs for view in views], axis=(0, 2))
+    views, theirs = (test.sharp, test.sharp[:, :, ::-1]), _thumbnails(train.sharp).T
+    likeness = np.max([_thumbnails(view) @ theirs for view in views], axis=(0, 2))
     seen = {" ".join(tokenize(text)) for texts in train.captions for text in texts}
     said = [any(" ".join(tokenize(text)) in seen for text in texts) for texts in test.captions]
     columns = {"likeness": likeness, "alike": likeness >= LIKENESS, "said": said}
     return pd.DataFrame({"id": test.ids, **columns})
 
 
-def thumbnails(images: np.ndarray) -> np.ndarray:
-    """uint8 N x S x S x 3 -> grey thumbnails, mean 0 and length 1: float32 N x THUMB²."""
-    grey = (image.mean(-1, dtype=np.float32) for image in images)
-    small = [cv2.resize(plane, (THUMB, THUMB), interpolation=cv2.INTER_AREA) for plane in grey]
-    small = np.reshape(small, (len(images), -1))
-    small -= small.mean(1, keepdims=True)
-    return small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
+def _thumbnails(images: np.ndarray) -> np.ndarray:
+    """uint8 N x S x S x 3 -> the grey thumbnails of `fingerprint`, float32 N x 256."""
+    return np.array([fingerprint(Image.fromarray(image))[1] for image in images])
