@@ -1,5 +1,4 @@
-"""Where each file of a folder of figures comes from (`manifest.json`), the check of it, its report,
-and the lessons.
+"""Where each figure and table comes from (`manifest.json`), the check of it, report and lessons.
 
 `python -m s3e report check|build|fill` and the notebooks call these.
 """
@@ -66,11 +65,11 @@ def context(config: Config) -> str:
 
 
 class Manifest:
-    """Collects the files of one folder of figures, which rest on `evaluation`, a finished run of
-    notebook 07.
+    """Collects the files of one folder of figures.
 
-    `corpus`: the run of 01, which knows the fingerprint of a data folder. A notebook can only open
-    runs that are fresh, so the code as it is now is the code that made them.
+    `evaluation`: the run of notebook 07 that they rest on; `corpus`: the run of 01, which knows the
+    fingerprint of a data folder. A notebook can only open runs that are fresh, so the code as it is
+    now is the code that made them.
     """
 
     def __init__(self, folder: Path | str, config: Config, evaluation: Path, corpus: Path):
@@ -139,12 +138,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check(folders: Iterable[Path] = (), strict: bool = False) -> int:
-    """Print what is wrong with folders of figures (default: the published ones and the documents
-    that show them).
+    """Print what is wrong with folders of figures; returns 1 if a file was edited or is missing.
 
-    Returns 0; 1 if a file was edited or is missing (`strict`: also if older code made it). Needs
-    the folders and the sources alone, no `runs/`. Raises `S3EError` for a folder without a
-    manifest.
+    Default: the published folders and the documents that show them. `strict`: 1 also if older code
+    made a file. Needs no `runs/`. Raises `S3EError` for a folder without a manifest.
     """
     published = [FIGURES / name for name in PUBLISHED]
     chosen = list(folders) or [folder for folder in published if (folder / NAME).is_file()]
@@ -152,73 +149,63 @@ def check(folders: Iterable[Path] = (), strict: bool = False) -> int:
         raise S3EError(
             f"{FIGURES} holds no published figures: name a folder, or run python run_all.py first."
         )
-    wrong = [line for folder in chosen for line in broken(folder)]
+    wrong, old = [], []
+    for folder in chosen:
+        edited, stale = compare(folder)
+        wrong += edited
+        old += stale
     for path, text in {} if folders else filled():
         if text != path.read_text(encoding="utf-8"):
             remedy = "python -m s3e report fill"
             wrong.append(f"{path}: its results are not those of figures/ ({remedy})")
-    old = [line for folder in chosen for line in older(folder)]
     print(*wrong, *old, sep="\n")
     names, again = ", ".join(map(str, chosen)), " (python run_all.py makes them again)" * bool(old)
     print(f"{names}: {len(wrong)} edited or missing, {len(old)} made by older code{again}")
     return int(bool(wrong or (strict and old)))
 
 
-def broken(folder: Path) -> Iterator[str]:
-    """Files that are not as they were made, are gone, or have no entry."""
-    files = read_manifest(folder)["files"]
-    for name, entry in files.items():
+def compare(folder: Path) -> tuple[list[str], list[str]]:
+    """Files of a folder that were edited, are gone or unknown; and files that older code made."""
+    manifest, now = read_manifest(folder), sysconfig.get_python_version()
+    made, entries = manifest["python"], manifest["files"]
+    wrong, old = [], []
+    if made != now:
+        old = [f"{folder / NAME}: code was hashed by Python {made}, which {now} cannot compare"]
+    for name, entry in entries.items():
         path = folder / name
         if not path.is_file():
-            yield f"{path}: missing"
+            wrong.append(f"{path}: missing")
         elif file_digest(path) != entry["sha256"]:
-            yield f"{path}: edited since it was made"
-    for path in sorted(folder.iterdir()):
-        if path.name not in (NAME, FINDINGS, REPORT, *files) and path.name[0] != ".":
-            yield f"{path}: not in {NAME}, so nobody knows what made it"
-
-
-def older(folder: Path) -> Iterator[str]:
-    """Files that rest on code which has changed since, with the modules."""
-    manifest, now = read_manifest(folder), sysconfig.get_python_version()
-    if manifest["python"] != now:
-        made = manifest["python"]
-        yield f"{folder / NAME}: code was hashed by Python {made}, which {now} cannot compare"
-        return
-    for name, entry in manifest["files"].items():
-        parts, then = code_of(entry["runs"]), manifest["code"]
-        if changed := [module for module in parts if then.get(module) != parts[module]]:
+            wrong.append(f"{path}: edited since it was made")
+        parts = code_of(entry["runs"]) if made == now else {}
+        changed = [module for module in parts if manifest["code"].get(module) != parts[module]]
+        if changed:
             more = f" and {len(changed) - 3} more" * (len(changed) > 3)
-            names = ", ".join(changed[:3]) + more
-            yield f"{folder / name}: made by older code ({names} changed since)"
+            old.append(f"{path}: made by older code ({', '.join(changed[:3])}{more} changed since)")
+    for path in sorted(folder.glob("[!.]*")):
+        if path.name not in (NAME, FINDINGS, REPORT, *entries):
+            wrong.append(f"{path}: not in {NAME}, so nobody knows what made it")
+    return wrong, old
 
 
 # ---------------------------------------------------------------- results in documents, the report
 
 
-def results(name: str, what: str) -> str:
-    """Markdown of what a committed study found; one line where it is not committed.
+def results(name: Path | str, what: str) -> str:
+    """Markdown of what a study found; one line where it is not there.
 
-    `name`: its folder below `figures/`; `what`: "findings", "headline" (a few of them) or a table's
-    name.
+    `name`: its folder below `figures/`, or a path; `what`: "findings", "headline" (a few of them)
+    or a table's name.
     """
     folder = ROOT / "figures" / name
     if not (folder / NAME).is_file():
         return f"figures/{name} is not there: run the study, then notebook 08 draws it."
     if what in ("findings", "headline"):
-        return _findings(folder, what)
-    return _table(folder / f"{what}.md")
-
-
-def _findings(folder: Path, what: str = "findings") -> str:
-    first = [item["topic"] for item in WORDS["findings"] if "headline" in item]
-    found = read_json(folder / FINDINGS)
-    return "\n".join(f"- {text}" for topic, text in found if what != "headline" or topic in first)
-
-
-def _table(path: Path) -> str:
-    """A table's Markdown; those from before December 2026 end with a line of their origin."""
-    return _there(path).read_text(encoding="utf-8").partition("\n\n<!-- origin")[0]
+        first = [item["topic"] for item in WORDS["findings"] if "headline" in item]
+        found = read_json(folder / FINDINGS)
+        return "\n".join(f"- {text}" for name, text in found if what != "headline" or name in first)
+    table = _there(folder / f"{what}.md").read_text(encoding="utf-8")
+    return table.partition("\n\n<!-- origin")[0]  # how tables from before December 2026 end
 
 
 def _there(path: Path) -> Path:
@@ -243,20 +230,19 @@ def fill() -> int:
 
 
 def build(folder: Path | str) -> Path:
-    """Write `report.html` into a folder of figures: findings, tables and figures in one file that
-    needs nothing else.
+    """Write `report.html` into a folder of figures: all that it holds in a file that stands alone.
 
     Made from the folder's files alone. Raises `S3EError` for a file that is missing.
     """
     import nbformat  # slow to import
     from nbconvert import HTMLExporter
 
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     manifest = read_manifest(folder)
-    title = f"S3E-Deblur: the study “{manifest['profile']}”"
-    parts = [f"# {title}", manifest["context"], "## What was found", _findings(folder), "## Tables"]
+    title, found = f"S3E-Deblur: the study “{manifest['profile']}”", results(folder, "findings")
+    parts = [f"# {title}", manifest["context"], "## What was found", found, "## Tables"]
     names = sorted(manifest["files"], key=lambda name: (len(name.partition("_")[0]), name))
-    parts += [_table(folder / name) for name in names if name.endswith(".md")]
+    parts += [results(folder, name[:-3]) for name in names if name.endswith(".md")]
     parts += ["## Figures", manifest.get("pictures", "")]
     for name in (name for name in names if name.endswith(".png")):
         about = manifest["files"][name]["about"]
@@ -274,11 +260,9 @@ def build(folder: Path | str) -> Path:
 
 
 def show_source(*names: str) -> Any:
-    """The source of functions, methods or classes of the library, as Markdown that a notebook
-    shows.
+    """The source of functions, methods or classes of the library, for a notebook to show.
 
-    `names`: dotted, e.g. "s3e.models.tree.S3Tree.forward". Raises `S3EError` for a name that is not
-    there.
+    `names`: dotted, e.g. "s3e.models.tree.S3Tree.forward"; `S3EError` for one that is not there.
     """
     from IPython.display import Markdown
 
@@ -286,9 +270,8 @@ def show_source(*names: str) -> Any:
     for name in names:
         found = pydoc.locate(name)
         if not callable(found):
-            raise S3EError(
-                f"'{name}' is no function or class: write it like 's3e.models.tree.S3Tree.forward'."
-            )
+            like = "write it like 's3e.models.tree.S3Tree.forward'"
+            raise S3EError(f"'{name}' is no function or class: {like}.")
         found = inspect.unwrap(found)
         lines, first = inspect.getsourcelines(found)
         where = f"`{found.__module__}`, lines {first}-{first + len(lines) - 1}"
@@ -299,15 +282,14 @@ def show_source(*names: str) -> Any:
 def state(
     profile: str, data: str = "scenes", overrides: dict[str, Any] | None = None
 ) -> pd.DataFrame:
-    """What is finished of a study: a row for each notebook and state of its runs, with how many
-    `runs` and the first `why`.
+    """What is finished of a study: how many `runs` of each notebook have which state, and `why`.
 
     No result is read but the runs' records. Raises `S3EError` for settings that cannot be used.
     """
-    names = ["notebook", "state"]
     rows = [(run.stage, *run.state()[:2]) for run in Study(profile, data, overrides).runs]
-    groups = pd.DataFrame(rows, columns=[*names, "why"]).groupby(names, sort=False).why
-    return groups.agg(runs="size", why="first").reset_index()
+    frame = pd.DataFrame(rows, columns=["notebook", "state", "why"])
+    groups = frame.groupby(["notebook", "state"], sort=False, as_index=False)
+    return groups.agg(runs=("why", "size"), why=("why", "first"))
 
 
 def environment(config: Config) -> pd.DataFrame:

@@ -1,13 +1,11 @@
-"""One look for all figures: a colour and marker per variant, pictures of arrays, files that redraw
-to the same bytes.
+"""One look for all figures: colours, pictures of arrays, files that redraw to the same bytes.
 
 Pictures are uint8 (H, W, 3) in RGB, in and out, unless said otherwise.
 """
 
 import io
 import re
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.style import context
 
 from s3e.utils import atomic_write, data_file
 
 PAGE_WIDTH = 7.0  # inches
-STYLE = Path(__file__).with_name("s3e.mplstyle")
 SIDE = 256  # pixels of a lit picture's longer side
 
 # Okabe & Ito, "Color Universal Design" (2008)
@@ -35,9 +33,8 @@ LOOKS = pd.DataFrame(data_file("report/looks.csv")).set_index("variant")
 
 def label(variant: str) -> str:
     """The words of figures and tables for a variant, and for a pair like "a -> b" or "a - b"."""
-    words = [
-        LOOKS.words.get(name, name.replace("_", " ")) for name in re.split(" (?:->|-) ", variant)
-    ]
+    names = re.split(" (?:->|-) ", variant)
+    words = (LOOKS.words.get(name, name.replace("_", " ")) for name in names)
     return (" → " if "->" in variant else " − ").join(words)
 
 
@@ -51,17 +48,8 @@ def in_order(variants: Iterable[str]) -> list[str]:
     return sorted(set(variants), key=lambda name: ([*LOOKS.index, name].index(name), name))
 
 
-def styled(maker: Callable[..., Any]) -> Callable[..., Any]:
-    """Run `maker`, which draws a figure, under the suite's style and no other settings."""
-
-    @wraps(maker)
-    def draw(*args: Any, **kwargs: Any) -> Any:
-        with mpl.rc_context():
-            mpl.rcdefaults()
-            mpl.style.use(STYLE)
-            return maker(*args, **kwargs)
-
-    return draw
+# decorates what draws or saves a figure: the suite's style, and no other settings
+styled = context(Path(__file__).with_name("s3e.mplstyle"), after_reset=True)
 
 
 @styled

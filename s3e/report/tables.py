@@ -148,15 +148,11 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 def definitions(frame: pd.DataFrame) -> pd.DataFrame:
     """PSNR and SSIM by every definition, and whether it ranks variants as ours does."""
-    places = pd.MultiIndex.from_frame(frame[["metric", "definition"]])
-    alike = agreement(frame).map("{:.2f}".format).replace("nan", DASH)
-    return frame.assign(
-        habit=places.map({(item.metric, item.name): item.habit for item in DEFINITIONS}),
-        agreement=places.map(alike),
-        seeds=1,
-        images=DEFINITION_IMAGES,
-        **dict.fromkeys(("mean", "low", "high"), frame.value),
-    )
+    habits = pd.DataFrame(DEFINITIONS).rename(columns={"name": "definition"}).drop(columns="score")
+    alike = agreement(frame).map("{:.2f}".format).replace("nan", DASH).rename("agreement")
+    frame = frame.merge(habits).join(alike, on=["metric", "definition"])
+    value = dict.fromkeys(("mean", "low", "high"), frame.value)
+    return frame.assign(seeds=1, images=DEFINITION_IMAGES, **value)
 
 
 TIDY = {"cost": costs, "definitions": definitions}  # frames that do not come as rows of tables
