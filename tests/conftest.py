@@ -58,9 +58,9 @@ def corpus(tiny, tmp_path_factory):
 
 
 def environment_of(root):
-    """The environment in which runs and figures go below a folder."""
+    """The environment in which runs and figures go below a folder; METEOR is tested elsewhere."""
     own = {"S3E_RUNS": str(root / "runs"), "S3E_FIGURES": str(root / "figures")}
-    return {**os.environ, **own}
+    return {**os.environ, **own, "S3E_NO_JAVA": "1"}
 
 
 def run_all(environment, *words):

@@ -167,8 +167,8 @@ def test_a_killed_worker_costs_its_own_run_alone(here, tmp_path):
 
 def test_a_foreign_worker_stops_the_request_at_once(repo, tmp_path):
     command = Command(repo, tmp_path / "runs")
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
-    with LocalCluster(**options) as foreign:  # of this source
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": None}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **options) as foreign:  # of this source
         code, log = command.run("--until", "00", "--scheduler", foreign.scheduler_address)
     assert code == 2 and "a worker cannot take part: the source of the suite is" in log
     assert "Traceback" not in log

@@ -85,6 +85,7 @@ def test_deblur_first_then_caption_was_scored(smoke):
 def run(smoke, capsys, monkeypatch, *words):
     """What `run_all.py` prints of the smoke study, here in this process."""
     monkeypatch.setattr(utils, "RUNS", smoke["runs"].parent)
+    monkeypatch.setenv("S3E_NO_JAVA", "1")
     assert main(["run", "--profile", "smoke", *words]) == 0
     return capsys.readouterr().out
 
@@ -261,7 +262,7 @@ def test_other_layouts_go_through_the_same_pipeline(smoke, tmp_path, write, capt
     data = write(tmp_path / write.__name__, **({} if captioned else {"count": 60}))
     words = ["--data", str(data), "--variants", "baseline", "full", "--from", "00"]
     words += [] if captioned else ["--semantics-from", str(smoke["runs"])]
-    done = run_all(smoke["env"], *words)
+    done = run_all({**smoke["env"], "S3E_NO_JAVA": ""}, *words)
     assert done.returncode == 0, done.stdout[-2000:]
     [figures] = smoke["figures"].parent.glob(f"smoke@{data.name}*")
     assert (figures / "table1_deblurring.md").exists()

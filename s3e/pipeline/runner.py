@@ -6,7 +6,6 @@ from tempfile import TemporaryFile
 
 from s3e import utils
 from s3e.config import Config
-from s3e.data.prepare import read
 from s3e.pipeline import keys
 from s3e.pipeline.graph import STAGES, notebook, stage_named
 from s3e.pipeline.schedule import FAILED, Cluster, Job, Local, execute
@@ -66,10 +65,12 @@ def run_study(
 
 def check_files(config: Config) -> None:
     """Raise `S3EError` if the data folder or the file of VGG19 cannot be used."""
-    if config.data.source != "scenes":
+    if config.data.source != "scenes":  # what is imported here imports PyTorch
+        from s3e.data.prepare import read
+
         read(config)
     if config.loss.perceptual and config.loss.vgg19_weights:
-        from s3e.models.build import locate  # imports PyTorch
+        from s3e.models.build import locate
 
         locate(config.loss.vgg19_weights)
 
