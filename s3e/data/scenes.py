@@ -20,7 +20,7 @@ draws is part of the data: it must not change.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from operator import mul
 from statistics import median
 from typing import NamedTuple
@@ -37,7 +37,7 @@ Boxes = dict[str, Box]  # of entities
 Random = np.random.Generator
 
 TABLES = data_file("data/scenes.toml")
-SHAPES, COLOURS, WORDS, CUES = (TABLES[name] for name in ("shapes", "colours", "words", "cues"))
+SHAPES, COLOURS, TERMS, CUES = (TABLES[name] for name in ("shapes", "colours", "words", "cues"))
 CATEGORIES, RELATIONS = tuple(SHAPES), tuple(TABLES["relations"])
 ROLES = {  # relation -> who may come first, who may come second
     name: [set(TABLES[place].get(name, CATEGORIES)) for place in ("first", "second")]
@@ -123,35 +123,27 @@ def _cast(relations: Sequence[str], rng: Random) -> tuple[str, ...] | None:
 def _lay_out(tree: CaptionTree, rng: Random) -> Boxes:
     """A cell for every entity."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
+    parts, hover, cells = [("pair", root, (a, c))], TABLES["hover"], {}
     if b != NULL or d != NULL:
         kind = "row" if root == "above" else "column"
-        return _cells(kind, left, (a, b), rng, 0) | _cells(kind, right, (c, d), rng, 1)
-    cells = _cells("pair", root, (a, c), rng)
+        parts = [(kind, left, (a, b), 0), (kind, right, (c, d), 1)]
+    for kind, relation, names, *given in parts:
+        table = TABLES["cells"][kind]
+        cells |= zip(names, _measure(table[relation], table, rng, *given), strict=False)
     if root == "hold":
         cells[c][3] = min(cells[c][3], 50)
-    for name in cells:
-        if root in TABLES["hover"]["relations"] and name in TABLES["hover"]["entities"]:
+    for name in cells if len(parts) == 1 and root in hover["relations"] else ():
+        if name in hover["entities"]:
             cells[name][3] -= rng.uniform(0, 12)
     return cells
 
 
-def _cells(kind: str, relation: str, names: Sequence[str], rng: Random, *given: float) -> Boxes:
-    """Cells of one or two entities that are related, from the table of their kind of group."""
-    table = TABLES["cells"][kind]
-    amounts = _amounts(table, given, rng)
-    return {name: _box(edges, amounts) for name, edges in zip(names, table[relation], strict=False)}
-
-
-def _amounts(table: dict, given: Sequence[float], rng: Random) -> list[float]:
-    """What the coefficients of a table stand for: 1, what is given, and random jitters."""
-    return [1, *given, *(rng.uniform(*span) for span in table.get("jitters", ()))]
-
-
-def _box(
-    edges: Sequence[Sequence[float]], amounts: Sequence[float], unit: float = 1
-) -> list[float]:
-    """Left, top, right, bottom (or others) from their coefficients; the last may be missing."""
-    return [unit * sum(map(mul, edge, amounts)) for edge in edges]
+def _measure(
+    rows: Sequence, table: dict, rng: Random | None, *given: float, unit: float = 1
+) -> list[list[float]]:
+    """Rows of values from their coefficients of 1, what is given, and a table's random jitters."""
+    amounts = [1, *given, *(rng.uniform(*span) for span in table.get("jitters", ()))]
+    return [[unit * sum(map(mul, edge, amounts)) for edge in row] for row in rows]
 
 
 def _bonds(tree: CaptionTree) -> list[tuple[str, str, str]]:
@@ -185,7 +177,7 @@ def _place(tree: CaptionTree, cells: Boxes, scales: dict[str, float]) -> Boxes:
 def _write_caption(tree: CaptionTree, scales: dict[str, float], rng: Random) -> str:
     """One wording of a tree; `scales` tell what may be called small or big."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
-    adverbs = WORDS[root].get("adverbs")
+    adverbs = TERMS[root].get("adverbs")
     plain, more, phrases = b == d == NULL and rng.random() < 0.35, "", []
     for first, sub, second in ((a, left, b), (c, right, d)):
         phrase = _noun(first, scales, rng)
@@ -218,7 +210,7 @@ def _relate(
     style: str, relation: str, a: str, b: str, rng: Random, more: str = "", may_turn: bool = True
 ) -> str:
     """Two phrases as a sentence, or as a phrase of a style of the table; perhaps turned round."""
-    words = WORDS[relation]
+    words = TERMS[relation]
     forms = TABLES["phrases"][style]["verb" if "done" in words else "place"]
     low, high = forms["turns"]
     may_turn = may_turn and {"done", "turned"} & words.keys()
@@ -231,7 +223,7 @@ def _relate(
 # --- the image ---
 
 
-@lru_cache(maxsize=4096)
+@cache
 def texture_of(category: str, size: int) -> np.ndarray:
     """Float32 (size, size) of -1 and 1, mean 0: the category's tile, 4 x 4 pixels at size 64."""
     tile = np.float32(SHAPES[category]["texture"])
@@ -271,7 +263,7 @@ def _paint(
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     groups = [[boxes[name] for name in pair if name in boxes] for pair in ((a, b), (c, d))]
     actors = {  # look to the right
-        name for relation, *pair in _bonds(tree) if "done" in WORDS[relation] for name in pair
+        name for relation, *pair in _bonds(tree) if "done" in TERMS[relation] for name in pair
     }
     factor = 4 if size <= 128 else 2  # supersampling
     image = _backdrop(root, groups, size, factor, rng)
@@ -296,7 +288,7 @@ def _paint(
     for relation, first, second in _bonds(tree):
         if relation in CUES:
             colour = COLOURS[SHAPES[first]["colour"]][0]
-            _draw_cue(image, factor, CUES[relation], colour, (1, *boxes[first], *boxes[second]))
+            _draw_cue(image, factor, CUES[relation], colour, (*boxes[first], *boxes[second]))
     return np.clip(image + 0.5, 0, 255).astype(np.uint8), labels
 
 
@@ -314,9 +306,9 @@ def _backdrop(
 
     def draw(ornament: str, *given: float) -> None:
         table = TABLES["ornaments"][ornament]
-        amounts = _amounts(table, given, rng)
-        for kind, edges, colour in table["parts"]:
-            xy = _box(edges, amounts, unit)
+        kinds, rows, colours = zip(*table["parts"], strict=True)
+        boxes = _measure(rows, table, rng, *given, unit=unit)
+        for kind, xy, colour in zip(kinds, boxes, colours, strict=True):
             getattr(ImageDraw.Draw(canvas), kind)(xy, fill=tuple(palette[colour]))
 
     for ornament in theme["ornaments"]:
@@ -343,16 +335,14 @@ def _backdrop(
     return image * (1 - 0.3 * np.minimum(shadow, 1)[..., None])
 
 
-def _draw_cue(
-    image: np.ndarray, factor: int, cue: dict, colour: Sequence[int], amounts: Box
-) -> None:
-    """Draw on `image` (float32, in place) what shows a relation; `amounts`: 1 and two boxes."""
+def _draw_cue(image: np.ndarray, factor: int, cue: dict, colour: Sequence[int], boxes: Box) -> None:
+    """Draw on `image` (float32, in place) what shows a relation of two `boxes` (8 edges)."""
     unit = factor * len(image) / 64
     for rim, fill in ((0.5, cue["edge"]), (0, cue.get("colour", colour))):
         mask = Image.new("L", (factor * len(image),) * 2)
         pen = ImageDraw.Draw(mask)
         for stroke in cue["strokes"]:
-            xy = [median(_box(choices, amounts, unit)) for choices in stroke["points"]]
+            xy = [*map(median, _measure(stroke["points"], cue, None, *boxes, unit=unit))]
             width = unit * (stroke["width"] + 2 * rim)
             if stroke["kind"] == "circle":
                 pen.circle(xy, width / 2, fill=255)
