@@ -26,7 +26,7 @@ from pathlib import Path
 from tests.fixtures_data import small
 from s3e.data import prepare
 
-make, prepare.CHUNK = prepare.spread, 2
+make, prepare.CHUNK = prepare.in_threads, 2
 
 def hang(work, chunks, jobs, title):  # stops when some of the photos are written
     for count, result in enumerate(make(work, chunks, jobs, title)):
@@ -34,7 +34,7 @@ def hang(work, chunks, jobs, title):  # stops when some of the photos are writte
             time.sleep(600)
         yield result
 
-prepare.spread, prepare.utils.RUNS = hang, Path(sys.argv[1])
+prepare.in_threads, prepare.utils.RUNS = hang, Path(sys.argv[1])
 prepare.prepare_photos(small(sys.argv[2]), 2)
 """
 ROOT = Path(prepare.__file__).parents[2]
@@ -89,7 +89,7 @@ def test_bytes_do_not_depend_on_processes_or_chunks(photos, whole, monkeypatch):
 
 def test_a_killed_preparation_begins_again(photos, whole, runs):
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, runs, photos, "hang"], cwd=ROOT)
-    wait_for(lambda: list(runs.glob("cache/*.part/.train_sharp*")))
+    wait_for(lambda: list(runs.glob("cache/*.part/train_sharp*")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert [path.suffix for path in runs.glob("cache/photos-*")] == [".part"]
@@ -138,7 +138,7 @@ def test_places_that_have_no_room_or_cannot_be_written(photos, runs, monkeypatch
 
 
 def key_of(root, **settings):
-    return prepare.digest(prepare.cache_key(small(root, **settings), read_source(root), None))
+    return prepare.cache_key(small(root, **settings), read_source(root), None)
 
 
 def test_each_change_of_settings_or_files_has_its_own_cache(tmp_path, monkeypatch):

@@ -107,10 +107,10 @@ def test_rows_without_a_severity_are_never_used(corpus):
 def test_frames_of_one_video_are_spread(corpus):
     ids = [f"a/{n}" for n in range(4)] + [f"b/{n}" for n in range(2)] + ["c/0"]
     split = dataclasses.replace(corpus.val, ids=ids)
-    order = [ids[row][0] for row in split.spread(np.arange(7))]
+    order = [ids[row][0] for row in split.apart(np.arange(7))]
     assert sorted(order) == [*"aaaabbc"]
     assert all(first != second for first, second in zip(order, order[1:], strict=False))
-    assert split.spread(np.array([1, 3])).tolist() == [1, 3]  # within a video the order stays
+    assert split.apart(np.array([1, 3])).tolist() == [1, 3]  # within a video the order stays
 
 
 # Captioned photos

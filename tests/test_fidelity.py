@@ -43,7 +43,7 @@ def test_the_judge_has_a_seed_of_its_own_and_never_sees_blur(corpus, config, tmp
         name: replace(split, blurred={k: np.zeros_like(v) for k, v in split.blurred.items()})
         for name, split in corpus.splits.items()
     }
-    again = train_judge(tmp_path / "again", replace(corpus, splits=black), config)
+    again = train_judge(tmp_path / "again", replace(corpus, **black), config)
     assert torch.equal(weights(judge), weights(again))
     start = weights(new_source(config, corpus, "flat"))  # of notebook 03, before two small steps
     assert ((weights(judge) - start).abs() < 0.01).float().mean() < 0.5
@@ -83,7 +83,7 @@ def scored(corpus, config, monkeypatch):
     )
     about = {"input": "deblurred", "split": "test"}
     rows = [{"system": name, "seed": seed, "captions": said, **about} for name, seed, said in sets]
-    corpus = replace(corpus, splits={**corpus.splits, "test": turned})
+    corpus = replace(corpus, test=turned)
     frame = fidelity_scores(rows, corpus, config)
     return frame[frame.reference == ""], frame[frame.reference != ""]
 
@@ -118,7 +118,7 @@ def test_differences_are_paired_by_image_and_seed(scored):
 def test_with_one_caption_an_image_no_human_takes_part(corpus, config, monkeypatch):
     monkeypatch.setenv("S3E_NO_JAVA", "1")
     split = replace(corpus.test, captions=[texts[:1] for texts in corpus.test.captions])
-    single = replace(corpus, splits={**corpus.splits, "test": split})
+    single = replace(corpus, test=split)
     said = {key: texts[0] for key, texts in zip(split.ids, split.captions, strict=True)}
     row = {"system": "sharp", "input": "sharp", "split": "test", "seed": 0, "captions": said}
     scores = fidelity_scores([row], single, config)

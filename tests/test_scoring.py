@@ -55,7 +55,7 @@ def frames(corpus):
         )
         for name, split in corpus.splits.items()
     }
-    return replace(corpus, splits=splits, severities=tuple(views), captioned=False, categories=[])
+    return replace(corpus, **splits, severities=tuple(views), captioned=False, categories=[])
 
 
 def resized(split, height, width):

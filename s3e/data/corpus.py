@@ -1,5 +1,4 @@
-"""The corpus of a study as training and evaluation read it: memory-mapped photos, and batches that
-are functions of their number.
+"""The corpus of a study as training and evaluation read it: batches are functions of their number.
 
 `s3e.data.prepare` writes it. Layout of the folder: `<split>_sharp.npy`, `<split>_<severity>.npy`
 (uint8 N x H x W x 3), `<split>_extent_<severity>.npy`, `<split>_psnr_<severity>.npy` (N),
@@ -11,6 +10,7 @@ trees), `corpus.json` (severities, protocol, what was left out) and, for caption
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mode
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,8 +66,7 @@ class Batch:
 
 @dataclass
 class Split:
-    """One split in memory-mapped arrays, with its captions as word ids and its trees as node
-    classes.
+    """One split in memory-mapped arrays, its captions as word ids and its trees as node classes.
 
     A severity may be missing for some photos (frames at the end of a video have no window): `rows`
     knows which have it. Without captions, `captions` are empty lists, `words` zeros (N x 1 x 1),
@@ -91,18 +90,14 @@ class Split:
         return len(self.ids)
 
     def rows(self, *severities: str) -> np.ndarray:
-        """Numbers of the photos that have all of `severities`; all photos where none is given, or
-        "sharp".
-        """
+        """Numbers of the photos that have all of `severities`; "sharp", or none given: all."""
         have = np.ones(len(self), dtype=bool)
         for severity in severities:
             have &= ~np.isnan(self.psnr.get(severity, 0.0))
         return np.flatnonzero(have)
 
-    def spread(self, rows: np.ndarray) -> np.ndarray:
-        """The same rows, those of one video or sub-folder (ids up to the last "/") as far from each
-        other as can be.
-        """
+    def apart(self, rows: np.ndarray) -> np.ndarray:
+        """The same rows, those of one video or sub-folder (ids up to the last "/") far apart."""
         videos = pd.Series([self.ids[row].rpartition("/")[0] for row in rows])
         groups = videos.groupby(videos)
         places = (groups.cumcount() + 0.5) / groups.transform("size")
@@ -150,8 +145,7 @@ class Split:
         return np.array_split(rows, max(1, -(-len(rows) // batch)))
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """What data decide of the networks: how many words, labels (NULL included) and categories."""
 
     words: int
@@ -172,7 +166,9 @@ class Corpus:
     """
 
     folder: Path
-    splits: dict[str, Split]
+    train: Split
+    val: Split
+    test: Split
     words: Vocabulary
     labels: TreeVocabulary
     severities: tuple[str, ...]
@@ -195,16 +191,9 @@ class Corpus:
         return Sizes(len(self.words), *labels, len(self.categories))
 
     @property
-    def train(self) -> Split:
-        return self.splits["train"]
-
-    @property
-    def val(self) -> Split:
-        return self.splits["val"]
-
-    @property
-    def test(self) -> Split:
-        return self.splits["test"]
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name."""
+        return {split.name: split for split in (self.train, self.val, self.test)}
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -229,10 +218,10 @@ def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Cor
     words, labels, max_words = Vocabulary(SPECIAL), TreeVocabulary([NULL], [NULL]), 1
     if vocabulary or about["captioned"]:
         words, labels, max_words = read_vocabulary(vocabulary or folder)
-    splits = {name: _load_split(folder, name, words, labels, max_words) for name in SPLITS}
+    splits = [_load_split(folder, name, words, labels, max_words) for name in SPLITS]
     about["severities"] = tuple(about["severities"])
     about["vocabulary"] = Path(vocabulary) if vocabulary else None
-    return Corpus(folder, splits, words, labels, **about)
+    return Corpus(folder, *splits, words, labels, **about)
 
 
 def read_vocabulary(folder: Path | str) -> tuple[Vocabulary, TreeVocabulary, int]:
@@ -280,28 +269,18 @@ def tree_of(nodes: list[str] | None) -> CaptionTree | None:
 
 
 def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
-    """The most frequent label of each node over the trees of one photo's captions (ties: the
-    earlier caption).
-    """
+    """The most frequent label of each node over one photo's captions (ties: the earlier one)."""
     columns = list(zip(*(tree.nodes for tree in trees if tree), strict=True))
     return tree_of([mode(column) for column in columns] or None)
 
 
 def severity_table(corpus: Corpus) -> pd.DataFrame:
-    """One row a photo of val and test and a severity: kernel extent in pixels (pairs: none), input
-    PSNR in dB.
-    """
-    parts = [
-        pd.DataFrame(
-            {
-                "split": split.name,
-                "severity": severity,
-                "id": split.ids,
-                "extent": split.extents[severity],
-                "psnr_blurred": split.psnr[severity],
-            }
-        )
+    """A row a photo of val and test and a severity: kernel extent (pixels), input PSNR (dB)."""
+    rows = [
+        (split.name, severity, *facts)
         for split in (corpus.val, corpus.test)
         for severity in corpus.severities
+        for facts in zip(split.ids, split.extents[severity], split.psnr[severity], strict=True)
     ]
-    return pd.concat(parts, ignore_index=True).dropna(subset="psnr_blurred")
+    columns = ["split", "severity", "id", "extent", "psnr_blurred"]
+    return pd.DataFrame(rows, columns=columns).dropna(subset="psnr_blurred")

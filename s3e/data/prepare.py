@@ -1,5 +1,4 @@
-"""Prepare data once: look at every photo, decode, resize and blur it on all cores, and write the
-corpus of a study.
+"""Prepare data once: look at every photo, decode, resize and blur it on all cores, write a corpus.
 
 Prepared photos are kept in `runs/cache/<data folder>-<hash>/`, in the layout that `corpus` reads
 but without vocabulary and parses; the hash is of the settings, the files and the code that they
@@ -12,10 +11,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from inspect import getsource
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,10 @@ from s3e.data import photos as decoding
 from s3e.data import readers
 from s3e.data.corpus import Corpus, load_corpus
 from s3e.data.photos import decode, load_photo, load_whole
-from s3e.data.readers import PAIRED, SPLITS, Source, Subset, counted, read_source
+from s3e.data.readers import PAIRED, SPLITS, Photo, Source, Subset, counted, read_source
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.utils import (
     S3EError,
-    atomic_write,
     code_digest,
     digest,
     disk_errors,
@@ -52,7 +50,7 @@ DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below th
 MARGIN = 1.4
 
 
-def spread(work: Callable, items: list, jobs: int, title: str) -> Iterator:
+def in_threads(work: Callable, items: list, jobs: int, title: str) -> Iterator:
     """`work` of each item, in order, in `jobs` threads (0: one a core).
 
     Threads are enough: decoding, resizing and blurring leave the interpreter to others.
@@ -92,84 +90,70 @@ def refuse(source: Source, config: Config) -> None:
         )
 
 
-def look(source: Source, jobs: int = 0) -> None:
+def look(source: Source, jobs: int) -> None:
     """Decode every photo (of pairs the blurred one too); broken ones move to `problems`.
 
     Adds the columns `size` (width, height), `unusual`, `hash` and `thumb`. No file makes it stop.
     """
     images, names = source.images, ["fault", "size", "unusual", "hash", "thumb"]
-    pairs = [*zip(images["path"], images["blurred"], strict=True)]
-    looks = pd.DataFrame(spread(_look, pairs, jobs, "decoding"), images.index, names)
+    looks = in_threads(_look, [*images.itertuples()], jobs, "decoding")
+    looks = pd.DataFrame(looks, images.index, names)
     broken = looks["fault"] != ""
     source.problems += [*looks["fault"][broken]]
     source.images = images.join(looks[~broken], how="inner")
 
 
-def _look(pair: tuple[Path, Path | None]) -> list:
-    path, blurred = pair
+def _look(photo: Photo) -> list:
     try:
-        image, size, unusual = decode(path, DRAFT)
-        if blurred and (other := decode(blurred, DRAFT)[1]) != size:
+        image, size, unusual = decode(photo.path, DRAFT)
+        if photo.blurred and (other := decode(photo.blurred, DRAFT)[1]) != size:
             what = f"blurred and sharp frame differ in size ({other} and {size})"
-            raise S3EError(f"{blurred}: {what}; replace or remove the pair.")
+            raise S3EError(f"{photo.blurred}: {what}; replace or remove the pair.")
         return ["", size, unusual, *readers.fingerprint(image)]
     except S3EError as error:
         return [str(error), None, None, None, None]
 
 
-def read_teacher(config: Config) -> Source | None:
-    """The data of the captioned study `semantics_from`; None where there is none, or scenes."""
-    if not config.semantics_from:
-        return None
-    study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
-    root = study["config"]["data"]["source"]
-    return None if root == "scenes" else read_source(root)
-
-
-def choose(source: Source, teacher: Source | None, config: Config, jobs: int = 0) -> None:
+def choose(source: Source, teacher: Source | None, config: Config, jobs: int) -> None:
     """Leave out broken photos, near-duplicates across splits, held-out photos like those that
     `teacher` trains on, and what is beyond `data.train`, `data.val` and `data.test`.
 
-    Pairs get the column `window` (see `windows`). Raises `S3EError` for broken photos unless
+    Pairs get a column of `windows` for each severity. Raises `S3EError` for broken photos unless
     `data.skip_broken`, and where fewer than 2 photos of a split are left.
     """
     look(source, jobs)
     refuse(source, config)
     readers.keep_apart(source)
-    if teacher and not source.captioned:
+    if teacher:
         look(teacher, jobs)
         trained = teacher.images.query("split == 'train'")
         for split in ("val", "test"):
             readers.drop_alike(source, split, trained, teacher.root)
     if source.paired:
-        source.images["window"] = windows(source.images, config.blur.frames)
+        source.images["released"] = windows(source.images, 1)
+        source.images["severe"] = windows(source.images, config.blur.frames)
     kept = []
     for split, part in source.images.groupby("split"):
         count = min(getattr(config.data, split) or len(part), len(part))
         step = len(part) if source.paired else count  # pairs are spread over the videos
-        kept.append(part.iloc[[i * step // count for i in range(count)]])
+        kept.append(part.iloc[np.arange(count) * step // count])
     source.images = pd.concat(kept)
     source.check_splits()
 
 
-def windows(images: pd.DataFrame, frames: int) -> pd.Series:
-    """For each pair the `frames` (odd) consecutive blurred frames around it, or None where the
-    video has too few.
-    """
-    places = [*zip(images["sequence"], images["frame"], strict=True)]
-    known, reach = dict(zip(places, images["blurred"], strict=True)), frames // 2
-    found = [
-        tuple(known.get((sequence, number + step)) for step in range(-reach, reach + 1))
-        for sequence, number in places
-    ]
-    return pd.Series([None if None in window else window for window in found], images.index, object)
+def windows(images: pd.DataFrame, frames: int) -> list[tuple[Path, ...] | None]:
+    """For each pair the `frames` (odd) blurred frames around it; None near the ends of a video."""
+    known = {(pair.sequence, pair.frame): pair.blurred for pair in images.itertuples()}
+    steps = range(-(frames // 2), frames // 2 + 1)
+    found = [tuple(known.get((video, number + step)) for step in steps) for video, number in known]
+    return [window if all(window) else None for window in found]
 
 
 def severities_of(source: Source, config: Config) -> dict[str, tuple[str, ...]]:
     """What each split is blurred with; short videos have no severe frames (see `windows`)."""
     trained, known = config.blur.severity, tuple(SEVERITIES)
     if source.paired:
-        counts = source.images["window"].groupby(source.images["split"]).count()
+        counts = source.images.groupby("split")["severe"].count()
         needed = SPLITS if trained == "severe" else SPLITS[1:]
         few = [split for split in needed if counts[split] < 2]
         known = PAIRED[:1] if few else PAIRED
@@ -186,11 +170,11 @@ def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
     """For tables, without a full stop: where splits, blurred frames and severe ones come from."""
     if not source.paired:
         return source.protocol
-    size = config.data.size
+    size, side = config.data.size, frame_side(config)
     severe = f"severe = mean of {config.blur.frames} windows (variant B, released frames)"
     test = f"tested on central {size}-px crops"
     if config.data.whole_frames:
-        trained = f"trained on crops of frames with a shorter side of {side(size)} px"
+        trained = f"trained on crops of frames with a shorter side of {side} px"
         test = f"{trained}, tested on whole frames of full size"
     return ", ".join([source.protocol, *([severe] if "severe" in severities else []), test])
 
@@ -198,9 +182,9 @@ def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
 # --- arrays on disk ---
 
 
-def side(size: int) -> int:
-    """The shorter side in pixels of a frame whose central crop of `size` is taken."""
-    return round(MARGIN * size)
+def frame_side(config: Config) -> int:
+    """The shorter side in pixels of a frame whose central crop is taken."""
+    return round(MARGIN * config.data.size)
 
 
 def _write(source: Source, config: Config, folder: Path, jobs: int = 0) -> None:
@@ -209,32 +193,34 @@ def _write(source: Source, config: Config, folder: Path, jobs: int = 0) -> None:
     Not through memory maps, which a full disk would turn into a crash.
     """
     severities, images = severities_of(source, config), source.images
-    folder.mkdir(parents=True, exist_ok=True)
     check_room(images, severities, config, folder)
+    for path in folder.glob("*.npy"):  # perhaps a link to a cache
+        path.unlink()
     if source.paired and "severe" in severities["test"]:
-        short = images["id"][images["window"].isna()].tolist()
+        short = [*images["id"][images["severe"].isna()]]
         source.notes.append(counted("no severe view, as the video ends near", short))
     for split, part in images.groupby("split"):
         chunks = [part[k : k + CHUNK] for k in range(0, len(part), CHUNK)]
         make = functools.partial(_make_views, config, severities[split])
-        files = {}
-        with ExitStack() as stack:
-            for views in spread(make, chunks, jobs, f"preparing {split}"):
-                for name, array in views.items():
-                    if name not in files:
-                        path = stack.enter_context(atomic_write(folder / f"{split}_{name}.npy"))
-                        files[name] = stack.enter_context(open(path, "wb"))
-                        shape = len(part), *array.shape[1:]
-                        header = {"descr": array.dtype.str, "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(files[name], header)
-                    files[name].write(array.tobytes())
-        record = {"ids": [*part["id"]], "captions": [*map(list, part["captions"])]}
-        record["trees"] = [list(tree.nodes) for tree in part["tree"]] if "tree" in part else None
+        for views in in_threads(make, chunks, jobs, f"preparing {split}"):
+            for name, array in views.items():
+                with open(folder / f"{split}_{name}.npy", "ab") as file:
+                    if not file.tell():
+                        header = np.lib.format.header_data_from_array_1_0(array)
+                        header["shape"] = len(part), *array.shape[1:]
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(array.tobytes())
+        record = {"ids": [*part["id"]], "captions": [*part["captions"]]}
+        record["trees"] = [tree.nodes for tree in part["tree"]] if "tree" in part else None
         write_file(folder / f"{split}.json", record | {"severities": severities[split]})
-    about = {"captioned": source.captioned, "severities": severities["test"]}
-    about |= {"categories": CATEGORIES if source.kind == "scenes" else []}
-    about |= {"protocol": protocol(source, config, severities["test"])}
-    about |= {"left_out": source.problems, "notes": source.notes}
+    about = {
+        "captioned": source.captioned,
+        "severities": severities["test"],
+        "categories": CATEGORIES if source.kind == "scenes" else [],
+        "protocol": protocol(source, config, severities["test"]),
+        "left_out": source.problems,
+        "notes": source.notes,
+    }
     write_file(folder / "corpus.json", about)
 
 
@@ -266,12 +252,10 @@ def _make_views(
     `extent_<severity>` (N): kernel extents in pixels, `psnr_<severity>` (N) dB; NaN where unknown.
     """
     size, how, paired = config.data.size, config.blur, images["blurred"].notna().any()
-    whole = paired and config.data.whole_frames and images["split"].iloc[0] == "test"
-
-    @functools.cache
-    def load(path: Path) -> np.ndarray:
-        return load_whole(path) if whole else load_photo(path, size, side(size) if paired else None)
-
+    load = functools.partial(load_photo, size=size, side=frame_side(config) if paired else None)
+    if paired and config.data.whole_frames and images["split"].iloc[0] == "test":
+        load = load_whole
+    load = functools.cache(load)
     if "image" in images:  # scenes
         sharp = np.stack([*images["image"]])
         views = {"sharp": sharp, "labels": np.stack([*images["label_map"]])}
@@ -279,19 +263,17 @@ def _make_views(
         sharp = np.stack([*map(load, images["path"])])
         views = {"sharp": sharp}
     for severity in severities:
-        extents, absent = np.full(len(images), np.nan), []
-        if not paired:
+        if paired:  # the mean of released frames, as they are coded (4.3, variant B)
+            blurred, extents = np.zeros_like(sharp), np.full(len(images), np.nan)
+            for row, window in enumerate(images[severity]):
+                if window:
+                    blurred[row] = np.rint(np.mean([*map(load, window)], axis=0))
+        else:
             draws = [*images["id"]], severity, how.seed, how.gamma, how.noise
             blurred, extents, _ = blur_batch(sharp, *draws)
-        elif severity == "released":
-            blurred = np.stack([*map(load, images["blurred"])])
-        else:  # the mean of several released frames, as they are coded (4.3, variant B)
-            blurred, absent = np.zeros_like(sharp), images["window"].isna()
-            for row in np.flatnonzero(~absent):
-                frames = [load(path) for path in images["window"].iloc[row]]
-                blurred[row] = np.rint(np.mean(frames, axis=0, dtype=np.float64))
         scores = np.array([psnr(*pair) for pair in zip(blurred, sharp, strict=True)])
-        scores[absent] = np.nan
+        if paired:
+            scores[images[severity].isna()] = np.nan
         views |= {severity: blurred, f"psnr_{severity}": scores}
         views[f"extent_{severity}"] = np.round(extents, 3)
     return views
@@ -302,32 +284,36 @@ def prepare_photos(config: Config, jobs: int = 0) -> Path:
 
     Raises `S3EError` if settings and folder do not fit, or if the disk is full.
     """
-    source, teacher = read(config), read_teacher(config)
-    name = f"{source.root.resolve().name}-{digest(cache_key(config, source, teacher))[:16]}"
+    source, teacher = read(config), None
+    if config.semantics_from and not source.captioned:
+        study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
+        if (root := study["config"]["data"]["source"]) != "scenes":
+            teacher = read_source(root)
+    name = f"{source.root.resolve().name}-{cache_key(config, source, teacher)}"
     folder = utils.RUNS / "cache" / name
     building = folder.with_name(f"{name}.part")
-    if folder.exists():
-        return folder
     with disk_errors(folder, "choose another place by the variable S3E_RUNS"):
         with lock_file(folder.with_name(f".{name}.lock"), lambda _: None):
-            if not folder.exists():  # another process may have made it meanwhile
-                shutil.rmtree(building, ignore_errors=True)  # of a killed process
+            if not folder.exists():
                 choose(source, teacher, config, jobs)
+                shutil.rmtree(building, ignore_errors=True)  # of a killed process
+                building.mkdir()
                 _write(source, config, building, jobs)
                 building.rename(folder)
     return folder
 
 
-def cache_key(config: Config, source: Source, teacher: Source | None) -> list:
-    """What a cache depends on: settings, code, and rows, sizes and times of the files."""
+def cache_key(config: Config, source: Source, teacher: Source | None) -> str:
+    """Hash of what a cache depends on: settings, code, and rows, sizes and times of the files."""
     modules = sys.modules[__name__], readers, decoding, blur, utils
     key = [code_digest(getsource(module), module.__name__) for module in modules]
-    key += [config.data.model_dump(), config.blur.model_dump(), source.problems, source.notes]
     images = pd.concat(some.images for some in (source, teacher) if some)
-    files = [*images["path"], *images["blurred"].dropna()]
-    states = [path.stat() for path in files if path.exists()]
-    key += [(state.st_size, state.st_mtime_ns) for state in states]
-    return key + images.astype(str).to_numpy().tolist()
+    for path in [*images["path"], *images["blurred"].dropna()]:
+        if path.exists():
+            state = path.stat()
+            key.append((state.st_size, state.st_mtime_ns))
+    key += [config.data, config.blur, source.problems, source.notes, images.to_csv()]
+    return digest(key)[:16]
 
 
 # --- the corpus of a study ---
@@ -340,6 +326,7 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
     photos have the configured severity, validation and test photos all of them. Raises `S3EError`
     for a data folder that cannot be used, and for broken photos unless `data.skip_broken`.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     if config.data.source == "scenes":
         _write(_scenes(config.data), config, folder)
     else:
@@ -348,10 +335,11 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
     for split in SPLITS:
         record = read_json(folder / f"{split}.json")
         trees = [[parse_caption(text) for text in texts] for texts in record["captions"]]
-        record["parses"] = [[tree and list(tree.nodes) for tree in row] for row in trees]
+        record["parses"] = [[tree and tree.nodes for tree in row] for row in trees]
         write_file(folder / f"{split}.json", record)
         if split == "train" and any(trees):
-            write_vocabulary(config.text, sum(record["captions"], []), sum(trees, []), folder)
+            content = vocabulary_of(config.text, chain(*record["captions"]), [*chain(*trees)])
+            write_file(folder / "vocabulary.json", content)
     return load_corpus(folder)
 
 
@@ -364,39 +352,33 @@ def _scenes(data: Data) -> Source:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Put a hard link to `source` at `target`: no second copy on the disk (a copy where links are
-    not possible).
-    """
-    with atomic_write(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+    """Put a hard link to `source` at `target`, or a copy where links are not possible."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
-def write_vocabulary(
-    rules: Text, captions: list[str], trees: list[CaptionTree | None], folder: Path
-) -> None:
-    """Write `vocabulary.json`: words and tree labels of the training captions."""
-    trees = [tree for tree in trees if tree]
-    if not trees:
+def vocabulary_of(
+    rules: Text, captions: Iterable[str], trees: Sequence[CaptionTree | None]
+) -> dict[str, Any]:
+    """The content of `vocabulary.json`: words and tree labels of the training captions."""
+    if not any(trees):
         what = "no training caption names anything that can be seen"
         raise S3EError(f"{what}: are the captions English sentences?")
-    words = Vocabulary.build(captions, min_count=rules.min_count)
-    limits = rules.entities, rules.relations, rules.label_min_count
-    labels = TreeVocabulary.build(trees, *limits)
-    content = {"words": words.words, "max_words": rules.max_words}
-    content["labels"] = {"entities": labels.entities, "relations": labels.relations}
-    write_file(folder / "vocabulary.json", content)
+    words = Vocabulary.build(captions, rules.min_count).words
+    labels = TreeVocabulary.build(trees, rules.entities, rules.relations, rules.label_min_count)
+    labels = {"entities": labels.entities, "relations": labels.relations}
+    return {"words": words, "max_words": rules.max_words, "labels": labels}
 
 
 def summary(corpus: Corpus) -> dict[str, float]:
     """Numbers for `metrics.json`: photos, words, labels, and the mean input PSNR of validation."""
     metrics = {f"{name}_photos": len(split) for name, split in corpus.splits.items()}
     if corpus.captioned:
-        metrics |= {"words": len(corpus.words), "entities": len(corpus.labels.entities) - 1}
-        metrics["relations"] = len(corpus.labels.relations) - 1
+        words, entities, relations, _ = corpus.sizes
+        metrics |= {"words": words, "entities": entities - 1, "relations": relations - 1}
     for severity in corpus.severities:
         metrics[f"val_{severity}_psnr_blurred"] = float(np.nanmean(corpus.val.psnr[severity]))
     return metrics

@@ -213,7 +213,7 @@ def restore(
     seed_everything(config.seed, "evaluation", split.name, severity)
     height, width = split.sharp.shape[1:3]
     size = max(3, min(config.evaluation.batch, PIXELS // (height * width)))
-    order = split.spread(split.rows(severity))
+    order = split.apart(split.rows(severity))
     for rows in np.array_split(order, max(1, -(-len(order) // size))):
         found = observe(model, padded(split.batch(rows, severity)), config)
         yield rows, found["restored"][:, :height, :width], found.get("nodes")
@@ -253,7 +253,7 @@ def write_samples(
     """What a network makes of the first images of `shown`, for figures; of pairs each severity."""
     split = shown(corpus, config)
     views = corpus.severities if "released" in split.blurred else (config.blur.severity,)
-    rows = split.spread(split.rows(*views))[: config.evaluation.samples]
+    rows = split.apart(split.rows(*views))[: config.evaluation.samples]
     seed_everything(config.seed, "samples")
     parts, records = [], []
     for severity in views:

@@ -93,7 +93,7 @@ def severity_views(corpus: Corpus, config: Config, count: int = 3) -> tuple:
     """For figure 1: photos to show sharp and in every severity, kernels of those that were made."""
     split = shown(corpus, config)
     names = [name for name in corpus.severities if name in split.blurred]
-    rows = split.spread(split.rows(*names))[:count]
+    rows = split.apart(split.rows(*names))[:count]
     ids, size, seed = [split.ids[row] for row in rows], config.data.size, config.blur.seed
     kernels = {name: kernels_for(ids, name, size, seed)[0] for name in corpus.synthetic}
     return split.sharp[rows], {name: split.blurred[name][rows] for name in names}, kernels
