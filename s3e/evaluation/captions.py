@@ -10,15 +10,13 @@ systems at once, must answer each and has a time limit. What cannot run is NaN w
 0.
 """
 
-import functools
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +44,8 @@ START, PER_LINE = 120.0, 0.05  # seconds that a tool may take; METEOR needs 7 an
 FLAGS = (  # English and UTF-8 whatever the machine speaks (an Italian METEOR prints decimal commas)
     "-Xmx1G -XX:+UseSerialGC -Duser.language=en -Duser.country=US -Dfile.encoding=UTF-8".split()
 )
+# METEOR's own weights without its tables, whose loading takes all the time: enough to add up counts
+WEIGHTS_ALONE = "-m", "exact exact exact exact", "-w", "1.0 0.6 0.8 0.6"
 OVERRIDING = {"_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH"}  # of the flags
 
 NAMES = (*METRICS, *(f"{name}_accuracy" for name in NODES))
@@ -56,8 +56,7 @@ class JavaError(Exception):
     """Java could not do its part; the message is a clause that says why."""
 
 
-@dataclass(frozen=True)
-class CaptionSet:
+class CaptionSet(NamedTuple):
     """What the metrics need to know of one caption an image, one row an image.
 
     table: float (images, 12): matching 1- to 4-grams, 1- to 4-grams, words, words of the closest
@@ -190,11 +189,12 @@ def meteor(java: str, sets: Sequence[Sequence[Pair]]) -> list[float]:
     """METEOR (Denkowski and Lavie, 2014) of each set of tokenised captions, a fraction."""
     jar = str(files("pycocoevalcap") / "meteor/meteor-1.5.jar")
     command = [java, *FLAGS, "-jar", jar, *"- - -stdio -l en -norm".split()]
-    ask = functools.partial(_ask, "METEOR", command)
     pairs = [pair for own in sets for pair in own]
-    parts = iter(ask([" ||| ".join(("SCORE", *group, text)) for text, group in pairs]))
+    lines = [" ||| ".join(("SCORE", *group, text)) for text, group in pairs]
+    parts = iter(_ask("METEOR", command, lines))
     lines = [" ||| ".join(("EVAL", *(next(parts) for _ in own))) for own in sets]
-    answers = iter(ask(lines, len(pairs) + len(sets)))  # of each caption, then of all
+    count = len(pairs) + len(sets)  # of each caption, then of all
+    answers = iter(_ask("METEOR", [*command, *WEIGHTS_ALONE], lines, count))
     try:
         return [[float(next(answers)) for _ in (*own, "all")][-1] for own in sets]
     except ValueError:
