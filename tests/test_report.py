@@ -1,6 +1,7 @@
 """Tables, findings, figures and notebook 08, on a made-up store of tiny runs."""
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,28 +87,17 @@ def write_samples(folder: Path, tree: bool, restored: bool) -> None:
     write_file(folder / "samples.json", records)
 
 
-def write_semantics(folder: Path, systems: list[str], when: str) -> None:
-    said = {name: WORDS[i % 3] for i, name in enumerate(IDS)}
-    sets = [
-        {"system": s, "input": v, "split": p, "captions": said}
-        for s in systems
-        for v in ("sharp", "severe")
-        for p in ("val", "test")
-    ]
-    write_file(folder / "captions.json", sets)
-    values = {
-        "leaf_accuracy": 0.97,
-        "null_recall": 0.9,
-        "relation_accuracy": 0.8,
-        "root_accuracy": 0.7,
-        "images": len(IDS),
-    }
+def write_semantics(folder: Path, systems: list[str]) -> None:
+    right = {"leaf": 0.97, "null": 0.9, "relation": 0.8, "root": 0.7}
+    counts = {f"{name}_correct": value for name, value in right.items()}
+    counts |= {f"{name}_total": 1 for name in right}
     rows = [
-        {"when": when, "input": v, "split": p, **values}
-        for v in ("sharp", "severe")
-        for p in ("val", "test")
+        {"system": s, "input": v, "split": p, "id": name, "caption": WORDS[i % 3]}
+        | (counts if s == systems[-1] else {})
+        for s, v, p in itertools.product(systems, ("sharp", "severe"), ("val", "test"))
+        for i, name in enumerate(IDS)
     ]
-    pd.DataFrame(rows).to_csv(folder / "nodes.csv", index=False)
+    write_file(folder / "captions.csv", pd.DataFrame(rows))
 
 
 def write_log(folder: Path, name: str, *terms: str) -> None:
@@ -133,7 +123,7 @@ def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path
             store["others"].append(folder)
         captioner = root / "03_train_captioner" / f"s{seed}"
         captioner.mkdir(parents=True)
-        write_semantics(captioner, ["global", "soft_attention", "tree"], "before")
+        write_semantics(captioner, ["global", "soft_attention", "tree"])
         write_samples(captioner, tree=True, restored=False)
         write_log(captioner, "captioner", "tree", "caption")
         store["captioners"].append(captioner)
@@ -156,7 +146,7 @@ def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path
             }
             write_file(folder / "cost.json", cost)
             if variant == "full":
-                write_semantics(folder, ["full"], "after")
+                write_semantics(folder, ["full"])
             store["variants"].append(folder)
     return store
 
@@ -198,7 +188,7 @@ def frames(store):
         "texture_control": gains.texture_control(
             gains.differences(scores, 200), gains.differences(scores, 200)
         ),
-        "caption_scores": fidelity.caption_table(said, corpus, 200),
+        **fidelity.caption_tables({"caption_scores": said}, corpus, 200),
         "node_accuracy": collect.node_accuracy(store["captioners"] + store["variants"]),
         "cost": collect.read(store["variants"], "cost.json"),
     }

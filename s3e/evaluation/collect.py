@@ -16,13 +16,12 @@ from s3e.captions.tree import IGNORE, tokenize
 from s3e.data.corpus import Corpus, Split, consensus
 from s3e.data.readers import fingerprint
 from s3e.evaluation.images import DEFINITION_IMAGES, LABELS, METRICS
-from s3e.evaluation.score import node_counts, node_row
+from s3e.evaluation.score import SHARES, node_counts, node_shares
 from s3e.evaluation.statistics import proportion_interval
 from s3e.utils import S3EError, read_json
 
-NODE_MEASURES = ("leaf_accuracy", "null_recall", "relation_accuracy", "root_accuracy")
-NODE_KEYS = ["split", "input", "when", "variant", "metric", "images"]
-CAPTION_COLUMNS = ["system", "input", "split", "seed", "captions"]
+NODE_PLACE = ["split", "input", "when", "variant"]
+CAPTION_COLUMNS = ["system", "input", "split", "seed", "id", "caption"]
 WORDS = ("split", "references", "severity", "system", "input", "variant", "reference", "metric")
 SEVERITIES = ("light", "moderate", "released", "severe")  # pairs have the last two, others the rest
 RANDOM, HUMAN = "random training caption", "human"  # systems
@@ -37,8 +36,8 @@ SUSPECTS = {
 }
 
 
-class Run(NamedTuple):
-    """One finished run directory: its stage, variant ("" for notebook 03), seed and path."""
+class Trained(NamedTuple):
+    """One finished training: its stage, variant ("" for notebook 03), seed and folder."""
 
     stage: str
     variant: str
@@ -46,11 +45,11 @@ class Run(NamedTuple):
     path: Path
 
 
-def describe(path: Path | str) -> Run:
-    """The run in a folder `<stage>/<variant>-s<seed>` or `<stage>/s<seed>`; seed 0 in others."""
+def describe(path: Path | str) -> Trained:
+    """The training in `<stage>/<variant>-s<seed>` or `<stage>/s<seed>`; seed 0 in other folders."""
     path = Path(path)
     match = re.fullmatch(r"(?:(\w+)-)?s(\d+)", path.name) or ("", "", 0)
-    return Run(path.parent.name, match[1] or "", int(match[2]), path)
+    return Trained(path.parent.name, match[1] or "", int(match[2]), path)
 
 
 def severities(frame: pd.DataFrame) -> list[str]:
@@ -59,15 +58,19 @@ def severities(frame: pd.DataFrame) -> list[str]:
 
 
 def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
-    """The tables `names` (CSV, JSON; globs) of all runs, with stage, variant, seed and file."""
-    frames = []
+    """The tables `names` (CSV, JSON; globs) of all runs, with stage, variant, seed and file.
+
+    A table's own variant or seed stays.
+    """
+    frames, text = [], {"id": str, "caption": str}
     for run in map(describe, paths):
         for file in (file for name in names for file in sorted(run.path.glob(name))):
             if file.suffix == ".json":
-                frame = pd.json_normalize(read_json(file), max_level=0)
+                frame = pd.DataFrame([read_json(file)])
             else:
-                frame = pd.read_csv(file, dtype={"id": str})
+                frame = pd.read_csv(file, converters=text)
             about = {"stage": run.stage, "variant": run.variant, "seed": run.seed}
+            about = {name: value for name, value in about.items() if name not in frame}
             frames.append(frame.assign(**about, file=file.stem))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -88,8 +91,8 @@ def read_scores(paths: Iterable[Path]) -> pd.DataFrame:
 
 
 def read_captions(paths: Iterable[Path]) -> pd.DataFrame:
-    """Every caption set: system, input, split, seed, captions (dict id -> text)."""
-    frame = read(paths, "captions.json").reindex(columns=CAPTION_COLUMNS)
+    """What every captioner says: system, input (what it read), split, seed, id, caption."""
+    frame = read(paths, "captions.csv").reindex(columns=CAPTION_COLUMNS)
     twice = frame.system[frame.duplicated(CAPTION_COLUMNS[:-1])]
     if len(twice):
         raise S3EError(
@@ -120,16 +123,21 @@ def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
     `low`, `high`: `statistics.proportion_interval` over seeds and images, where the nodes of one
     image count as one.
     """
-    return _accuracies(read(paths, "nodes.csv").replace({"variant": {"": "S3-tree alone"}}))
+    frame = read(paths, "scores.csv", "captions.csv")
+    frame["input"] = frame.input.fillna(frame.severity)
+    frame["when"] = np.where(frame.variant == "", "before", "after")
+    return _accuracies(frame.replace({"variant": {"": "S3-tree alone"}}))
 
 
 def _accuracies(frame: pd.DataFrame) -> pd.DataFrame:
-    tall = frame.melt([*NODE_KEYS[:4], "images"], NODE_MEASURES, "metric").dropna()
+    shares = node_shares(frame, [*NODE_PLACE, "seed"]).reset_index()
+    tall = shares.melt([*NODE_PLACE, "images"], SHARES.values(), "metric")
+    keys = [*NODE_PLACE, "metric", "images"]
     return pd.DataFrame(
-        dict(zip(NODE_KEYS, names, strict=True))
+        dict(zip(keys, names, strict=True))
         | proportion_interval(own.value, names[-1])._asdict()
         | {"seeds": len(own)}
-        for names, own in tall.groupby(NODE_KEYS, sort=False)
+        for names, own in tall.groupby(keys, sort=False)
     )
 
 
@@ -143,20 +151,19 @@ def node_landmarks(corpus: Corpus) -> pd.DataFrame:
     labels = corpus.train.trees.flatten(0, 1).numpy().T
     known = [column[column > 0] for column in labels]  # 0: empty, below: out of vocabulary
     most = [np.bincount(column).argmax() if len(column) else IGNORE for column in known]
-    rows = []
+    frames = []
     for split in (corpus.val, corpus.test):
         targets = split.targets.numpy()
         guess = node_counts(np.broadcast_to(most, targets.shape), targets)
         person = node_counts(split.trees[:, 0].numpy(), other_targets(corpus, split))
-        about = {"split": split.name, "input": "none", "when": "before"}
-        rows.append(node_row(guess, variant=GUESS, **about) | {"null_recall": np.nan})
-        rows.append(node_row(person, variant=PERSON, **about))
-    return _accuracies(pd.DataFrame(rows)).assign(seeds=0)
+        about = {"split": split.name, "input": "none", "when": "before", "seed": 0}
+        frames += [guess.assign(variant=GUESS, **about), person.assign(variant=PERSON, **about)]
+    found = _accuracies(pd.concat(frames)).assign(seeds=0)
+    return found[(found.variant != GUESS) | (found.metric != "null_recall")]
 
 
 def other_targets(corpus: Corpus, split: Split) -> np.ndarray:
-    """Node classes N x 7 that the first caption is scored against: the scene's, or the consensus of
-    the other captions.
+    """Node classes N x 7 for the first caption: the scene's, or the other captions' consensus.
 
     An image with one caption has no others: all its nodes are ignored.
     """
@@ -174,8 +181,7 @@ def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
 def read_outputs(
     corpus: Corpus, paths: Iterable[Path], severity: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The first test images of a severity, as they were blurred and as each variant (the first of
-    its runs) restored them.
+    """The first test images of a severity: blurred, restored by each variant's first run, sharp.
 
     Returns ({"blurred" and variants: uint8 (N, H, W, 3)}, the sharp ones); runs that kept no images
     are left out.

@@ -1,5 +1,4 @@
-"""Caption tables, and semantic fidelity: what captioners say of restored images (specification
-6.9).
+"""Caption tables, and semantic fidelity: what a judge says of restored images (specification 6.9).
 
 The judge is a captioner that no variant knows: trained on sharp images alone, then frozen. It
 attends to the grid of its encoder (soft attention, no tree) and starts from a seed of its own, so
@@ -8,12 +7,9 @@ validation images; it reads the test images once. Its captions are scored like a
 tree that the parser makes of them is compared with the image's, node by node.
 """
 
-import itertools
-from collections.abc import Collection, Iterable
-from dataclasses import replace
-from functools import cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,9 +18,9 @@ from torch import nn
 from s3e.captions.parser import parse_caption
 from s3e.config import Config
 from s3e.data.corpus import Corpus
-from s3e.evaluation.captions import NODES, CaptionSet, intervals, measure
-from s3e.evaluation.collect import CAPTION_COLUMNS, HUMAN, RANDOM, describe, other_targets
-from s3e.evaluation.score import node_counts, read_images
+from s3e.evaluation.captions import NODES, intervals, measure
+from s3e.evaluation.collect import HUMAN, RANDOM, describe, other_targets
+from s3e.evaluation.score import caption_images, node_counts
 from s3e.models.build import build_semantics, load_weights, save_weights
 from s3e.training.stages import PretrainSemantics, new_source
 from s3e.utils import rng
@@ -33,13 +29,24 @@ OWN_SEED = 1000  # added to the study's seed
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no variant was trained
 PROTOCOLS = {"all": 0, "other": 1}  # from which one on the references of an image count
-PLACE = ("split", "references", "system", "input", "reference")
-PAIRS = (
+NODE_COLUMNS = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
+SPOKEN, JUDGED = "caption_scores", "fidelity"  # tables
+PAIRS = (  # systems whose difference is of interest in `JUDGED`
     ("full", "blurred"),
     ("full", "baseline"),
     ("full", "no_semantics_loss"),
     ("oracle_map", "baseline"),
 )
+
+
+class Group(NamedTuple):
+    """Captions that are scored together, one of each image and seed: what a row is about."""
+
+    table: str
+    split: str
+    references: str
+    system: str
+    input: str
 
 
 def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
@@ -54,120 +61,113 @@ def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
 
 def caption_variants(
     judge: nn.Module, paths: Iterable[Path], corpus: Corpus, config: Config
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """The judge's captions of test images: sharp, blurred, and restored by each run of `paths`.
 
-    For `fidelity_captions.json`: system, input, split, seed (of the run; 0 for sharp and blurred),
-    captions {id: text}.
+    For `captions.csv`: system, input, split, seed (of the run; 0 for sharp and blurred), id,
+    caption.
     """
     test, severity = corpus.test, config.blur.severity
     views = [("sharp", "sharp", 0, test.sharp), ("blurred", severity, 0, test.blurred[severity])]
     for run in map(describe, paths):
         restored = np.load(run.path / "restored_test.npy", mmap_mode="r")
         views.append((run.variant, "deblurred", run.seed, restored))
-    return [_captions(judge, *view, corpus, config) for view in views]
-
-
-def _captions(
-    source: nn.Module, system: str, view: str, seed: int, images: np.ndarray, corpus: Corpus,
-    config: Config,
-) -> dict[str, Any]:  # fmt: skip
-    texts = dict(zip(corpus.test.ids, read_images(source, images, corpus, config)[1], strict=True))
-    values = system, view, "test", seed, texts
-    return dict(zip(CAPTION_COLUMNS, values, strict=True))
+    frames = []
+    for system, view, seed, images in views:
+        about = {"system": system, "input": view, "seed": seed}
+        frames.append(caption_images(judge, images, test, corpus, config, **about))
+    return pd.concat(frames, ignore_index=True)
 
 
 def caption_deblurred(
     captioners: Iterable[Path], paths: Iterable[Path], corpus: Corpus, config: Config
-) -> pd.DataFrame:
-    """ "Deblur first, then caption": the tree captioner of notebook 03 (same seed) reads restored
-    test images.
+) -> Iterator[pd.DataFrame]:
+    """ "Deblur first, then caption": the tree captioner of that seed reads restored test images.
 
-    `captioners`, `paths`: folders of finished runs of 03 and of 05 and 06. Columns as
-    `collect.read_captions`.
+    `captioners`, `paths`: folders of finished runs of 03 and of 05 and 06. Frames with the columns
+    of `collect.read_captions`, one for each run of `DEBLURRED_BY`.
     """
-    rows = []
     weights = {describe(path).seed: path / "tree_captioner.safetensors" for path in captioners}
     for run in map(describe, paths):
         if run.variant in DEBLURRED_BY and run.seed in weights:
             source = load_weights(build_semantics(config, corpus.sizes, "tree"), weights[run.seed])
             restored = np.load(run.path / "restored_test.npy")
-            about = f"{run.variant} -> tree", "deblurred", run.seed
-            rows.append(_captions(source, *about, restored, corpus, config))
-    return pd.DataFrame(rows, columns=CAPTION_COLUMNS)
+            about = {"system": f"{run.variant} -> tree", "input": "deblurred", "seed": run.seed}
+            yield caption_images(source, restored, corpus.test, corpus, config, **about)
 
 
-def fidelity_scores(said: list[dict[str, Any]], corpus: Corpus, config: Config) -> pd.DataFrame:
-    """`caption_table` of the judge, with `PAIRS`; of several captions the first is left out."""
-    several = min(map(len, corpus.test.captions)) > 1
-    how = {"protocols": ["other" if several else "all"], "pairs": PAIRS, "key": "fidelity"}
-    return caption_table(pd.DataFrame(said), corpus, config.evaluation.resamples, **how)
-
-
-def caption_table(
-    said: pd.DataFrame,
-    corpus: Corpus,
-    resamples: int = 2000,
-    protocols: Collection[str] = PROTOCOLS,
-    pairs: Collection[tuple[str, str]] = (),
-    key: str = "",
-) -> pd.DataFrame:
+def caption_tables(
+    said: dict[str, pd.DataFrame], corpus: Corpus, resamples: int = 2000
+) -> dict[str, pd.DataFrame]:
     """Caption metrics (fractions; CIDEr in 0..10) and accuracies of the nodes that captions name.
 
-    `said`: frame of `collect.read_captions`. Columns: split, references ("all" captions of an
-    image, or "other": all but the first), system, input, reference ("", or the system of `pairs`
-    that is subtracted, image by image and seed by seed), metric, mean, low, high
-    (`captions.intervals`), seeds (0: no variant was trained for it), images, reason (of a metric
-    that was not run, whose numbers are NaN). Two systems are added: random training captions (drawn
-    by `key`, else by the split), the floor, and the first human caption against the others.
+    `said`: frames of `collect.read_captions`, of captioners (`SPOKEN`) and of the judge (`JUDGED`),
+    which are measured in one go, since METEOR starts slowly. Both give a table: split, references
+    ("all" captions of an image, or "other": all but the first; of the judge "other" where there are
+    several), system, input, reference, metric, mean, low, high (`captions.intervals`), seeds (0: no
+    variant was trained for it), images, reason (of a metric that was not run, whose numbers are
+    NaN). Two systems are added: random training captions, the floor, and the first human caption
+    against the others. A third table, `JUDGED` + "_differences", has `PAIRS`, image by image and
+    seed by seed: `reference` is the system that is subtracted.
     """
-    groups, rows = _caption_sets(said, corpus, protocols, key), []
-    for place, own in groups.items():
-        others = {"": own}  # the system that is subtracted -> seed -> its captions
-        for (*where, name, _), other in groups.items():
-            if where == [*place[:2]] and (place[2], name) in pairs:
-                others[name] = dict.fromkeys(own, other[0]) if name in UNTRAINED else other
-        for reference, other in others.items():
-            labels = dict(zip(PLACE, (*place, reference), strict=True))
+    frame = pd.concat([_beside(own, corpus, table) for table, own in said.items()])
+    pairs, nodes, groups, rows = {}, {}, {}, []
+    for place, own in frame.groupby([*Group._fields, "seed"], sort=False):
+        pairs[place] = list(zip(own.caption, own.group, strict=True))
+        nodes[place] = own[NODE_COLUMNS]
+    for (*about, seed), item in measure(pairs).items():
+        table = np.hstack([item.table, nodes[*about, seed]])
+        groups.setdefault(Group(*about), {})[seed] = item._replace(table=table)
+    for group, own in groups.items():
+        judged = [b for a, b in PAIRS if (group.table, a) == (JUDGED, group.system)]
+        for reference in ("", *judged):
+            other = own
+            if reference:
+                same = (item for g, item in groups.items() if g[:4] == (*group[:3], reference))
+                other = next(same, {})
+            if reference in UNTRAINED:
+                other = dict.fromkeys(own, other[0])
             seeds = [seed for seed in own if seed in other]
             sets, minus = ([part[seed] for seed in seeds] for part in (own, other))
             found = intervals(sets, minus if reference else [], resamples) if seeds else {}
             for metric, interval in found.items():
-                count = 0 if place[2] in UNTRAINED else len(seeds)
-                about = {"metric": metric, "seeds": count, "images": len(sets[0].table)}
-                reason = sets[0].reason if np.isnan(interval.mean) else ""
-                rows.append(labels | about | interval._asdict() | {"reason": reason})
-    return pd.DataFrame(rows)
+                count = 0 if group.system in UNTRAINED else len(seeds)
+                about = {"reference": reference, "metric": metric, "seeds": count}
+                about |= {"images": len(sets[0].table), **interval._asdict()}
+                about["reason"] = sets[0].reason if np.isnan(interval.mean) else ""
+                rows.append(group._asdict() | about)
+    found = pd.DataFrame(rows)
+    names = found.pop("table") + np.where(found.reference == "", "", "_differences")
+    return dict(list(found.groupby(names, sort=False)))
 
 
-def _caption_sets(
-    said: pd.DataFrame, corpus: Corpus, protocols: Collection[str], key: str
-) -> dict[tuple[str, ...], dict[int, CaptionSet]]:
-    """(split, protocol, system, input) -> seed -> measured captions with the nodes they name."""
+def _beside(said: pd.DataFrame, corpus: Corpus, table: str) -> pd.DataFrame:
+    """The captions of a table, random and human ones, with references and counts of named nodes."""
     training = [text for texts in corpus.train.captions for text in texts]
-    rows = list(said[CAPTION_COLUMNS].itertuples(index=False, name=None))
+    several = min(map(len, corpus.test.captions)) > 1
+    protocols = ["other" if several else "all"] if table == JUDGED else PROTOCOLS
+    frames, known = [said], []
     for name in said.split.unique():
-        known = dict(zip(corpus.splits[name].ids, corpus.splits[name].captions, strict=True))
-        draws = {i: rng("random caption", key or name, i).integers(len(training)) for i in known}
-        rows.append((RANDOM, "none", name, 0, {i: training[draw] for i, draw in draws.items()}))
-        rows.append((HUMAN, "sharp", name, 0, {i: texts[0] for i, texts in known.items()}))
-    pairs, nodes, groups = {}, {}, {}
-    encode = cache(lambda text: corpus.labels.encode(parse_caption(text)))
-    for (system, view, name, seed, texts), protocol in itertools.product(rows, protocols):
-        split, human = corpus.splits[name], system == HUMAN
-        targets = other_targets(corpus, split) if human else split.targets.numpy()
-        known = [
-            (texts[i], captions[PROTOCOLS[protocol] :], encode(texts[i]), target)
-            for i, captions, target in zip(split.ids, split.captions, targets, strict=True)
-            if i in texts and captions[PROTOCOLS[protocol] :]
-        ]
-        if known and (system, protocol) != (HUMAN, "all"):
-            place = name, protocol, system, view, seed
-            *columns, trees, true = zip(*known, strict=True)
-            pairs[place] = list(zip(*columns, strict=True))
-            nodes[place] = node_counts(np.array(trees), np.array(true))
-    columns = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
-    for (*place, seed), item in measure(pairs).items():
-        table = np.hstack([item.table, nodes[*place, seed][columns]])
-        groups.setdefault(tuple(place), {})[seed] = replace(item, table=table)
-    return groups
+        split, key = corpus.splits[name], table if table == JUDGED else name
+        draws = [rng("random caption", key, i).integers(len(training)) for i in split.ids]
+        both = {
+            (RANDOM, "none"): [training[draw] for draw in draws],
+            (HUMAN, "sharp"): [texts[0] for texts in split.captions],
+        }
+        for (system, view), texts in both.items():
+            about = {"system": system, "input": view, "split": name, "seed": 0}
+            frames.append(pd.DataFrame(about | {"id": split.ids, "caption": texts}))
+        targets = split.targets.numpy(), other_targets(corpus, split)
+        about = dict(zip(("target", "other"), map(list, targets), strict=True))
+        about |= {"split": name, "id": split.ids, "place": range(len(split.ids))}
+        for protocol in protocols:
+            group = [texts[PROTOCOLS[protocol] :] for texts in split.captions]
+            known.append(pd.DataFrame(about | {"references": protocol, "group": group}))
+    frame = pd.concat(frames).merge(pd.concat(known), on=["split", "id"])
+    human = frame.system == HUMAN
+    frame["target"] = frame.target.where(~human, frame.other)
+    frame = frame[frame.group.astype(bool) & ~(human & (frame.references == "all"))]
+    frame = frame.sort_values("place", kind="stable", ignore_index=True).assign(table=table)
+    trees = {text: corpus.labels.encode(parse_caption(text)) for text in frame.caption.unique()}
+    named = np.stack(frame.caption.map(trees).tolist())
+    return frame.join(node_counts(named, np.stack(frame.target.tolist())))

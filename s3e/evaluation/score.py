@@ -1,8 +1,7 @@
-"""Score one trained model: restored images, captions and tree nodes, per image and per severity,
-onto disk.
+"""Score one trained model: restored images, captions and tree nodes, image by image, onto disk.
 
 Writes `scores.csv`, `samples.npz` and `samples.json` into the folder of a run and, where the data
-have captions, `nodes.csv`, `captions.json` and `restored_test.npy`; notebook 07 only collects them.
+have captions, `captions.csv` and `restored_test.npy`; notebook 07 only collects them.
 """
 
 import itertools
@@ -32,12 +31,13 @@ SCORED = ("val", "test")
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 images of 256 px
 # sides of a restored image are padded to a multiple of it (DeblurGAN: 4, NAFNet and encoder: 16)
 STRIDE = 16
-SHARES = {  # kinds of nodes -> columns of `nodes.csv`
+SHARES = {  # kinds of nodes, counted in `scores.csv` and `captions.csv` -> their accuracies
     "leaf": "leaf_accuracy",
     "null": "null_recall",
     "relation": "relation_accuracy",
     "root": "root_accuracy",
 }
+COUNTS = [f"{name}_{what}" for name in SHARES for what in ("correct", "total")]
 WORDINGS = {  # what one may say of the public-domain photographs
     "astronaut": [
         "A woman in an orange suit smiles in front of a flag",
@@ -64,17 +64,16 @@ def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
     leaf, named, right = np.arange(7) < LEAVES, target > 0, predicted == target
     root = (np.arange(7) == 6) & named
     masks = leaf & named, leaf & (target == 0), ~leaf & named, root
-    columns = {}
-    for name, mask in zip(SHARES, masks, strict=True):
-        columns[f"{name}_correct"], columns[f"{name}_total"] = (right & mask).sum(1), mask.sum(1)
-    return pd.DataFrame(columns)
+    counts = [number for mask in masks for number in ((right & mask).sum(1), mask.sum(1))]
+    return pd.DataFrame(dict(zip(COUNTS, counts, strict=True)))
 
 
-def node_row(counts: pd.DataFrame, **labels: str) -> dict[str, Any]:
-    """Accuracies over all images of `counts`, in one row of `nodes.csv`."""
-    sums = counts.sum(numeric_only=True)
-    shares = {s: sums[f"{n}_correct"] / max(sums[f"{n}_total"], 1) for n, s in SHARES.items()}
-    return labels | shares | {"images": len(counts)}
+def node_shares(counts: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Accuracies over all images of each group that have `node_counts`, and how many `images`."""
+    groups = counts.reindex(columns=[*by, *COUNTS]).dropna().groupby(by, sort=False)
+    sums = groups.sum()
+    shares = {s: sums[f"{n}_correct"] / sums[f"{n}_total"].clip(lower=1) for n, s in SHARES.items()}
+    return pd.DataFrame(shares | {"images": groups.size()})
 
 
 def node_names(classes: list[int], corpus: Corpus) -> list[str]:
@@ -121,26 +120,35 @@ def read_images(
     return nodes, [text for part in parts for text in part.get("captions", ())]
 
 
+def caption_images(
+    source: nn.Module, images: np.ndarray, split: Split, corpus: Corpus, config: Config,
+    *, tree: bool = False, **labels: str | int,
+) -> pd.DataFrame:  # fmt: skip
+    """What a source says of a split's images, a row each, as in `captions.csv`.
+
+    images: uint8 N x S x S x 3, sharp, blurred or restored; `tree`: with `node_counts` of its tree;
+    `labels`: columns system and input (what it read), and seed where the folder does not tell it.
+    """
+    predicted, said = read_images(source, images, corpus, config)
+    frame = pd.DataFrame(labels | {"split": split.name, "id": split.ids, "caption": said})
+    return frame.join(node_counts(predicted, split.targets.numpy())) if tree else frame
+
+
 def score_captioner(
     source: nn.Module, system: str, corpus: Corpus, config: Config, views: Collection[str],
-    nodes: Collection[str] = (), when: str = "before",
-) -> tuple[list[dict], list[dict]]:  # fmt: skip
-    """Captions of validation and test (`captions.json`) and node accuracies (`nodes.csv`).
+    trees: Collection[str] = (),
+) -> pd.DataFrame:  # fmt: skip
+    """`captions.csv`: `caption_images` of validation and test.
 
-    `views`: what is captioned, "sharp" or severities; `nodes`: those of them whose tree is scored,
-    too; `when`: before or after co-training.
+    `views`: what is captioned, "sharp" or severities; `trees`: those of them whose tree is scored.
     """
-    captions, rows = [], []
+    frames = []
     for name, view in itertools.product(SCORED, views):
         split = corpus.splits[name]
         images = split.sharp if view == "sharp" else split.blurred[view]
-        predicted, said = read_images(source, images, corpus, config)
-        about, texts = {"input": view, "split": name}, dict(zip(split.ids, said, strict=True))
-        captions.append({"system": system, **about, "captions": texts})
-        if view in nodes and predicted is not None:
-            counts = node_counts(predicted, split.targets.numpy())
-            rows.append(node_row(counts, when=when, **about))
-    return captions, rows
+        about = {"system": system, "input": view, "tree": view in trees}
+        frames.append(caption_images(source, images, split, corpus, config, **about))
+    return pd.concat(frames, ignore_index=True)
 
 
 def score_deblurrer(
@@ -152,30 +160,23 @@ def score_deblurrer(
     oracle's would mislead.
     """
     rules, trained = variant_rules(variant, corpus.captioned), config.blur.severity
-    reads, tables, nodes, captions = rules.view == "blurred", [], [], []
+    reads, tables = rules.view == "blurred", []
     for name, severity in itertools.product(SCORED, corpus.severities):
         kept = corpus.captioned and (name, severity) == ("test", trained)
         keep = folder / "restored_test.npy" if kept else None
         how = {"nodes": reads and rules.tree_loss, "keep": keep}
         tables.append(score_images(model, corpus.splits[name], severity, config, **how))
-        if "leaf_total" in tables[-1]:
-            nodes.append(node_row(tables[-1], when="after", input=severity, split=name))
-    if reads and rules.caption_loss and not rules.shuffled:
-        views = {"views": ("sharp", trained), "nodes": ["sharp"] if rules.tree_loss else []}
-        how = {"when": "after", **views}
-        captions, sharp = score_captioner(model.semantics, variant, corpus, config, **how)
-        nodes += sharp
     scores = pd.concat(tables)
     write_file(folder / "scores.csv", scores)
-    if nodes:
-        write_file(folder / "nodes.csv", pd.DataFrame(nodes))
-    if corpus.captioned:
-        write_file(folder / "captions.json", captions)
+    read = [scores.rename(columns={"severity": "input"})]
+    if reads and rules.caption_loss and not rules.shuffled:
+        trees, views = ["sharp"] if rules.tree_loss else [], ("sharp", trained)
+        read.append(score_captioner(model.semantics, variant, corpus, config, views, trees))
+        write_file(folder / "captions.csv", read[-1])
     write_samples(folder, model, corpus, config, caption=reads and rules.caption_loss)
     means = scores.groupby(["split", "severity"])[["psnr", "ssim", "psnr_blurred"]].mean().stack()
-    return {"_".join(key): float(value) for key, value in means.items()} | {
-        f"{row['split']}_{row['input']}_leaf_accuracy": float(row["leaf_accuracy"]) for row in nodes
-    }
+    nodes = node_shares(pd.concat(read), ["split", "input"])[["leaf_accuracy"]].stack()
+    return {"_".join(key): float(value) for key, value in pd.concat([means, nodes]).items()}
 
 
 def score_images(

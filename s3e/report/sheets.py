@@ -33,7 +33,7 @@ from s3e.report.style import (
 )
 from s3e.utils import psnr
 
-SPEAKERS = {  # system in `captions.json` -> its name in figure 7
+SPEAKERS = {  # system in `captions.csv` -> its name in figure 7
     "global": "global feature", "soft_attention": "soft attention", "tree": "S3-tree, before",
     "full": "S3E-Deblur, after",
 }  # fmt: skip
@@ -193,8 +193,8 @@ def captions(
     which captions of the input `view` are shown.
     """
     figure, width = sheet(images, across=7), 19 * (7 - len(images))  # letters on a line
-    known = said.query("input == @view and split == 'val'").drop_duplicates("system")
-    known = known.set_index("system").captions
+    known = said.query("input == @view and split == 'val'").drop_duplicates(["system", "id"])
+    known = known.pivot(index="id", columns="system", values="caption")
     for axes, record in zip(figure.axes[-len(records) :], records, strict=True):
         lines = {"reference": record["references"][0]}
         lines |= {SPEAKERS[name]: known[name][record["id"]] for name in SPEAKERS if name in known}
