@@ -1,6 +1,4 @@
-"""The judge knows no variant and no blur; its captions of restored images are scored by words,
-nodes and in pairs.
-"""
+"""The judge knows no variant and no blur; its captions are scored by words, nodes and in pairs."""
 
 from dataclasses import replace
 
@@ -11,13 +9,8 @@ import torch
 
 from s3e.config import load_config
 from s3e.evaluation.captions import METRICS
-from s3e.evaluation.collect import CAPTION_COLUMNS, HUMAN, RANDOM
-from s3e.evaluation.fidelity import (
-    caption_table,
-    caption_variants,
-    fidelity_scores,
-    train_judge,
-)
+from s3e.evaluation.collect import HUMAN, RANDOM
+from s3e.evaluation.fidelity import caption_tables, caption_variants, train_judge
 from s3e.training.stages import new_source
 from tests.conftest import TINY
 
@@ -57,35 +50,36 @@ def test_every_variant_is_read_like_the_images_that_it_restored(corpus, config, 
             np.save(folder / "restored_test.npy", images)
     judge, paths = new_source(config, corpus, "flat"), sorted(tmp_path.glob("0*/*"))
     rows = caption_variants(judge, paths, corpus, config)
-    said = {(row["system"], row["seed"]): row["captions"] for row in rows}
+    said = {key: own.caption.tolist() for key, own in rows.groupby(["system", "seed"], sort=False)}
     assert list(said) == [("sharp", 0), ("blurred", 0)] + [
         (name, seed) for name in ("baseline", "full") for seed in (0, 1)
     ]
     assert said["full", 1] == said["sharp", 0] and said["baseline", 0] == said["blurred", 0]
-    assert list(said["sharp", 0]) == corpus.test.ids and {row["split"] for row in rows} == {"test"}
-    assert [row["input"] for row in rows] == ["sharp", "severe"] + ["deblurred"] * 4
+    assert list(rows.id) == corpus.test.ids * 6 and set(rows.split) == {"test"}
+    assert list(rows.input[::8]) == ["sharp", "severe"] + ["deblurred"] * 4
+
+
+def said_of(split, system, seed, texts, view="deblurred"):
+    """What `system` says of each image of a split."""
+    about = {"system": system, "input": view, "split": split.name, "seed": seed}
+    return pd.DataFrame(about | {"id": split.ids, "caption": texts})
 
 
 @pytest.fixture
-def scored(corpus, config, monkeypatch):
-    """A judge that says the second caption of a restored image, and that of another one of a
-    blurred image.
-    """
+def scored(corpus, monkeypatch):
+    """A judge that says an image's second caption of a restored image, a neighbour's if blurred."""
     monkeypatch.setenv("S3E_NO_JAVA", "1")
     test = corpus.test
-    right = {key: texts[1] for key, texts in zip(test.ids, test.captions, strict=True)}
-    texts = list(right.values())[::-1]
-    wrong = dict(zip(reversed(right), [*texts[1:], ""], strict=True))  # the neighbours'
+    right = [texts[1] for texts in test.captions]
+    wrong = ["", *right[:-1]]  # the neighbours'
     sets = [("sharp", 0, right), ("blurred", 0, wrong), ("full", 0, right), ("full", 2, right)]
     sets += [("baseline", 0, wrong), ("baseline", 1, right), ("odd", 0, wrong)]
+    said = pd.concat([said_of(test, *item) for item in sets])
     turned = replace(  # in another order than that of the sorted ids
         test, ids=test.ids[::-1], captions=test.captions[::-1], targets=test.targets.flip(0)
     )
-    about = {"input": "deblurred", "split": "test"}
-    rows = [{"system": name, "seed": seed, "captions": said, **about} for name, seed, said in sets]
     corpus = replace(corpus, test=turned)
-    frame = fidelity_scores(rows, corpus, config)
-    return frame[frame.reference == ""], frame[frame.reference != ""]
+    return list(caption_tables({"fidelity": said}, corpus, 200).values())
 
 
 def test_fidelity_by_words_and_nodes(scored, corpus):
@@ -115,13 +109,12 @@ def test_differences_are_paired_by_image_and_seed(scored):
     assert shared.seeds == 1 and shared["mean"] == pytest.approx(gain["mean"])  # seed 0 is in both
 
 
-def test_with_one_caption_an_image_no_human_takes_part(corpus, config, monkeypatch):
+def test_with_one_caption_an_image_no_human_takes_part(corpus, monkeypatch):
     monkeypatch.setenv("S3E_NO_JAVA", "1")
     split = replace(corpus.test, captions=[texts[:1] for texts in corpus.test.captions])
     single = replace(corpus, test=split)
-    said = {key: texts[0] for key, texts in zip(split.ids, split.captions, strict=True)}
-    row = {"system": "sharp", "input": "sharp", "split": "test", "seed": 0, "captions": said}
-    scores = fidelity_scores([row], single, config)
+    said = said_of(split, "sharp", 0, [texts[0] for texts in split.captions], "sharp")
+    [scores] = caption_tables({"fidelity": said}, single, 200).values()
     assert set(scores.system) == {"sharp", RANDOM} and set(scores.reference) == {""}
     own = scores.set_index(["system", "metric"]).loc[("sharp", "BLEU-4"), "mean"]
     assert own == pytest.approx(1)
@@ -129,12 +122,11 @@ def test_with_one_caption_an_image_no_human_takes_part(corpus, config, monkeypat
 
 def test_captions_are_scored_beside_random_and_human_ones(corpus, monkeypatch):
     monkeypatch.setenv("S3E_NO_JAVA", "1")
-    texts = dict(zip(corpus.test.ids, corpus.test.captions, strict=True))
-    rows = [
-        ("tree", "sharp", "test", seed, {key: t[seed] for key, t in texts.items()})
-        for seed in (0, 1)
+    texts = zip(*corpus.test.captions, strict=True)
+    said = [
+        said_of(corpus.test, "tree", s, t, "sharp") for s, t in zip((0, 1), texts, strict=False)
     ]
-    frame = caption_table(pd.DataFrame(rows, columns=CAPTION_COLUMNS), corpus, 50)
+    frame = caption_tables({"caption_scores": pd.concat(said)}, corpus, 50)["caption_scores"]
     found = frame.set_index(["references", "system", "metric"])
     assert found["mean"]["all", "tree", "BLEU-1"] > 0.999
     assert found.seeds["all", "tree", "BLEU-1"] == 2
@@ -142,6 +134,5 @@ def test_captions_are_scored_beside_random_and_human_ones(corpus, monkeypatch):
     assert ("all", HUMAN, "CIDEr") not in found.index and found.seeds["other", HUMAN, "CIDEr"] == 0
     assert found["mean"]["all", RANDOM, "CIDEr"] < found["mean"]["other", HUMAN, "CIDEr"]
     known = frame[frame.metric != "METEOR"]
-    assert (known.low <= known["mean"]).all() and frame[frame.metric == "METEOR"][
-        "mean"
-    ].isna().all()
+    assert (known.low <= known["mean"]).all()
+    assert frame[frame.metric == "METEOR"]["mean"].isna().all()

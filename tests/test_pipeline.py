@@ -222,7 +222,7 @@ def test_outputs_follow_the_data(frames):
     assert "vocabulary.json" in scenes.run(DATA).outputs
     assert "vocabulary.json" not in pairs.run(DATA).outputs
     outputs = trained(pairs, "full").outputs
-    assert "scores.csv" in outputs and "captions.json" not in outputs
+    assert "scores.csv" in outputs and "captions.csv" not in outputs
 
 
 def test_minutes_of_an_unmeasured_profile_are_those_of_another(tmp_path):

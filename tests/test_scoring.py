@@ -1,6 +1,4 @@
-"""Restoring in parts, images of any size, what is left on disk, and what frames the accuracy of
-nodes.
-"""
+"""Restoring in parts, images of any size, what is left on disk, what frames nodes' accuracy."""
 
 from dataclasses import replace
 
@@ -21,16 +19,9 @@ from s3e.evaluation.score import (
     score_images,
 )
 from s3e.models.build import build_model
-from s3e.utils import S3EError, read_json
+from s3e.utils import S3EError, read_json, write_file
 
-FILES = {
-    "captions.json",
-    "nodes.csv",
-    "restored_test.npy",
-    "samples.json",
-    "samples.npz",
-    "scores.csv",
-}
+FILES = {"captions.csv", "restored_test.npy", "samples.json", "samples.npz", "scores.csv"}
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +93,8 @@ def test_only_images_that_have_the_severity_are_scored(tiny, frames, model):
 
 def test_without_captions_only_images_are_scored(tiny, frames, model, tmp_path):
     metrics = score_deblurrer(tmp_path, model, "full", frames, tiny)
-    assert {path.name for path in tmp_path.iterdir()} == FILES - {
-        "captions.json",
-        "nodes.csv",
-        "restored_test.npy",
-    }
+    only_captioned = {"captions.csv", "restored_test.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == FILES - only_captioned
     scores = pd.read_csv(tmp_path / "scores.csv")
     counts = scores.groupby(["split", "severity"]).size()
     assert counts.to_dict() == {
@@ -144,10 +132,11 @@ def test_with_captions_all_is_scored(tiny, corpus, model, scored):
     samples, records = collect.read_samples(scored)
     assert set(samples) == {"ids", "severity", "sharp", "blurred", "restored", "attention"}
     assert len(records) == len(samples["ids"])
-    rows = pd.read_csv(scored / "nodes.csv").set_index(["split", "input"])
+    rows = collect.node_accuracy([scored]).query("metric == 'leaf_accuracy'")
+    assert set(rows.when) == {"after"} and set(rows.images) == {8}
+    rows = rows.set_index(["split", "input"])["mean"]
     part = pd.read_csv(scored / "scores.csv").query("split == 'test' and severity == 'severe'")
-    share = part.leaf_correct.sum() / part.leaf_total.sum()
-    assert rows.loc[("test", "severe"), "leaf_accuracy"] == pytest.approx(share)
+    assert rows["test", "severe"] == pytest.approx(part.leaf_correct.sum() / part.leaf_total.sum())
     assert set(rows.index) == {
         (s, v) for s in ("val", "test") for v in ("sharp", *corpus.severities)
     }
@@ -158,14 +147,24 @@ def test_with_captions_all_is_scored(tiny, corpus, model, scored):
 
 
 def test_a_captioner_is_scored_on_the_views_that_are_asked_for(tiny, corpus, model):
-    said, nodes = score_captioner(
-        model.semantics, "tree", corpus, tiny, ("sharp", "light"), ["light"]
-    )
-    assert [(row["split"], row["input"]) for row in said] == [
-        (split, view) for split in ("val", "test") for view in ("sharp", "light")
+    views = "sharp", "light"
+    said = score_captioner(model.semantics, "tree", corpus, tiny, views, trees=["light"])
+    assert list(said.groupby(["split", "input"], sort=False).groups) == [
+        (split, view) for split in ("val", "test") for view in views
     ]
-    assert [row["input"] for row in nodes] == ["light", "light"] and nodes[0]["when"] == "before"
-    assert list(said[2]["captions"]) == corpus.test.ids
+    assert set(said.input[said.leaf_total.notna()]) == {"light"} and set(said.system) == {"tree"}
+    assert list(said.id[said.input == "sharp"]) == corpus.val.ids + corpus.test.ids
+
+
+def test_captions_come_back_as_they_were_written(tmp_path):
+    texts = ["", "null", "a dog, a cat", 'a "red" ball', "NA"]
+    frame = pd.DataFrame({"id": ["01", "NA", "1", "x", "y"], "caption": texts})
+    about = {"system": "full", "input": "sharp", "split": "val"}
+    write_file(tmp_path / "captions.csv", frame.assign(**about))
+    found = collect.read_captions([tmp_path])
+    assert found.caption.tolist() == texts and found.id.tolist() == frame.id.tolist()
+    with pytest.raises(S3EError, match="two runs call their captions 'full'"):
+        collect.read_captions([tmp_path, tmp_path])
 
 
 def test_folders_of_runs_are_named_by_variant_and_seed(tmp_path):

@@ -22,6 +22,7 @@ from s3e.utils import S3EError, read_json
 
 NODE_PLACE = ["split", "input", "when", "variant"]
 CAPTION_COLUMNS = ["system", "input", "split", "seed", "id", "caption"]
+TEXT = ["id", "caption"]  # columns where "", "NA" and "null" are texts like others
 WORDS = ("split", "references", "severity", "system", "input", "variant", "reference", "metric")
 SEVERITIES = ("light", "moderate", "released", "severe")  # pairs have the last two, others the rest
 RANDOM, HUMAN = "random training caption", "human"  # systems
@@ -62,13 +63,18 @@ def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
 
     A table's own variant or seed stays.
     """
-    frames, text = [], {"id": str, "caption": str}
+    frames = []
     for run in map(describe, paths):
         for file in (file for name in names for file in sorted(run.path.glob(name))):
             if file.suffix == ".json":
                 frame = pd.DataFrame([read_json(file)])
             else:
-                frame = pd.read_csv(file, converters=text)
+                numbers = pd.read_csv(file, nrows=0).columns.difference(TEXT)
+                missing = {
+                    "keep_default_na": False,
+                    "na_values": dict.fromkeys(numbers, ["", "nan"]),
+                }
+                frame = pd.read_csv(file, dtype=dict.fromkeys(TEXT, str), **missing)
             about = {"stage": run.stage, "variant": run.variant, "seed": run.seed}
             about = {name: value for name, value in about.items() if name not in frame}
             frames.append(frame.assign(**about, file=file.stem))
