@@ -28,9 +28,7 @@ PSNR_CAP = 100.0  # dB; two identical images would otherwise give infinity and r
 
 
 class S3EError(Exception):
-    """A mistake that the user can mend; its message is one sentence that names the place and the
-    remedy.
-    """
+    """A mistake that the user can mend: one sentence that names the place and the remedy."""
 
 
 def data_file(name: str) -> Any:
@@ -97,9 +95,8 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise S3EError(f"{path} does not exist: run the stage that writes it first.") from None
     except ValueError as error:
-        raise S3EError(
-            f"{path} is not valid JSON ({error}): delete it and run its stage again."
-        ) from None
+        what = f"{path} is not valid JSON ({error})"
+        raise S3EError(f"{what}: delete it and run its stage again.") from None
 
 
 def lock_file(
@@ -138,13 +135,9 @@ def is_locked(path: Path) -> bool:
     """True while a process holds the lock file `path`."""
     if not path.is_file():
         return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.1)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    with suppress(Timeout), FileLock(path, timeout=0.1):
+        return False
+    return True
 
 
 def reader_gone() -> int:
@@ -199,9 +192,7 @@ def cores() -> int:
 
 
 def set_threads(count: int, torch: bool) -> None:
-    """Fix the thread count: the same count gives the same bits (PyTorch is imported only if asked
-    or there already).
-    """
+    """Fix the thread count (PyTorch's if asked, or imported): one count gives the same bits."""
     os.environ.update(dict.fromkeys(THREADS, str(count)))
     if torch or "torch" in sys.modules:
         import torch as library

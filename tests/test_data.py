@@ -32,9 +32,17 @@ def coco(tmp_path):
     return write_coco(tmp_path / "photos")
 
 
-@pytest.fixture
-def gopro(tmp_path):
-    return write_gopro(tmp_path / "gopro")
+@pytest.fixture(scope="module")
+def gopro(tmp_path_factory):
+    return write_gopro(tmp_path_factory.mktemp("data") / "gopro")
+
+
+@pytest.fixture(scope="module")
+def pairs(gopro, tmp_path_factory):
+    """The corpus of `gopro`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("s3e.utils.RUNS", tmp_path_factory.mktemp("runs"))
+        return prepare_corpus(small(gopro), tmp_path_factory.mktemp("pairs"))
 
 
 # Scenes
@@ -183,28 +191,26 @@ def test_broken_photos_are_named_or_left_out(coco, tmp_path):
 # Pairs
 
 
-def test_pairs_become_a_corpus_without_captions(gopro, tmp_path):
-    config = small(gopro)
-    corpus = prepare_corpus(config, tmp_path / "corpus")
-    assert not corpus.captioned and corpus.severities == ("released", "severe")
-    assert not corpus.synthetic and not (corpus.folder / "vocabulary.json").exists()
+def test_pairs_become_a_corpus_without_captions(gopro, pairs):
+    assert not pairs.captioned and pairs.severities == ("released", "severe")
+    assert not pairs.synthetic and not (pairs.folder / "vocabulary.json").exists()
     severe = "severe = mean of 3 windows (variant B, released frames)"
-    assert corpus.protocol.endswith(f"{severe}, tested on central 32-px crops")
-    assert corpus.notes[0].startswith("no severe view, as the video ends near: 8 (GOPR0384_11_00/")
-    batch = corpus.test.batch(np.arange(3), "released")
+    assert pairs.protocol.endswith(f"{severe}, tested on central 32-px crops")
+    assert pairs.notes[0].startswith("no severe view, as the video ends near: 8 (GOPR0384_11_00/")
+    batch = pairs.test.batch(np.arange(3), "released")
     assert batch.words.tolist() == [[0]] * 3 and batch.tree.tolist() == [[IGNORE] * 7] * 3
-    assert corpus.test.targets.shape == (6, 7) and corpus.test.captions == [[]] * 6
-    assert np.isnan(corpus.test.extents["released"]).all()
-    metrics = summary(corpus)
+    assert pairs.test.targets.shape == (6, 7) and pairs.test.captions == [[]] * 6
+    assert np.isnan(pairs.test.extents["released"]).all()
+    metrics = summary(pairs)
     assert metrics["val_released_psnr_blurred"] > metrics["val_severe_psnr_blurred"]
     assert "words" not in metrics
-    _, blurred, kernels = severity_views(corpus, config)
+    _, blurred, kernels = severity_views(pairs, small(gopro))
     assert {*blurred} == {"released", "severe"} and not kernels
-    assert severity_table(corpus).query("split == 'test'").severity.value_counts()["severe"] == 4
+    assert severity_table(pairs).query("split == 'test'").severity.value_counts()["severe"] == 4
 
 
-def test_pairs_are_cropped_alike_and_severe_ones_are_means_of_windows(gopro, tmp_path):
-    split = prepare_corpus(small(gopro), tmp_path / "corpus").test
+def test_pairs_are_cropped_alike_and_severe_ones_are_means_of_windows(gopro, pairs):
+    split = pairs.test
 
     def crops(view):
         paths = [gopro / f"test/GOPR0384_11_00/{view}/{n:06}.png" for n in range(1, 7)]
@@ -219,7 +225,8 @@ def test_pairs_are_cropped_alike_and_severe_ones_are_means_of_windows(gopro, tmp
         assert split.psnr["severe"][row] == psnr(split.blurred["severe"][row], split.sharp[row])
 
 
-def test_whole_frames_of_the_test_split(gopro, tmp_path):
+def test_whole_frames_of_the_test_split(tmp_path):
+    gopro = write_gopro(tmp_path / "gopro")
     corpus = prepare_corpus(small(gopro, data_whole_frames=True), tmp_path / "corpus")
     assert corpus.test.sharp.shape == (6, 54, 96, 3) and corpus.train.sharp.shape[1:] == (32, 32, 3)
     paths = [gopro / f"test/GOPR0384_11_00/blur/{n:06}.png" for n in (2, 3, 4)]
@@ -234,9 +241,8 @@ def test_whole_frames_of_the_test_split(gopro, tmp_path):
         prepare_corpus(small(gopro, data_whole_frames=True), tmp_path / "corpus")
 
 
-def test_limits_spread_pairs_over_the_videos_and_keep_their_windows(gopro, tmp_path):
-    full = prepare_corpus(small(gopro), tmp_path / "full").test
-    few = prepare_corpus(small(gopro, data_test=3), tmp_path / "few").test
+def test_limits_spread_pairs_over_the_videos_and_keep_their_windows(gopro, pairs, tmp_path):
+    full, few = pairs.test, prepare_corpus(small(gopro, data_test=3), tmp_path / "few").test
     assert few.ids == full.ids[::2] and few.rows("severe").tolist() == [1, 2]
     assert (few.blurred["severe"][1:] == full.blurred["severe"][2::2]).all()
 
@@ -251,49 +257,38 @@ def test_videos_too_short_for_windows(tmp_path):
     assert corpus.severities == ("released",) and "severe" not in corpus.protocol
 
 
-def test_words_and_labels_of_captioned_data(gopro, corpus, tmp_path):
-    prepare_corpus(small(gopro), tmp_path / "corpus")
-    other = load_corpus(tmp_path / "corpus", vocabulary=corpus.folder)
+def test_words_and_labels_of_captioned_data(pairs, corpus):
+    other = load_corpus(pairs.folder, vocabulary=corpus.folder)
     assert other.words.words == corpus.words.words
     assert other.labels.entities == corpus.labels.entities
     assert not other.captioned and (other.val.targets == IGNORE).all()
     with pytest.raises(S3EError, match="vocabulary.json does not exist"):
-        load_corpus(corpus.folder, vocabulary=tmp_path / "corpus")
+        load_corpus(corpus.folder, vocabulary=pairs.folder)
 
 
 # Plain photos, and settings that data do not have
 
 
-def test_plain_photos_are_blurred_like_captioned_ones(tmp_path):
-    config = small(write_photos(tmp_path / "photos", 60))
-    corpus = prepare_corpus(config, tmp_path / "corpus")
-    assert not corpus.captioned and corpus.severities == ("light", "moderate", "severe")
-    assert sum(map(len, corpus.splits.values())) == 60
-    assert "severe" in severity_views(corpus, config)[1]
-
-
-def test_photos_that_the_captioner_was_trained_on_are_left_out(tmp_path):
-    captioned = write_coco(tmp_path / "captioned")
-    photos = write_photos(tmp_path / "photos", 60)
-    params = {"config": {"data": {"source": str(captioned)}}}
+def test_plain_photos_without_those_that_the_captioner_was_trained_on(coco, tmp_path):
+    photos, params = (
+        write_photos(tmp_path / "plain", 60),
+        {"config": {"data": {"source": str(coco)}}},
+    )
     write_file(tmp_path / "store" / "01_data_blurring" / "all" / "params.json", params)
     config = small(photos).model_copy(update={"semantics_from": str(tmp_path / "store")})
     before = prepare_corpus(config, tmp_path / "before")
-    taken, known = before.test.ids[0], min((captioned / "images").iterdir())
+    assert not before.captioned and before.severities == ("light", "moderate", "severe")
+    assert sum(map(len, before.splits.values())) == 60
+    assert "severe" in severity_views(before, config)[-1]
+    taken, known = before.test.ids[0], min((coco / "images").iterdir())
     known.write_bytes((photos / f"{taken}.jpg").read_bytes())
     after = prepare_corpus(config, tmp_path / "after")
     assert after.test.ids == before.test.ids[1:] and after.val.ids == before.val.ids
-    assert f"test photos left out, alike a photo of {captioned}: 1 ({taken})" in after.notes
+    assert f"test photos left out, alike a photo of {coco}: 1 ({taken})" in after.notes
 
 
-MISFITS = [
-    ("gopro", "light", "'light', but .*gopro holds pairs.*released or severe"),
-    ("coco", "released", "'released', but .*photos holds sharp photos alone"),
-]
-
-
-@pytest.mark.parametrize(("kind", "severity", "message"), MISFITS)
-def test_settings_that_do_not_fit_the_data(request, tmp_path, kind, severity, message):
-    config = small(request.getfixturevalue(kind), blur_severity=severity)
-    with pytest.raises(S3EError, match=message):
-        prepare_corpus(config, tmp_path / "corpus")
+def test_settings_that_do_not_fit_the_data(coco, gopro, tmp_path):
+    with pytest.raises(S3EError, match="'light', but .*gopro holds pairs.*released or severe"):
+        prepare_corpus(small(gopro, blur_severity="light"), tmp_path / "corpus")
+    with pytest.raises(S3EError, match="'released', but .*photos holds sharp photos alone"):
+        prepare_corpus(small(coco, blur_severity="released"), tmp_path / "corpus")

@@ -103,18 +103,17 @@ class Split:
         places = (groups.cumcount() + 0.5) / groups.transform("size")
         return rows[np.argsort(places.to_numpy(), kind="stable")]
 
-    def batch(self, index: np.ndarray, severity: str, choice: np.ndarray | None = None) -> Batch:
+    def batch(self, index: np.ndarray, severity: str, choice: np.ndarray | int = 0) -> Batch:
         """The photos at `index`; `choice` says which of its captions (default: the first).
 
         Raises ValueError for a photo that does not have the severity.
         """
         if not np.isin(index, self.rows(severity)).all():
             raise ValueError(f"{self.name}: choose from rows('{severity}'), others do not have it.")
-        pick = np.zeros(len(index), int) if choice is None else choice
         maps = None if self.label_maps is None else torch.from_numpy(self.label_maps[index])
         sharp = to_tensor(self.sharp[index])
         blurred = sharp if severity == "sharp" else to_tensor(self.blurred[severity][index])
-        words, trees = self.words[index, pick], self.trees[index, pick]
+        words, trees = self.words[index, choice], self.trees[index, choice]
         ids = [self.ids[i] for i in index]
         return Batch(ids, sharp, blurred, words, trees, maps, (self.name,), words, trees)
 
@@ -131,8 +130,9 @@ class Split:
         index = np.array([orders[n][k] for n, k in zip(epochs, places, strict=True)])
         choice = rng("caption", *key, step).integers(0, self.words.shape[1], size=batch)
         mine = slice(part * batch // parts, (part + 1) * batch // parts)
-        whole = {"all_words": self.words[index, choice], "all_trees": self.trees[index, choice]}
-        return replace(self.batch(index[mine], severity, choice[mine]), key=(*key, step), **whole)
+        drawn = self.batch(index[mine], severity, choice[mine])
+        words, trees = self.words[index, choice], self.trees[index, choice]
+        return replace(drawn, key=(*key, step), all_words=words, all_trees=trees)
 
     def chunks(
         self, batch: int, severity: str = "sharp", most: int | None = None
@@ -177,7 +177,7 @@ class Corpus:
     categories: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    vocabulary: Path | None = None  # the folder whose vocabularies it uses, if not its own
+    vocabulary: Path | str | None = None  # the folder whose vocabularies it uses, if not its own
 
     @property
     def synthetic(self) -> tuple[str, ...]:
@@ -220,8 +220,7 @@ def load_corpus(folder: Path | str, vocabulary: Path | str | None = None) -> Cor
         words, labels, max_words = read_vocabulary(vocabulary or folder)
     splits = [_load_split(folder, name, words, labels, max_words) for name in SPLITS]
     about["severities"] = tuple(about["severities"])
-    about["vocabulary"] = Path(vocabulary) if vocabulary else None
-    return Corpus(folder, *splits, words, labels, **about)
+    return Corpus(folder, *splits, words, labels, vocabulary=vocabulary, **about)
 
 
 def read_vocabulary(folder: Path | str) -> tuple[Vocabulary, TreeVocabulary, int]:

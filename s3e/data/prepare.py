@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from inspect import getsource
 from itertools import chain
@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from s3e import blur, utils
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
-from s3e.captions.tree import CaptionTree, TreeVocabulary, Vocabulary
-from s3e.config import Config, Data, Text, load_config
+from s3e.captions.tree import TreeVocabulary, Vocabulary
+from s3e.config import Config, Data, load_config
 from s3e.data import photos as decoding
 from s3e.data import readers
 from s3e.data.corpus import Corpus, load_corpus
@@ -338,8 +338,8 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
         record["parses"] = [[tree and tree.nodes for tree in row] for row in trees]
         write_file(folder / f"{split}.json", record)
         if split == "train" and any(trees):
-            content = vocabulary_of(config.text, chain(*record["captions"]), [*chain(*trees)])
-            write_file(folder / "vocabulary.json", content)
+            known = vocabulary(record["captions"], trees, config)
+            write_file(folder / "vocabulary.json", known)
     return load_corpus(folder)
 
 
@@ -360,17 +360,16 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def vocabulary_of(
-    rules: Text, captions: Iterable[str], trees: Sequence[CaptionTree | None]
-) -> dict[str, Any]:
-    """The content of `vocabulary.json`: words and tree labels of the training captions."""
+def vocabulary(captions: list[list], trees: list[list], config: Config) -> dict[str, Any]:
+    """The words and tree labels of all training captions, for `vocabulary.json`."""
+    text, trees = config.text, [*chain(*trees)]
     if not any(trees):
         what = "no training caption names anything that can be seen"
         raise S3EError(f"{what}: are the captions English sentences?")
-    words = Vocabulary.build(captions, rules.min_count).words
-    labels = TreeVocabulary.build(trees, rules.entities, rules.relations, rules.label_min_count)
+    words = Vocabulary.build(chain(*captions), text.min_count).words
+    labels = TreeVocabulary.build(trees, text.entities, text.relations, text.label_min_count)
     labels = {"entities": labels.entities, "relations": labels.relations}
-    return {"words": words, "max_words": rules.max_words, "labels": labels}
+    return {"words": words, "max_words": text.max_words, "labels": labels}
 
 
 def summary(corpus: Corpus) -> dict[str, float]:
