@@ -95,7 +95,7 @@ def test_trees(caption):
 
 
 def test_canonical_table_is_closed():
-    assert all(label not in INVERSES for label, _ in INVERSES.values())
+    assert all(label not in INVERSES for label in INVERSES.values())
 
 
 NOTHING = [
@@ -182,15 +182,15 @@ def test_tags_and_lemmas():
     assert found["'s"][0] == "POSS" and found["goggles"] == ("NOUN", "goggles")
 
 
-TREES = [tree("dog hold cup | left_of | house"), tree("dog | chase | cat"), None]
+TREES = [tree("dog hold cup | left_of | house"), tree("dog | chase | cat")]
 
 
 def test_vocabulary_order_and_limits():
-    vocabulary = TreeVocabulary.build(TREES)
+    vocabulary = TreeVocabulary.build(TREES, 9, 9, 1)
     assert vocabulary.entities == [NULL, "dog", "cat", "cup", "house"]
     assert vocabulary.relations == [NULL, "chase", "hold", "left_of"]
     assert vocabulary.encode(TREES[0]) == [1, 3, 4, 0, 2, 0, 3]
-    vocabulary = TreeVocabulary.build(TREES, max_entities=1, min_count=2)
+    vocabulary = TreeVocabulary.build(TREES, 1, 9, 2)
     assert vocabulary.entities == [NULL, "dog"] and vocabulary.relations == [NULL]
     assert vocabulary.encode(TREES[1]) == [1, 0, IGNORE, 0, 0, 0, IGNORE]
     assert vocabulary.encode(None) == [IGNORE] * 7

@@ -20,15 +20,11 @@ from typing import Any
 from s3e.captions.tagger import COMPOUNDS, LEXICON, PRENOMINAL, Token, tag_words, word_set
 from s3e.captions.tree import NULL, CaptionTree
 
-# label -> (canonical label, do the two sides swap?)
-INVERSES = {
-    label: (kept, way == "swapped")
-    for way, pairs in LEXICON["inverses"].items()
-    for label, kept in pairs.items()
-}
+SWAPPED = LEXICON["inverses"]["swapped"]  # label -> its inverse: the two sides change places
+INVERSES = SWAPPED | LEXICON["inverses"]["same"]  # label -> the canonical one
 DIRECTED, CLOTHING, LIGHT = (word_set("relations", x) for x in ("directed", "clothing", "light"))
 PARTICLES, POSTURES = (word_set("relations", x) for x in ("particles", "postures"))
-WEAK = LIGHT | word_set("relations", "catenatives")
+WEAK = LIGHT | POSTURES | word_set("relations", "catenatives")
 PARTITIVES = word_set("nouns", "partitives")
 STOPS = (".", ";", "!", "?")
 
@@ -48,31 +44,29 @@ class Gap:
 
     label: str = NULL
     kind: str = ""  # verb, prep, conj, be or "" (nothing)
-    swap: bool = False  # passive: the sides are reversed
+    swap: bool = False  # the two sides change places
     finite: bool = False
     aside: bool = False  # inside a relative or subordinate clause
 
 
 def _entities(tokens: list[Token]) -> list[Entity]:
-    """Maximal noun runs with their determiners and adjectives; head = last noun, or a frequent
-    compound.
-    """
+    """Maximal noun runs with their determiners and adjectives, up to their last noun."""
     found, i = [], 0
     while i < len(tokens):
         start = i
         while i < len(tokens) and tokens[i].tag in (*PRENOMINAL, "NOUN"):
             i += 1
         nouns = [k for k in range(start, i) if tokens[k].tag == "NOUN"]
+        of = i < len(tokens) and tokens[i].text == "of"
         if not nouns:
             i = max(i, start + 1)
-        elif tokens[nouns[-1]].lemma in PARTITIVES and [t.text for t in tokens[i : i + 1]] == [
-            "of"
-        ]:
+        elif of and tokens[nouns[-1]].lemma in PARTITIVES:
             for token in tokens[start : i + 1]:  # "a group of": determiners of the next noun
                 token.tag = "DET"
             i = start
         else:
-            found.append(Entity(start, nouns[-1] + 1, _head(tokens[start : nouns[-1] + 1])))
+            run = tokens[start : nouns[-1] + 1]
+            found.append(Entity(start, start + len(run), _head(run)))
     return found
 
 
@@ -85,70 +79,69 @@ def _head(run: list[Token]) -> str:
     return run[-1].lemma
 
 
-def _main_part(words: list[Token]) -> tuple[list[Token], bool]:
-    """The words before a relative or subordinate clause, or (words, True) where all is in one."""
-    breaks = (i for i, t in enumerate(words) if t.tag in ("REL", "SUB") or t.text in STOPS)
-    start = next(breaks, None)
-    if start is None or any(t.tag in ("VERB", "BE") for t in words[:start]):
-        return words[:start], False
-    return words, True
-
-
 def _telling(words: list[Token]) -> list[Token]:
     """The words of a gap without fillers and without the first word of "up against"."""
     kept: list[Token] = []
     for token in words:
-        if token.tag == "PREP" and kept and kept[-1].tag == "PREP" and kept[-1].text in PARTICLES:
+        if token.tag in ("DET", "ADV", "PRON", "PUNCT") and token.text not in STOPS:
+            continue
+        if kept and token.tag == kept[-1].tag == "PREP" and kept[-1].text in PARTICLES:
             kept.pop()
-        mark = token.tag == "PUNCT" and token.text not in STOPS
-        if token.tag not in ("DET", "ADV", "PRON") and not mark:
-            kept.append(token)
+        kept.append(token)
     return kept
 
 
-def _reduce(words: list[Token]) -> Gap:
-    """Reduce a gap to one relation: main-verb lemma, else preposition, else conjunction."""
-    gap, comma = Gap(), any(t.text in (",", ";") for t in words)
-    words, gap.aside = _main_part(_telling(words))
-    gap.finite = any(t.finite for t in words)
+def _main_part(words: list[Token]) -> tuple[list[Token], bool]:
+    """The words before a relative or subordinate clause, or (words, True) where all is in one."""
+    breaks = (i for i, t in enumerate(words) if t.tag in ("REL", "SUB") or t.text in STOPS)
+    start = next(breaks, None)
+    main = words[:start]
+    aside = start is not None and not any(t.tag in ("VERB", "BE") for t in main)
+    return (words if aside else main), aside
+
+
+def _reduce(gap_words: list[Token]) -> Gap:
+    """One relation for a gap, in canonical order: verb, else preposition, else conjunction.
+
+    Light and posture verbs give way to the preposition; passives swap the sides.
+    """
+    words, aside = _main_part(_telling(gap_words))
+    gap = Gap(aside=aside, finite=any(t.finite for t in words))
     preps = [t.lemma for t in words if t.tag == "PREP"]
-    verbs = [i for i, t in enumerate(words) if t.tag == "VERB"]
     joins = [t.lemma for t in words if t.tag in ("CONJ", "SUB")]
+    joins += ["and"] * any(t.text in (",", ";") for t in gap_words)
+    verbs = [i for i, t in enumerate(words) if t.tag == "VERB"]
     if verbs:
-        _reduce_verb(gap, words, verbs)
+        strong = (i for i in verbs[:-1] if words[i].lemma not in WEAK)
+        place = next(strong, verbs[-1])  # "tries to catch" -> catch
+        verb = words[place]
+        after = next((t.lemma for t in words[place + 1 :] if t.tag == "PREP"), "")
+        gap.label, gap.kind, gap.swap = verb.lemma, "verb", verb.form == "ed" and after == "by"
+        directed = verb.lemma in POSTURES and after in DIRECTED
+        if after and not gap.swap and (verb.lemma in LIGHT or directed):
+            gap.label, gap.kind = after, "prep"
     elif preps:
         gap.label, gap.kind = preps[0], "prep"
     elif any(t.tag == "BE" for t in words):
         gap.label, gap.kind = "be", "be"
-    elif joins or comma:
-        gap.label, gap.kind = (joins or ["and"])[0], "conj"
+    elif joins:
+        gap.label, gap.kind = joins[0], "conj"
+    gap.swap ^= gap.label in SWAPPED
+    gap.label = INVERSES.get(gap.label, gap.label)
     return gap
-
-
-def _reduce_verb(gap: Gap, words: list[Token], verbs: list[int]) -> None:
-    """Light and posture verbs give way to the preposition, passives swap the sides."""
-    strong = (i for i in verbs[:-1] if words[i].lemma not in WEAK | POSTURES)
-    verb = next(strong, verbs[-1])  # "tries to catch" -> catch
-    lemma, gap.kind = words[verb].lemma, "verb"
-    after = next((t.lemma for t in words[verb + 1 :] if t.tag == "PREP"), "")
-    gap.label, gap.swap = lemma, words[verb].form == "ed" and after == "by"
-    if after and not gap.swap and (lemma in LIGHT or lemma in POSTURES and after in DIRECTED):
-        gap.label, gap.kind = after, "prep"
 
 
 def _gaps(tokens: list[Token], entities: list[Entity]) -> list[Gap]:
     """One gap after each entity; the last one runs to the end of the caption."""
-    end = next(i for i in range(len(tokens), 0, -1) if tokens[i - 1].tag != "PUNCT")
-    stops = [e.start for e in entities[1:]] + [end]
-    words = [tokens[e.stop : stop] for e, stop in zip(entities, stops, strict=True)]
-    gaps = [_reduce(part) for part in words]
-    if gaps[-1].kind != "verb":
-        gaps[-1] = Gap()
-    aside = False  # what lies in a subordinate clause or in a later sentence
-    for gap, part in zip(gaps, words, strict=True):
+    stops = [*(entity.start for entity in entities[1:]), len(tokens)]
+    gaps, aside = [], False  # aside: in a subordinate clause or in a later sentence
+    for entity, stop in zip(entities, stops, strict=True):
+        words = tokens[entity.stop : stop]
+        gap = _reduce(words)
         gap.aside |= aside
-        aside |= any(t.tag == "SUB" or t.text in STOPS for t in part)
-    return gaps
+        aside |= any(t.tag == "SUB" or t.text in STOPS for t in words)
+        gaps.append(gap)
+    return gaps if gaps[-1].kind == "verb" else [*gaps[:-1], Gap()]
 
 
 def _root(gaps: list[Gap]) -> int | None:
@@ -160,7 +153,7 @@ def _root(gaps: list[Gap]) -> int | None:
 
     def rank(place: int) -> int:
         gap = gaps[place]
-        if gap.label not in CLOTHING and gap.finite and not gap.aside and gap.kind != "conj":
+        if gap.finite and not (gap.label in CLOTHING or gap.aside or gap.kind == "conj"):
             return 0
         if gap.kind == "verb" and not gap.aside:
             return 1 + (gap.label in CLOTHING)
@@ -169,29 +162,21 @@ def _root(gaps: list[Gap]) -> int | None:
     return min((i for i, gap in enumerate(gaps) if gap.kind), key=rank, default=None)
 
 
-def _canonical(gap: Gap) -> tuple[str, bool]:
-    label, swap = INVERSES.get(gap.label, (gap.label, False))
-    return label, swap != gap.swap
-
-
-def _pair(entities: list[Entity], gap: Gap | None) -> tuple[tuple[str, str], str]:
+def _pair(entities: list[Entity], gaps: list[Gap]) -> tuple[str, str, str]:
     """Two leaves and the relation between them, in canonical order."""
-    first, second = ([e.label for e in entities] + [NULL, NULL])[:2]
-    if second == NULL or gap is None:
-        return (first, second), NULL
-    relation, swap = _canonical(gap)
-    return ((second, first) if swap else (first, second)), relation
+    first, second, *_ = [*(entity.label for entity in entities), NULL, NULL]
+    if second == NULL:
+        return first, NULL, NULL
+    return (second, first, gaps[0].label) if gaps[0].swap else (first, second, gaps[0].label)
 
 
 def _build(entities: list[Entity], gaps: list[Gap]) -> CaptionTree:
-    root = _root(gaps)
-    cut = len(entities) if root is None else root + 1
-    left, node5 = _pair(entities[:cut], gaps[0])
-    right, node6 = _pair(entities[cut:], gaps[cut] if cut < len(gaps) else None)
-    relation, swap = _canonical(gaps[root]) if root is not None else (NULL, False)
-    if swap and right[0] != NULL:
-        left, right, node5, node6 = right, left, node6, node5
-    return CaptionTree(left + right, (node5, node6, relation))
+    place = _root(gaps)
+    root, cut = (Gap(), len(entities)) if place is None else (gaps[place], place + 1)
+    left, right = _pair(entities[:cut], gaps[:cut]), _pair(entities[cut:], gaps[cut:])
+    if root.swap and right[0] != NULL:
+        left, right = right, left
+    return CaptionTree(left[:2] + right[:2], (left[2], right[2], root.label))
 
 
 def parse_caption(text: str) -> CaptionTree | None:

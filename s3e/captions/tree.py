@@ -1,5 +1,4 @@
-"""The seven-node tree of a caption, and the vocabularies of tree labels and of words (specification
-6.2, 4.1).
+"""The seven-node tree of a caption; vocabularies of labels and words (specification 6.2, 4.1).
 
 leaf1  leaf2   leaf3  leaf4        entities
   node 5         node 6            relation inside each pair
@@ -8,8 +7,9 @@ leaf1  leaf2   leaf3  leaf4        entities
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 NULL = "null"  # an empty slot of the tree, class 0 of both label vocabularies
 IGNORE = -100  # an out-of-vocabulary label: no loss (the default `ignore_index` of cross-entropy)
@@ -34,7 +34,7 @@ class CaptionTree:
         return self.entities + self.relations
 
 
-def _frequent(counts: Counter, min_count: int, limit: int | None = None) -> list[str]:
+def _frequent(counts: Counter, min_count: int, limit: int | None) -> list[str]:
     """The most frequent words first, ties alphabetical."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [word for word, count in ranked if count >= min_count][:limit]
@@ -44,32 +44,24 @@ class TreeVocabulary:
     """Entity and relation classes; index 0 of both is `NULL`."""
 
     def __init__(self, entities: list[str], relations: list[str]):
-        self.entities, self.relations = list(entities), list(relations)
-        ids = [{word: i for i, word in enumerate(words)} for words in (entities, relations)]
-        self._ids = [ids[0]] * 4 + [ids[1]] * 3
+        self.entities, self.relations = entities, relations
+        lists = [entities] * 4 + [relations] * 3
+        self._ids = [{word: i for i, word in enumerate(words)} for words in lists]
 
     @classmethod
     def build(
-        cls,
-        trees: Iterable[CaptionTree | None],
-        max_entities: int = 800,
-        max_relations: int = 250,
-        min_count: int = 1,
+        cls, trees: Collection[CaptionTree], max_entities: int, max_relations: int, min_count: int
     ) -> "TreeVocabulary":
-        """Keep the labels that occur in most training `trees` (None is skipped)."""
-        entities, relations = Counter(), Counter()
-        for tree in filter(None, trees):
-            entities.update(set(tree.entities) - {NULL})
-            relations.update(set(tree.relations) - {NULL})
+        """Keep the labels that occur in most training `trees`."""
+        entities = Counter(label for tree in trees for label in {*tree.entities} - {NULL})
+        relations = Counter(label for tree in trees for label in {*tree.relations} - {NULL})
         return cls(
             [NULL, *_frequent(entities, min_count, max_entities)],
             [NULL, *_frequent(relations, min_count, max_relations)],
         )
 
     def encode(self, tree: CaptionTree | None) -> list[int]:
-        """Seven class ids in node order; a label out of the vocabulary (or any label of no tree)
-        becomes `IGNORE`.
-        """
+        """Seven class ids in node order; `IGNORE` where a label is unknown or there is no tree."""
         if tree is None:
             return [IGNORE] * 7
         return [ids.get(word, IGNORE) for ids, word in zip(self._ids, tree.nodes, strict=True)]
@@ -84,24 +76,23 @@ class Vocabulary:
     """Words of the training captions; ids 0-3 are `PAD`, `BOS`, `EOS`, `UNK`."""
 
     def __init__(self, words: list[str]):
-        self.words = list(words)
-        self.ids = {word: i for i, word in enumerate(self.words)}
+        self.words = words
+        self.ids = {word: i for i, word in enumerate(words)}
 
     @classmethod
-    def build(cls, captions: Iterable[str], min_count: int = 1) -> "Vocabulary":
+    def build(cls, captions: Iterable[str], min_count: int) -> "Vocabulary":
         """Keep the words that occur at least `min_count` times, the most frequent first."""
         counts = Counter(word for caption in captions for word in tokenize(caption))
-        return cls(SPECIAL + _frequent(counts, min_count))
+        return cls(SPECIAL + _frequent(counts, min_count, None))
 
     def __len__(self) -> int:
         return len(self.words)
 
-    def encode(self, caption: str, max_words: int = 16) -> list[int]:
+    def encode(self, caption: str, max_words: int) -> list[int]:
         """[BOS, up to `max_words` word ids, EOS]; unknown words become `UNK`."""
         return [BOS, *(self.ids.get(word, UNK) for word in tokenize(caption)[:max_words]), EOS]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words up to the first `EOS`, joined by spaces; `PAD` and `BOS` are left out."""
-        ids = [int(i) for i in ids]
-        end = ids.index(EOS) if EOS in ids else len(ids)
-        return " ".join(self.words[i] for i in ids[:end] if i not in (PAD, BOS))
+        said = takewhile(EOS.__ne__, map(int, ids))
+        return " ".join(self.words[i] for i in said if i not in (PAD, BOS))
