@@ -10,21 +10,14 @@ from s3e.captions.tree import BOS, EOS, PAD, UNK
 from s3e.models.captioner import CaptionDecoder
 
 WORDS, CONTEXT, ITEMS, WIDTH = 14, 5, 7, 6
+SIZES = {"words": WORDS, "context_width": CONTEXT, "items": ITEMS, "word_width": 8}
+SIZES |= {"lstm_width": 9, "attention_width": 4, "dropout": 0.5}
 
 
 def make_decoder(item_width=WIDTH, seed=0, end=0.0):
     """A decoder without dropout whose words differ clearly; `end` is added to EOS at every word."""
     torch.manual_seed(seed)
-    decoder = CaptionDecoder(
-        words=WORDS,
-        context_width=CONTEXT,
-        item_width=item_width,
-        items=ITEMS,
-        word_width=8,
-        lstm_width=9,
-        attention_width=4,
-        dropout=0.5,
-    ).eval()
+    decoder = CaptionDecoder(item_width=item_width, **SIZES).eval()
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             if name.startswith(("embedding", "lstm", "output", "score")):
@@ -35,9 +28,8 @@ def make_decoder(item_width=WIDTH, seed=0, end=0.0):
 
 def images(count, item_width=WIDTH, seed=1):
     torch.manual_seed(seed)
-    return torch.randn(count, CONTEXT), (
-        torch.randn(count, ITEMS, item_width) if item_width else None
-    )
+    context = torch.randn(count, CONTEXT)
+    return context, torch.randn(count, ITEMS, item_width) if item_width else None
 
 
 def captions(*lengths):
@@ -59,9 +51,7 @@ def word_by_word(decoder, words, context, items, length):
 
 
 def plain_beam(decoder, context, items, max_words, size):
-    """Words of one image (B = 1): all continuations of all beams are sorted, and none is given up
-    early.
-    """
+    """Words of one image (B = 1): all continuations of all beams are sorted, none is given up."""
     state, keys = decoder.begin(context, items)
     beams = [(0.0, [], state)]
     for _ in range(max_words):
@@ -75,18 +65,10 @@ def plain_beam(decoder, context, items, max_words, size):
             logits = decoder.output(seen)
             logits[:, [PAD, BOS, UNK]] = -math.inf
             log_p = logits.log_softmax(-1)[0].tolist()
-            grown += [
-                (score + log_p[i], [*words, i], state)
-                for i in range(WORDS)
-                if i not in (PAD, BOS, UNK)
-            ]
+            chosen = (i for i in range(WORDS) if i not in (PAD, BOS, UNK))
+            grown += [(score + log_p[i], [*words, i], state) for i in chosen]
         beams = sorted(grown, key=lambda beam: beam[0] / len(beam[1]), reverse=True)[:size]
     return beams[0][1] + [PAD] * (max_words - len(beams[0][1]))
-
-
-@pytest.fixture
-def decoder():
-    return make_decoder()
 
 
 @pytest.mark.parametrize("item_width", [WIDTH, 0])
@@ -96,23 +78,17 @@ def test_teacher_forcing_equals_single_steps(item_width):
     logits, steps = decoder(words, context, items), word_by_word(decoder, words, context, items, 10)
     assert logits.shape == (3, 9, WORDS)  # cut to the longest caption: 8 words, BOS and EOS
     torch.testing.assert_close(logits, steps, rtol=0, atol=1e-5)
-    gradients = [
-        torch.autograd.grad(x.sin().sum(), list(decoder.parameters())) for x in (logits, steps)
-    ]
+    weights = list(decoder.parameters())
+    gradients = [torch.autograd.grad(x.sin().sum(), weights) for x in (logits, steps)]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
-def test_attention_is_additive(decoder):
-    context, items = images(2)
+def test_attention_is_additive():
+    decoder, (context, items) = make_decoder(), images(2)
     state, keys = decoder.begin(context, items)
     attention = decoder.step(decoder.embedding(torch.tensor([BOS, BOS])), state, items, keys)[2]
     summed = decoder.item_key(items) + decoder.place_key + decoder.query(state[0])[:, None]
     torch.testing.assert_close(attention, decoder.score(summed.tanh()).squeeze(-1).softmax(-1))
-
-
-def each(items, count):
-    """The items of single images."""
-    return [None] * count if items is None else items.split(1)
 
 
 @pytest.mark.parametrize("end", [-2.0, 2.0, 4.0])
@@ -122,7 +98,8 @@ def test_beam_search_equals_the_plain_one(item_width, size, end):
     decoder, (context, items) = make_decoder(item_width, end=end), images(6, item_width)
     for max_words in (1, 9):
         found = decoder.beam(context, items, max_words, size)
-        pairs = zip(context.split(1), each(items, 6), strict=True)
+        single = [None] * 6 if items is None else items.split(1)
+        pairs = zip(context.split(1), single, strict=True)
         assert found.tolist() == [plain_beam(decoder, *image, max_words, size) for image in pairs]
 
 

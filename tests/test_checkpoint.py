@@ -1,6 +1,4 @@
-"""Checkpoints that are cut, altered or foreign; losses that leave all bounds; memory, disk and
-locks.
-"""
+"""Checkpoints that are cut, altered or foreign; losses out of bounds; memory, disk and locks."""
 
 import errno
 import hashlib
@@ -26,9 +24,7 @@ from tests.conftest import TINY
 
 
 class Toy(Trainer):
-    """A training of one layer. `spoil(step, loss)` may change a loss, raise or do whatever it
-    likes.
-    """
+    """A training of one layer. `spoil(step, loss)` may change a loss, raise or do what it likes."""
 
     def __init__(self, folder, steps=8, spoil=lambda step, loss: loss, width=3, **settings):
         torch.manual_seed(0)
@@ -37,7 +33,7 @@ class Toy(Trainer):
         own = {f"train_b.{name}": value for name, value in settings.items()}
         corpus = SimpleNamespace(folder="", vocabulary=None)
         config = load_config("laptop", overrides={**runtime, **own})
-        super().__init__(folder, "toy", "b", corpus, config, {"layer": layer})
+        super().__init__(folder, "toy", "b", corpus, config, {"layer": layer}, "severe", {})
         self.optimizers = {"adam": torch.optim.Adam(layer.parameters(), 0.01)}
         self.layer, self.spoil, self.width, self.before = layer, spoil, width, {}
 
@@ -76,13 +72,10 @@ def trained(tmp_path_factory):
 
 
 def damaged(content):
-    """The content, cut at many lengths and with one bit flipped in many places: format, hash,
-    payload, end.
-    """
+    """The content, cut at many lengths and with one bit flipped in many places, edges included."""
     edges = {0, len(checkpoint.FORMAT), checkpoint.HEAD, len(content) - 1}
-    yield from (
-        content[:length] for length in edges | set(rng("cut").integers(0, len(content), 20))
-    )
+    for length in edges | set(rng("cut").integers(0, len(content), 20)):
+        yield content[:length]
     for place in edges | set(rng("flip").integers(0, len(content), 40)):
         flipped = bytearray(content)
         flipped[place] ^= 1 << int(place) % 8
@@ -162,10 +155,8 @@ def test_an_exploding_loss_stops(tmp_path):
 def test_images_of_a_divergence_are_those_of_the_step(corpus, tmp_path, monkeypatch):
     config = load_config("smoke", overrides={**TINY, "train_b.steps": 1})
     model, critic = build_model(config, corpus.sizes, "baseline"), build_critic(config)
-    forward = type(model.generator).forward
-    monkeypatch.setattr(
-        type(model.generator), "forward", lambda *inputs: not_a_number(forward(*inputs))
-    )
+    kind, forward = type(model.generator), type(model.generator).forward
+    monkeypatch.setattr(kind, "forward", lambda *inputs: not_a_number(forward(*inputs)))
     drawn = corpus.train.draw(8, "severe", 0, config.seed, "deblurring", "deblurrer")
     with pytest.raises(S3EError, match=f"diverged at step 0: .*{', '.join(drawn.ids)}"):
         CoTraining(tmp_path, "deblurrer", model, critic, corpus, config, "b").fit()
@@ -190,10 +181,7 @@ def no_space(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    "where",
-    [(os, "fsync"), (os, "replace"), (pd.DataFrame, "to_csv")],
-)
+@pytest.mark.parametrize("where", [(os, "fsync"), (os, "replace"), (pd.DataFrame, "to_csv")])
 def test_a_full_disk_leaves_the_last_good_checkpoint(where, tmp_path, monkeypatch):
     def fill(loss):
         monkeypatch.setattr(*where, no_space)

@@ -98,20 +98,8 @@ def test_canonical_table_is_closed():
     assert all(label not in INVERSES for label in INVERSES.values())
 
 
-NOTHING = [
-    "",
-    "   ",
-    "🐕🔥",
-    "and of the",
-    "is on",
-    ". , !",
-    "123",
-    "'s",
-    "quickly",
-    "狗在跑",
-    "собака",
-    "null",
-]
+NOTHING = ["", "   ", "🐕🔥", "and of the", "is on", ". , !", "123", "'s", "quickly", "狗在跑"]
+NOTHING += ["собака", "null"]
 
 
 @pytest.mark.parametrize("text", [*NOTHING, "\x00\x0b\u2028"])
@@ -144,10 +132,8 @@ def test_any_string_gives_a_sound_tree(text):
     found = parse_caption(text)
     assert found == parse_caption(text)
     if found is not None:
-        assert len(found.nodes) == 7 and all(isinstance(node, str) and node for node in found.nodes)
-        assert all(
-            node == node.lower() and not any(c.isspace() for c in node) for node in found.nodes
-        )
+        assert len(found.nodes) == 7
+        assert all(node and node.lower().split() == [node] for node in found.nodes)
         assert any(entity != NULL for entity in found.entities)
         assert not set(found.relations) & set(INVERSES)
 

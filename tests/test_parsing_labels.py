@@ -27,10 +27,10 @@ def score(predicted: list[dict], labelled: list[dict]) -> dict[str, float]:
             right += 2 * (found & wanted).total()
             total += found.total() + wanted.total()
         result[part] = right / total
-    roots = [
-        a["relations"][2] == b["relations"][2] for a, b in zip(predicted, labelled, strict=True)
+    pairs = [
+        (a["relations"][2], b["relations"][2]) for a, b in zip(predicted, labelled, strict=True)
     ]
-    return result | {"root": sum(roots) / len(roots)}
+    return result | {"root": sum(a == b for a, b in pairs) / len(pairs)}
 
 
 @pytest.mark.parametrize("part", PARTS)

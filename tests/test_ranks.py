@@ -1,6 +1,4 @@
-"""Several processes with a part of each batch train as one with the whole: layers, gradients,
-trainings, validation.
-"""
+"""Several processes with a part of each batch train as one process with the whole batch."""
 
 import multiprocessing
 import socket
@@ -25,15 +23,8 @@ from s3e.utils import ROOT, S3EError
 from tests.test_resume import SMALL
 
 SMOOTH = {"learning_rate": 1e-5, "semantics_learning_rate": 1e-5}  # rounding grows with the rate
-EXACT = {
-    **SMALL,
-    "model.dropout": 0.0,
-    "model.caption_dropout": 0.0,
-    "runtime.precision": "64",
-    "data.val": 5,
-    "runtime.save_every": 10,
-    "runtime.log_every": 5,
-}
+EXACT = {**SMALL, "model.dropout": 0.0, "model.caption_dropout": 0.0, "runtime.precision": "64"}
+EXACT |= {"runtime.save_every": 10, "runtime.log_every": 5}
 
 
 def member(number, port, work, results):
@@ -67,13 +58,11 @@ def mine(items):
 
 
 def layers():
-    """Outputs, gradients and statistics of what processes share, for a batch of 6, of which this is
-    a part.
-    """
+    """Outputs, gradients and statistics of what processes share, for their part of 6 images."""
     torch.manual_seed(0)
     image = torch.randn(6, 3, 4, 4, dtype=torch.float64)
     target, vector = torch.randn_like(image), torch.randn(6, 3, dtype=torch.float64)
-    two, one = models.BatchNorm2d(3).double(), models.BatchNorm1d(3).double()
+    two, one = models.BatchNorm(3).double(), models.BatchNorm(3).double()
     torch.nn.init.normal_(two.weight)
     image, target, vector = (mine(item).clone() for item in (image, target, vector))
     image.requires_grad_(True)
@@ -114,10 +103,9 @@ def settings(stage, devices=1, **others):
 def trained(folder, corpus, config, stage, variant="baseline"):
     """Train a stage; its final weights."""
     if stage == "a2":
-        module = new_source(config, corpus)
-        PretrainSemantics(
-            folder, "own", "a2", module, corpus, config, tree=True, caption=True
-        ).fit()
+        module = new_source(config, corpus, "tree")
+        losses = {"tree": True, "caption": True}
+        PretrainSemantics(folder, "own", "a2", module, corpus, config, **losses).fit()
         return module.state_dict()
     model, critic = build_model(config, corpus.sizes, variant), build_critic(config)
     CoTraining(folder, "own", model, critic, corpus, config, stage, variant).fit()
@@ -134,9 +122,7 @@ def numbers(state, place=""):
 
 
 def assert_same_training(whole, parts):
-    """Two folders hold the same training to rounding: weights, moments of the optimizers, log and
-    validation.
-    """
+    """Two folders hold the same training to rounding: weights, moments, log and validation."""
     states = [checkpoint.read(folder / "own.ckpt") for folder in (whole, parts)]
     for name in ("step", "modules", "optimizers", "rows", "scores"):
         first, second = (dict(numbers(state[name])) for state in states)
@@ -195,9 +181,7 @@ trained(Path(sys.argv[1]), load_corpus(sys.argv[2]), settings("b", 2, **steps), 
 
 
 def orphans(folder, corpus, steps):
-    """Processes of a training in two, once it has logged steps and the process that asked for it
-    was killed.
-    """
+    """Processes of a training in two that has logged steps, when who asked for it was killed."""
     command = [sys.executable, "-c", PARENT, str(folder), str(corpus.folder), str(steps)]
     parent = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     while not (folder / "log_own.csv").exists():

@@ -1,6 +1,4 @@
-"""Killed anywhere, nothing is lost: every training, cut by SIGKILL and resumed, ends in the bits of
-an unbroken one.
-"""
+"""Every training, cut by SIGKILL anywhere and resumed, ends in the bits of an unbroken one."""
 
 import multiprocessing
 import os
@@ -18,26 +16,14 @@ from s3e.data.prepare import prepare_corpus
 from s3e.models.build import build_critic, build_model
 from s3e.training import checkpoint
 from s3e.training.loop import Trainer
-from s3e.training.stages import CoTraining, PretrainSemantics, new_source, pretrain_own
+from s3e.training.stages import PHASES, CoTraining, PretrainSemantics, new_source
 from s3e.utils import ROOT
 from tests.conftest import TINY
 
-SMALL = {
-    **TINY,
-    "data.train": 12,
-    "data.val": 5,
-    "data.test": 3,
-    "model.generator_width": 4,
-    "model.blocks": 1,
-    "model.critic_width": 4,
-    "model.encoder_widths": [4, 4, 4, 4, 8],
-    "model.node_width": 4,
-    "model.word_width": 8,
-    "model.lstm_width": 8,
-    "model.attention_width": 8,
-    "runtime.save_every": 2,
-    "runtime.log_every": 2,
-}
+SMALL = {**TINY, "data.train": 12, "data.val": 5, "data.test": 3, "model.blocks": 1}
+SMALL |= dict.fromkeys(("model.generator_width", "model.critic_width", "model.node_width"), 4)
+SMALL |= dict.fromkeys(("model.word_width", "model.lstm_width", "model.attention_width"), 8)
+SMALL |= {"model.encoder_widths": [4, 4, 4, 4, 8], "runtime.save_every": 2, "runtime.log_every": 2}
 STEPS, KILLED = 8, 5
 MODERN = {"accumulate": 2, "clip_norm": 0.5, "schedule": "cosine", "warmup": 3, "validate_every": 2}
 FALLING = {"schedule": "half_linear", "clip": 0.01, "validate_every": 2}
@@ -45,9 +31,7 @@ FALLING = {"schedule": "half_linear", "clip": 0.01, "validate_every": 2}
 
 @dataclass(frozen=True)
 class Case:
-    """One training: a phase of the semantics (of a kind) or a stage of the deblurrer (of a
-    variant).
-    """
+    """A training: a phase of the semantics (of a kind) or a stage of the deblurrer (a variant)."""
 
     stage: str
     kind: str = "tree"
@@ -83,9 +67,8 @@ def train(case: Case, folder: Path, data: Path) -> dict:
     config, corpus = case.config(), load_corpus(data)
     if case.stage in ("tree", "a1", "a2"):
         module, losses = new_source(config, corpus, case.kind), {"tree": case.kind == "tree"}
-        PretrainSemantics(
-            folder, "own", case.stage, module, corpus, config, **losses, caption=True
-        ).fit()
+        args = module, corpus, config
+        PretrainSemantics(folder, "own", case.stage, *args, **losses, caption=True).fit()
         return module.state_dict()
     model, critic = build_model(config, corpus.sizes, case.variant), build_critic(config)
     CoTraining(folder, "own", model, critic, corpus, config, case.stage, case.variant).fit()
@@ -96,7 +79,9 @@ def pretrain(folder: Path, data: Path) -> dict:
     """The three phases that a variant with semantics of its own trains first."""
     config, corpus = Case("a1").config(), load_corpus(data)
     source = new_source(config, corpus, "vectors")
-    pretrain_own(folder, source, corpus, config, tree=True, caption=True)
+    for phase in PHASES:
+        args = source, corpus, config
+        PretrainSemantics(folder, f"own_{phase}", phase, *args, tree=True, caption=True).fit()
     return source.state_dict()
 
 
@@ -116,9 +101,7 @@ def killed_at(step: int) -> None:
 
 
 def killed_in(name: str, count: int) -> None:
-    """This process is killed before its call number `count` of `os.<name>` for a checkpoint, or
-    (minus) after it.
-    """
+    """This process is killed before call `count` of `os.<name>` for a checkpoint (minus: after)."""
     function, calls = getattr(os, name), [0]
 
     def last(*arguments):
@@ -142,9 +125,7 @@ def life(kill, arguments, work, *its) -> None:
 
 @pytest.fixture(scope="module")
 def dies():
-    """A function that lets a process do work until it is killed; where possible it has imported
-    everything already.
-    """
+    """A function that lets a process do work until it is killed, imports done before if possible."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload(["tests.test_resume"])

@@ -1,6 +1,4 @@
-"""Losses against closed forms; schedules; every phase, variant and precision; what a loss term
-reaches.
-"""
+"""Losses against closed forms; schedules; phases, variants, precisions; what a term reaches."""
 
 import math
 from copy import deepcopy
@@ -17,13 +15,7 @@ from s3e.models.build import build_critic, build_model, save_weights
 from s3e.models.tree import TreeOutput
 from s3e.training import checkpoint, effects
 from s3e.training.loop import rate
-from s3e.training.losses import (
-    caption_loss,
-    critic_terms,
-    gradient_penalty,
-    image_terms,
-    tree_loss,
-)
+from s3e.training.losses import caption_loss, critic_terms, gradient_penalty, image_terms, tree_loss
 from s3e.training.stages import (
     PHASES,
     CoTraining,
@@ -35,6 +27,7 @@ from s3e.training.stages import (
 from tests.conftest import TINY
 
 WGAN = {"loss.gan": "wgan-gp", "loss.critic_steps": 3}
+BOTH = {"tree": True, "caption": True}
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
@@ -42,9 +35,7 @@ def test_gradient_penalty_of_a_linear_critic(slope):
     direction = torch.zeros(3, 4, 4)
     direction[0, 0, 0] = slope  # |grad D| = slope everywhere
     real, fake = torch.randn(2, 5, 3, 4, 4)
-    penalty = gradient_penalty(
-        lambda x: (x * direction).flatten(1).sum(1), real, fake, torch.rand(5)
-    )
+    penalty = gradient_penalty(lambda x: (x * direction).sum((1, 2, 3)), real, fake, torch.rand(5))
     assert float(penalty) == pytest.approx((slope - 1) ** 2, abs=1e-5)
 
 
@@ -76,15 +67,16 @@ def test_tree_loss_weighs_null_and_ignores_unknown():
     entity[0, 0, 2] = 3.0
     tree = TreeOutput(*[torch.empty(0)] * 3, entity, relation)
     target = torch.tensor([[2, 0, *[IGNORE] * 5]])
+    unknown = torch.full((1, 7), IGNORE)
     named = -float(torch.log_softmax(entity[0, 0], 0)[2])
     expected = (named + 0.1 * math.log(5)) / 1.1
-    assert float(tree_loss(tree, target, 0.1)) == pytest.approx(expected, rel=1e-5)
-    assert float(tree_loss(tree, torch.full((1, 7), IGNORE), 0.1)) == 0
+    assert float(tree_loss(tree, target, 0.1, target)) == pytest.approx(expected, rel=1e-5)
+    assert float(tree_loss(tree, unknown, 0.1, unknown)) == 0
 
 
 def test_caption_loss_is_per_word_and_skips_padding():
     words = torch.tensor([[1, 5, 2, 0, 0], [1, 5, 6, 7, 2]])
-    loss = float(caption_loss(torch.zeros(2, 4, 10), words))
+    loss = float(caption_loss(torch.zeros(2, 4, 10), words, words))
     assert loss == pytest.approx(math.log(10), rel=1e-6)
 
 
@@ -108,9 +100,8 @@ def test_batches_depend_on_the_step_alone_and_cover_every_image(corpus):
 @pytest.mark.parametrize("phase", PHASES)
 def test_semantic_phases_have_their_losses(corpus, tmp_path, phase):
     config = load_config("smoke", overrides=TINY)
-    source = new_source(config, corpus)
-    losses = {"tree": True, "caption": True}
-    log = PretrainSemantics(tmp_path, "own", phase, source, corpus, config, **losses).fit()
+    source = new_source(config, corpus, "tree")
+    log = PretrainSemantics(tmp_path, "own", phase, source, corpus, config, **BOTH).fit()
     assert list(log)[1:] == (["tree"] if phase == "tree" else ["tree", "caption"])
 
 
@@ -121,7 +112,7 @@ def pretrained(tiny, corpus, tmp_path_factory):
     model, critic = build_model(tiny, corpus.sizes, "baseline"), build_critic(tiny)
     CoTraining(folder, "deblurrer", model, critic, corpus, tiny, "b").fit()
     save_model(folder, model, critic)
-    save_weights(new_source(tiny, corpus), folder / "tree_captioner.safetensors")
+    save_weights(new_source(tiny, corpus, "tree"), folder / "tree_captioner.safetensors")
     return folder
 
 
@@ -194,19 +185,13 @@ def test_same_seed_same_bits_other_seed_other_bits(tiny, corpus, pretrained, tmp
     assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
 
 
-@pytest.mark.parametrize(
-    ("changes", "rtol"),
-    [
-        ({"precision": "bf16"}, 0.05),
-        ({"precision": "64"}, 1e-3),
-    ],
-)
-def test_other_precisions_train_alike(corpus, tmp_path, changes, rtol):
+@pytest.mark.parametrize("precision, rtol", [("bf16", 0.05), ("64", 1e-3)])
+def test_other_precisions_train_alike(corpus, tmp_path, precision, rtol):
     logs = []
-    for settings in ({}, changes):
-        runtime = {f"runtime.{name}": value for name, value in settings.items()}
+    for bits in ("32", precision):
         own = {"model.dropout": 0.0, "train_c.learning_rate": 1e-5, "train_c.steps": 2}
-        config = load_config("smoke", overrides={**TINY, **WGAN, **own, **runtime})
+        own["runtime.precision"] = bits
+        config = load_config("smoke", overrides={**TINY, **WGAN, **own})
         networks = build_model(config, corpus.sizes, "full"), build_critic(config)
         folder = tmp_path / str(len(logs))
         logs.append(CoTraining(folder, "c", *networks, corpus, config, "c", "full").fit())
@@ -229,9 +214,8 @@ def training_of(corpus, folder, variant="full", **overrides):
 
 def test_semantic_losses_reach_what_they_can(corpus, tmp_path):
     config = load_config("smoke", overrides=TINY)
-    source, batch = new_source(config, corpus), corpus.val.batch(np.arange(2), "severe")
-    losses = {"tree": True, "caption": True}
-    training = PretrainSemantics(tmp_path, "a", "a2", source, corpus, config, **losses)
+    source, batch = new_source(config, corpus, "tree"), corpus.val.batch(np.arange(2), "severe")
+    training = PretrainSemantics(tmp_path, "a", "a2", source, corpus, config, **BOTH)
     table = effects.gradients(training, batch)
     assert list(table.columns) == ["encoder", "tree", "decoder"]
     assert {term: (row > 0).tolist() for term, row in table.iterrows()} == {
@@ -239,7 +223,7 @@ def test_semantic_losses_reach_what_they_can(corpus, tmp_path):
         "caption": [True] * 3,
     }
     twice = load_config("smoke", overrides={**TINY, "loss.tree": 0.2})
-    training = PretrainSemantics(tmp_path, "t", "tree", source, corpus, twice, **losses)
+    training = PretrainSemantics(tmp_path, "t", "tree", source, corpus, twice, **BOTH)
     double = effects.gradients(training, batch)
     assert list(double.index) == ["tree"]
     assert (double.loc["tree"] / 2).tolist() == pytest.approx(table.loc["tree"].tolist(), rel=1e-5)

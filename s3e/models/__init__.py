@@ -1,5 +1,4 @@
-"""Networks: one concept a file; `build` alone knows sizes. Here: what the processes of one training
-share.
+"""Networks, one concept a file. Here: what the processes of one training share.
 
 A training with several processes (ranks) gives each an equal part of every batch. With these
 helpers the result is that of one process with the whole batch, up to rounding. In one process they
@@ -33,9 +32,7 @@ def total(value: Tensor) -> Tensor:
 
 
 def roll(items: Tensor) -> Tensor:
-    """`items.roll(1, 0)` of the whole batch, of which each rank holds a part of equal size (rank
-    order).
-    """
+    """`items.roll(1, 0)` of the whole batch, of which each rank holds an equal part in its turn."""
     if world() == 1:
         return items.roll(1, 0)
     start = rank() * len(items)
@@ -62,8 +59,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-class _Shared(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation whose training statistics are those of the whole batch, on all ranks.
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation of B x C (x h x w) by the statistics of the whole batch, on all ranks.
 
     `nn.SyncBatchNorm` does so on GPUs alone.
     """
@@ -88,11 +85,3 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale.view(shape) + self.bias.view(shape)).to(image.dtype)
-
-
-class BatchNorm1d(_Shared, nn.BatchNorm1d):
-    """`nn.BatchNorm1d` over all ranks."""
-
-
-class BatchNorm2d(_Shared, nn.BatchNorm2d):
-    """`nn.BatchNorm2d` over all ranks."""

@@ -1,5 +1,4 @@
-"""The only place that knows sizes: networks for a configuration, a corpus and a variant; and files
-of weights.
+"""The only place that knows sizes: networks for settings, data and a variant; files of weights.
 
 No code in a file of weights is ever run: only plain tensors are read, from safetensors or from
 PyTorch's own format (`weights_only`).
@@ -26,9 +25,7 @@ VGG19 = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
 
 def variant_rules(variant: str, captioned: bool) -> Variant:
-    """The rules of a variant; on data without captions only the deblurring loss, pretrained
-    semantics frozen.
-    """
+    """A variant's rules; without captions only the deblurring loss, pretrained parts frozen."""
     rules = VARIANTS[variant]
     if captioned:
         return rules
@@ -38,10 +35,8 @@ def variant_rules(variant: str, captioned: bool) -> Variant:
 
 def map_channels(config: Config, sizes: Sizes, kind: str | None) -> int:
     """Channels of the embedded maps: 7 D, or one per category for the true label map."""
-    if kind is None:
-        return 0
-    truth = {"labels": sizes.categories + 1, "silhouettes": 2}
-    return truth.get(kind, NODES * config.model.node_width)
+    others = {None: 0, "labels": sizes.categories + 1, "silhouettes": 2}
+    return others.get(kind, NODES * config.model.node_width)
 
 
 def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
@@ -56,38 +51,35 @@ def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
         )
     if kind in GIVEN:
         return Given(kind=kind, map_channels=maps)
-
-    def decoder(context: int, item_width: int, items: int) -> CaptionDecoder:
-        return CaptionDecoder(
-            words=sizes.words, context_width=context, item_width=item_width, items=items,
-            word_width=model.word_width, lstm_width=model.lstm_width,
-            attention_width=model.attention_width, dropout=model.caption_dropout,
-        )  # fmt: skip
-
     encoder = ConvEncoder(size=config.data.size, widths=model.encoder_widths)
-    width = encoder.channels
+    nodes, cells, tree = model.node_width, encoder.channels, None
     if kind in ("tree", "vectors"):
         tree = S3Tree(
-            channels=width, width=model.node_width, entities=sizes.entities,
-            relations=sizes.relations, spatial=kind == "tree",
+            channels=cells, width=nodes, entities=sizes.entities, relations=sizes.relations,
+            spatial=kind == "tree",
         )  # fmt: skip
-        words = decoder(model.node_width + width, model.node_width, NODES)
-        source = TreeSemantics(encoder=encoder, tree=tree, decoder=words)
-    elif kind in ("global", "flat"):
-        words = decoder(maps, 0, 0) if kind == "global" else decoder(width, width, GRID**2)
-        parts = {"encoder": encoder, "map_channels": maps, "decoder": words}
-        source = TreelessSemantics(**parts, spatial=kind == "flat")
+    context, item_width, items = {  # widths of what starts the decoder and of what it attends
+        "global": (maps, 0, 0), "flat": (cells, cells, GRID**2),
+    }.get(kind, (nodes + cells, nodes, NODES))  # fmt: skip
+    decoder = CaptionDecoder(
+        words=sizes.words, context_width=context, item_width=item_width, items=items,
+        word_width=model.word_width, lstm_width=model.lstm_width,
+        attention_width=model.attention_width, dropout=model.caption_dropout,
+    )  # fmt: skip
+    if tree:
+        source = TreeSemantics(encoder=encoder, tree=tree, decoder=decoder)
     else:
-        raise ValueError(f"no network makes maps of kind {kind}: add it to build_semantics")
+        parts = {"encoder": encoder, "map_channels": maps, "decoder": decoder}
+        source = TreelessSemantics(**parts, spatial=kind == "flat")
     source.kind = kind
     return source
 
 
-def build_generator(config: Config, maps: int = 0) -> Generator | NAFNet:
+def build_generator(config: Config, maps: int) -> Generator | NAFNet:
     """The deblurrer; `maps` channels can be embedded (0: the backbone alone)."""
     model = config.model
-    parts = {"width": model.generator_width, "blocks": model.blocks, "map_channels": maps}
-    parts |= {"embed_at": model.embed_at, "fuse": model.fuse}
+    parts = {"width": model.generator_width, "map_channels": maps}
+    parts |= model.model_dump(include={"blocks", "embed_at", "fuse"})
     if model.backbone == "nafnet":
         return NAFNet(**parts)
     return Generator(**parts, dropout=model.dropout)
@@ -118,13 +110,8 @@ def build_model(config: Config, sizes: Sizes, variant: str) -> S3EDeblur:
     seed_everything(config.seed, "semantics")
     semantics = None if rules.kind is None else build_semantics(config, sizes, rules.kind)
     seed_everything(config.seed, "generator")
-    return S3EDeblur(
-        generator=build_generator(config, map_channels(config, sizes, rules.kind)),
-        semantics=semantics,
-        view=rules.view,
-        shuffled=rules.shuffled,
-        detach=rules.detached,
-    )
+    generator = build_generator(config, map_channels(config, sizes, rules.kind))
+    return S3EDeblur(generator=generator, semantics=semantics, rules=rules)
 
 
 def count_parameters(module: nn.Module | None) -> int:
@@ -140,8 +127,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> nn.Module:
-    """Load safetensors into `module`; names that start with one of `ignore` may be missing from the
-    file.
+    """Load safetensors into `module`; names that begin like one of `ignore` may be missing there.
 
     Raises `S3EError` for a missing, damaged or foreign file.
     """

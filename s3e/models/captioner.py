@@ -1,6 +1,6 @@
-"""The caption decoder: an LSTM that attends over tree nodes, the feature grid or nothing
-(specification 6.4).
-"""
+"""The caption decoder: an LSTM that attends over nodes, cells or nothing (specification 6.4)."""
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -75,14 +75,12 @@ class CaptionDecoder(nn.Module):
 
     def _unroll(
         self, words: Tensor, context: Tensor, items: Tensor | None
-    ) -> list[tuple[Tensor, Tensor | None]]:
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """What the output layer reads, and attention, at each of `words` B x T."""
         state, keys = self.begin(context, items)
-        steps = []
         for word in self.dropout(self.embedding(words)).unbind(1):
-            state, seen, attention = self.step(word, state, items, keys)
-            steps.append((seen, attention))
-        return steps
+            state, *read = self.step(word, state, items, keys)
+            yield read
 
     def forward(
         self, words: Tensor, context: Tensor, items: Tensor | None, *, length: int | None = None

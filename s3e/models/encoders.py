@@ -1,16 +1,13 @@
-"""Networks that read an image: the semantic encoder (specification 6.1) and VGG19 for the
-perceptual loss (3.3, 3.5).
+"""What reads an image: semantic encoder (specification 6.1), VGG19 of the perceptual loss (3.5).
 
 VGG19 has torchvision's structure and names, so that its public file of weights fits.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.models import BatchNorm2d
+from s3e.models import BatchNorm
 
 GRID = 16  # side of the node maps: small enough to be cheap, large enough to keep the layout
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
@@ -23,11 +20,11 @@ def conv_block(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) ->
     validation leaves with it and 40.6 % with group normalisation, all else equal.
     """
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
-    return nn.Sequential(conv, BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(conv, BatchNorm(outputs), nn.ReLU())
 
 
 class ConvEncoder(nn.Module):
-    """Five convolution stages, B x 3 x S x S in [-1, 1] -> B x C x 16 x 16.
+    """Five convolution stages, B x 3 x S x S in [-1, 1] -> B x C x 16 x 16; S = 32, 64, 128, 256.
 
     At 256 px the first four stages halve the side (stride 16). A smaller image needs fewer
     halvings; the stages that then lose their stride are dilated instead, so that the receptive
@@ -36,11 +33,9 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, *, size: int, widths: list[int]):
         super().__init__()
-        steps = round(math.log2(size / GRID))
-        if size != GRID * 2**steps or not 1 <= steps <= 4:
-            raise ValueError(f"data.size = {size}: the encoder takes 32, 64, 128 or 256 px")
-        strides = [2] * steps + [1] * (len(widths) - steps)
-        dilations = [1] * steps + [2, 4, 4, 4][: len(widths) - steps]
+        halved = (size // GRID).bit_length() - 1  # 1 to 4 of the five stages
+        strides = [2] * halved + [1] * (5 - halved)
+        dilations = [1] * halved + [2, 4, 4, 4][: 5 - halved]
         stages = zip([3, *widths[:-1]], widths, strides, dilations, strict=True)
         self.stages = nn.Sequential(*(conv_block(*stage) for stage in stages))
         self.channels = widths[-1]

@@ -33,8 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class Embed(nn.Module):
-    """Embed semantic maps M (B x M x h x w) into features F (B x C x H x W); at first it changes
-    nothing.
+    """Embed semantic maps M (B x M x h x w) into features F (B x C x H x W); at first: F.
 
     `concat`: F + Conv1x1([F ; M']); `sft`: F (1 + gamma(M')) + beta(M'), M' = the maps at F's size
     and width. The last convolutions are zero-initialised, so co-training starts exactly at the
@@ -63,14 +62,8 @@ class Embed(nn.Module):
         return features * (1 + gamma) + beta
 
 
-def embeddings(
-    map_channels: int, width: int, fuse: str, places: list[int], blocks: int
-) -> nn.ModuleDict:
-    """One `Embed` for each of `places` among `blocks` blocks; none without maps."""
-    if any(not 0 <= place < blocks for place in places):
-        raise ValueError(
-            f"model.embed_at = {list(places)}: the generator has blocks 0 to {blocks - 1}"
-        )
+def embeddings(map_channels: int, width: int, fuse: str, places: list[int]) -> nn.ModuleDict:
+    """One `Embed` before each of the blocks numbered `places`; none without maps."""
     places = places if map_channels else []
     return nn.ModuleDict({str(place): Embed(map_channels, width, fuse) for place in places})
 
@@ -87,8 +80,7 @@ def run_trunk(
 
 
 class Generator(nn.Module):
-    """B x 3 x H x W in [-1, 1] -> the same; output = clamp(input + tanh(...), -1, 1). H, W are
-    multiples of 4.
+    """B x 3 x H x W in [-1, 1] -> clamp(input + tanh(...), -1, 1); H, W are multiples of 4.
 
     Instance normalisation without affine parameters and without running statistics, so that
     training and test agree; dropout acts in training only. `embed_at` lists residual blocks before
@@ -96,15 +88,9 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        width: int,
-        blocks: int,
-        dropout: float,
-        map_channels: int = 0,
-        embed_at: list[int] = (0,),
-        fuse: str = "concat",
-    ):
+        self, *, width: int, blocks: int, dropout: float, map_channels: int, embed_at: list[int],
+        fuse: str,
+    ):  # fmt: skip
         super().__init__()
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), *_norm_relu(width),
@@ -117,7 +103,7 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(2 * width, width, 3, 2, 1, 1), *_norm_relu(width),
             nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh(),
         )  # fmt: skip
-        self.embed = embeddings(map_channels, 4 * width, fuse, embed_at, blocks)
+        self.embed = embeddings(map_channels, 4 * width, fuse, embed_at)
         initialise(self)
         for embed in self.embed.values():
             embed.zero()

@@ -1,5 +1,4 @@
-"""A modern deblurrer behind the generator's interface: NAFNet's body with places where node maps
-are embedded.
+"""A modern deblurrer behind the generator's interface: NAFNet's body, with embedded node maps.
 
 Source: "Simple Baselines for Image Restoration" (arXiv 2204.04676), network of 32 channels for
 GoPro. Ours are the maps and the range of the photos: [-1, 1] and clamped, where NAFNet takes [0,
@@ -19,8 +18,7 @@ def _gate(features: Tensor) -> Tensor:
 
 
 class NAFBlock(nn.Module):
-    """x + beta A(norm(x)), then x + gamma B(norm(x)): B x C x H x W -> the same; beta and gamma
-    start at 0.
+    """x + beta A(norm(x)), then x + gamma B(norm(x)), B x C x H x W; beta and gamma start at 0.
 
     A: 1x1 to 2C, depthwise 3x3, gate, channel attention (scale = linear function of the channels'
     means), 1x1. B: 1x1 to 2C, gate, 1x1. No activation function. Seen as B x H x W x C, which costs
@@ -39,18 +37,16 @@ class NAFBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         pixels = features.movedim(1, -1)
-        pixels = pixels + self.beta * self._mix(self.norms[0](pixels))
+        mixed = self.widen[0](self.norms[0](pixels)).movedim(-1, 1)  # B x 2C x H x W
+        mixed = _gate(self.spread(mixed).movedim(1, -1))  # B x H x W x C
+        mixed = mixed * self.attention(mixed.mean((1, 2), keepdim=True))
+        pixels = pixels + self.beta * self.narrow[0](mixed)
         feed = self.narrow[1](_gate(self.widen[1](self.norms[1](pixels))))
         return (pixels + self.gamma * feed).movedim(-1, 1)
 
-    def _mix(self, pixels: Tensor) -> Tensor:
-        mixed = _gate(self.spread(self.widen[0](pixels).movedim(-1, 1)).movedim(1, -1))
-        return self.narrow[0](mixed * self.attention(mixed.mean((1, 2), keepdim=True)))
-
 
 class NAFNet(nn.Module):
-    """B x 3 x H x W in [-1, 1] -> the same; output = clamp(input + body, -1, 1). H, W are multiples
-    of 16.
+    """B x 3 x H x W in [-1, 1] -> clamp(input + body, -1, 1); H, W are multiples of 16.
 
     Four encoder stages of 1, 1, 1 and `blocks` blocks at strides 1, 2, 4, 8, one block at stride
     16, four decoder stages of one block, sums as skips. `maps` are embedded before the blocks
@@ -59,13 +55,7 @@ class NAFNet(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        width: int,
-        blocks: int,
-        map_channels: int = 0,
-        embed_at: list[int] = (0,),
-        fuse: str = "concat",
+        self, *, width: int, blocks: int, map_channels: int, embed_at: list[int], fuse: str
     ):
         super().__init__()
         widths = [width * 2**stage for stage in range(4)]
@@ -74,10 +64,13 @@ class NAFNet(nn.Module):
         self.trunk = nn.ModuleList(NAFBlock(widths[3]) for _ in range(blocks))
         self.downs = nn.ModuleList(nn.Conv2d(channels, 2 * channels, 2, 2) for channels in widths)
         self.middle = NAFBlock(2 * widths[3])
-        self.ups = nn.ModuleList(_upsample(2 * channels) for channels in reversed(widths))
+        self.ups = nn.ModuleList(  # half the channels at twice the side
+            nn.Sequential(nn.Conv2d(2 * channels, 4 * channels, 1, bias=False), nn.PixelShuffle(2))
+            for channels in reversed(widths)
+        )
         self.decoder = nn.ModuleList(NAFBlock(channels) for channels in reversed(widths))
         self.ending = nn.Conv2d(width, 3, 3, padding=1)
-        self.embed = embeddings(map_channels, widths[3], fuse, embed_at, blocks)
+        self.embed = embeddings(map_channels, widths[3], fuse, embed_at)
 
     def forward(self, blurred: Tensor, maps: Tensor | None = None) -> Tensor:
         features = self.intro(blurred.contiguous(memory_format=torch.channels_last))
@@ -90,8 +83,3 @@ class NAFNet(nn.Module):
         for up, block, skip in zip(self.ups, self.decoder, reversed(skips), strict=True):
             features = block(up(features) + skip)
         return (blurred + self.ending(features)).clamp(-1, 1)
-
-
-def _upsample(inputs: int) -> nn.Sequential:
-    """Half the channels at twice the side."""
-    return nn.Sequential(nn.Conv2d(inputs, 2 * inputs, 1, bias=False), nn.PixelShuffle(2))

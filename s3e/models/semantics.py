@@ -1,7 +1,6 @@
-"""S3E-Deblur: a semantic source, whose maps are embedded, and a generator (specification 6.0);
-parts are passed in.
+"""S3E-Deblur: a semantic source whose maps are embedded, and a generator (specification 6.0).
 
-An ablation swaps one source for another.
+Parts are passed in: an ablation swaps one source for another.
 """
 
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3e.config import Variant
 from s3e.data.corpus import Batch
 from s3e.models import roll
 from s3e.models.encoders import GRID
@@ -89,26 +89,21 @@ class Given(nn.Module):
 class S3EDeblur(nn.Module):
     """Restore a batch with the help of what it shows.
 
-    `semantics`: the source; None is the deblurrer alone. `view`: which image it reads, "blurred" or
-    "sharp" (`Given` gets the whole batch). `shuffled` embeds the maps of another image of the
-    batch; `detach` keeps the deblurring loss out of the source.
+    `semantics`: the source; None is the deblurrer alone. `rules.view`: which image it reads,
+    "blurred" or "sharp" (`Given` gets the whole batch). `rules.shuffled` embeds the maps of another
+    image of the batch; `rules.detached` keeps the deblurring loss out of the source.
     """
 
-    def __init__(
-        self, *, generator: nn.Module, semantics: nn.Module | None = None, view: str = "blurred",
-        shuffled: bool = False, detach: bool = False,
-    ):  # fmt: skip
+    def __init__(self, *, generator: nn.Module, semantics: nn.Module | None, rules: Variant):
         super().__init__()
-        self.generator, self.semantics = generator, semantics
-        self.view, self.shuffled, self.detach = view, shuffled, detach
+        self.generator, self.semantics, self.rules = generator, semantics, rules
 
     def read(self, batch: Batch) -> SemanticOutput | None:
         """What the source reads in a batch (never shuffled: captions and trees stay their own)."""
         if self.semantics is None:
             return None
-        return self.semantics(
-            batch if isinstance(self.semantics, Given) else getattr(batch, self.view)
-        )
+        given = isinstance(self.semantics, Given)
+        return self.semantics(batch if given else getattr(batch, self.rules.view))
 
     def restore(self, blurred: Tensor, read: SemanticOutput | None) -> Tensor:
         """Blurred B x 3 x H x W in [-1, 1] -> restored, with the maps of what was read embedded."""
@@ -116,11 +111,9 @@ class S3EDeblur(nn.Module):
         return self.generator(blurred, maps)
 
     def embedded_maps(self, read: SemanticOutput) -> Tensor:
-        """The maps B x M x 16 x 16 that the generator gets: those of the image before it, where
-        `shuffled`.
-        """
-        maps = read.maps.detach() if self.detach else read.maps
-        if not self.shuffled:
+        """The maps B x M x 16 x 16 that the generator gets; `shuffled`: of the image before it."""
+        maps = read.maps.detach() if self.rules.detached else read.maps
+        if not self.rules.shuffled:
             return maps
         return roll(maps) if self.training else maps.roll(1, 0)  # over all processes in training
 

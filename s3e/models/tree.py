@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from s3e.models import BatchNorm1d
+from s3e.models import BatchNorm
 from s3e.models.encoders import conv_block
 
 LEAVES, NODES = 4, 7
@@ -44,7 +44,7 @@ class AttentionPool(nn.Module):
 
 
 def _linear_block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs), BatchNorm1d(outputs), nn.ReLU())
+    return nn.Sequential(nn.Linear(inputs, outputs), BatchNorm(outputs), nn.ReLU())
 
 
 class S3Tree(nn.Module):
@@ -56,9 +56,7 @@ class S3Tree(nn.Module):
     uniform.
     """
 
-    def __init__(
-        self, *, channels: int, width: int, entities: int, relations: int, spatial: bool = True
-    ):
+    def __init__(self, *, channels: int, width: int, entities: int, relations: int, spatial: bool):
         super().__init__()
         block = conv_block if spatial else _linear_block
         self.leaves = nn.ModuleList(block(channels, width) for _ in range(LEAVES))

@@ -1,4 +1,4 @@
-"""What each loss term of a training does: which parts of the networks its gradient reaches.
+"""Which parts of the networks the gradient of each loss term of a training reaches.
 
 Networks are looked at in eval mode (no dropout, fixed statistics); weights, their `grad` and random
 numbers stay as they are.
@@ -17,19 +17,17 @@ def gradients(training: CoTraining | PretrainSemantics, batch: Batch) -> pd.Data
     Parts are those of the semantics, the embedding and the rest of the generator; 0 where a term
     does not reach a part.
     """
+    parts = dict(training.source.named_children()) if training.source else {}
     with training.evaluating(learn=True):
         if isinstance(training, PretrainSemantics):
-            terms, parts = training.terms(batch), dict(training.source.named_children())
+            terms = training.terms(batch)
         else:
-            terms, model = training.terms(*training.read_and_restore(batch)), training.model
-            parts = {} if model.semantics is None else dict(model.semantics.named_children())
-            parts |= {"embedding": model.generator.embed, "generator": model.generator}
-    owner = {}
-    for name, part in parts.items():
-        for weight in part.parameters():
-            if weight.requires_grad:
-                owner.setdefault(weight, name)
-    columns = [name for name, part in parts.items() if any(True for _ in part.parameters())]
+            terms = training.terms(*training.read_and_restore(batch))
+            generator = training.model.generator
+            parts |= {"embedding": generator.embed, "generator": generator}
+    weights = {name: [*part.parameters()] for name, part in reversed(parts.items())}
+    owner = {w: name for name, own in weights.items() for w in own if w.requires_grad}
+    columns = [name for name in parts if weights[name]]
     table = pd.DataFrame(0.0, index=pd.Index(terms, name="loss"), columns=columns)
     for term, value in terms.items():
         found = torch.autograd.grad(value, list(owner), retain_graph=True, allow_unused=True)

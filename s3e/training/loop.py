@@ -7,7 +7,7 @@ unbroken one.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from s3e.config import Config, Training
-from s3e.data.corpus import Batch, Corpus, Split
+from s3e.data.corpus import Batch, Corpus
 from s3e.models import average_gradients, rank, total, world
 from s3e.training import checkpoint, parallel
 from s3e.utils import S3EError, out_of_memory, seed_everything, write_file
@@ -42,27 +42,6 @@ def rate(settings: Training, step: int) -> float:
     return factor * min(1.0, (step + 1) / settings.warmup) if settings.warmup else factor
 
 
-class Batches:
-    """This process's parts of a training's batches, by step; the part after is loaded meanwhile."""
-
-    def __init__(self, split: Split, severity: str, settings: Training, *key: object):
-        self.parts, self.pool, self.ahead = settings.accumulate, ThreadPoolExecutor(1), {}
-
-        def draw(number: int) -> Batch:
-            step, part = divmod(number, self.parts)
-            cut = {"part": rank() * self.parts + part, "parts": self.parts * world()}
-            return split.draw(settings.batch, severity, step, *key, **cut)
-
-        self.draw = draw
-
-    def __call__(self, step: int) -> Iterator[Batch]:
-        """The `accumulate` parts of batch number `step`, one after the other."""
-        for number in range(step * self.parts, (step + 1) * self.parts):
-            batch = self.ahead.pop(number, None) or self.pool.submit(self.draw, number)
-            self.ahead = {number + 1: self.pool.submit(self.draw, number + 1)}
-            yield batch.result()
-
-
 class Trainer:
     """Run `settings.steps` steps of a training, resumable, with its log on disk.
 
@@ -71,24 +50,24 @@ class Trainer:
     - `step(number) -> Terms`: take step `number` of all optimizers; the losses,
     - `validate() -> float`: higher is better, equal in all processes; every `validate_every` steps.
 
-    `modules` are moved to the device and saved by name. `job` is what `stages.train` needs to
-    rebuild this training in other processes. Files in `folder`: `log_<name>.csv` (step
-    and losses, never times), `<name>.ckpt`, `validation_<name>.csv`. After `fit`, `milliseconds` is
-    the mean time of a step.
+    It trains on images blurred by `severity`. `modules` are moved to the device and saved by name.
+    `job`: what else `stages.train` needs to rebuild this training in other processes. Files in
+    `folder`: `log_<name>.csv` (step and losses, never times), `<name>.ckpt`,
+    `validation_<name>.csv`. After `fit`, `milliseconds` is the mean time of a step.
     """
 
     optimizers: dict[str, Optimizer]
 
     def __init__(
         self, folder: Path, name: str, stage: str, corpus: Corpus, config: Config,
-        modules: dict[str, nn.Module], key: tuple = (), severity: str = "", **job: object,
+        modules: dict[str, nn.Module], severity: str, job: dict[str, object], key: tuple = (),
     ):  # fmt: skip
         self.folder, self.name, self.key = Path(folder), name, (config.seed, *key, name)
         self.settings, self.runtime = getattr(config, f"train_{stage}"), config.runtime
         self.corpus, self.config, self.modules = corpus, config, modules
-        self.severity = severity or config.blur.severity
-        vocabulary = str(corpus.vocabulary) if corpus.vocabulary else None
-        self.job = {"corpus": str(corpus.folder), "vocabulary": vocabulary, "stage": stage, **job}
+        self.severity, vocabulary = severity, corpus.vocabulary and str(corpus.vocabulary)
+        self.job = {"folder": str(folder), "name": name, "stage": stage, **job}
+        self.job |= {"corpus": str(corpus.folder), "vocabulary": vocabulary}
         self.job["config"] = config.model_dump(mode="json")
         self.device, self.first = parallel.join(self.runtime), rank() == 0
         self.dtype = torch.float64 if self.runtime.precision == "64" else torch.float32
@@ -108,7 +87,7 @@ class Trainer:
         if self.runtime.devices > 1 and not dist.is_initialized():
             if (start := self._resume()) < self.settings.steps:
                 self._save(start)
-                parallel.spread(self.folder, self.name, self.job)
+                parallel.spread(self.job)
         with checkpoint.hold(self.folder, self.name) if self.first else nullcontext():
             try:
                 self._run(self._resume())
@@ -159,8 +138,7 @@ class Trainer:
         return self.step(number)
 
     def optimizer_step(self, optimizer: Optimizer, parts: Iterable[Terms]) -> Terms:
-        """One step of an optimizer on the mean over `accumulate` parts, each the terms of a loss;
-        the terms' means.
+        """One step of an optimizer on the mean of `accumulate` parts; the means of their terms.
 
         Parts are computed here, one after the other, so that only one is in memory.
         """
@@ -183,9 +161,7 @@ class Trainer:
         return means
 
     def _check(self, terms: Terms) -> None:
-        """Raise `S3EError`, before anything is learned from it, for a loss term that is not finite
-        or `explosion` times what it was in the last row of the log.
-        """
+        """Raise `S3EError` where a term is not finite or `explosion` times its last logged mean."""
         before = self.rows[-1] if self.rows else {}
         for name, value in zip(terms, torch.stack([*terms.values()]).tolist(), strict=True):
             mean = abs(before.get(name, math.inf))
@@ -198,10 +174,26 @@ class Trainer:
                 f" from the last checkpoint, {self.checkpoint}."
             )
 
-    def drawn(self, *key: object) -> Batches:
-        """The training batches of a key."""
-        key = (self.config.seed, *key)
-        return Batches(self.corpus.train, self.severity, self.settings, *key)
+    def drawn(self, *key: object) -> Callable[[int], list[Batch]]:
+        """A function of the step: this process's `accumulate` parts of the batch of that number.
+
+        The batch after it is loaded meanwhile.
+        """
+        settings, pool, ahead = self.settings, ThreadPoolExecutor(1), {}
+        key, parts = (self.config.seed, *key), settings.accumulate
+        numbers, draw = range(rank() * parts, (rank() + 1) * parts), self.corpus.train.draw
+        cut = {"parts": parts * world()}
+
+        def load(step: int) -> list[Batch]:
+            args = settings.batch, self.severity, step, *key
+            return [draw(*args, part=number, **cut) for number in numbers]
+
+        def batches(step: int) -> list[Batch]:
+            batch = ahead.pop(step, None) or pool.submit(load, step)
+            ahead[step + 1] = pool.submit(load, step + 1)
+            return batch.result()
+
+        return batches
 
     def validation(self) -> Iterator[Batch]:
         """The first validation images, each once; the same in every process."""

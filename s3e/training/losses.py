@@ -1,4 +1,4 @@
-"""Every loss term of L_total, and all of its weights (specification 3.3, 6.3, 6.4 and 6.6)."""
+"""Every loss term of L_total with its weight (specification 3.3, 6.3, 6.4 and 6.6)."""
 
 from collections.abc import Callable
 
@@ -15,38 +15,35 @@ from s3e.models.tree import LEAVES, TreeOutput
 from s3e.training.loop import Terms
 
 
-def tree_loss(
-    tree: TreeOutput, target: Tensor, null_weight: float, whole: Tensor | None = None
-) -> Tensor:
-    """Weighted mean over nodes of cross-entropy; NULL (class 0) counts `null_weight`,
-    out-of-vocabulary nothing.
+def tree_loss(tree: TreeOutput, target: Tensor, null_weight: float, whole: Tensor) -> Tensor:
+    """Weighted mean over nodes of cross-entropy; NULL (class 0) counts `null_weight`.
 
-    target: B x 7 long, IGNORE where out of vocabulary. `whole`: the targets of all images of the
-    step, where B are a part of them: the mean over equal parts is then the loss of the whole.
+    target: B x 7 long, IGNORE where out of vocabulary, which counts nothing. `whole`: the targets
+    of all images of the step, of which B are a part: the mean over equal parts is then the loss of
+    the whole.
     """
 
-    def errors(logits: Tensor, labels: Tensor) -> Tensor:
-        flat = logits.flatten(0, 1), labels.flatten()
-        return F.cross_entropy(*flat, ignore_index=IGNORE, reduction="none").view_as(labels)
+    def errors(logits: Tensor, classes: Tensor) -> Tensor:
+        flat = logits.flatten(0, 1), classes.flatten()
+        return F.cross_entropy(*flat, ignore_index=IGNORE, reduction="none").view_as(classes)
 
-    def weights(labels: Tensor) -> Tensor:
-        return (labels != IGNORE) * torch.where(labels == 0, null_weight, 1.0).to(loss.dtype)
+    def weights(classes: Tensor) -> Tensor:
+        return (classes != IGNORE) * torch.where(classes == 0, null_weight, 1.0).to(loss.dtype)
 
     leaves, relations = target[:, :LEAVES], target[:, LEAVES:]
     loss = [errors(tree.entity_logits, leaves), errors(tree.relation_logits, relations)]
-    loss, whole = torch.cat(loss, 1), target if whole is None else whole  # B x 7
+    loss = torch.cat(loss, 1)  # B x 7
     total = weights(whole).sum().clamp_min(1e-8)
     return (weights(target) * loss).sum() / total * (len(whole) / len(target))
 
 
-def caption_loss(logits: Tensor, words: Tensor, whole: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy per word under teacher forcing: logits B x (T - 1) x words, words B x T'
-    with T' >= T.
+def caption_loss(logits: Tensor, words: Tensor, whole: Tensor) -> Tensor:
+    """Mean cross-entropy per word under teacher forcing.
 
-    `whole`: the words of all images of the step, as for `tree_loss`.
+    logits: B x (T - 1) x words; words: B x T' with T' >= T. `whole`: the words of all images of the
+    step, as for `tree_loss`.
     """
-    target, whole = words[:, 1 : logits.shape[1] + 1], words if whole is None else whole
-    flat = logits.flatten(0, 1), target.flatten()
+    flat = logits.flatten(0, 1), words[:, 1 : logits.shape[1] + 1].flatten()
     loss = F.cross_entropy(*flat, ignore_index=PAD, reduction="sum")
     return loss / (whole[:, 1:] != PAD).sum() * (len(whole) / len(words))
 
@@ -65,6 +62,16 @@ def semantic_terms(
     return terms
 
 
+def gan_loss(loss: Loss, score: Tensor, sharp: bool) -> Tensor:
+    """How far a critic's scores are from those of sharp (1) or restored (0) images.
+
+    LSGAN: the squared distance; WGAN: the higher the mean, the sharper.
+    """
+    if loss.gan == "lsgan":
+        return (score - float(sharp)).square().mean()
+    return -score.mean() if sharp else score.mean()
+
+
 def image_terms(
     loss: Loss, critic: nn.Module, perceptual: PerceptualLoss | None, restored: Tensor,
     sharp: Tensor,
@@ -72,10 +79,7 @@ def image_terms(
     """Weighted L_ImD of the generator: pixel, adversarial and perceptual, as far as switched on."""
     terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}
     if loss.adversarial:
-        score = critic(restored)
-        lsgan = (score - 1).square().mean()  # (D(I_r) - 1)^2
-        value = -score.mean() if loss.gan == "wgan-gp" else lsgan
-        terms["adversarial"] = loss.adversarial * value
+        terms["adversarial"] = loss.adversarial * gan_loss(loss, critic(restored), True)
     if perceptual is not None:
         terms["perceptual"] = loss.perceptual * perceptual(restored, sharp)
     return terms
@@ -84,12 +88,12 @@ def image_terms(
 def critic_terms(loss: Loss, critic: nn.Module, batch: Batch, restored: Tensor) -> Terms:
     """Terms of L_D; their sum is minimised, without a gradient to the generator."""
     sharp, restored = batch.sharp, restored.detach()
-    real, fake = critic(sharp), critic(restored)
+    error = gan_loss(loss, critic(sharp), True) + gan_loss(loss, critic(restored), False)
     if loss.gan == "lsgan":
-        return {"critic": ((real - 1).square().mean() + fake.square().mean()) / 2}
+        return {"critic": error / 2}
     with torch.autocast(sharp.device.type, enabled=False):  # in full precision
         penalty = gradient_penalty(critic, sharp, restored, batch.uniform("penalty0"))
-    return {"critic": fake.mean() - real.mean(), "penalty": loss.gradient_penalty * penalty}
+    return {"critic": error, "penalty": loss.gradient_penalty * penalty}
 
 
 def gradient_penalty(

@@ -28,8 +28,8 @@ LAUNCHED = "S3E_LAUNCHED"  # set for processes that end with the one that starte
 
 def check_device(runtime: Runtime) -> None:
     """Raise `S3EError` where a GPU is asked for that is not there."""
-    kind, _, number = runtime.device.partition(":")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    device = torch.device(runtime.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise S3EError(
             f"runtime.device is '{runtime.device}', but PyTorch sees"
             f" {torch.cuda.device_count()} GPUs: --set runtime.device=cpu."
@@ -42,29 +42,28 @@ def join(runtime: Runtime) -> torch.device:
     Raises `S3EError` where a GPU is asked for that is not there.
     """
     check_device(runtime)
-    kind, _, number = runtime.device.partition(":")
-    device = torch.device(kind)
-    if kind == "cuda":
-        device = torch.device(kind, int(os.environ.get("LOCAL_RANK", number or 0)))
+    device = torch.device(runtime.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
 
 
-def spread(folder: Path, name: str, job: dict[str, Any]) -> None:
-    """Run the training `name` in processes of its own until it is on disk.
+def spread(job: dict[str, Any]) -> None:
+    """Run the training of a job (see `Trainer`) in processes of its own until it is on disk.
 
     Raises `S3EError` with the reason where a process fails.
     """
+    folder, name, runtime = Path(job["folder"]), job["name"], job["config"]["runtime"]
     file, output = folder / f"{name}.job.json", folder / f"{name}.launch.log"
-    write_file(file, {**job, "folder": str(folder), "name": name})
-    runtime = job["config"]["runtime"]
+    write_file(file, job)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(runtime["devices"]), "-m", "s3e.training.stages", str(file)]
-    own = {LAUNCHED: "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(runtime["threads"])}
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": {**os.environ, **own}}
+    variables = {LAUNCHED: "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": str(runtime["threads"])}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": os.environ | variables}
     print(f"{name}: {runtime['devices']} processes; log_{name}.csv grows in {folder}", flush=True)
     with open(output, "w", encoding="utf-8") as stream:
         process = subprocess.Popen(command, stdout=stream, **pipes)
@@ -73,9 +72,7 @@ def spread(folder: Path, name: str, job: dict[str, Any]) -> None:
     if process.returncode:
         lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
         known = [line.split("s3e: ", 1)[1] for line in lines if "s3e: " in line]
-        unknown = (
-            f"training '{name}' ended in one of its processes: the last lines of {output} say why."
-        )
+        unknown = f"training '{name}' ended in one of its processes: see the end of {output}."
         raise S3EError(known[0] if known else unknown)
 
 

@@ -31,7 +31,7 @@ from s3e.training.losses import critic_terms, image_terms, semantic_terms
 from s3e.utils import S3EError, seed_everything
 
 PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
-Output = tuple[Batch, Tensor, SemanticOutput | None]  # I_b and the rest, I_r, what was read
+Restored = tuple[Batch, Tensor, SemanticOutput | None]  # I_b and the rest, I_r, what was read
 
 
 class CoTraining(Trainer):
@@ -45,24 +45,26 @@ class CoTraining(Trainer):
         self, folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus,
         config: Config, stage: str, variant: str = "baseline",
     ):  # fmt: skip
-        modules = {"model": model, "critic": critic}
-        super().__init__(folder, name, stage, corpus, config, modules, (variant,), variant=variant)
-        self.model, self.critic = model, critic
-        if (perceptual := build_perceptual(config)) is not None:
-            perceptual.to(self.device, self.dtype)
-        self.perceptual = perceptual
+        super().__init__(
+            folder, name, stage, corpus, config, {"model": model, "critic": critic},
+            config.blur.severity, {"variant": variant}, (variant,),
+        )  # fmt: skip
+        self.model, self.critic, self.source = model, critic, model.semantics
         self.loss, self.rules = config.loss.effective, variant_rules(variant, corpus.captioned)
+        self.perceptual = build_perceptual(config)
+        if self.perceptual:
+            self.perceptual.to(self.device, self.dtype)
         self.batches = self.drawn("deblurring", name)
         self.critic_batches = self.drawn("deblurring", name, "critic")
 
-        rate, semantics = self.settings.learning_rate, model.semantics
-        groups = [{"params": list(model.generator.parameters())}]
-        if semantics is not None and not self.rules.trained:
-            semantics.eval().requires_grad_(False)
-        elif semantics is not None and list(semantics.parameters()):
+        rate, groups = self.settings.learning_rate, [{"params": [*model.generator.parameters()]}]
+        weights = [*self.source.parameters()] if self.source else []
+        if weights and self.rules.trained:
+            fresh = self.rules.start == "scratch"
             slow = self.settings.semantics_learning_rate
-            own = rate if self.rules.start == "scratch" else slow
-            groups.append({"params": list(semantics.parameters()), "lr": own})
+            groups.append({"params": weights, "lr": rate if fresh else slow})
+        elif weights:
+            self.source.eval().requires_grad_(False)
         adam = {"lr": rate, "betas": (0.5, 0.999), "fused": True}
         self.optimizers = {
             "generator": torch.optim.Adam(groups, **adam),
@@ -76,22 +78,21 @@ class CoTraining(Trainer):
         for place in range(number * extra, (number + 1) * extra):
             self.critic_step(map(self.restored, self.critic_batches(place)))
 
-        # Read and restore, for both optimizers. A batch cut into parts passes the model twice, part
-        # by part, so that only one part is in memory.
-        outputs = shown = map(self.read_and_restore, self.batches(number))
-        if self.settings.accumulate == 1:
-            outputs = shown = list(outputs)
-        else:
-            shown = map(self.restored, self.batches(number))
+        # Read and restore, once for both optimizers. A batch in several parts passes the model
+        # twice, one part after the other, so that gradients of one part alone are in memory.
+        parts = self.batches(number)
+        for_critic, restored = map(self.restored, parts), map(self.read_and_restore, parts)
+        if len(parts) == 1:
+            for_critic = restored = [*restored]
 
         # Critic: L_D on sharp and restored images.
-        losses = self.critic_step(shown) if self.loss.adversarial else {}
+        losses = self.critic_step(for_critic) if self.loss.adversarial else {}
 
         # Generator and semantics: L_total = L_ImD + L_tree + L_cap, one gradient step on the sum.
-        terms = (self.terms(*output) for output in outputs)
+        terms = (self.terms(*part) for part in restored)
         return self.optimizer_step(self.optimizers["generator"], terms) | losses
 
-    def read_and_restore(self, batch: Batch) -> Output:
+    def read_and_restore(self, batch: Batch) -> Restored:
         """The batch on the device, its restored images I_r, and what the semantics read in I_b."""
         batch = self.place(batch)  # I_b, I_s: B x 3 x H x W in [-1, 1]
         with self.autocast():
@@ -100,7 +101,7 @@ class CoTraining(Trainer):
         return batch, restored.to(batch.sharp.dtype), read
 
     @torch.no_grad()
-    def restored(self, batch: Batch) -> Output:
+    def restored(self, batch: Batch) -> Restored:
         """The same, not to be differentiated."""
         return self.read_and_restore(batch)
 
@@ -108,12 +109,12 @@ class CoTraining(Trainer):
         """L_total of a batch: L_ImD, and L_tree and L_cap where the variant has them."""
         terms = image_terms(self.loss, self.critic, self.perceptual, restored, batch.sharp)
         losses = {"tree": self.rules.tree_loss, "caption": self.rules.caption_loss}
-        return terms | semantic_terms(self.loss, self.model.semantics, read, batch, **losses)
+        return terms | semantic_terms(self.loss, self.source, read, batch, **losses)
 
-    def critic_step(self, outputs: Iterable[Output]) -> Terms:
+    def critic_step(self, parts: Iterable[Restored]) -> Terms:
         """One step of the critic."""
         self.critic.requires_grad_(True)
-        terms = (critic_terms(self.loss, self.critic, *output[:2]) for output in outputs)
+        terms = (critic_terms(self.loss, self.critic, *part[:2]) for part in parts)
         losses = self.optimizer_step(self.optimizers["critic"], terms)
         self.critic.requires_grad_(False)
         return losses
@@ -128,8 +129,7 @@ class CoTraining(Trainer):
 
 
 class PretrainSemantics(Trainer):
-    """One phase of a semantic source: "tree", "a1" (sharp) or "a2" (blurred; fewer and fewer sharp
-    images at first).
+    """One phase of a semantic source: "tree", "a1" (sharp), "a2" (blurred, at first some sharp).
 
     In the phase "tree" the caption loss rests, unless it is the only one.
     """
@@ -138,9 +138,9 @@ class PretrainSemantics(Trainer):
         self, folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus,
         config: Config, *, tree: bool, caption: bool,
     ):  # fmt: skip
+        severity = config.blur.severity if phase == "a2" else "sharp"
         job = {"kind": source.kind, "tree": tree, "caption": caption}
-        job["severity"] = "" if phase == "a2" else "sharp"
-        super().__init__(folder, name, phase, corpus, config, {"source": source}, **job)
+        super().__init__(folder, name, phase, corpus, config, {"source": source}, severity, job)
         self.source, self.batches = source, self.drawn("semantics", phase)
         self.losses = {"tree": tree, "caption": caption and (phase != "tree" or not tree)}
         rate = self.settings.learning_rate
@@ -159,9 +159,8 @@ class PretrainSemantics(Trainer):
         if sharp_share:
             sharp = batch.uniform("sharp") < sharp_share
             image = torch.where(sharp[:, None, None, None], batch.sharp, image)
-        return semantic_terms(
-            self.config.loss, self.source, self.source(image), batch, **self.losses
-        )
+        read = self.source(image)
+        return semantic_terms(self.config.loss, self.source, read, batch, **self.losses)
 
     def validate(self) -> float:
         """Minus the mean loss."""
@@ -172,16 +171,7 @@ class PretrainSemantics(Trainer):
         return -loss / count
 
 
-def pretrain_own(
-    folder: Path, source: nn.Module, corpus: Corpus, config: Config, **losses: bool
-) -> None:
-    """All three phases for a variant that may not share the weights of notebooks 02 and 03."""
-    for phase in PHASES:
-        name = f"own_{phase}"
-        PretrainSemantics(folder, name, phase, source, corpus, config, **losses).fit()
-
-
-def new_source(config: Config, corpus: Corpus, kind: str = "tree") -> nn.Module:
+def new_source(config: Config, corpus: Corpus, kind: str) -> nn.Module:
     """A freshly initialised semantic source; the seed decides its weights."""
     seed_everything(config.seed, "semantics")
     return build_semantics(config, corpus.sizes, kind)
@@ -204,8 +194,10 @@ def start_model(
     if rules.start == "shared":
         load_weights(model.semantics, captioner / "tree_captioner.safetensors")
     elif rules.start == "own":
+        args = model.semantics, corpus, config
         losses = {"tree": rules.tree_loss, "caption": rules.caption_loss}
-        pretrain_own(folder, model.semantics, corpus, config, **losses)
+        for phase in PHASES:
+            PretrainSemantics(folder, f"own_{phase}", phase, *args, **losses).fit()
     return model.to(config.runtime.device), critic.to(config.runtime.device)
 
 
@@ -218,9 +210,7 @@ def save_model(folder: Path, model: S3EDeblur, critic: nn.Module) -> None:
 
 
 def train(job: dict[str, Any]) -> None:
-    """One process's part of a training whose first checkpoint exists; `job`: that of its `Trainer`,
-    folder and name.
-    """
+    """One process's part of a training whose first checkpoint exists; `job`: see `Trainer`."""
     config = Config.model_validate(job["config"])
     corpus = load_corpus(job["corpus"], job["vocabulary"])
     folder, name, stage = Path(job["folder"]), job["name"], job["stage"]
