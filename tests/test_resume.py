@@ -125,7 +125,7 @@ def life(kill, arguments, work, *its) -> None:
 
 @pytest.fixture(scope="module")
 def dies():
-    """A function that lets a process do work until it is killed, imports done before if possible."""
+    """Lets a process do work until it is killed; it has imported all before, where possible."""
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     context.set_forkserver_preload(["tests.test_resume"])
