@@ -58,9 +58,11 @@ def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
             channels=cells, width=nodes, entities=sizes.entities, relations=sizes.relations,
             spatial=kind == "tree",
         )  # fmt: skip
+    over_nodes = nodes + cells, nodes, NODES
     context, item_width, items = {  # widths of what starts the decoder and of what it attends
-        "global": (maps, 0, 0), "flat": (cells, cells, GRID**2),
-    }.get(kind, (nodes + cells, nodes, NODES))  # fmt: skip
+        "tree": over_nodes, "vectors": over_nodes, "flat": (cells, cells, GRID**2),
+        "global": (maps, 0, 0),
+    }[kind]  # fmt: skip
     decoder = CaptionDecoder(
         words=sizes.words, context_width=context, item_width=item_width, items=items,
         word_width=model.word_width, lstm_width=model.lstm_width,

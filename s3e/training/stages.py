@@ -139,7 +139,7 @@ class PretrainSemantics(Trainer):
         config: Config, *, tree: bool, caption: bool,
     ):  # fmt: skip
         severity = config.blur.severity if phase == "a2" else "sharp"
-        job = {"kind": source.kind, "tree": tree, "caption": caption}
+        job = {"kind": source.kind, "losses": {"tree": tree, "caption": caption}}
         super().__init__(folder, name, phase, corpus, config, {"source": source}, severity, job)
         self.source, self.batches = source, self.drawn("semantics", phase)
         self.losses = {"tree": tree, "caption": caption and (phase != "tree" or not tree)}
@@ -216,8 +216,8 @@ def train(job: dict[str, Any]) -> None:
     folder, name, stage = Path(job["folder"]), job["name"], job["stage"]
     if stage in PHASES:
         source = new_source(config, corpus, job["kind"])
-        losses = {"tree": job["tree"], "caption": job["caption"]}
-        trainer = PretrainSemantics(folder, name, stage, source, corpus, config, **losses)
+        args = source, corpus, config
+        trainer = PretrainSemantics(folder, name, stage, *args, **job["losses"])
     else:
         networks = build_model(config, corpus.sizes, job["variant"]), build_critic(config)
         trainer = CoTraining(folder, name, *networks, corpus, config, stage, job["variant"])
