@@ -118,11 +118,6 @@ def read_logs(paths: Iterable[Path], name: str = "*") -> pd.DataFrame:
     return logs.drop(columns="stage").melt(keys, var_name="term").dropna()
 
 
-def read_log(folder: Path, name: str = "*") -> pd.DataFrame:
-    """`read_logs` of one run."""
-    return read_logs([folder], name)
-
-
 def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
     """Accuracy of the tree's nodes before (03) and after (05, 06) co-training, with intervals.
 

@@ -30,7 +30,7 @@ DEBLURRED_BY = ("baseline", "full", "oracle_map")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no variant was trained
 PROTOCOLS = {"all": 0, "other": 1}  # from which one on the references of an image count
 NODE_COLUMNS = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
-SPOKEN, JUDGED = "caption_scores", "fidelity"  # tables
+JUDGED = "fidelity"  # the table of what the judge says
 PAIRS = (  # systems whose difference is of interest in `JUDGED`
     ("full", "blurred"),
     ("full", "baseline"),
@@ -101,8 +101,8 @@ def caption_tables(
 ) -> dict[str, pd.DataFrame]:
     """Caption metrics (fractions; CIDEr in 0..10) and accuracies of the nodes that captions name.
 
-    `said`: frames of `collect.read_captions`, of captioners (`SPOKEN`) and of the judge (`JUDGED`),
-    which are measured in one go, since METEOR starts slowly. Both give a table: split, references
+    `said`: table -> frame of `collect.read_captions`: "caption_scores", and `JUDGED` of the judge;
+    all are measured in one go, since METEOR starts slowly. Columns of the tables: split, references
     ("all" captions of an image, or "other": all but the first; of the judge "other" where there are
     several), system, input, reference, metric, mean, low, high (`captions.intervals`), seeds (0: no
     variant was trained for it), images, reason (of a metric that was not run, whose numbers are
@@ -118,13 +118,12 @@ def caption_tables(
     for (*about, seed), item in measure(pairs).items():
         table = np.hstack([item.table, nodes[*about, seed]])
         groups.setdefault(Group(*about), {})[seed] = item._replace(table=table)
+    heard = {group.system: own for group, own in groups.items() if group.table == JUDGED}
     for group, own in groups.items():
-        judged = [b for a, b in PAIRS if (group.table, a) == (JUDGED, group.system)]
-        for reference in ("", *judged):
-            other = own
-            if reference:
-                same = (item for g, item in groups.items() if g[:4] == (*group[:3], reference))
-                other = next(same, {})
+        others = {"": own}  # the system that is subtracted -> seed -> its captions
+        if group.table == JUDGED:
+            others |= {b: heard[b] for a, b in PAIRS if a == group.system and b in heard}
+        for reference, other in others.items():
             if reference in UNTRAINED:
                 other = dict.fromkeys(own, other[0])
             seeds = [seed for seed in own if seed in other]

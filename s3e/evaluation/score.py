@@ -208,7 +208,7 @@ def restore(
     """Restore what a split has of a severity, in parts that fit into memory.
 
     Yields row numbers n, restored images uint8 n x H x W x 3 and predicted nodes n x 7 (None
-    without a tree). Rows come in the order of `Split.spread`, so that the tree of "another image"
+    without a tree). Rows come in the order of `Split.apart`, so that the tree of "another image"
     is not that of the frame before.
     """
     seed_everything(config.seed, "evaluation", split.name, severity)
