@@ -1,6 +1,4 @@
-"""Comparisons of variants on made-up scores whose differences are known; what training may have
-seen of the test.
-"""
+"""Comparisons of variants whose differences are known; what training may have seen of the test."""
 
 from pathlib import Path
 
@@ -14,23 +12,15 @@ from s3e.evaluation.images import LABELS, METRICS
 from s3e.evaluation.statistics import compare, holm
 from s3e.utils import S3EError
 
-VARIANTS = {
-    "baseline": 0.0,
-    "full": 0.4,
-    "no_semantics_loss": 0.1,
-    "shuffled": -0.1,
-    "oracle": 0.5,
-    "oracle_map": 1.0,
-}
+VARIANTS = {"baseline": 0.0, "full": 0.4, "no_semantics_loss": 0.1}
+VARIANTS |= {"shuffled": -0.1, "oracle": 0.5, "oracle_map": 1.0}
 IDS = [f"{number:03}" for number in range(40)]
 SEVERE = {"split": "test", "severity": "severe"}
 FULL = {**SEVERE, "variant": "full", "reference": "baseline", "metric": "psnr"}
 
 
 def study(seeds=(), severities=("light", "severe"), ids=IDS, variants=VARIANTS) -> pd.DataFrame:
-    """Scores in the long frame: `seeds` of a variant, 3 where none are given; the input's PSNR
-    rises with the place in `ids`.
-    """
+    """Long frame: `seeds` of a variant, else 3; the input's PSNR rises with the place in `ids`."""
     generator, place, frames = np.random.default_rng(0), np.arange(len(ids)), []
     for severity in severities:
         for variant, gain in {"blurred": -2.0, **variants}.items():
@@ -83,9 +73,8 @@ def test_holm_is_over_the_comparisons_that_ask_the_same(differences):
     assert family.p_holm.to_numpy() == pytest.approx(expected)
     assert set(rows[rows.family == "oracles"].variant) == {"oracle", "oracle_map"}
     assert set(rows[rows.reference == "blurred"].family) == {"input"}
-    parts = gains.differences(
-        study(variants={"full": 0.4, "pretrained_only": 0.4, "frozen": 0}), 99
-    )
+    variants = {"full": 0.4, "pretrained_only": 0.4, "frozen": 0}
+    parts = gains.differences(study(variants=variants), 99)
     assert set(parts[parts.reference == "pretrained_only"].family) == {"parts"}
     assert set(parts[parts.variant == "frozen"].family) == {"input"}
 
@@ -165,10 +154,8 @@ def test_the_texture_control_keeps_the_decisive_comparisons(differences):
 
 
 def test_bins_are_thirds_sorted_by_the_input(scores):
-    rows = gains.bins(scores, 200)
-    rows = rows[
-        (rows.severity == "severe") & (rows.variant == "full") & (rows.reference == "blurred")
-    ]
+    chosen = "severity == 'severe' and variant == 'full' and reference == 'blurred'"
+    rows = gains.bins(scores, 200).query(chosen)
     assert list(rows.bin) == [1, 2, 3] and list(rows.images) == [14, 13, 13]
     assert (rows.input_high.to_numpy()[:-1] < rows.input_low.to_numpy()[1:]).all()
 

@@ -31,9 +31,7 @@ from tests.fixtures_data import picture, write_coco
 
 
 def by_skimage(x, y, data_range):
-    """PSNR and SSIM of scikit-image with the settings that the protocol names, in double
-    precision.
-    """
+    """PSNR and SSIM of scikit-image with the protocol's settings, in double precision."""
     x, y = (item if item.dtype == np.uint8 else item.astype(float) for item in (x, y))
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     similarity = structural_similarity(x, y, channel_axis=-1, data_range=data_range, **settings)
@@ -160,18 +158,13 @@ def test_rounding_costs_less_than_truncating():
 
 
 def test_a_definition_that_ranks_otherwise_is_found():
-    rows = []
-    for variant, ours, luma in (
-        ("baseline", 20.0, 25.0),
-        ("full", 20.5, 24.0),
-        ("blurred", 10, 11),
-    ):
-        for item in DEFINITIONS:
-            other = (item.metric, item.name) == ("psnr", "Y channel")
-            value = luma if other else ours
-            row = {"variant": variant, "definition": item.name, "metric": item.metric}
-            rows.append({**row, "value": value})
-    alike = agreement(pd.DataFrame(rows))
+    values = [("baseline", 20.0, 25.0), ("full", 20.5, 24.0), ("blurred", 10, 11)]
+    rows = [
+        (variant, item.name, item.metric, luma if item is DEFINITIONS[2] else ours)
+        for variant, ours, luma in values
+        for item in DEFINITIONS
+    ]
+    alike = agreement(pd.DataFrame(rows, columns=["variant", "definition", "metric", "value"]))
     assert len(alike) == len(DEFINITIONS) and alike["psnr", "Y channel"] == pytest.approx(1 / 3)
     assert list(alike[alike < 1].index) == [("psnr", "Y channel")]
 
@@ -199,9 +192,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A prepared folder of captioned photos, blurred in linear light with another seed, and its
-    configuration.
-    """
+    """A prepared folder of captioned photos, blurred in linear light, and its configuration."""
     root = tmp_path_factory.mktemp("coco")
     overrides = {**TINY, "blur.gamma": 2.2, "blur.seed": 5}
     config = load_config("smoke", data=str(write_coco(root / "data")), overrides=overrides)

@@ -10,14 +10,7 @@ import torch
 from s3e.captions.tree import IGNORE
 from s3e.data.corpus import load_corpus
 from s3e.evaluation import collect, score
-from s3e.evaluation.score import (
-    node_names,
-    padded,
-    restore,
-    score_captioner,
-    score_deblurrer,
-    score_images,
-)
+from s3e.evaluation.score import node_names, padded, restore, score_deblurrer, score_images
 from s3e.models.build import build_model
 from s3e.utils import S3EError, read_json, write_file
 
@@ -148,7 +141,7 @@ def test_with_captions_all_is_scored(tiny, corpus, model, scored):
 
 def test_a_captioner_is_scored_on_the_views_that_are_asked_for(tiny, corpus, model):
     views = "sharp", "light"
-    said = score_captioner(model.semantics, "tree", corpus, tiny, views, trees=["light"])
+    said = score.score_captioner(model.semantics, "tree", corpus, tiny, views, trees=["light"])
     assert list(said.groupby(["split", "input"], sort=False).groups) == [
         (split, view) for split in ("val", "test") for view in views
     ]

@@ -19,9 +19,7 @@ IMAGE_DEVIATION = 0.28  # dB, of paired differences as measured in studies of th
 
 
 def studies(seeds: int, seed_deviation: float, effect: float = 0.0) -> np.ndarray:
-    """Differences of simulated studies: studies x seeds x images; seeds share half of the images'
-    variance.
-    """
+    """Differences, studies x seeds x images; seeds share half of the images' variance."""
     generator = np.random.default_rng(seeds)
     spread = IMAGE_DEVIATION * np.sqrt(0.5)
     same = generator.normal(0, spread, (STUDIES, 1, IMAGES))

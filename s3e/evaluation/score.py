@@ -25,7 +25,7 @@ from s3e.evaluation.images import score_batch
 from s3e.models.build import variant_rules
 from s3e.models.semantics import S3EDeblur
 from s3e.models.tree import LEAVES, predicted_nodes
-from s3e.utils import atomic_write, seed_everything, write_file
+from s3e.utils import atomic_write, data_file, seed_everything, write_file
 
 SCORED = ("val", "test")
 PIXELS = 4_000_000  # restored at a time: four GoPro frames, or 61 images of 256 px
@@ -38,21 +38,6 @@ SHARES = {  # kinds of nodes, counted in `scores.csv` and `captions.csv` -> thei
     "root": "root_accuracy",
 }
 COUNTS = [f"{name}_{what}" for name in SHARES for what in ("correct", "total")]
-WORDINGS = {  # what one may say of the public-domain photographs
-    "astronaut": [
-        "A woman in an orange suit smiles in front of a flag",
-        "There is a flag behind a smiling woman",
-    ],
-    "chelsea": ["A striped cat is lying on a soft blanket", "On a blanket lies a cat"],
-    "coffee": [
-        "A cup of coffee and a spoon are on a wooden table",
-        "On a table there is a cup of coffee",
-    ],
-    "rocket": [
-        "A rocket leaves its tower in a cloud of smoke",
-        "Smoke is below a rocket near a tower",
-    ],
-}
 
 
 def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
@@ -237,15 +222,15 @@ def shown(corpus: Corpus, config: Config) -> Split:
     """
     if config.pictures == "data" or corpus.val.label_maps is not None:
         return corpus.val
-    names, blur = list(WORDINGS), config.blur
+    wordings, blur = data_file("evaluation/wordings.toml"), config.blur
+    names, captions = list(wordings), list(wordings.values())
     sharp = np.stack([photograph(name, config.data.size) for name in names])
     blurred = blur_batch(sharp, names, blur.severity, blur.seed, blur.gamma, blur.noise)[0]
     unknown = torch.full((len(names), 1, 7), IGNORE)
     known = {"sharp": sharp, "blurred": {blur.severity: blurred}, "psnr": {}}
     known |= {"words": unknown, "trees": unknown, "targets": unknown[:, 0]}
-    return replace(
-        corpus.val, name="public", ids=names, captions=list(WORDINGS.values()), parses=[], **known
-    )
+    known |= {"name": "public", "ids": names, "captions": captions, "parses": []}
+    return replace(corpus.val, **known)
 
 
 def write_samples(
