@@ -59,9 +59,7 @@ def test_figures_of_private_photos_are_drawn_from_public_ones():
     corpus = SimpleNamespace(val=own)
     assert score.shown(corpus, load_config("smoke")) is own
     public = score.shown(corpus, load_config("smoke", overrides={"pictures": "public"}))
-    assert (
-        public.ids == ["astronaut", "chelsea", "coffee", "rocket"]
-        and len(public.captions) == len(public.sharp) == 4
-    )
+    assert public.ids == ["astronaut", "chelsea", "coffee", "rocket"]
+    assert len(public.captions) == len(public.sharp) == 4
     batch = public.batch(public.rows("severe"), "severe")
     assert batch.blurred.shape == batch.sharp.shape and not batch.sharp.equal(batch.blurred)

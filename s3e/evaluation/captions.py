@@ -1,5 +1,4 @@
-"""Caption metrics as pycocoevalcap defines them (specification 4.4): BLEU-1..4, METEOR, ROUGE-L,
-CIDEr.
+"""Caption metrics as pycocoevalcap defines them (specification 4.4), and their intervals.
 
 The package's scorers count each image, and these numbers add up, so that resampling images is one
 matrix product; METEOR has a value alone. "CIDEr" is CIDEr-D with document frequencies of the scored
@@ -21,13 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from s3e.captions.tree import tokenize
-from s3e.evaluation.statistics import (
-    Interval,
-    crossed_bootstrap,
-    percentiles,
-    seed_error,
-    widest,
-)
+from s3e.evaluation.statistics import Interval, crossed_bootstrap, percentiles, seed_error, widest
 from s3e.utils import S3EError
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")

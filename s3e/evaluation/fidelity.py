@@ -64,8 +64,7 @@ def caption_variants(
 ) -> pd.DataFrame:
     """The judge's captions of test images: sharp, blurred, and restored by each run of `paths`.
 
-    For `captions.csv`: system, input, split, seed (of the run; 0 for sharp and blurred), id,
-    caption.
+    Columns of `captions.csv`; the seed is that of the run, 0 for sharp and blurred.
     """
     test, severity = corpus.test, config.blur.severity
     views = [("sharp", "sharp", 0, test.sharp), ("blurred", severity, 0, test.blurred[severity])]
@@ -143,11 +142,12 @@ def caption_tables(
 def _beside(said: pd.DataFrame, corpus: Corpus, table: str) -> pd.DataFrame:
     """The captions of a table, random and human ones, with references and counts of named nodes."""
     training = [text for texts in corpus.train.captions for text in texts]
-    several = min(map(len, corpus.test.captions)) > 1
-    protocols = ["other" if several else "all"] if table == JUDGED else PROTOCOLS
     frames, known = [said], []
     for name in said.split.unique():
-        split, key = corpus.splits[name], table if table == JUDGED else name
+        split, key, protocols = corpus.splits[name], name, list(PROTOCOLS)
+        if table == JUDGED:
+            several = min(map(len, split.captions)) > 1
+            key, protocols = table, ["other" if several else "all"]
         draws = [rng("random caption", key, i).integers(len(training)) for i in split.ids]
         both = {
             (RANDOM, "none"): [training[draw] for draw in draws],

@@ -1,5 +1,4 @@
-"""What each variant gains, from the per-image scores of the runs: means, paired differences, share
-of the gap closed.
+"""What each variant gains per image: means, paired differences, share of the gap closed.
 
 `scores` is always the long frame of `collect.read_scores`; a table is one split, severity and
 metric of it, (variant, seed) x (id, video). Results share the columns `mean low high seeds images
@@ -113,8 +112,7 @@ def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
 def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     """Share of the PSNR gap from baseline to true label maps that each variant closes.
 
-    Empty where the data have no label maps; no rows where the gap's interval reaches zero (nothing
-    to close).
+    Empty where the data have no label maps; no rows where the gap's interval reaches zero.
     """
     rows = []
     for cell, table in _tables(scores[scores.metric == "psnr"]):

@@ -1,5 +1,4 @@
-"""PSNR and SSIM under one stated protocol (specification 4.4), beside other definitions and
-non-blind baselines.
+"""PSNR and SSIM under one protocol (specification 4.4), other definitions, non-blind baselines.
 
 Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is that of Wang et al.
 (2004) with separable filters; tests hold it against scikit-image.
@@ -40,8 +39,7 @@ LABELS = ["split", "severity", "variant", "seed", "id", "video"]  # of a value i
 def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
     """Mean structural similarity of the channels of two images (H, W, 3) of at least 11 pixels.
 
-    Both uint8, or both float with their `data_range`, as in `psnr`; else ValueError. Computed in
-    float64.
+    Both uint8, or both float with their `data_range`; else ValueError. Computed in float64.
     """
     peak = peak_value(restored, sharp, 3, data_range)
     if min(sharp.shape[:2]) < WINDOW:
@@ -172,8 +170,7 @@ DEFINITIONS = (
 def astronaut() -> tuple[np.ndarray, np.ndarray]:
     """The pair of the lesson: 256 px of scikit-image's astronaut under a box blur of 15 px.
 
-    Returns the blurred one before rounding, float32 (256, 256, 3) in [0, 255], and the sharp one,
-    uint8.
+    Returns the blurred one unrounded, float32 (256, 256, 3) in [0, 255], and the uint8 sharp one.
     """
     sharp = data.astronaut()[:256, 100:356]
     return blur_image(sharp / 255, np.full((1, 15), 1 / 15)) * 255, sharp
@@ -227,8 +224,7 @@ CLASSICAL_NOTE = (
 def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
     """The long frame of PSNR (dB) and SSIM of both methods on validation and test images.
 
-    Of each split at most the first `CLASSICAL_IMAGES`. Pairs (GoPro), whose blur is real motion,
-    give an empty frame.
+    Of each split at most the first `CLASSICAL_IMAGES`; pairs, whose blur is real, give no rows.
     """
     frames = [pd.DataFrame(columns=[*LABELS, *METRICS])]
     for severity, split in itertools.product(corpus.synthetic, (corpus.val, corpus.test)):

@@ -153,8 +153,7 @@ def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
 def proportion_interval(shares: Sequence[float], trials: int) -> Interval:
     """Mean and interval of a share that each seed measured on the same `trials` images.
 
-    The wider of Wilson's score interval and, with several seeds, the t interval over their shares,
-    cut to 0..1.
+    The wider of Wilson's score interval and, of several seeds, their t interval, cut to 0..1.
     """
     mean = float(np.mean(shares))
     wilson = scipy.stats.binomtest(round(mean * trials), trials).proportion_ci(LEVEL, "wilson")
