@@ -414,9 +414,9 @@ def test_legends_stay_inside(store):
 
 def test_every_variant_has_its_own_look_from_the_safe_palette():
     looks = style.LOOKS.loc["blurred":"flat_spatial"]
-    assert not looks[["colour", "marker"]].duplicated().any() and set(VARIANTS) < set(looks.index)
+    assert not looks[["color", "marker"]].duplicated().any() and set(VARIANTS) < set(looks.index)
     okabe_ito = "#000000 #E69F00 #56B4E9 #009E73 #F0E442 #0072B2 #D55E00 #CC79A7"
-    assert set(looks.colour) <= {*okabe_ito.split(), style.GREY}
+    assert set(looks.color) <= {*okabe_ito.split(), style.GREY}
 
 
 def test_no_two_training_curves_look_alike(store):

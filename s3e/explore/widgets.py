@@ -89,12 +89,8 @@ def shake(photo: np.ndarray, **settings: float) -> tuple:
     """A shake of one photo by the settings of `expose`: how wide it is, and its figure."""
     path, seen, kernel, blurred = found = expose(photo, **settings)
     wide = extent(path[:seen])
-    text = (
-        f"The kernel extends {wide:.1f} px, {wide / min(photo.shape[:2]):.0%} of the side. PSNR"
-        f" {psnr(blurred, photo):.2f} dB. Dot: where the path starts; grey: what the shutter does"
-        " not see. The spectrum has frequency 0 in the middle."
-    )
-    return text, sheets.shakes({"": found})
+    text = f"The kernel extends {wide:.1f} px, {wide / min(photo.shape[:2]):.0%} of the side."
+    return f"{text} PSNR {psnr(blurred, photo):.2f} dB.", sheets.shakes({"": found})
 
 
 # 2 and 3. What does the tree know? Is it better?

@@ -7,24 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from s3e.evaluation.collect import read_logs, severities
-from s3e.report.style import (
-    GREY,
-    INK,
-    LOOKS,
-    PAGE_WIDTH,
-    in_order,
-    label,
-    styled,
-)
+from s3e.report.style import INK, LOOKS, PAGE_WIDTH, in_order, label, styled
+from s3e.utils import data_file
 
-SHOWN = ("full", "no_semantics_loss", "shuffled", "oracle_silhouette", "oracle_map", "oracle")
-TRAININGS = {  # `log_<name>.csv` -> panel title
-    "tree": "A1: S3-tree, sharp", "captioner_a1": "A1: captioner, sharp",
-    "captioner_a2": "A2: captioner, blurred", "deblurrer": "B: deblurrer alone",
-    "cotrain": "C: co-training",
-}  # fmt: skip
-TERMS = ("pixel", "perceptual", "tree", "caption")  # losses of figure 9
-QUANTITIES = {"score": "validation score", "gain": "PSNR gain (dB)"}
+WORDS = data_file("report/plots.toml")
+TRAININGS = WORDS["trainings"]
 BARS = {"linewidth": 1.2, "elinewidth": 1.0, "capsize": 2}  # look of intervals
 
 
@@ -39,11 +26,8 @@ def _legend(figure: Figure) -> None:
 
 
 def _look(variant: str) -> dict[str, str]:
-    """Colour, marker and name of a variant; of other lines the name alone."""
-    look = {}
-    if variant in LOOKS.index:
-        look = {"color": LOOKS.colour[variant], "marker": LOOKS.marker[variant]}
-    return {"label": label(variant), **look}
+    """Label, color and marker of a variant; of other lines the label alone."""
+    return {"label": label(variant)} if variant not in LOOKS.index else {**LOOKS.loc[variant]}
 
 
 @styled
@@ -64,12 +48,11 @@ def curves(logs: pd.DataFrame, by: str = "variant") -> Figure:
         for line in in_order(own[by]):
             mean = own[own[by] == line].groupby("step").value.mean()
             smooth = mean.rolling(max(1, len(mean) // 15), center=True, min_periods=1).mean()
-            look = _look(line) if line else {"label": "shared by all variants", "color": GREY}
             every = {"markevery": max(1, len(mean) // 5), "markersize": 3.5}
-            (thick,) = axes.plot(smooth, linewidth=1.4, **look, **every)
+            (thick,) = axes.plot(smooth, linewidth=1.4, **_look(line), **every)
             axes.plot(mean, color=thick.get_color(), linewidth=0.5, alpha=0.25)
         title = TRAININGS.get(names[0], label(names[0])) if len(keys) == 2 else ""
-        quantity = QUANTITIES.get(names[-1], f"{names[-1]} loss")
+        quantity = WORDS["quantities"].get(names[-1], f"{names[-1]} loss")
         axes.set(title=title, xlabel="step", ylabel=quantity)
         if (own.value > 0).all() and own.value.max() > 20 * own.value.median():
             axes.set_yscale("log")
@@ -87,7 +70,7 @@ def losses(folder: Path, training: str, by: str = "variant") -> Figure:
 
 def training_curves(logs: pd.DataFrame) -> Figure:
     """Figure 9: the trainings of a study, with their main losses as they enter the sum."""
-    logs = logs[logs.training.isin(TRAININGS) & logs.term.isin(TERMS)]
+    logs = logs[logs.training.isin(TRAININGS) & logs.term.isin(WORDS["terms"])]
     order = pd.Index(list(TRAININGS)).get_indexer
     return curves(logs.sort_values("training", key=order, kind="stable"))
 
@@ -118,16 +101,15 @@ def gain_by_severity(differences: pd.DataFrame, bins: pd.DataFrame, split: str =
     gains = differences.query(wanted)
     names = severities(gains)
     thirds = bins.query(f"{wanted} and severity == @names[-1]").sort_values("bin")
-    ends = zip(thirds.input_low, thirds.input_high, strict=True)
-    thirds = thirds.assign(severity=[f"{low:.1f}–{high:.1f} dB" for low, high in ends])
-    variants = in_order(set(gains.variant) & set(SHOWN)) or in_order(gains.variant)
+    ends = thirds.input_low.map("{:.1f}–".format) + thirds.input_high.map("{:.1f} dB".format)
+    variants = in_order(set(gains.variant).intersection(WORDS["shown"]) or gains.variant)
     panels = (
         ("a  by named severity", "blur", gains, names),
         (
             f"b  thirds of the {names[-1]} images",
             "PSNR of the blurred input, worst third first",
-            thirds,
-            list(thirds.severity.unique()),
+            thirds.assign(severity=ends),
+            ends.unique(),
         ),
     )
     figure = Figure(figsize=(PAGE_WIDTH, 2.75), layout="constrained")
@@ -172,9 +154,8 @@ def seeds(
             ticks.append(f"{label(name)} ({len(each)} seed{'s' * (len(each) != 1)})")
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set_yticks(range(len(ticks)), ticks)
-        axes.set_ylim(len(ticks) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.set(title=title, xlabel="PSNR gain (dB)")
+        axes.set(title=title, xlabel="PSNR gain (dB)", ylim=(len(ticks) - 0.4, -0.6))
     return figure
 
 
@@ -192,8 +173,8 @@ def severity_spread(table: pd.DataFrame) -> Figure:
         left.hist(own.psnr_blurred, 16, histtype="step", label=name)
         for axes in right:
             axes.scatter(own.extent, own.psnr_blurred, s=6, alpha=0.6, linewidths=0)
-            axes.set(title="b  one name, many strengths", ylabel=words)
-            axes.set(xlabel="kernel extent (pixels)")
+            title = "b  one name, many strengths"
+            axes.set(title=title, xlabel="kernel extent (pixels)", ylabel=words)
     left.set(title="a  how much is left", xlabel=words, ylabel="images")
     _legend(figure)
     return figure

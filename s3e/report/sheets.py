@@ -47,26 +47,25 @@ def sheet(columns: Columns, rows: Sequence[str] = (), across: int = 0) -> Figure
 
     Words below an image are red where they start with ✗; `rows`: words at the left of each.
     """
-    cells = {
-        title: [cell if isinstance(cell, tuple) else (cell, "") for cell in column]
-        for title, column in columns.items()
-    }
+    cells = [
+        [cell if isinstance(cell, tuple) else (cell, "") for cell in column]
+        for column in columns.values()
+    ]
     across = across or len(cells)
     gap, left = 0.05, 0.18 if any(rows) else 0.03
     side = (PAGE_WIDTH - 2 * left - gap * (across - 1)) / across
-    heads = [fill(title, max(8, int(14 * side))) for title in cells]
-    notes = [note for column in cells.values() for _, note in column]
+    heads = [fill(title, max(8, int(14 * side))) for title in columns]
     head = 0.12 + 0.14 * max(1 + text.count("\n") for text in heads)
-    foot = 0.06 + 0.12 * max(len(text.splitlines()) for text in notes)
-    block = head + len(notes) // len(cells) * (side + foot)
+    foot = 0.06 + 0.12 * max(len(note.splitlines()) for column in cells for _, note in column)
+    block = head + len(cells[0]) * (side + foot)
     tall = block * -(-len(cells) // across)
     figure = Figure(figsize=(PAGE_WIDTH, tall))
-    for number, column in enumerate(cells.values()):
+    for number, column in enumerate(cells):
         line, place = divmod(number, across)
         for row, (image, note) in enumerate(column):
             bottom = tall - line * block - head - row * (side + foot) - side
-            corner = np.divide((left + place * (side + gap), bottom), (PAGE_WIDTH, tall))
-            axes = bare(figure.add_axes((*corner, side / PAGE_WIDTH, side / tall)))
+            box = (left + place * (side + gap), bottom, side, side)
+            axes = bare(figure.add_axes(np.divide(box, (PAGE_WIDTH, tall) * 2)))
             axes.imshow(image)
             ink = VERMILLION if note.startswith("✗") else INK
             axes.set_xlabel(note, size=7, color=ink, labelpad=2, linespacing=1.1)

@@ -23,10 +23,10 @@ PAGE_WIDTH = 7.0  # inches
 SIDE = 256  # pixels of a lit picture's longer side
 
 # Okabe & Ito, "Color Universal Design" (2008)
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+BLUE, VERMILLION = "#0072B2", "#D55E00"
 GREY, INK = "#8A8A8A", "#333333"
 
-# words, colour (Okabe & Ito) and marker of variants and systems, in the order that all figures and
+# label, color (Okabe & Ito) and marker of variants and systems, in the order that all figures and
 # tables have; colour and marker together are unique among variants
 LOOKS = pd.DataFrame(data_file("report/looks.csv")).set_index("variant")
 
@@ -34,7 +34,7 @@ LOOKS = pd.DataFrame(data_file("report/looks.csv")).set_index("variant")
 def label(variant: str) -> str:
     """The words of figures and tables for a variant, and for a pair like "a -> b" or "a - b"."""
     names = re.split(" (?:->|-) ", variant)
-    words = (LOOKS.words.get(name, name.replace("_", " ")) for name in names)
+    words = (LOOKS.label.get(name, name.replace("_", " ")) for name in names)
     return (" → " if "->" in variant else " − ").join(words)
 
 
