@@ -168,7 +168,7 @@ def test_tags_and_lemmas():
     assert found["'s"][0] == "POSS" and found["goggles"] == ("NOUN", "goggles")
 
 
-TREES = [tree("dog hold cup | left_of | house"), tree("dog | chase | cat")]
+TREES = [tree("dog hold cup | left_of | house"), tree("dog | chase | cat"), None]
 
 
 def test_vocabulary_order_and_limits():

@@ -7,7 +7,7 @@ leaf1  leaf2   leaf3  leaf4        entities
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -50,9 +50,14 @@ class TreeVocabulary:
 
     @classmethod
     def build(
-        cls, trees: Collection[CaptionTree], max_entities: int, max_relations: int, min_count: int
+        cls,
+        trees: Iterable[CaptionTree | None],
+        max_entities: int,
+        max_relations: int,
+        min_count: int,
     ) -> "TreeVocabulary":
-        """Keep the labels that occur in most training `trees`."""
+        """Keep the labels that occur in most training `trees` (None is skipped)."""
+        trees = [tree for tree in trees if tree]
         entities = Counter(label for tree in trees for label in {*tree.entities} - {NULL})
         relations = Counter(label for tree in trees for label in {*tree.relations} - {NULL})
         return cls(
