@@ -489,7 +489,7 @@ def execute_08(
 ) -> None:
     views = {name: pictures_of(len(IDS)) for name in severities}
     split = SimpleNamespace(ids=IDS, sharp=pictures_of(len(IDS)), blurred=views, label_maps=None)
-    split.rows, split.spread = (lambda *names: np.arange(len(IDS))), (lambda rows: rows)
+    split.rows, split.apart = (lambda *names: np.arange(len(IDS))), (lambda rows: rows)
     synthetic = () if "released" in severities else severities
     corpus = SimpleNamespace(val=split, test=split, severities=severities, synthetic=synthetic)
     monkeypatch.setattr("s3e.data.corpus.load_corpus", lambda folder: corpus)
