@@ -53,7 +53,7 @@ def _plain(text: str) -> str:
 
 
 def test_figures_of_private_photos_are_drawn_from_public_ones():
-    empty = dict.fromkeys(("extents", "psnr", "words", "trees", "targets", "labels"))
+    empty = dict.fromkeys(("extents", "psnr", "words", "trees", "targets", "label_maps"))
     sharp = np.zeros((1, 32, 32, 3), np.uint8)
     own = Split("val", ["a"], [["a cat"]], [[None]], sharp, {}, **empty)
     corpus = SimpleNamespace(val=own)
