@@ -43,9 +43,7 @@ SEVERITIES = {
 
 
 def _draw(generator: np.random.Generator, exploration: float, step: float, steps: int) -> tuple:
-    """All random numbers of one path, in units of one step: first velocity (complex), pull, noise
-    (steps - 1, 2), and what shakes multiply the velocity by (complex, steps - 1).
-    """
+    """All random numbers of one path: first velocity, pull, noise, factors of shakes."""
     inertia, shake, gauss = generator.random(3) * (0.7, 0.2, 10.0)
     velocity = cmath.rect(exploration / step or 1.0, generator.random() * 2 * math.pi)
     noise = generator.standard_normal((steps - 1, 2)) * (exploration * gauss)
@@ -57,7 +55,7 @@ def _draw(generator: np.random.Generator, exploration: float, step: float, steps
 
 
 def walk(draws: Sequence[tuple], step: float) -> np.ndarray:
-    """Walk many paths (see `_draw`) at once; returns complex (n, steps) in pixels.
+    """Walk many paths (drawn in units of one step) at once: complex (n, steps), in pixels.
 
     Real, elementwise arithmetic only, so that a path has the same bits in any company.
     """

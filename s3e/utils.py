@@ -102,8 +102,7 @@ def read_json(path: Path | str) -> Any:
 def lock_file(
     path: Path, busy: Callable[[str], None], stop: Callable[[], bool] | None = None
 ) -> ExitStack:
-    """Hold an exclusive lock on `path` until the result is closed (also by `with`) or the process
-    ends.
+    """Hold a lock on `path` until the result is closed (also by `with`) or the process ends.
 
     Where another process holds it, `busy` is called with "PID on MACHINE"; unless it raises, the
     lock is waited for (until `stop()` is true: `filelock.Timeout`). Raises `S3EError` where the

@@ -170,11 +170,10 @@ def protocol(source: Source, config: Config, severities: Sequence[str]) -> str:
     """For tables, without a full stop: where splits, blurred frames and severe ones come from."""
     if not source.paired:
         return source.protocol
-    size, side = config.data.size, frame_side(config)
     severe = f"severe = mean of {config.blur.frames} windows (variant B, released frames)"
-    test = f"tested on central {size}-px crops"
+    test = f"tested on central {config.data.size}-px crops"
     if config.data.whole_frames:
-        trained = f"trained on crops of frames with a shorter side of {side} px"
+        trained = f"trained on crops of frames with a shorter side of {frame_side(config)} px"
         test = f"{trained}, tested on whole frames of full size"
     return ", ".join([source.protocol, *([severe] if "severe" in severities else []), test])
 
@@ -230,13 +229,10 @@ def check_room(
     """Raise `S3EError` where the disk lacks room for the arrays, or whole frames differ in size."""
     pixels = dict.fromkeys(SPLITS, config.data.size**2)
     if config.data.whole_frames and images["blurred"].any():
-        tested = images[images["split"] == "test"].drop_duplicates("size")
-        pixels["test"] = math.prod(tested["size"].iloc[0])
-        if len(tested) > 1:
-            sizes = zip(tested["path"], tested["size"], strict=True)
-            shown = " but ".join(
-                "{} has {} x {} pixels".format(path, *size) for path, size in sizes
-            )
+        tested = images.query("split == 'test'").set_index("size")["path"].to_dict()
+        pixels["test"], *others = map(math.prod, tested)
+        if others:
+            shown = " but ".join(f"{path} has {w} x {h} pixels" for (w, h), path in tested.items())
             raise S3EError(f"whole frames need one size, {shown}: --set data.whole_frames=false.")
     needed = sum(3 * pixels[split] * (1 + len(severities[split])) for split in images["split"])
     if needed > (free := shutil.disk_usage(folder).free):
