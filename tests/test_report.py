@@ -1,7 +1,6 @@
 """Tables, findings, figures and notebook 08, on a made-up store of tiny runs."""
 
 import hashlib
-import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,21 +18,10 @@ from s3e.evaluation.captions import METRICS
 from s3e.report import diagram, plots, sheets, style, tables
 from s3e.utils import NOTEBOOKS, write_file
 
-GAINS = {
-    "baseline": 0.0,
-    "full": 0.4,
-    "no_semantics_loss": 0.1,
-    "oracle_map": 1.2,
-    "shuffled": -0.1,
-}
-IDS = [f"val-{i}" for i in range(12)]
-WORDS = [
-    "a dog chases a cat",
-    "a cat is chased by a dog",
-    "the dog is chasing a small cat",
-    "a dog and a cat",
-    "a cat",
-]
+GAINS = {"baseline": 0, "full": 0.4, "no_semantics_loss": 0.1, "oracle_map": 1.2, "shuffled": -0.1}
+IDS, SEVERITIES = [f"val-{i}" for i in range(12)], ["light", "moderate", "severe"]
+WORDS = ["a dog chases a cat", "a cat is chased by a dog", "the dog is chasing a small cat"]
+WORDS += ["a dog and a cat", "a cat"]
 TREE = ["dog", "null", "cat", "null", "null", "null", "chase"]
 
 
@@ -42,62 +30,36 @@ def pictures_of(count: int = 4, size: int = 32, seed: int = 0) -> np.ndarray:
 
 
 def write_scores(folder: Path, gain: float, seed: int) -> None:
-    rows = []
-    for split in ("val", "test"):
-        for place, severity in enumerate(("light", "moderate", "severe")):
-            for i, name in enumerate(IDS):
-                blurred = 26 - 3 * place + 0.1 * i
-                psnr = blurred + 1 + gain + 0.01 * ((i + seed) % 3)
-                row = {
-                    "split": split,
-                    "severity": severity,
-                    "id": name,
-                    "psnr": psnr,
-                    "ssim": 0.6 + gain / 10,
-                }
-                rows.append({**row, "psnr_blurred": blurred, "ssim_blurred": 0.5, "extent": 9.0})
-    pd.DataFrame(rows).to_csv(folder / "scores.csv", index=False)
+    names = ["split", "severity", "id"]
+    places = pd.MultiIndex.from_product([("val", "test"), SEVERITIES, IDS], names=names)
+    frame = places.to_frame(index=False).assign(ssim=0.6 + gain / 10, ssim_blurred=0.5, extent=9.0)
+    number, place = frame.id.map(IDS.index), frame.severity.map(SEVERITIES.index)
+    frame["psnr_blurred"] = 26 - 3 * place + 0.1 * number
+    frame["psnr"] = frame.psnr_blurred + 1 + gain + 0.01 * ((number + seed) % 3)
+    frame.to_csv(folder / "scores.csv", index=False)
 
 
-def write_pair_samples(folder: Path, seed: int) -> None:
-    arrays = {
-        kind: pictures_of(seed=10 * (seed if kind == "restored" else 0) + i)
-        for i, kind in enumerate(("sharp", "blurred", "restored"))
-    }
-    arrays["severity"] = np.array(["released", "severe"] * 2)
-    np.savez_compressed(folder / "samples.npz", ids=np.array(IDS[:4]), **arrays)
-    write_file(
-        folder / "samples.json",
-        [{"id": name, "references": [], "caption": None} for name in IDS[:4]],
-    )
-
-
-def write_samples(folder: Path, tree: bool, restored: bool) -> None:
+def write_samples(folder: Path, tree: bool, restored: bool, **more: np.ndarray) -> None:
     arrays = {"ids": np.array(IDS[:4]), "sharp": pictures_of(), "blurred": pictures_of(seed=1)}
     arrays |= {"restored": pictures_of(seed=2)} if restored else {}
+    arrays |= more
     if tree:
         generator = np.random.default_rng(0)
         arrays["attention"] = generator.dirichlet(np.ones(64), (4, 7)).reshape(4, 7, 8, 8)
     np.savez_compressed(folder / "samples.npz", **arrays)
-    label = {"predicted": ["dog", "null", "cup", *TREE[3:]] if tree else None, "target": TREE}
-    records = [
-        {"id": name, "references": WORDS, "caption": WORDS[0] if tree else None, **label}
-        for name in IDS[:4]
-    ]
-    write_file(folder / "samples.json", records)
+    record = {"references": WORDS, "caption": WORDS[0] if tree else None, "target": TREE}
+    record["predicted"] = ["dog", "null", "cup", *TREE[3:]] if tree else None
+    write_file(folder / "samples.json", [{"id": name, **record} for name in IDS[:4]])
 
 
 def write_semantics(folder: Path, systems: list[str]) -> None:
-    right = {"leaf": 0.97, "null": 0.9, "relation": 0.8, "root": 0.7}
-    counts = {f"{name}_correct": value for name, value in right.items()}
-    counts |= {f"{name}_total": 1 for name in right}
-    rows = [
-        {"system": s, "input": v, "split": p, "id": name, "caption": WORDS[i % 3]}
-        | (counts if s == systems[-1] else {})
-        for s, v, p in itertools.product(systems, ("sharp", "severe"), ("val", "test"))
-        for i, name in enumerate(IDS)
-    ]
-    write_file(folder / "captions.csv", pd.DataFrame(rows))
+    axes = {"system": systems, "input": ["sharp", "severe"], "split": ["val", "test"], "id": IDS}
+    frame = pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
+    frame["caption"] = frame.id.map(dict(zip(IDS, WORDS[:3] * 4, strict=True)))
+    reads = frame.system == systems[-1]
+    for name, right in {"leaf": 0.97, "null": 0.9, "relation": 0.8, "root": 0.7}.items():
+        frame.loc[reads, [f"{name}_correct", f"{name}_total"]] = right, 1
+    write_file(folder / "captions.csv", frame)
 
 
 def write_log(folder: Path, name: str, *terms: str) -> None:
@@ -107,48 +69,35 @@ def write_log(folder: Path, name: str, *terms: str) -> None:
     log.to_csv(folder / f"log_{name}.csv", index=False)
 
 
-def make_store(root: Path, seeds: tuple[int, ...] = (0,)) -> dict[str, list[Path]]:
-    """Folders as notebooks 02-06 leave them: {"captioners": [...], "variants": [...], "others":
-    [...]}.
-    """
-    store: dict[str, list[Path]] = {"captioners": [], "variants": [], "others": []}
-    for seed in seeds:
-        for stage, log, terms in (
-            ("02_train_s3_tree", "tree", ["tree"]),
-            ("04_train_deblurrer", "deblurrer", ["pixel"]),
-        ):
-            folder = root / stage / f"s{seed}"
-            folder.mkdir(parents=True)
-            write_log(folder, log, *terms)
-            store["others"].append(folder)
-        captioner = root / "03_train_captioner" / f"s{seed}"
-        captioner.mkdir(parents=True)
-        write_semantics(captioner, ["global", "soft_attention", "tree"])
-        write_samples(captioner, tree=True, restored=False)
-        write_log(captioner, "captioner", "tree", "caption")
-        store["captioners"].append(captioner)
-        for variant, gain in GAINS.items():
-            folder = (
-                root
-                / ("05_co_training" if variant == "full" else "06_ablation")
-                / f"{variant}-s{seed}"
-            )
-            folder.mkdir(parents=True)
-            write_scores(folder, gain, seed)
-            write_samples(folder, tree=variant in ("full", "shuffled"), restored=True)
-            write_log(folder, "cotrain", "pixel", "adversarial")
-            validated = pd.DataFrame({"step": [50, 100], "score": [20 + gain / 2, 20 + gain]})
-            validated.to_csv(folder / "validation_cotrain.csv", index=False)
-            cost = {
-                "parameters_generator": 300_000,
-                "parameters_semantics": 0,
-                "milliseconds_per_step": 100.0,
-            }
-            write_file(folder / "cost.json", cost)
-            if variant == "full":
-                write_semantics(folder, ["full"])
-            store["variants"].append(folder)
-    return store
+def run_of(root: Path, variant: str) -> Path:
+    folder = root / ("05_co_training" if variant == "full" else "06_ablation") / f"{variant}-s0"
+    folder.mkdir(parents=True)
+    write_log(folder, "cotrain", "pixel", "adversarial")
+    return folder
+
+
+def make_store(root: Path) -> dict[str, list[Path]]:
+    """Folders as notebooks 02-06 leave them."""
+    stages = ("02_train_s3_tree", "03_train_captioner", "04_train_deblurrer")
+    tree, captioner, deblurrer = folders = [root / name / "s0" for name in stages]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    write_log(tree, "tree", "tree")
+    write_log(deblurrer, "deblurrer", "pixel")
+    write_log(captioner, "captioner", "tree", "caption")
+    write_semantics(captioner, ["global", "soft_attention", "tree"])
+    write_samples(captioner, tree=True, restored=False)
+    variants = {variant: run_of(root, variant) for variant in GAINS}
+    for (variant, folder), gain in zip(variants.items(), GAINS.values(), strict=True):
+        write_scores(folder, gain, 0)
+        write_samples(folder, tree=variant in ("full", "shuffled"), restored=True)
+        validated = pd.DataFrame({"step": [50, 100], "score": [20 + gain / 2, 20 + gain]})
+        validated.to_csv(folder / "validation_cotrain.csv", index=False)
+        cost = {"parameters_generator": 300_000, "parameters_semantics": 0}
+        write_file(folder / "cost.json", {**cost, "milliseconds_per_step": 100.0})
+    write_semantics(variants["full"], ["full"])
+    runs = {"captioners": [captioner], "others": [tree, deblurrer]}
+    return runs | {"variants": list(variants.values())}
 
 
 @pytest.fixture(scope="module")
@@ -161,35 +110,23 @@ def frames(store):
     patch = pytest.MonkeyPatch()
     patch.setenv("S3E_NO_JAVA", "1")
     scores = collect.read_scores(store["variants"])
-    texts = {
-        name: WORDS if place % 2 else ["a boat on the sea", *WORDS[1:]]
-        for place, name in enumerate(IDS)
-    }
-    splits = {
-        name: SimpleNamespace(
-            ids=IDS, captions=list(texts.values()), targets=torch.zeros(len(IDS), 7)
-        )
-        for name in ("val", "test")
-    }
-    corpus = SimpleNamespace(
-        splits=splits,
-        train=SimpleNamespace(captions=[["a red train", "two birds"]]),
-        categories=["dog"],
-        labels=TreeVocabulary(["null"], ["null"]),
-    )
-    said = collect.read_captions(store["captioners"] + store["variants"])
+    texts = [["a boat on the sea", *WORDS[1:]], WORDS] * (len(IDS) // 2)
+    split = SimpleNamespace(ids=IDS, captions=texts, targets=torch.zeros(len(IDS), 7))
+    train = SimpleNamespace(captions=[["a red train", "two birds"]])
+    facts = {"categories": ["dog"], "labels": TreeVocabulary(["null"], ["null"])}
+    corpus = SimpleNamespace(splits={"val": split, "test": split}, train=train, **facts)
+    readers = store["captioners"] + store["variants"]
+    said = collect.read_captions(readers)
+    compared = gains.differences(scores, 200)
     result = {
-        "scores": scores,
         "image_scores": gains.image_scores(scores, 200),
-        "differences": gains.differences(scores, 200),
+        "differences": compared,
         "by_seed": gains.by_seed(scores),
         "bins": gains.bins(scores, 200),
         "closing": gains.closing(scores, 200),
-        "texture_control": gains.texture_control(
-            gains.differences(scores, 200), gains.differences(scores, 200)
-        ),
+        "texture_control": gains.texture_control(compared, compared),
         **fidelity.caption_tables({"caption_scores": said}, corpus, 200),
-        "node_accuracy": collect.node_accuracy(store["captioners"] + store["variants"]),
+        "node_accuracy": collect.node_accuracy(readers),
         "cost": collect.read(store["variants"], "cost.json"),
     }
     patch.undo()
@@ -391,11 +328,8 @@ def test_wrong_labels_are_marked_and_unknown_ones_are_not():
 def test_failures_are_where_full_loses_most_and_where_variants_disagree():
     sharp = np.full((4, 8, 8, 3), 100, np.uint8)
     off = {"blurred": [40] * 4, "baseline": [9, 9, 2, 9], "full": [9, 5, 8, 9], "oracle": [1] * 4}
-    columns = {
-        name: sharp + np.array(errors, np.uint8)[:, None, None, None]
-        for name, errors in off.items()
-    }
-    columns["no_tree_loss"] = sharp + np.array([60, 5, 5, 9], np.uint8)[:, None, None, None]
+    off["no_tree_loss"] = [60, 5, 5, 9]
+    columns = {name: sharp + np.reshape(np.uint8(off[name]), (4, 1, 1, 1)) for name in off}
     shown, truth, words = sheets.failures(columns, sharp, 1)
     assert [int(error) for error in shown["full"][:, 0, 0, 0] - truth[:, 0, 0, 0]] == [8, 9]
     assert words == ["gain -12.0 dB", "16.5 dB apart"]
@@ -403,10 +337,8 @@ def test_failures_are_where_full_loses_most_and_where_variants_disagree():
 
 def test_legends_stay_inside(store):
     progress = gains.closing_by_step(store["variants"])
-    every = pd.concat(
-        [progress[progress.variant == "full"].assign(variant=name) for name in list(VARIANTS)[1:8]]
-    )
-    figure = plots.closing(every)
+    full, names = progress[progress.variant == "full"], list(VARIANTS)[1:8]
+    figure = plots.closing(pd.concat([full.assign(variant=name) for name in names]))
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
     assert 0 <= box.x0 and box.x1 <= figure.bbox.x1
@@ -438,120 +370,66 @@ def test_two_wordings_of_one_tree():
     assert diagram.two_wordings([["a cat"]])[0] == 0
 
 
-def write_evaluation(root: Path, frames: dict[str, pd.DataFrame]) -> Path:
-    folder = root / "07_evaluation" / "all"
-    folder.mkdir(parents=True)
-    for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False)
-    origin = {"commit": "abc", "dirty": False, "data": {"source": "scenes", "fingerprint": ""}}
-    write_file(folder / "provenance.json", origin)
-    return folder
-
-
 class FakeRun(SimpleNamespace):
-    """What notebook 08 sees of the pipeline."""
+    """What notebook 08 sees of the pipeline: pairs without captions."""
 
-    kind, borrowed, study = "scenes", "", SimpleNamespace(texture_control=[])
-
-    @property
-    def captioned(self):
-        return not self.borrowed
+    config, store_name, skipped, kind = load_config("smoke"), "smoke", {}, "gopro"
+    borrowed, captioned = "these data have no captions: the tree is borrowed", False
+    study = SimpleNamespace(texture_control=[])
 
     def upstream(self, stage):
-        return self.single[stage]
+        return self.runs[stage][0]
 
     def upstream_runs(self, stage):
-        return self.many.get(stage, [])
+        return self.runs.get(stage, [])
 
     def card(self):
         return "card"
 
     def finish(self, metrics, outputs=()):
-        self.metrics, self.outputs = metrics, [Path(path) for path in outputs]
+        self.outputs = [Path(path) for path in outputs]
 
 
-def cells(name: str) -> list[str]:
-    notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())
-    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-
-
-def write_corpus(root: Path) -> Path:
-    """What notebook 08 reads of 01, but arrays (see `execute_08`)."""
-    folder = root / "01_data_blurring" / "all"
-    folder.mkdir(parents=True)
-    write_file(folder / "corpus.json", {"protocol": "made up for a test"})
-    write_file(folder / "provenance.json", {"data": {"source": "scenes", "fingerprint": None}})
-    return folder
-
-
-def execute_08(
-    run: FakeRun, figures_folder: Path, monkeypatch: pytest.MonkeyPatch, *severities: str
-) -> None:
-    views = {name: pictures_of(len(IDS)) for name in severities}
-    split = SimpleNamespace(ids=IDS, sharp=pictures_of(len(IDS)), blurred=views, label_maps=None)
-    split.rows, split.apart = (lambda *names: np.arange(len(IDS))), (lambda rows: rows)
-    synthetic = () if "released" in severities else severities
-    corpus = SimpleNamespace(val=split, test=split, severities=severities, synthetic=synthetic)
+def execute_08(run: FakeRun, figures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    severities, shown = ("released", "severe"), pictures_of(len(IDS))
+    views = dict.fromkeys(severities, shown)
+    split = SimpleNamespace(ids=IDS, sharp=shown, blurred=views, label_maps=None)
+    split.rows, split.spread = (lambda *names: np.arange(len(IDS))), (lambda rows: rows)
+    corpus = SimpleNamespace(val=split, test=split, severities=severities, synthetic=())
     monkeypatch.setattr("s3e.data.corpus.load_corpus", lambda folder: corpus)
     monkeypatch.setattr("s3e.pipeline.open_run", lambda *args, **kwargs: run)
+    notebook = json.loads((NOTEBOOKS / "08_figures_and_tables.ipynb").read_text())
+    cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     space = {}
-    for number, code in enumerate(cells("08_figures_and_tables")):
-        code = code.replace('figures_dir: str = ""', f"figures_dir: str = {str(figures_folder)!r}")
-        code = code.replace("display(", "str(")
+    for number, source in enumerate(cells):
+        code = "".join(source).replace("display(", "str(")
+        code = code.replace('figures_dir: str = ""', f"figures_dir: str = {str(figures)!r}")
         exec(compile(code, f"cell {number}", "exec"), space)
 
 
 def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, monkeypatch, capsys):
-    arms = []
-    for seed, variant in enumerate(("baseline", "full")):
-        folder = (
-            tmp_path / ("05_co_training" if variant == "full" else "06_ablation") / f"{variant}-s0"
-        )
-        folder.mkdir(parents=True)
-        write_pair_samples(folder, seed)
-        write_log(folder, "cotrain", "pixel", "adversarial")
-        arms.append(folder)
-    corpus = write_corpus(tmp_path)
-    paired = {
-        name: pairs_of(frames[name]) for name in ("image_scores", "differences", "by_seed", "bins")
-    }
-    evaluation = write_evaluation(tmp_path, {**paired, "cost": frames["cost"]})
-    single = {"01_data_blurring": corpus, "07_evaluation": evaluation}
-    many = {"05_co_training": arms[1:], "06_ablation": arms[:1]}
-    facts = {
-        "config": load_config("smoke"),
-        "store_name": "smoke",
-        "skipped": {},
-        "single": single,
-        "many": many,
-    }
-    run = FakeRun(
-        **facts, kind="gopro", borrowed="these data have no captions: the tree is borrowed"
-    )
-    execute_08(run, tmp_path / "figures", monkeypatch, "released", "severe")
-    drawn = {path.stem for path in run.outputs}
-    wanted = {
-        "fig1_severities",
-        "fig5_gopro",
-        "fig8_gain_by_severity",
-        "fig9_training",
-        "fig14_seeds",
-    }
-    assert drawn == wanted | {
-        "table2_gopro",
-        "table4_ablation",
-        "table9_gains",
-        "findings",
-        "manifest",
-        "report",
-    }
+    baseline, full = (run_of(tmp_path, variant) for variant in ("baseline", "full"))
+    for folder in (baseline, full):
+        severity = np.array(["released", "severe"] * 2)
+        write_samples(folder, tree=False, restored=True, severity=severity)
+    stages = ("01_data_blurring", "07_evaluation")
+    corpus, evaluation = (tmp_path / stage / "all" for stage in stages)
+    evaluation.mkdir(parents=True)
+    for name in ("image_scores", "differences", "by_seed", "bins"):
+        pairs_of(frames[name]).to_csv(evaluation / f"{name}.csv", index=False)
+    frames["cost"].to_csv(evaluation / "cost.csv", index=False)
+    write_file(corpus / "corpus.json", {"protocol": "made up for a test"})
+    origin = {"commit": "abc", "dirty": False, "data": {"source": "scenes", "fingerprint": None}}
+    for folder in (corpus, evaluation):
+        write_file(folder / "provenance.json", origin)
+    runs = dict(zip(stages, ([corpus], [evaluation]), strict=True))
+    run = FakeRun(runs=runs | {"05_co_training": [full], "06_ablation": [baseline]})
+    execute_08(run, tmp_path / "figures", monkeypatch)
+    wanted = "fig1_severities fig5_gopro fig8_gain_by_severity fig9_training fig14_seeds"
+    wanted += " table2_gopro table4_ablation table9_gains findings manifest report"
+    assert {path.stem for path in run.outputs} == set(wanted.split())
     caption = (tmp_path / "figures" / "table2_gopro.md").read_text()
-    assert (
-        "Protocol: made up for a test; these data have no captions: the tree is borrowed."
-        in caption
-    )
+    protocol = "Protocol: made up for a test; these data have no captions: the tree is borrowed."
     said = capsys.readouterr().out
-    assert (
-        "figures 2, 3, 6 and 7 are left out: these data have no captions" in said
-        and "tables 3, 5 and 6 are left" in said
-    )
+    assert protocol in caption and "tables 3, 5 and 6 are left" in said
+    assert "figures 2, 3, 6 and 7 are left out: these data have no captions" in said
