@@ -129,5 +129,4 @@ def spectrum(photo: np.ndarray) -> np.ndarray:
 
 def strengthened(first: np.ndarray, second: np.ndarray, gain: int) -> np.ndarray:
     """|first - second| times `gain`, cut at white."""
-    apart = np.abs(first.astype(np.int16) - second)
-    return np.minimum(gain * apart, 255).astype(np.uint8)
+    return cv2.convertScaleAbs(cv2.absdiff(first, second), alpha=gain)

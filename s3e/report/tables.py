@@ -232,7 +232,7 @@ def findings(frames: Frames, severity: str, split: str = "test") -> dict[str, st
     return found
 
 
-def finding(differences: pd.DataFrame, split: str = "test", severity: str = "severe") -> str:
+def finding(differences: pd.DataFrame, split: str, severity: str) -> str:
     """Does `full` beat the baseline and the control without semantic losses? In plain sentences."""
     found = findings({"differences": differences}, severity, split)
     said = [found[name] for name in ("baseline", "no_semantics_loss") if name in found]
