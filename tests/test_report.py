@@ -394,7 +394,7 @@ def execute_08(run: FakeRun, figures: Path, monkeypatch: pytest.MonkeyPatch) -> 
     severities, shown = ("released", "severe"), pictures_of(len(IDS))
     views = dict.fromkeys(severities, shown)
     split = SimpleNamespace(ids=IDS, sharp=shown, blurred=views, label_maps=None)
-    split.rows, split.spread = (lambda *names: np.arange(len(IDS))), (lambda rows: rows)
+    split.rows, split.apart = (lambda *names: np.arange(len(IDS))), (lambda rows: rows)
     corpus = SimpleNamespace(val=split, test=split, severities=severities, synthetic=())
     monkeypatch.setattr("s3e.data.corpus.load_corpus", lambda folder: corpus)
     monkeypatch.setattr("s3e.pipeline.open_run", lambda *args, **kwargs: run)
