@@ -22,12 +22,12 @@ PACKAGE = Path(s3e.__file__).parent
 LEFT_OUT = ("s3e.config.", "s3e.pipeline.")  # of these the values count; they compute nothing
 DATA = "the data folder"  # stands beside the modules that a key names
 READ_WHOLE = {".json", ".txt", ".csv", ".bmp", ".ppm", ".tif", ".tiff"}  # of a data folder
-NOT_CODE = {"parameters", "injected-parameters", "lesson"}  # tags of cells; lessons only show code
+NOT_CODE = {"injected-parameters", "lesson"}  # tags of cells; lessons only show code
 
 
 @cache
-def _cells(stage: str) -> list[tuple[str, set[str]]]:
-    """Source without line magics, and tags, of a notebook's code cells."""
+def _sources(stage: str) -> tuple[str, str]:
+    """Of a notebook, without line magics: the parameters cell, and all code that counts."""
     path = notebook(stage)
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -35,20 +35,21 @@ def _cells(stage: str) -> list[tuple[str, set[str]]]:
         raise S3EError(
             f"{path} is missing or is not a notebook: restore it from the repository."
         ) from None
-    return [
-        (
-            re.sub(r"(?m)^\s*[%!].*", "", "".join(cell["source"])),
-            {*cell["metadata"].get("tags", [])},
-        )
-        for cell in cells
-        if cell["cell_type"] == "code"
-    ]
+    parameters, code = "", ""
+    for cell in cells:
+        source = re.sub(r"(?m)^\s*[%!].*", "", "".join(cell["source"])) + "\n"
+        tags = {*cell["metadata"].get("tags", [])}
+        if "parameters" in tags:
+            parameters += source
+        elif cell["cell_type"] == "code" and not tags & NOT_CODE:
+            code += source
+    return parameters, code
 
 
 def notebook_parameters(stage: str) -> set[str]:
     """The names in the parameters cell of a stage's notebook, one annotated literal each."""
-    source = "\n".join(source for source, tags in _cells(stage) if "parameters" in tags)
-    return {item.target.id for item in ast.parse(source).body if isinstance(item, ast.AnnAssign)}
+    body = ast.parse(_sources(stage)[0]).body
+    return {item.target.id for item in body if isinstance(item, ast.AnnAssign)}
 
 
 def _module_file(module: str) -> Path | None:
@@ -94,7 +95,7 @@ def code_parts(stage: str) -> dict[str, str]:
     Of the notebook its parameters and its lessons do not count. Modules that draw count for the
     notebook of figures alone, demonstration weights for the notebook that explores.
     """
-    source = "\n".join(text for text, tags in _cells(stage) if not tags & NOT_CODE)
+    source = _sources(stage)[1]
     parts = {f"notebooks/{stage}.ipynb": code_digest(source, notebook(stage))}
     parts |= _data_files(PACKAGE / "weights", "**/[!.]*.*") if stage == EXPLORES else {}
     skipped = LEFT_OUT if stage == DRAWS else (*LEFT_OUT, "s3e.report.")
@@ -110,7 +111,7 @@ def code_parts(stage: str) -> dict[str, str]:
 
 def forget() -> None:
     """Read notebooks and modules again: somebody may have edited them."""
-    for function in (_cells, _module, code_parts):
+    for function in (_sources, _module, code_parts):
         function.cache_clear()
 
 

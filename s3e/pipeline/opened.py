@@ -125,10 +125,7 @@ class OpenRun(Run):
                 )
         self._hold()  # again, if the last cell is run a second time
         config, seconds = self.config, round(time.time() - self._started, 1)
-        data = {
-            "source": config.data.source,
-            "fingerprint": self.parts["code"].get(keys.DATA),
-        }
+        data = {"source": config.data.source, "fingerprint": self.parts["code"].get(keys.DATA)}
         records = {
             "metrics": {n: x if isinstance(x, int) else float(x) for n, x in metrics.items()},
             "params": {

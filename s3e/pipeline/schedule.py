@@ -201,10 +201,13 @@ def facts(root: Path) -> dict[str, str]:
     """What must be the same on all machines, and whether they see the folder of runs."""
     from s3e.pipeline.keys import code_parts
 
-    known = {name: version(name).partition("+")[0] for name in ("torch", "numpy")}
-    known["Python"] = platform.python_version().rpartition(".")[0]
-    known["the source of the suite"] = utils.digest([code_parts(stage) for stage in STAGES])[:12]
-    return known | {str(root): "seen" if root.is_dir() else "not seen"}
+    return {
+        "torch": version("torch").partition("+")[0],
+        "numpy": version("numpy").partition("+")[0],
+        "Python": platform.python_version().rpartition(".")[0],
+        "the source of the suite": utils.digest([code_parts(stage) for stage in STAGES])[:12],
+        str(root): "seen" if root.is_dir() else "not seen",
+    }
 
 
 def check_worker(expected: dict[str, str], root: Path) -> None:
