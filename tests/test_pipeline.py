@@ -53,6 +53,12 @@ for step in range(len(ticks.read_text()) if ticks.exists() else 0, 3):
 for name in run.outputs:
     (run.path / name).write_text(run.stage)
 """
+FAKE = {
+    "__init__.py": "",
+    "losses.py": '"""Doc."""\nfrom s3e.fake import terms\n\nVALUE = terms.ONE\n',
+    "terms.py": "ONE = 1.0  # one\n",
+    "words.toml": "a = 1\n",
+}
 DATA, TREE, CAPTIONER, DEBLURRER = list(STAGES)[1:5]
 FIRST, LAST = list(STAGES)[0], list(STAGES)[-1]
 
@@ -73,29 +79,21 @@ def notebook(stage):
     return nbformat.v4.new_notebook(cells=cells, metadata=kernel)
 
 
-def copy_suite(root):
-    """A copy of the library with fake notebooks and a fake package of two modules and a data
-    file.
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory):
+    """A copy of the suite, in a folder with braces in its name, with fake notebooks and a fake
+    package of two modules and a data file.
     """
-    source = Path(s3e.__file__).parent
+    root, source = tmp_path_factory.mktemp("repo") / "a {copy}", Path(s3e.__file__).parent
     shutil.copytree(source, root / "s3e", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(source.parent / "run_all.py", root)
-    fake = root / "s3e" / "fake"
-    fake.mkdir()
-    (fake / "__init__.py").touch()
-    (fake / "losses.py").write_text('"""Doc."""\nfrom s3e.fake import terms\n\nVALUE = terms.ONE\n')
-    (fake / "terms.py").write_text("ONE = 1.0  # one\n")
-    (fake / "words.toml").write_text("a = 1\n")
-    (root / "notebooks").mkdir()
+    for folder in ("s3e/fake", "notebooks"):
+        (root / folder).mkdir()
+    for name, text in FAKE.items():
+        (root / "s3e" / "fake" / name).write_text(text)
     for stage in STAGES:
         nbformat.write(notebook(stage), root / "notebooks" / f"{stage}.ipynb")
     return root
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory):
-    """A copy of the suite in a folder with braces in its name."""
-    return copy_suite(tmp_path_factory.mktemp("repo") / "a {copy}")
 
 
 @pytest.fixture
@@ -129,8 +127,7 @@ def states(capsys, *words):
     capsys.readouterr()
     command = ["run", "--profile", "smoke", "--variants", "baseline", "--status", *words]
     assert main(command) == 0
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    return {name: rest for name, rest in lines}
+    return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
 
 
 @pytest.fixture
@@ -249,12 +246,7 @@ def test_meaning_counts_not_layout():
         ("s3e/fake/terms.py", "1.0", "2.0", "s3e.fake.terms changed"),
         ("s3e/fake/words.toml", "1", "2", "s3e/fake/words.toml changed"),
         ("notebooks/04_train_deblurrer.ipynb", "# a training of", "# a schooling of", ""),
-        (
-            "notebooks/04_train_deblurrer.ipynb",
-            "range(",
-            "range(0 + ",
-            "notebooks/04_train_deblurrer.ipynb changed",
-        ),
+        ("notebooks/04_train_deblurrer.ipynb", "range(", "range(0 + ", "deblurrer.ipynb changed"),
         ("s3e/report/s3e.mplstyle", "figure", "# figure", ""),  # of drawing
     ],
 )
@@ -510,10 +502,8 @@ def test_tree_and_captioner_come_from_the_named_study(here, frames, capsys, edit
 
 def test_without_a_study_to_borrow_from_nothing_starts(here, frames, refused):
     data, lent = ("--data", str(frames)), ("--semantics-from", str(utils.RUNS / "smoke"))
-    remedy = (
-        r"python run_all.py --profile smoke\) and name its store \(--semantics-from runs/smoke\)"
-    )
-    assert re.search(remedy, refused(*data))
+    remedy = "run_all.py --profile smoke) and name its store (--semantics-from runs/smoke)"
+    assert remedy in refused(*data)
     assert "is not a finished run of a study with captions" in refused(*data, *lent)
     assert "is for data without captions" in refused(*lent)
     finish(DATA, TREE, CAPTIONER)
