@@ -640,7 +640,7 @@ def test_every_notebook_has_gpus_of_its_own(monkeypatch):
 
 def test_a_job_names_what_it_needs(here):
     folder, study = finish(DATA), Study("smoke")
-    job = runner.job_of(study.run(DEBLURRER), {"seed": 0})
+    job = runner.job_of(study.run(DEBLURRER), force=False)
     assert job["needs"] == {str(folder): study.run(DATA).key} and json.dumps(job)
     assert job["environment"]["OMP_NUM_THREADS"] == "1"
     assert store.complete(folder, "another key") is None

@@ -106,7 +106,7 @@ def parameters(run: Run, force: bool) -> Record:
     return chosen
 
 
-def job_of(run: Run, parameters: Record) -> Job:
+def job_of(run: Run, force: bool) -> Job:
     """What a worker needs to run a notebook, as plain JSON."""
     found = {other.key: other.result() for other in run.reads}
     threads = dict.fromkeys(utils.THREADS, str(run.config.runtime.threads))
@@ -116,7 +116,7 @@ def job_of(run: Run, parameters: Record) -> Job:
         "notebook": str(notebook(run.stage)),
         "output": str(run.path / "notebook.ipynb"),
         "needs": {str(done["folder"]): key for key, done in found.items() if done},
-        "parameters": parameters,
+        "parameters": parameters(run, force),
         "environment": threads | {"S3E_RUNS": str(utils.RUNS), "S3E_FIGURES": str(FIGURES)},
     }
 
@@ -141,10 +141,9 @@ def work(
     began = time.monotonic()
 
     def start(run: Run) -> Job:
-        run.path.mkdir(parents=True, exist_ok=True)
         if force:
             (run.path / "done.json").unlink(missing_ok=True)
-        return job_of(run, parameters(run, force))
+        return job_of(run, force)
 
     try:
         results = execute(waiting, start, places)

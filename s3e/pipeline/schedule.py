@@ -29,14 +29,7 @@ from typing import TYPE_CHECKING
 from s3e import utils
 from s3e.pipeline.graph import STAGES
 from s3e.pipeline.store import FAILURE, Record, complete
-from s3e.utils import (
-    ROOT,
-    S3EError,
-    is_locked,
-    lock_file,
-    read_json,
-    write_file,
-)
+from s3e.utils import ROOT, S3EError, is_locked, lock_file, read_json, write_file
 
 if TYPE_CHECKING:  # the process of a notebook needs neither
     from s3e.config import Runtime
@@ -172,8 +165,8 @@ class Local:
             found = [{}] * max(1, utils.cores() // (runtime.threads * each))
         elif runtime.device == "cuda":
             names = gpus()
-            groups = zip(*[iter(names)] * each, strict=False)
-            found = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} for group in groups]
+            firsts = range(0, len(names) - each + 1, each)
+            found = [{"CUDA_VISIBLE_DEVICES": ",".join(names[n : n + each])} for n in firsts]
             if len(found) < max(jobs, 1):
                 raise S3EError(
                     f"{jobs or 1} notebook(s) at a time, each on runtime.devices = {each} GPUs, are"
@@ -305,9 +298,10 @@ def execute(
 
     `job_of` says how to start one of the runs that are `waiting`.
     """
+    results = dict.fromkeys(waiting, ("not run", 0.0))
     order = TopologicalSorter({run: {*run.reads} & {*waiting} for run in waiting})
     order.prepare()
-    ready, running, results = [], {}, dict.fromkeys(waiting, ("not run", 0.0))
+    ready, running = [], {}
     while True:
         ready = sorted([*ready, *order.get_ready()], key=waiting.index)
         while places.free and ready:
@@ -322,12 +316,12 @@ def execute(
         while done:  # no reference stays, or a cluster computes a lost result again
             future = done.pop()
             run, own, since = running.pop(future)
-            places.free.append(own)
             word, seconds = _result(run, future), time.monotonic() - since
             _say(f"{word:6} {run}  {seconds:.0f} s")
             results[run] = word, seconds
             if word not in FAILED:
                 order.done(run)
+            places.free.append(own)
 
 
 def _result(run: "Run", future: Future[str]) -> str:
