@@ -89,8 +89,7 @@ def _module(name: str) -> tuple[dict[str, str], set[str]]:
 
 @cache
 def code_parts(stage: str) -> dict[str, str]:
-    """Hashes of a notebook, of every `s3e` module in its import closure and of the data files
-    beside these, by name.
+    """Hashes of a notebook, of all modules in its import closure and of data files beside these.
 
     Of the notebook its parameters and its lessons do not count. Modules that draw count for the
     notebook of figures alone, demonstration weights for the notebook that explores.
@@ -116,8 +115,9 @@ def forget() -> None:
 
 
 def data_fingerprint(source: str) -> str:
-    """Hash of a data folder's files, alike for every copy: names and sizes, and what is in captions
-    and in photos without compression, whose size no edit changes.
+    """Hash of a data folder's files, alike for every copy: their names and sizes.
+
+    Captions, and photos without compression, whose size no edit changes, count by their contents.
     """
     found = {}
     for place, path in ImageIndex(Path(source)).paths.items():

@@ -47,8 +47,9 @@ class OpenRun(Run):
         return paths[0]
 
     def semantics(self, stage: str) -> Path | None:
-        """Folder of the run of 01 whose words and labels count, or of 03 whose weights are the
-        start (where the data have no captions, in `semantics_from`); None if it reads none.
+        """Folder of the run of 01 (words, labels) or 03 (weights) that it uses, or None.
+
+        Where the data have no captions, it lies in `semantics_from`.
         """
         own = self.upstream_runs(stage) if self.captioned else [self.lent.get(stage_named(stage))]
         return own[0] if own else None

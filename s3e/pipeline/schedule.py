@@ -73,8 +73,7 @@ def _end_with_parent() -> None:
 
 
 def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
-    """Wait for the run's turn and execute its notebook; returns why the run is not finished, "" if
-    it is.
+    """Wait for a run's turn and execute its notebook; returns why it is not finished, or "".
 
     Kills the process once `stop()` is true.
     """
@@ -231,12 +230,11 @@ def nurse(job: Job, expected: dict[str, str]) -> str:
 
 
 class Cluster:
-    """The workers of a Dask cluster, which may come and go; Dask gives what a dead worker ran to
-    another.
+    """The workers of a Dask cluster, which may come and go.
 
-    A worker takes as many notebooks at a time as it has threads (`dask worker --nthreads`); one
-    with a GPU takes one. Raises `S3EError` for an address where nobody answers and for a worker
-    that cannot take part.
+    Dask gives what a dead worker ran to another. A worker takes as many notebooks at a time as it
+    has threads (`dask worker --nthreads`); one with a GPU takes one. Raises `S3EError` for an
+    address where nobody answers and for a worker that cannot take part.
     """
 
     def __init__(self, address: str, jobs: int, root: Path):
@@ -293,10 +291,10 @@ FAILED = ("failed", "not run")
 def execute(
     waiting: list["Run"], job_of: Callable[["Run"], Job], places: Local | Cluster
 ) -> dict["Run", tuple[str, float]]:
-    """Keep the places busy until nothing more can run; returns what came of each run ("done",
-    "skipped", "failed" or "not run") after how many seconds.
+    """Keep the places busy until nothing more can run; returns what came of each run.
 
-    `job_of` says how to start one of the runs that are `waiting`.
+    That is "done", "skipped", "failed" or "not run", and after how many seconds. `job_of` says how
+    to start one of the runs that are `waiting`.
     """
     results = dict.fromkeys(waiting, ("not run", 0.0))
     order = TopologicalSorter({run: {*run.reads} & {*waiting} for run in waiting})

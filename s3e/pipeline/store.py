@@ -44,8 +44,7 @@ def _size(path: Path) -> int:
 
 
 def complete(folder: Path, key: str, seconds: float = 0.0) -> Record | None:
-    """The record of the finished run in `folder`, with `folder` itself; None if it has another key
-    or has lost files.
+    """Record and `folder` of a finished run; None if it has another key or has lost files.
 
     `seconds`: how long to wait, for a shared folder may show files later than on the machine that
     wrote them.

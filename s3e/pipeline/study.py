@@ -135,9 +135,7 @@ class Study:
 
     @property
     def figures_name(self) -> str:
-        """Folder for the study's figures: that of its profile, unless settings, variants or seeds
-        are others, or it shows other data already.
-        """
+        """Folder of its figures: the profile's, unless that shows other data or this is changed."""
         name, plain = self.root.name, self.config.figures
         if self.variants or self.seeds:
             return f"{name}+{digest(self.selection)[:8]}"
@@ -292,9 +290,7 @@ class Run:
     # ----------------------------------------------------------------------- what has come of it
 
     def result(self) -> Record | None:
-        """Record of its finished result, and the `folder` of that: its own, or the one in the store
-        without overrides.
-        """
+        """Record and `folder` of its finished result: its own, or one made without overrides."""
         found = (complete(place, self.key) for place in self.places)
         return next((done for done in found if done), None)
 
