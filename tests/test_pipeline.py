@@ -737,6 +737,7 @@ def test_killed_kernel_and_killed_runner_go_on(here, tmp_path):
 def test_an_interrupt_ends_everything_and_says_how_to_go_on(here, tmp_path):
     finish(DATA)
     command, stage = Command(here, tmp_path / "runs"), hanging(tmp_path / "runs")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell put us behind
     process = command.start(*ALONE)
     wait_for(lambda: is_locked(stage / "s0" / ".lock"))
     family = psutil.Process(process.pid).children(recursive=True)
