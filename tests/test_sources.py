@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from s3e.data.prepare import windows
 from s3e.data.readers import SPLITS, ImageIndex, read_source, validation
 from s3e.utils import S3EError, stable_hash, write_file
-from tests.conftest import PHOTOS
 from tests.fixtures_data import (
     picture,
     save,
@@ -79,9 +78,8 @@ def test_official_layouts(tmp_path, year, images):
     assert sum(sizes(source)) == 12
     assert source.protocol == f"COCO captions {year}".strip() + ", val split halved by id"
     trained = photos(source, "train")
-    assert all(path.is_file() for path in trained["path"]) and {*map(len, trained["captions"])} == {
-        5
-    }
+    assert all(path.is_file() for path in trained["path"])
+    assert {*map(len, trained["captions"])} == {5}
 
 
 def test_val_is_halved_by_hashed_id_unless_there_is_a_test_file(coco, tmp_path):
@@ -161,10 +159,8 @@ def test_a_photo_named_by_a_path_is_found(coco, name):
 
 def test_separately_numbered_files_keep_both_photos(coco):
     def renumber(images, texts):
-        for record in images:
-            record["id"] -= 20
-        for record in texts:
-            record["image_id"] -= 20
+        images[:] = [record | {"id": record["id"] - 20} for record in images]
+        texts[:] = [record | {"image_id": record["image_id"] - 20} for record in texts]
 
     change_captions(coco, renumber, "val")
     source = whole(coco)
@@ -198,13 +194,11 @@ def test_a_file_that_holds_something_else(coco, text, message):
 def test_photos_that_are_not_there(coco, tmp_path):
     few = write_coco(tmp_path / "few", {"train": 3, "val": 2, "test": 2})
     (few / "images" / "000004.jpg").unlink()
-    reason = r"val split has fewer than 2 usable photos \(1\).*photo '000004.jpg' is not"
-    with pytest.raises(S3EError, match=reason):
+    with pytest.raises(S3EError, match=r"val split has .* photos \(1\).*photo '000004.jpg' is not"):
         read_source(few)
     for path in (coco / "images").iterdir():
         path.unlink()
-    reason = r"train split has fewer than 2 usable photos \(0\).*put it into images/"
-    with pytest.raises(S3EError, match=reason):
+    with pytest.raises(S3EError, match=r"train split has .* \(0\).*put it into images/"):
         read_source(coco)
 
 
@@ -328,24 +322,12 @@ def test_pairs_are_read_by_sequence(tmp_path, subset, above):
 
 SEQUENCE = "train/GOPR0372_07_00"
 BROKEN_PAIRS = [
-    (
-        lambda at: (at / "sharp/000002.png").unlink(),
-        "frame 000002 has 1 files in blur/ and 0 in sh",
-    ),
-    (
-        lambda at: (at / "blur/000002.png").unlink(),
-        "frame 000002 has 0 files in blur/ and 1 in sha",
-    ),
-    (
-        lambda at: save(at / "sharp/000002.jpg", picture("x")),
-        "has 1 files in blur/ and 2 in sharp/",
-    ),
+    (lambda at: (at / "sharp/000002.png").unlink(), "2 has 1 files in blur/ and 0 in sharp/"),
+    (lambda at: (at / "blur/000002.png").unlink(), "frame 000002 has 0 files in blur/ and 1 in"),
+    (lambda at: save(at / "sharp/000002.jpg", picture("x")), "1 files in blur/ and 2 in sharp/"),
     (lambda at: at.rename(at.parents[1] / at.name), "0372_07_00: is neither in train/ nor"),
     (lambda at: (at / "blur").rename(at / "blurry"), "frame 000001 has 0 files in blur/"),
-    (
-        lambda at: (at / "sharp").rename(at / "s"),
-        "frame 000001 has 1 files in blur/ and 0 in sharp",
-    ),
+    (lambda at: (at / "sharp").rename(at / "s"), "1 has 1 files in blur/ and 0 in sharp/"),
     (lambda at: write_gopro(at.parents[1] / "copy", {SEQUENCE: 2}), "sequence's name is that of "),
 ]
 
@@ -376,9 +358,8 @@ def test_validation_sequences():
         return validation(pd.Series(names, dtype=object))
 
     official = {f"GOPR{n:04}_11_00": 95 for n in range(22)}
-    assert len(chosen(**official)) == 3 and chosen(**official) == chosen(
-        **dict(reversed(official.items()))
-    )
+    assert len(chosen(**official)) == 3
+    assert chosen(**official) == chosen(**dict(reversed(official.items())))
     assert chosen(a=10, b=10, x=1, y=1, z=1) <= {"a", "b"}  # short ones only if need be
     assert len(chosen(x=1, y=1, z=1)) == 2  # one stays in train
     assert chosen(a=10, x=1) == {"a"} and chosen(a=10) == set()
@@ -486,19 +467,3 @@ def test_what_may_not_be_read_is_named():
             read_source(coco)
         with forbidden(plain / "01"):
             assert names_problem(read_source(plain), "01: the folder cannot be listed .Permission")
-
-
-SAMPLES = [
-    ("captioned_photos", "coco"),
-    ("captioned_photos_coco", "coco"),
-    ("gopro_sample", "gopro"),
-]
-
-
-@pytest.mark.parametrize(("name", "kind"), SAMPLES)
-def test_sample_folders(name, kind):
-    folder = PHOTOS.parent / name
-    if not folder.is_dir():
-        pytest.skip(f"no data at {folder} (set S3E_PHOTOS)")
-    source = whole(folder)
-    assert source.kind == kind and min(sizes(source)) >= 10
