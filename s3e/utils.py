@@ -60,7 +60,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 
 def write_file(path: Path | str, value: Any) -> None:
-    """Write an array (.npy), a table without its index (.csv), JSON (.json), or a text as UTF-8.
+    """Write an array (.npy), a table without its index (.csv), a text as UTF-8, all else as JSON.
 
     JSON is sorted and indented; NaN and infinity in it are refused (ValueError).
     """
@@ -70,11 +70,11 @@ def write_file(path: Path | str, value: Any) -> None:
             np.save(temporary, value)
         elif kind == ".csv":
             value.to_csv(temporary, index=False)
-        elif kind == ".json":
+        elif isinstance(value, str):
+            temporary.write_text(value, encoding="utf-8")
+        else:
             options = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
             temporary.write_text(json.dumps(value, **options) + "\n", encoding="utf-8")
-        else:
-            temporary.write_text(value, encoding="utf-8")
 
 
 @contextmanager

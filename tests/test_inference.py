@@ -17,7 +17,7 @@ from s3e.blur import blur_batch
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr, ssim
 from s3e.inference import Restorer, restorer
-from s3e.inference.restorer import DEMONSTRATION, OVERLAP, _cut, _maps_of
+from s3e.inference.restorer import DEMONSTRATION, OVERLAP, _cut, _maps_below
 from s3e.utils import ROOT, S3EError, file_digest
 from tests.fixtures_data import picture
 
@@ -192,13 +192,13 @@ def test_without_fading_the_borders_would_be_seen(mine, large, monkeypatch):
 
 
 def test_a_tile_gets_its_part_of_the_maps():
-    photo, ramp = (320, 480, 3), torch.linspace(0.5, 29.5, 30).expand(1, 1, 20, 30)
-    part = _maps_of(ramp, photo, slice(0, 256), slice(160, 416))
+    photo, ramp = np.zeros((320, 480, 3)), torch.linspace(0.5, 29.5, 30).expand(1, 1, 20, 30)
+    part = _maps_below(ramp, photo, slice(0, 256), slice(160, 416))
     wanted = (160 + 4 * (torch.arange(64) + 0.5)) / 16  # one unit a cell of 16 pixels
     assert part.shape == (1, 1, 64, 64) and torch.allclose(part[0, 0, 5], wanted, atol=1e-4)
-    padded = _maps_of(ramp, (316, 470, 3), slice(0, 320), slice(0, 480))
+    padded = _maps_below(ramp, np.zeros((316, 470, 3)), slice(0, 320), slice(0, 480))
     assert padded.shape == ramp.shape and float(padded.max()) <= 29.5
-    assert _maps_of(ramp, photo, slice(0, 320), slice(0, 480)) is ramp
+    assert _maps_below(ramp, photo, slice(0, 320), slice(0, 480)) is ramp
 
 
 # Stores, whole and exported

@@ -4,7 +4,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +47,9 @@ def read_photo(path: Path | str) -> Photograph:
             if icc := image.info.get("icc_profile"):
                 profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
                 if profile.profile.xcolor_space != "RGB " or image.mode in ("CMYK", "LAB"):
-                    pixels, icc = _to_srgb(image, profile), None
+                    turned, srgb = ImageOps.exif_transpose(image), ImageCms.createProfile("sRGB")
+                    converted = ImageCms.profileToProfile(turned, profile, srgb, outputMode="RGB")
+                    pixels, icc = np.asarray(converted), None
                     notes.append("converted to sRGB by its colour profile")
         except Exception:  # a damaged profile, or one of another kind, does not make it worse
             icc = None
@@ -70,12 +72,6 @@ def _exif(image: Image.Image, pixels: np.ndarray) -> bytes | None:
         if tag in details:
             details[tag] = pixels.shape[side]
     return exif.tobytes()
-
-
-def _to_srgb(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> np.ndarray:
-    """The upright photo in sRGB, uint8 (H, W, 3)."""
-    upright, srgb = ImageOps.exif_transpose(image), ImageCms.createProfile("sRGB")
-    return np.asarray(ImageCms.profileToProfile(upright, profile, srgb, outputMode="RGB"))
 
 
 def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
@@ -162,20 +158,21 @@ def check_folder(folder: Path) -> None:
         raise S3EError(f"{there} is no folder to write to: name another one for the results.")
 
 
-def for_each(photos: Iterable[Path], work: Callable[[Path], None], problems: list[str]) -> int:
-    """Do `work` on each photo; what goes wrong becomes a line on stderr and the next one is done.
+def for_each(
+    jobs: Mapping[Path, Sequence[Path]], work: Callable[..., None], problems: Sequence[str]
+) -> int:
+    """Do `work(photograph, *files)` on each photo with the files for its results.
 
-    Returns 1 if there was anything (`problems` included), else 0. Ctrl-C ends it and says how far
-    it came.
+    What goes wrong becomes a line on stderr and the next photo is done. Returns 1 if there was
+    anything (`problems` included), else 0. Ctrl-C ends it and says how far it came.
     """
-    photos, done = list(photos), 0
-    total = len(photos) + len(problems)
+    total, done = len(jobs) + len(problems), 0
     for problem in problems:
         say(problem)
     try:
-        for photo in photos:
+        for photo, files in jobs.items():
             try:
-                work(photo)
+                work(read_photo(photo), *files)
                 done += 1
             except BrokenPipeError:  # not the photo: nobody reads what is printed
                 raise
@@ -207,11 +204,7 @@ def say(line: str) -> None:
 
 
 def blur_photos(
-    photos: Sequence[Path],
-    output: Path,
-    overwrite: bool = False,
-    severity: str = "moderate",
-    seed: int = 0,
+    photos: Sequence[Path], output: Path, overwrite: bool, severity: str, seed: int
 ) -> int:
     """`python -m s3e blur`: blur photos by a named severity, and write the kernels (unit sum).
 
@@ -220,9 +213,8 @@ def blur_photos(
     """
     jobs, problems = plan_results(photos, output, KERNEL, overwrite)
 
-    def blur(path: Path) -> None:
-        photo, (result, beside) = read_photo(path), jobs[path]
-        made = blur_batch(photo.pixels[None], [path.name], severity, seed)
+    def blur(photo: Photograph, result: Path, beside: Path) -> None:
+        made = blur_batch(photo.pixels[None], [photo.path.name], severity, seed)
         (blurred,), (extent,), (kernel,) = made
         write_photo(blurred, photo, result)
         write_file(beside, kernel)

@@ -1,5 +1,4 @@
-"""Trained networks at work on single photos of any size: restore them, read their trees and
-captions, pass weights on.
+"""Trained networks at work on single photos of any size: restore and read them, pass weights on.
 
 Maps and tree are always those of the whole photo, scaled to the size that the semantic branch was
 trained at; the generator sees every pixel, of a large photo in overlapping tiles (specification
@@ -29,11 +28,11 @@ from s3e.data.photos import SHORTEST
 from s3e.evaluation.images import PROTOCOL
 from s3e.evaluation.score import STRIDE
 from s3e.inference.photos import (
+    Photograph,
     check_folder,
     find_photos,
     for_each,
     plan_results,
-    read_photo,
     say,
     write_photo,
 )
@@ -44,6 +43,7 @@ from s3e.utils import S3EError, atomic_write, read_json, write_file
 
 DEMONSTRATION = Path(__file__).parents[1] / "weights"
 VOCABULARY = "01_data_blurring/all/vocabulary.json"
+FINISHED = "05_co_training/full-s*/done.json"
 GENERATORS = {  # variant -> its weights in a store of runs
     "baseline": "06_ablation/baseline-s{}/generator.safetensors",
     "full": "05_co_training/full-s{}/generator.safetensors",
@@ -104,8 +104,15 @@ class Restorer:
     """
 
     def __init__(self, store: Path, device: str):
-        run = min(store.glob("05_co_training/full-s*/done.json"))
-        settings = read_json(run.with_name("params.json"))["config"]
+        seeds = [int(run.parent.name.removeprefix("full-s")) for run in store.glob(FINISHED)]
+        if not seeds:
+            raise S3EError(
+                f"{store}: no weights there; give a store of runs with a finished co-training, such"
+                " as runs/laptop (made by: python run_all.py), or a folder made by `python -m s3e"
+                " weights export`."
+            )
+        first = store / GENERATORS["full"].format(min(seeds))
+        settings = read_json(first.with_name("params.json"))["config"]
         self.config = Config.model_validate(settings)
         own = (store / VOCABULARY).is_file()  # or words, labels and captioner are of another store
         self.captioned = store if own else Path(settings["semantics_from"])
@@ -124,12 +131,6 @@ class Restorer:
         Raises `S3EError` where there are no weights, or damaged ones (when they are first used).
         """
         store = DEMONSTRATION if folder is None else Path(folder).expanduser().resolve()
-        if not any(store.glob("05_co_training/full-s*/done.json")):
-            raise S3EError(
-                f"{store}: no weights there; give a store of runs with a finished co-training, such"
-                " as runs/laptop (made by: python run_all.py), or a folder made by `python -m s3e"
-                " weights export`."
-            )
         try:
             return cls(store, device)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -172,9 +173,11 @@ class Restorer:
         restored in tiles that fade into each other, with a progress bar. Raises `S3EError` for an
         unknown variant and a tile that `_cut` refuses.
         """
+        _check(photo)
         generator = self.generator(variant)
-        maps = self.read(photo).tree.maps if maps is None else maps
-        maps = maps.to(self.device).flatten(1, 2)
+        if variant == "full":
+            maps = self.read(photo).tree.maps if maps is None else maps
+            maps = maps.to(self.device).flatten(1, 2)
         height, width = photo.shape[:2]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         image = F.pad(to_tensor(np.array(photo)[None]), padding, "reflect")
@@ -184,7 +187,8 @@ class Restorer:
         total, weights = torch.zeros_like(image), torch.zeros_like(image)
         for rows, columns in tqdm(tiles, "tiles", leave=False, disable=len(tiles) == 1):
             piece = image[..., rows, columns].to(self.device)
-            restored = generator(piece, _maps_of(maps, photo.shape, rows, columns)).cpu()
+            below = _maps_below(maps, photo, rows, columns) if variant == "full" else None
+            restored = generator(piece, below).cpu()
             weight = torch.outer(_fade(rows), _fade(columns)) if len(tiles) > 1 else 1
             total[..., rows, columns] += weight * restored
             weights[..., rows, columns] += weight
@@ -281,11 +285,11 @@ def _fade(place: slice) -> Tensor:
     return torch.minimum(rising, rising.flip(0)).clamp(max=OVERLAP)
 
 
-def _maps_of(maps: Tensor, photo: tuple[int, ...], rows: slice, columns: slice) -> Tensor:
-    """The part of maps (1 x M x h x w, of a whole photo) below a tile, which may end beyond it."""
-    (high, down), (wide, right) = (
+def _maps_below(maps: Tensor, photo: np.ndarray, rows: slice, columns: slice) -> Tensor:
+    """The part of a photo's maps (1 x M x h x w) below a tile, which may end beyond the photo."""
+    (high, down), (wide, right) = (  # sides and middle of the tile; the photo's are 1 and 0
         ((part.stop - part.start) / side, (part.stop + part.start) / side - 1)
-        for part, side in zip((rows, columns), photo, strict=False)
+        for part, side in zip((rows, columns), photo.shape[:2], strict=True)
     )
     if high == wide == 1:
         return maps
@@ -318,8 +322,7 @@ def export_weights(store: Path, to: Path) -> int:
         means = pd.read_csv(table).query("split == 'test'").groupby("severity", sort=False)
         parts += [f"## {table.parent.name}: means over the test images"]
         parts += [means.mean(numeric_only=True).to_markdown(floatfmt=".3f")]
-    with atomic_write(to / "README.md") as temporary:
-        temporary.write_text("\n\n".join([*parts, PROTOCOL]) + "\n", encoding="utf-8")
+    write_file(to / "README.md", "\n\n".join([*parts, PROTOCOL]) + "\n")
     print(f"{to} is ready")
     return 0
 
@@ -327,12 +330,12 @@ def export_weights(store: Path, to: Path) -> int:
 def deblur_photos(
     photos: Sequence[Path],
     output: Path,
-    overwrite: bool = False,
-    weights: Path | None = None,
-    variant: str = "full",
-    caption: bool = False,
-    tree: bool = False,
-    tile: int = TILE,
+    overwrite: bool,
+    weights: Path | None,
+    variant: str,
+    caption: bool,
+    tree: bool,
+    tile: int,
 ) -> int:
     """`python -m s3e deblur`: restore photos; print and write captions and trees, if asked for.
 
@@ -343,28 +346,26 @@ def deblur_photos(
     jobs, problems = plan_results(photos, output, beside, overwrite)
     _cut(0, tile)
     restorer = Restorer.load(weights)
-    restorer.generator(variant), restorer.semantics("full")  # damaged ones end the command here
+    restorer.generator(variant)  # damaged weights end the command here
+    if beside or variant == "full":
+        restorer.semantics("full")
     say(restorer.about)
 
-    def restore(path: Path) -> None:
-        photo, (result, *facts) = read_photo(path), jobs[path]
-        reading = restorer.read(photo.pixels)
-        maps = reading.tree.maps
+    def restore(photo: Photograph, result: Path, *facts: Path) -> None:
+        reading = restorer.read(photo.pixels) if facts else None
+        maps = reading.tree.maps if reading else None
         restored = restorer.restore(photo.pixels, variant, maps, tile)
         write_photo(restored, photo, result)
-        print(result, f"({', '.join(photo.notes)})" if photo.notes else "", flush=True)
+        print(f"{result} ({', '.join(photo.notes)})" if photo.notes else result, flush=True)
         for file in facts:
-            about = {"photo": path.name, "weights": restorer.about, "reader": "full"}
+            about = {"photo": photo.path.name, "weights": restorer.about, "reader": "full"}
             write_file(file, about | _described(reading, caption, tree))
 
     return for_each(jobs, restore, problems)
 
 
 def caption_photos(
-    photos: Sequence[Path],
-    weights: Path | None = None,
-    tree: bool = False,
-    json: Path | None = None,
+    photos: Sequence[Path], weights: Path | None, tree: bool, json: Path | None
 ) -> int:
     """`python -m s3e caption`: print captions and trees of photos; `json`: a new file for all.
 
@@ -385,12 +386,12 @@ def caption_photos(
         say("these weights have no captioner, so 'full' reads the photos")
     everything: dict[str, Any] = {}
 
-    def read(path: Path) -> None:
-        reading = restorer.read(read_photo(path).pixels, reader)
-        print(path)
-        everything[str(path)] = _described(reading, True, tree)
+    def read(photo: Photograph) -> None:
+        reading = restorer.read(photo.pixels, reader)
+        print(photo.path)
+        everything[str(photo.path)] = _described(reading, True, tree)
 
-    code = for_each(found, read, problems)
+    code = for_each(dict.fromkeys(found, ()), read, problems)
     if json:
         write_file(json, {"weights": restorer.about, "reader": reader, "photos": everything})
     return code
