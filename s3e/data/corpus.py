@@ -198,7 +198,7 @@ class Corpus:
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """uint8 N x H x W x 3 -> float32 N x 3 x H x W in [-1, 1]."""
-    tensor = torch.from_numpy(np.array(images, order="C")).permute(0, 3, 1, 2)
+    tensor = torch.from_numpy(np.require(images, requirements="CW")).permute(0, 3, 1, 2)
     return tensor.float().div_(127.5).sub_(1.0)
 
 
