@@ -84,7 +84,6 @@ def test_every_verb_hands_its_arguments_to_a_function_that_is_there(monkeypatch)
         "caption P",
         "data check D",
         "data prepare D",
-        "data download coco",
         "weights export S --to D",
         "report check",
         "report build",
