@@ -148,13 +148,13 @@ class Study:
     def claim(self) -> None:
         """Note whose store this is; `S3EError` if another data folder of that name has it."""
         mark = self.root / "data.json"
-        owner = read_json(mark) if mark.is_file() else self.data
+        owner = read_json(mark)["data"] if mark.is_file() else self.data
         if owner != self.data and Path(owner).is_dir():
             raise S3EError(
                 f"{self.root} holds the runs of {owner}, not of {self.data}: rename one of the two,"
                 " or set S3E_RUNS and S3E_FIGURES."
             )
-        write_file(mark, self.data)
+        write_file(mark, {"data": self.data})
 
     def command(self, **options: list) -> str:
         """The command line that runs this study, with further options; empty ones are left out."""
