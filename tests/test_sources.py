@@ -113,6 +113,7 @@ def test_captions_are_cleaned_and_at_most_five(coco):
     assert first[0] == "a dog runs" and len(first) == 5
 
 
+VAL = {"id": 21, "file_name": "000021.jpg"}, {"image_id": 21, "caption": "a dog"}
 GONE = "image 1: its photo .* is not there"
 BROKEN_RECORDS = [
     (lambda i, t: i[0].pop("id"), r"images\[0\]: the key 'id': Field required"),
@@ -121,6 +122,10 @@ BROKEN_RECORDS = [
     (lambda i, t: (i[0].update(id="a\ud800"), t[0].update(image_id="a\ud800")), "do not print"),
     (lambda i, t: i.append(3), r"images\[20\]: Input should be a valid dictionary"),
     (lambda i, t: i.append(i[0]), r"image 1: it is listed twice"),
+    (
+        lambda i, t: (i.append(VAL[0]), t.append(VAL[1])),
+        r"train.json: image 21: it is listed twice",
+    ),
     (lambda i, t: t[0].pop("caption"), r"annotations\[0\]: the key 'caption': Field required"),
     (lambda i, t: t[0].update(caption=5), r"annotations\[0\]: the key 'caption': Input"),
     (lambda i, t: t[0].update(caption="\n"), r"image 1: the caption is empty"),
@@ -142,7 +147,7 @@ def test_a_broken_record_is_named_and_skipped(coco, change, message):
     (coco / "images" / "folder.jpg").mkdir()
     change_captions(coco, change)
     source = read_source(coco)
-    assert names_problem(source, f"{coco}.*{message}") and sizes(source)[0] >= 19
+    assert names_problem(source, f"{coco}.*{message}") and sizes(source)[0] in (19, 20)
     texts = [text for row in source.images["captions"] for text in row]
     assert all(text.isprintable() and text for text in texts)
 
@@ -165,15 +170,6 @@ def test_separately_numbered_files_keep_both_photos(coco):
     change_captions(coco, renumber, "val")
     source = whole(coco)
     assert len(source.images) == 32 and {"train/1", "1"} <= {*source.images["id"]}
-
-
-def test_a_photo_of_val_is_not_trained_on(coco):
-    photo = {"id": 21, "file_name": "000021.jpg"}
-    text = {"image_id": 21, "caption": "a dog"}
-    change_captions(coco, lambda images, texts: (images.append(photo), texts.append(text)))
-    source = read_source(coco)
-    assert names_problem(source, "train.json: image 21: it is listed twice")
-    assert sizes(source)[0] == 20
 
 
 NO_JSON, NO_LAYOUT = "is not valid JSON", "not in COCO-captions layout"
@@ -260,23 +256,20 @@ CHANGES = st.lists(st.tuples(PATHS, st.sampled_from("sdc"), VALUES), max_size=4)
 
 def mutate(content, changes):
     """Set, delete or copy some values of a JSON document, found by following index paths."""
-    content = copy.deepcopy(content)
+    whole = [copy.deepcopy(content)]
     for path, action, value in changes:
-        node, parent, key = content, None, None
+        parent, key = whole, 0
         for step in path:
-            if isinstance(node, dict | list) and node:
+            if isinstance(node := parent[key], dict | list) and node:
                 keys = sorted(node) if isinstance(node, dict) else range(len(node))
                 parent, key = node, keys[step % len(node)]
-                node = parent[key]
-        if parent is None:
-            content = value
+        if action == "s" or parent is whole or (action == "c" and isinstance(parent, dict)):
+            parent[key] = value
         elif action == "d":
             del parent[key]
-        elif action == "c" and isinstance(parent, list):
-            parent.append(copy.deepcopy(node))
         else:
-            parent[key] = value
-    return content
+            parent.append(copy.deepcopy(parent[key]))
+    return whole[0]
 
 
 @pytest.fixture(scope="module", params=["annotations/captions_train.json", "dataset_coco.json"])
