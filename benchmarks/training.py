@@ -40,11 +40,7 @@ DATA = {
     "model.embed_at": [0],
 }
 STEADY = {"runtime.save_every": 1000, "runtime.log_every": 1000, "train_c.schedule": "constant"}
-GPU = {
-    "runtime.device": "cuda",
-    "runtime.precision": "bf16",
-    "runtime.tf32": True,
-}
+GPU = {"runtime.device": "cuda", "runtime.precision": "bf16"}
 
 
 def settings(chosen: argparse.Namespace) -> Config:
@@ -118,7 +114,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--profile", default="laptop", choices=("laptop", "paper"))
-    parser.add_argument("--gpu", action="store_true", help="bf16 and tf32 on a GPU")
+    parser.add_argument("--gpu", action="store_true", help="bf16 on a GPU")
     parser.add_argument("--batch", type=int, default=0, help="images a step (paper on the CPU: 2)")
     parser.add_argument(
         "--steps", type=int, default=0, help="steps a turn (default: 20; paper on the CPU: 2)"

@@ -151,26 +151,19 @@ class Loss(Section):
 class Training(Section):
     """One training: steps, images a step, learning rates and how they fall.
 
-    A step's `batch` may be cut into `accumulate` parts that follow each other in memory. `warmup`:
-    steps over which the rate rises from 0. `clip` limits single gradients, `clip_norm` the norm of
-    all of a network's. Every `validate_every` steps (0: never) a part of validation is scored.
+    `clip` limits single gradients, `clip_norm` the norm of all of a network's. Every
+    `validate_every` steps (0: never) a part of validation is scored.
     """
 
     steps: PositiveInt
     batch: int = Field(16, ge=2)
-    accumulate: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-3
     semantics_learning_rate: NonNegativeFloat = 1e-4
     schedule: Literal["constant", "linear", "half_linear", "cosine"] = "linear"
-    warmup: NonNegativeInt = 0
     sharp_share: float = Field(0.0, ge=0, le=1)
     clip: NonNegativeFloat = 0.0
     clip_norm: NonNegativeFloat = 0.0
     validate_every: NonNegativeInt = 0
-
-    def broken_rules(self) -> Iterator[str]:
-        if self.batch % self.accumulate or self.batch // self.accumulate < 2:
-            yield f"accumulate must divide batch = {self.batch} into parts of at least 2 images"
 
 
 class Evaluation(Section):
@@ -187,17 +180,13 @@ class Runtime(Section):
 
     `devices`: processes that share one training, each with a part of every batch, on a GPU of its
     own or on the CPU. `precision`: 32 bits; bf16 (autocast; the gradient penalty stays in 32); 64
-    for tests. `explosion`: a loss term that grows to so many times its usual size stops the
-    training. `save_every` and `explosion` never change what is computed; the rest may, in the last
-    digits.
+    for tests. `save_every` never changes what is computed; the rest may, in the last digits.
     """
 
     threads: PositiveInt = 1
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     devices: PositiveInt = 1
     precision: Literal["32", "bf16", "64"] = "32"
-    tf32: bool = False
-    explosion: float = Field(1e4, gt=1)
     save_every: PositiveInt = 100
     log_every: PositiveInt = 20
 
@@ -205,9 +194,6 @@ class Runtime(Section):
         if self.save_every % self.log_every:
             multiple = "runtime.save_every must be a multiple of runtime.log_every"
             yield f"{multiple}, so that no log row is lost"
-
-
-TRAININGS = ("train_tree", "train_a1", "train_a2", "train_b", "train_c")
 
 
 class Config(Section):
@@ -248,14 +234,10 @@ class Config(Section):
     def broken_rules(self) -> Iterator[str]:
         if self.data.source == "scenes" and self.blur.severity == "released":
             yield "blur.severity = 'released' does not fit scenes: choose severe"
-        for name in TRAININGS:
-            training: Training = getattr(self, name)
-            parts = f"{training.accumulate} x {self.runtime.devices}"
-            if training.batch % (training.accumulate * self.runtime.devices):
-                yield (
-                    f"{name}.batch = {training.batch} cannot be cut into {name}.accumulate x"
-                    f" runtime.devices = {parts} equal parts"
-                )
+        parts = f"runtime.devices = {self.runtime.devices} equal parts"
+        for name, section in self:
+            if isinstance(section, Training) and section.batch % self.runtime.devices:
+                yield f"{name}.batch = {section.batch} cannot be cut into {parts}"
 
     def fallbacks(self) -> list[str]:
         """What is replaced because a file of weights is not given; every output says so."""

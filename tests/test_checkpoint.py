@@ -40,10 +40,8 @@ class Toy(Trainer):
     def step(self, number):
         self.before = {name: value.clone() for name, value in self.layer.state_dict().items()}
         self.ids = [f"image{number}", "other"]
-        parts = range(self.settings.accumulate)
-        losses = [self.layer(torch.randn(4, self.width)).square().mean() for _ in parts]
-        terms = [{"pixel": self.spoil(number, loss)} for loss in losses]
-        return self.optimizer_step(self.optimizers["adam"], terms)
+        loss = self.spoil(number, self.layer(torch.randn(4, self.width)).square().mean())
+        return self.optimizer_step(self.optimizers["adam"], {"pixel": loss})
 
     def run(self):
         self.fit()
@@ -136,13 +134,13 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 
 
 def test_a_nan_stops_before_it_is_learned(tmp_path):
-    toy = Toy(tmp_path, spoil=at(5, not_a_number), accumulate=2)
+    toy = Toy(tmp_path, spoil=at(5, not_a_number))
     message = r"'toy' diverged at step 5: loss 'pixel' is nan .*images: image5, other.*toy.ckpt"
     with pytest.raises(S3EError, match=message):
         toy.run()
     assert same(toy.before, toy.layer.state_dict())
-    whole = Toy(tmp_path / "whole", accumulate=2).run()
-    assert same(Toy(tmp_path, accumulate=2).run(), whole), "the last good checkpoint is good"
+    whole = Toy(tmp_path / "whole").run()
+    assert same(Toy(tmp_path).run(), whole), "the last good checkpoint is good"
 
 
 def test_an_exploding_loss_stops(tmp_path):
@@ -172,9 +170,9 @@ def out_of_gpu_memory(loss):
 
 @pytest.mark.parametrize("fails", [out_of_memory, out_of_gpu_memory])
 def test_too_little_memory_names_what_to_lower(fails, tmp_path):
-    message = r"'toy' does not fit into memory with 8 images at a time .*accumulate .now 2"
+    message = r"'toy' does not fit into memory .*lower .*batch .now 16.*raise runtime.devices"
     with pytest.raises(S3EError, match=message):
-        Toy(tmp_path, spoil=at(0, fails), batch=16, accumulate=2).run()
+        Toy(tmp_path, spoil=at(0, fails), batch=16).run()
 
 
 def no_space(*_, **__):

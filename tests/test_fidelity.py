@@ -11,7 +11,7 @@ from s3e.config import load_config
 from s3e.evaluation.captions import METRICS
 from s3e.evaluation.collect import HUMAN, RANDOM
 from s3e.evaluation.fidelity import caption_tables, caption_variants, train_judge
-from s3e.training.stages import new_source
+from s3e.models.build import build_semantics
 from tests.conftest import TINY
 
 SHORT = {"train_tree.steps": 2, "train_a1.steps": 2, "train_tree.batch": 4, "train_a1.batch": 4}
@@ -38,7 +38,9 @@ def test_the_judge_has_a_seed_of_its_own_and_never_sees_blur(corpus, config, tmp
     }
     again = train_judge(tmp_path / "again", replace(corpus, **black), config)
     assert torch.equal(weights(judge), weights(again))
-    start = weights(new_source(config, corpus, "flat"))  # of notebook 03, before two small steps
+    start = weights(
+        build_semantics(config, corpus.sizes, "flat")
+    )  # of notebook 03, before two small steps
     assert ((weights(judge) - start).abs() < 0.01).float().mean() < 0.5
 
 
@@ -48,7 +50,7 @@ def test_every_variant_is_read_like_the_images_that_it_restored(corpus, config, 
             folder = tmp_path / "06_ablation" / f"{name}-s{seed}"
             folder.mkdir(parents=True)
             np.save(folder / "restored_test.npy", images)
-    judge, paths = new_source(config, corpus, "flat"), sorted(tmp_path.glob("0*/*"))
+    judge, paths = build_semantics(config, corpus.sizes, "flat"), sorted(tmp_path.glob("0*/*"))
     rows = caption_variants(judge, paths, corpus, config)
     said = {key: own.caption.tolist() for key, own in rows.groupby(["system", "seed"], sort=False)}
     assert list(said) == [("sharp", 0), ("blurred", 0)] + [

@@ -16,9 +16,9 @@ import torch.distributed as dist
 from s3e import models
 from s3e.config import load_config
 from s3e.data.prepare import prepare_corpus
-from s3e.models.build import build_critic, build_model
+from s3e.models.build import build_critic, build_model, build_semantics
 from s3e.training import checkpoint
-from s3e.training.stages import CoTraining, PretrainSemantics, new_source
+from s3e.training.stages import CoTraining, PretrainSemantics
 from s3e.utils import ROOT, S3EError
 from tests.test_resume import SMALL
 
@@ -103,7 +103,7 @@ def settings(stage, devices=1, **others):
 def trained(folder, corpus, config, stage, variant="baseline"):
     """Train a stage; its final weights."""
     if stage == "a2":
-        module = new_source(config, corpus, "tree")
+        module = build_semantics(config, corpus.sizes, "tree")
         losses = {"tree": True, "caption": True}
         PretrainSemantics(folder, "own", "a2", module, corpus, config, **losses).fit()
         return module.state_dict()
@@ -154,14 +154,6 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(name, corpus, 
     modules = checkpoint.read(tmp_path / "two" / "own.ckpt")["modules"]
     state = modules["source" if stage == "a2" else "model"]
     assert all(torch.equal(value, weights[key]) for key, value in state.items())
-
-
-@pytest.mark.parametrize("others", [{}, WGAN], ids=["lsgan", "wgan-gp"])
-def test_accumulated_parts_are_the_whole_batch(others, corpus, tmp_path):
-    trained(tmp_path / "one", corpus, settings("b", **others), "b")
-    parts = settings("b", **others, **{"train_b.accumulate": 2})
-    trained(tmp_path / "two", corpus, parts, "b")
-    assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_failing_process_names_the_reason(corpus, tmp_path):

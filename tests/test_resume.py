@@ -13,10 +13,10 @@ import torch
 from s3e.config import Config, load_config
 from s3e.data.corpus import load_corpus
 from s3e.data.prepare import prepare_corpus
-from s3e.models.build import build_critic, build_model
+from s3e.models.build import build_critic, build_model, build_semantics
 from s3e.training import checkpoint
 from s3e.training.loop import Trainer
-from s3e.training.stages import PHASES, CoTraining, PretrainSemantics, new_source
+from s3e.training.stages import PHASES, CoTraining, PretrainSemantics
 from s3e.utils import ROOT
 from tests.conftest import TINY
 
@@ -25,7 +25,7 @@ SMALL |= dict.fromkeys(("model.generator_width", "model.critic_width", "model.no
 SMALL |= dict.fromkeys(("model.word_width", "model.lstm_width", "model.attention_width"), 8)
 SMALL |= {"model.encoder_widths": [4, 4, 4, 4, 8], "runtime.save_every": 2, "runtime.log_every": 2}
 STEPS, KILLED = 8, 5
-MODERN = {"accumulate": 2, "clip_norm": 0.5, "schedule": "cosine", "warmup": 3, "validate_every": 2}
+MODERN = {"clip_norm": 0.5, "schedule": "cosine", "validate_every": 2}
 FALLING = {"schedule": "half_linear", "clip": 0.01, "validate_every": 2}
 
 
@@ -66,7 +66,10 @@ def train(case: Case, folder: Path, data: Path) -> dict:
     """Train a case from its start or its checkpoint; its weights."""
     config, corpus = case.config(), load_corpus(data)
     if case.stage in ("tree", "a1", "a2"):
-        module, losses = new_source(config, corpus, case.kind), {"tree": case.kind == "tree"}
+        module, losses = (
+            build_semantics(config, corpus.sizes, case.kind),
+            {"tree": case.kind == "tree"},
+        )
         args = module, corpus, config
         PretrainSemantics(folder, "own", case.stage, *args, **losses, caption=True).fit()
         return module.state_dict()
@@ -78,7 +81,7 @@ def train(case: Case, folder: Path, data: Path) -> dict:
 def pretrain(folder: Path, data: Path) -> dict:
     """The three phases that a variant with semantics of its own trains first."""
     config, corpus = Case("a1").config(), load_corpus(data)
-    source = new_source(config, corpus, "vectors")
+    source = build_semantics(config, corpus.sizes, "vectors")
     for phase in PHASES:
         args = source, corpus, config
         PretrainSemantics(folder, f"own_{phase}", phase, *args, tree=True, caption=True).fit()

@@ -22,7 +22,7 @@ from s3e.evaluation.captions import NODES, intervals, measure
 from s3e.evaluation.collect import HUMAN, RANDOM, describe, other_targets
 from s3e.evaluation.score import caption_images, node_counts
 from s3e.models.build import build_semantics, load_weights, save_weights
-from s3e.training.stages import PretrainSemantics, new_source
+from s3e.training.stages import PretrainSemantics
 from s3e.utils import rng
 
 OWN_SEED = 1000  # added to the study's seed
@@ -52,7 +52,7 @@ class Group(NamedTuple):
 def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
     """Train the judge on sharp images and write `judge.safetensors`; it is returned frozen."""
     own = config.model_copy(update={"seed": config.seed + OWN_SEED})
-    judge, task = new_source(own, corpus, "flat"), {"tree": False, "caption": True}
+    judge, task = build_semantics(own, corpus.sizes, "flat"), {"tree": False, "caption": True}
     for phase in ("tree", "a1"):
         PretrainSemantics(folder, f"judge_{phase}", phase, judge, corpus, own, **task).fit()
     save_weights(judge, folder / "judge.safetensors")

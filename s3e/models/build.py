@@ -40,10 +40,11 @@ def map_channels(config: Config, sizes: Sizes, kind: str | None) -> int:
 
 
 def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
-    """A semantic source of a kind (see `Variant`; its attribute `kind`).
+    """A fresh semantic source of a kind (see `Variant`; its attribute `kind`), from the seed.
 
     Raises `S3EError` for true label maps where there are none.
     """
+    seed_everything(config.seed, "semantics")
     model, maps = config.model, map_channels(config, sizes, kind)
     if kind in TRUTH and not sizes.categories:
         raise S3EError(
@@ -78,7 +79,8 @@ def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
 
 
 def build_generator(config: Config, maps: int) -> Generator | NAFNet:
-    """The deblurrer; `maps` channels can be embedded (0: the backbone alone)."""
+    """A fresh deblurrer from the seed; `maps` channels can be embedded (0: the backbone alone)."""
+    seed_everything(config.seed, "generator")
     model = config.model
     parts = {"width": model.generator_width, "map_channels": maps}
     parts |= model.model_dump(include={"blocks", "embed_at", "fuse"})
@@ -109,9 +111,7 @@ def build_perceptual(config: Config) -> PerceptualLoss | None:
 def build_model(config: Config, sizes: Sizes, variant: str) -> S3EDeblur:
     """The whole model of one variant, initialised from the configuration's seed."""
     rules = VARIANTS[variant]
-    seed_everything(config.seed, "semantics")
     semantics = None if rules.kind is None else build_semantics(config, sizes, rules.kind)
-    seed_everything(config.seed, "generator")
     generator = build_generator(config, map_channels(config, sizes, rules.kind))
     return S3EDeblur(generator=generator, semantics=semantics, rules=rules)
 

@@ -7,8 +7,8 @@ unbroken one.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -25,21 +25,20 @@ from s3e.models import average_gradients, rank, total, world
 from s3e.training import checkpoint, parallel
 from s3e.utils import S3EError, out_of_memory, seed_everything, write_file
 
-SMALLEST = 1e-2  # a mean loss below it counts as this when explosions are looked for
+EXPLOSION, SMALLEST = 1e4, 1e-2  # a loss may not be so many times its mean (or `SMALLEST`)
 VALIDATED = 256  # validation images at most that a validation looks at
 Terms = dict[str, Tensor]
 
 
 def rate(settings: Training, step: int) -> float:
-    """Factor of the learning rate at `step` (from 0 on): its schedule, after a linear warm-up."""
+    """Factor of the learning rate at `step` (from 0 on)."""
     done = step / settings.steps
-    factor = {
+    return {
         "constant": 1.0,
         "linear": 1 - done,
         "half_linear": min(1.0, 2 * (1 - done)),
         "cosine": (1 + math.cos(math.pi * done)) / 2,
     }[settings.schedule]
-    return factor * min(1.0, (step + 1) / settings.warmup) if settings.warmup else factor
 
 
 class Trainer:
@@ -95,11 +94,10 @@ class Trainer:
                 if not out_of_memory(error):
                     raise
                 why = (str(error) or type(error).__name__).splitlines()[0][:120]
-                batch, accumulate = self.settings.batch, self.settings.accumulate
                 raise S3EError(
-                    f"training '{self.name}' does not fit into memory with {batch // accumulate}"
-                    f" images at a time ({why}): raise its section's accumulate (now {accumulate}),"
-                    f" or lower its batch (now {batch}) or data.size."
+                    f"training '{self.name}' does not fit into memory ({why}): lower its section's"
+                    f" batch (now {self.settings.batch}) or data.size, or raise runtime.devices"
+                    f" (now {self.runtime.devices}), among which a batch is shared out."
                 ) from None
         self.milliseconds = 1000 * self.seconds / self.settings.steps
         return pd.DataFrame(self.rows)
@@ -137,35 +135,26 @@ class Trainer:
         seed_everything(*self.key, number, *([rank()] if world() > 1 else []))
         return self.step(number)
 
-    def optimizer_step(self, optimizer: Optimizer, parts: Iterable[Terms]) -> Terms:
-        """One step of an optimizer on the mean of `accumulate` parts; the means of their terms.
-
-        Parts are computed here, one after the other, so that only one is in memory.
-        """
-        settings, parts, means = self.settings, iter(parts), {}
-        optimizer.zero_grad(set_to_none=True)
-        for _ in range(settings.accumulate):
-            with self.autocast():
-                terms = next(parts)
-            self._check(terms)
-            (sum(terms.values()) / settings.accumulate).backward()
-            for name, value in terms.items():
-                means[name] = means.get(name, 0.0) + value.detach() / settings.accumulate
+    def optimizer_step(self, optimizer: Optimizer, terms: Terms) -> Terms:
+        """One step of an optimizer on the sum of loss terms; the terms as numbers."""
+        self._check(terms)
+        sum(terms.values()).backward()
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
         average_gradients(parameters)
-        if settings.clip:
-            nn.utils.clip_grad_value_(parameters, settings.clip)
-        if settings.clip_norm:
-            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        if self.settings.clip:
+            nn.utils.clip_grad_value_(parameters, self.settings.clip)
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         optimizer.step()
-        return means
+        optimizer.zero_grad()
+        return {name: value.detach() for name, value in terms.items()}
 
     def _check(self, terms: Terms) -> None:
-        """Raise `S3EError` where a term is not finite or `explosion` times its last logged mean."""
+        """Raise `S3EError` where a term is not finite or `EXPLOSION` times its last logged mean."""
         before = self.rows[-1] if self.rows else {}
         for name, value in zip(terms, torch.stack([*terms.values()]).tolist(), strict=True):
             mean = abs(before.get(name, math.inf))
-            if abs(value) <= self.runtime.explosion * max(mean, SMALLEST) and math.isfinite(value):
+            if abs(value) <= EXPLOSION * max(mean, SMALLEST) and math.isfinite(value):
                 continue
             raise S3EError(
                 f"training '{self.name}' diverged at step {self.number}: loss '{name}' is"
@@ -174,26 +163,24 @@ class Trainer:
                 f" from the last checkpoint, {self.checkpoint}."
             )
 
-    def drawn(self, *key: object) -> Callable[[int], list[Batch]]:
-        """A function of the step: this process's `accumulate` parts of the batch of that number.
+    def drawn(self, *key: object) -> Callable[[int], Batch]:
+        """A function of the step: this process's part of the batch of that number.
 
         The batch after it is loaded meanwhile.
         """
-        settings, pool, ahead = self.settings, ThreadPoolExecutor(1), {}
-        key, parts = (self.config.seed, *key), settings.accumulate
-        numbers, draw = range(rank() * parts, (rank() + 1) * parts), self.corpus.train.draw
-        cut = {"parts": parts * world()}
+        pool, ahead, draw = ThreadPoolExecutor(1), {}, self.corpus.train.draw
+        share = {"part": rank(), "parts": world()}
 
-        def load(step: int) -> list[Batch]:
-            args = settings.batch, self.severity, step, *key
-            return [draw(*args, part=number, **cut) for number in numbers]
+        def load(step: int) -> Future[Batch]:
+            args = self.settings.batch, self.severity, step, self.config.seed, *key
+            return pool.submit(draw, *args, **share)
 
-        def batches(step: int) -> list[Batch]:
-            batch = ahead.pop(step, None) or pool.submit(load, step)
-            ahead[step + 1] = pool.submit(load, step + 1)
-            return batch.result()
+        def batch(step: int) -> Batch:
+            now = ahead.pop(step, None) or load(step)
+            ahead[step + 1] = load(step + 1)
+            return now.result()
 
-        return batches
+        return batch
 
     def validation(self) -> Iterator[Batch]:
         """The first validation images, each once; the same in every process."""
@@ -217,7 +204,7 @@ class Trainer:
         networks = nn.ModuleDict(self.modules)
         modes = {part: part.training for part in networks.modules()}
         networks.eval()
-        with torch.set_grad_enabled(learn), self.autocast():
+        with torch.set_grad_enabled(learn):
             yield
         for part, mode in modes.items():
             part.training = mode

@@ -6,7 +6,6 @@ C on data without captions, with the tree and the encoder of a captioned study, 
 """
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ from s3e.models.semantics import S3EDeblur, SemanticOutput
 from s3e.training import parallel
 from s3e.training.loop import Terms, Trainer
 from s3e.training.losses import critic_terms, image_terms, semantic_terms
-from s3e.utils import S3EError, seed_everything
+from s3e.utils import S3EError
 
 PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
-Restored = tuple[Batch, Tensor, SemanticOutput | None]  # I_b and the rest, I_r, what was read
 
 
 class CoTraining(Trainer):
@@ -76,45 +74,39 @@ class CoTraining(Trainer):
         # Steps of the critic beyond its first one have images of their own.
         extra = self.loss.critic_steps - 1 if self.loss.adversarial else 0
         for place in range(number * extra, (number + 1) * extra):
-            self.critic_step(map(self.restored, self.critic_batches(place)))
+            with torch.no_grad():
+                batch, restored, _ = self.read_and_restore(self.critic_batches(place))
+            self.critic_step(batch, restored)
 
-        # Read and restore, once for both optimizers. A batch in several parts passes the model
-        # twice, one part after the other, so that gradients of one part alone are in memory.
-        parts = self.batches(number)
-        for_critic, restored = map(self.restored, parts), map(self.read_and_restore, parts)
-        if len(parts) == 1:
-            for_critic = restored = [*restored]
+        # Read and restore, once for both optimizers.
+        batch, restored, read = self.read_and_restore(self.batches(number))
 
         # Critic: L_D on sharp and restored images.
-        losses = self.critic_step(for_critic) if self.loss.adversarial else {}
+        losses = self.critic_step(batch, restored) if self.loss.adversarial else {}
 
         # Generator and semantics: L_total = L_ImD + L_tree + L_cap, one gradient step on the sum.
-        terms = (self.terms(*part) for part in restored)
+        terms = self.terms(batch, restored, read)
         return self.optimizer_step(self.optimizers["generator"], terms) | losses
 
-    def read_and_restore(self, batch: Batch) -> Restored:
+    def read_and_restore(self, batch: Batch) -> tuple[Batch, Tensor, SemanticOutput | None]:
         """The batch on the device, its restored images I_r, and what the semantics read in I_b."""
         batch = self.place(batch)  # I_b, I_s: B x 3 x H x W in [-1, 1]
-        with self.autocast():
-            read = self.model.read(batch)  # node maps M: B x 7D x 16 x 16; tree, words' context
-            restored = self.model.restore(batch.blurred, read)  # I_r: B x 3 x H x W
+        with self.autocast():  # I_r: B x 3 x H x W; node maps M: B x 7D x 16 x 16; tree; context
+            restored, read = self.model(batch)
         return batch, restored.to(batch.sharp.dtype), read
-
-    @torch.no_grad()
-    def restored(self, batch: Batch) -> Restored:
-        """The same, not to be differentiated."""
-        return self.read_and_restore(batch)
 
     def terms(self, batch: Batch, restored: Tensor, read: SemanticOutput | None) -> Terms:
         """L_total of a batch: L_ImD, and L_tree and L_cap where the variant has them."""
-        terms = image_terms(self.loss, self.critic, self.perceptual, restored, batch.sharp)
         losses = {"tree": self.rules.tree_loss, "caption": self.rules.caption_loss}
-        return terms | semantic_terms(self.loss, self.source, read, batch, **losses)
+        with self.autocast():
+            terms = image_terms(self.loss, self.critic, self.perceptual, restored, batch.sharp)
+            return terms | semantic_terms(self.loss, self.source, read, batch, **losses)
 
-    def critic_step(self, parts: Iterable[Restored]) -> Terms:
+    def critic_step(self, batch: Batch, restored: Tensor) -> Terms:
         """One step of the critic."""
         self.critic.requires_grad_(True)
-        terms = (critic_terms(self.loss, self.critic, *part[:2]) for part in parts)
+        with self.autocast():
+            terms = critic_terms(self.loss, self.critic, batch, restored)
         losses = self.optimizer_step(self.optimizers["critic"], terms)
         self.critic.requires_grad_(False)
         return losses
@@ -149,8 +141,7 @@ class PretrainSemantics(Trainer):
     def step(self, number: int) -> Terms:
         """One step of pretraining: read, terms, step; the losses."""
         share = self.settings.sharp_share * max(0.0, 1 - 2 * number / self.settings.steps)
-        terms = (self.terms(batch, share) for batch in self.batches(number))
-        return self.optimizer_step(self.optimizers["adam"], terms)
+        return self.optimizer_step(self.optimizers["adam"], self.terms(self.batches(number), share))
 
     def terms(self, batch: Batch, sharp_share: float = 0.0) -> Terms:
         """Weighted terms of what is read in a batch, of which a random share is shown sharp."""
@@ -159,8 +150,9 @@ class PretrainSemantics(Trainer):
         if sharp_share:
             sharp = batch.uniform("sharp") < sharp_share
             image = torch.where(sharp[:, None, None, None], batch.sharp, image)
-        read = self.source(image)
-        return semantic_terms(self.config.loss, self.source, read, batch, **self.losses)
+        with self.autocast():
+            read = self.source(image)
+            return semantic_terms(self.config.loss, self.source, read, batch, **self.losses)
 
     def validate(self) -> float:
         """Minus the mean loss."""
@@ -169,12 +161,6 @@ class PretrainSemantics(Trainer):
             loss += float(sum(self.terms(batch).values())) * len(batch.ids)
             count += len(batch.ids)
         return -loss / count
-
-
-def new_source(config: Config, corpus: Corpus, kind: str) -> nn.Module:
-    """A freshly initialised semantic source; the seed decides its weights."""
-    seed_everything(config.seed, "semantics")
-    return build_semantics(config, corpus.sizes, kind)
 
 
 def start_model(
@@ -215,7 +201,7 @@ def train(job: dict[str, Any]) -> None:
     corpus = load_corpus(job["corpus"], job["vocabulary"])
     folder, name, stage = Path(job["folder"]), job["name"], job["stage"]
     if stage in PHASES:
-        source = new_source(config, corpus, job["kind"])
+        source = build_semantics(config, corpus.sizes, job["kind"])
         args = source, corpus, config
         trainer = PretrainSemantics(folder, name, stage, *args, **job["losses"])
     else:
