@@ -35,28 +35,23 @@ def roll(items: Tensor) -> Tensor:
     """`items.roll(1, 0)` of the whole batch, of which each rank holds an equal part in its turn."""
     if world() == 1:
         return items.roll(1, 0)
-    start = rank() * len(items)
-    whole = items.new_zeros(world() * len(items), *items.shape[1:])
-    stop = start + len(items)
-    whole = total(torch.cat([whole[:start], items, whole[stop:]]))
-    return whole.roll(1, 0)[start:stop]
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(items)).roll(1, 0).chunk(world())[rank()]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the ranks (in one message).
+    """Replace each gradient by its mean over the ranks.
 
     Explicit rather than through DistributedDataParallel, whose hooks do not see the double backward
     of a gradient penalty.
     """
     if world() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= world()
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world()
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
