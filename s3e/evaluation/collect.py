@@ -69,11 +69,8 @@ def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
             if file.suffix == ".json":
                 frame = pd.DataFrame([read_json(file)])
             else:
-                columns = pd.read_csv(file, nrows=0).columns
-                text = TEXT if "id" in columns else []  # in a log, "caption" is a loss
-                missing = dict.fromkeys(columns.difference(text), ["", "nan"])
-                how = {"keep_default_na": False, "na_values": missing}
-                frame = pd.read_csv(file, dtype=dict.fromkeys(text, str), **how)
+                scores = "id" in pd.read_csv(file, nrows=0)  # in a log, "caption" is a loss
+                frame = pd.read_csv(file, converters=dict.fromkeys(TEXT, str) if scores else None)
             about = {"stage": run.stage, "variant": run.variant, "seed": run.seed}
             about = {name: value for name, value in about.items() if name not in frame}
             frames.append(frame.assign(**about, file=file.stem))

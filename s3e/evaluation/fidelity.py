@@ -7,7 +7,8 @@ validation images; it reads the test images once. Its captions are scored like a
 tree that the parser makes of them is compared with the image's, node by node.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,9 @@ from torch import nn
 from s3e.captions.parser import parse_caption
 from s3e.config import Config
 from s3e.data.corpus import Corpus
-from s3e.evaluation.captions import NODES, intervals, measure
+from s3e.evaluation.captions import NODES, CaptionSet, Pair, intervals, measure
 from s3e.evaluation.collect import HUMAN, RANDOM, describe, other_targets
-from s3e.evaluation.score import caption_images, node_counts
+from s3e.evaluation.score import node_counts, read_images
 from s3e.models.build import build_semantics, load_weights, save_weights
 from s3e.training.stages import PretrainSemantics
 from s3e.utils import rng
@@ -28,7 +29,7 @@ from s3e.utils import rng
 OWN_SEED = 1000  # added to the study's seed
 DEBLURRED_BY = ("baseline", "full", "oracle_map")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no variant was trained
-PROTOCOLS = {"all": 0, "other": 1}  # from which one on the references of an image count
+PROTOCOLS = ("all", "other")  # which captions of an image are references: from 0 or from 1 on
 NODE_COLUMNS = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
 JUDGED = "fidelity"  # the table of what the judge says
 PAIRS = (  # systems whose difference is of interest in `JUDGED`
@@ -73,8 +74,9 @@ def caption_variants(
         views.append((run.variant, "deblurred", run.seed, restored))
     frames = []
     for system, view, seed, images in views:
-        about = {"system": system, "input": view, "seed": seed}
-        frames.append(caption_images(judge, images, test, corpus, config, **about))
+        about = {"system": system, "input": view, "seed": seed, "split": "test", "id": test.ids}
+        texts = read_images(judge, images, config, corpus)["captions"]
+        frames.append(pd.DataFrame(about | {"caption": texts}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -92,7 +94,9 @@ def caption_deblurred(
             source = load_weights(build_semantics(config, corpus.sizes, "tree"), weights[run.seed])
             restored = np.load(run.path / "restored_test.npy")
             about = {"system": f"{run.variant} -> tree", "input": "deblurred", "seed": run.seed}
-            yield caption_images(source, restored, corpus.test, corpus, config, **about)
+            texts = read_images(source, restored, config, corpus)["captions"]
+            about |= {"split": "test", "id": corpus.test.ids, "caption": texts}
+            yield pd.DataFrame(about)
 
 
 def caption_tables(
@@ -109,64 +113,76 @@ def caption_tables(
     against the others. A third table, `JUDGED` + "_differences", has `PAIRS`, image by image and
     seed by seed: `reference` is the system that is subtracted.
     """
-    frame = pd.concat([_beside(own, corpus, table) for table, own in said.items()])
-    pairs, nodes, groups, rows = {}, {}, {}, []
-    for place, own in frame.groupby([*Group._fields, "seed"], sort=False):
-        pairs[place] = list(zip(own.caption, own.group, strict=True))
-        nodes[place] = own[NODE_COLUMNS]
-    for (*about, seed), item in measure(pairs).items():
-        table = np.hstack([item.table, nodes[*about, seed]])
-        groups.setdefault(Group(*about), {})[seed] = item._replace(table=table)
-    heard = {group.system: own for group, own in groups.items() if group.table == JUDGED}
-    for group, own in groups.items():
-        others = {"": own}  # the system that is subtracted -> seed -> its captions
-        if group.table == JUDGED:
-            others |= {b: heard[b] for a, b in PAIRS if a == group.system and b in heard}
-        for reference, other in others.items():
+    parts = [part for table, own in said.items() for part in _groups(own, corpus, table)]
+    measured = measure({(group, seed): pairs for group, seed, pairs, _ in parts})
+    groups: dict[Group, dict[int, CaptionSet]] = {}  # by seed
+    for group, seed, _, nodes in parts:
+        item = measured[group, seed]
+        both = item._replace(table=np.hstack([item.table, nodes]))
+        groups.setdefault(group, {})[seed] = both
+    rows = [
+        row for group, own in groups.items() for row in _rows(group, [*own.values()], resamples)
+    ]
+    judged = {group.system: group for group in groups if group.table == JUDGED}
+    for system, reference in PAIRS:
+        if system in judged and reference in judged:
+            own, minus = groups[judged[system]], groups[judged[reference]]
             if reference in UNTRAINED:
-                other = dict.fromkeys(own, other[0])
-            seeds = [seed for seed in own if seed in other]
-            sets, minus = ([part[seed] for seed in seeds] for part in (own, other))
-            found = intervals(sets, minus if reference else [], resamples) if seeds else {}
-            for metric, interval in found.items():
-                count = 0 if group.system in UNTRAINED else len(seeds)
-                about = {"reference": reference, "metric": metric, "seeds": count}
-                about |= {"images": len(sets[0].table), **interval._asdict()}
-                about["reason"] = sets[0].reason if np.isnan(interval.mean) else ""
-                rows.append(group._asdict() | about)
-    found = pd.DataFrame(rows)
-    names = found.pop("table") + np.where(found.reference == "", "", "_differences")
-    return dict(list(found.groupby(names, sort=False)))
+                minus = dict.fromkeys(own, minus[0])
+            seeds = [seed for seed in own if seed in minus]
+            sets, others = ([part[seed] for seed in seeds] for part in (own, minus))
+            group = judged[system]._replace(table=f"{JUDGED}_differences")
+            rows += _rows(group, sets, resamples, others, reference) if seeds else []
+    tables = pd.DataFrame(rows).groupby("table", sort=False)
+    return {table: own.drop(columns="table") for table, own in tables}
 
 
-def _beside(said: pd.DataFrame, corpus: Corpus, table: str) -> pd.DataFrame:
-    """The captions of a table, random and human ones, with references and counts of named nodes."""
+def _groups(
+    said: pd.DataFrame, corpus: Corpus, table: str
+) -> Iterator[tuple[Group, int, list[Pair], pd.DataFrame]]:
+    """Each group and seed of a table: captions with their references, counts of named nodes.
+
+    Random and human captions are added; images without a reference are left out.
+    """
     training = [text for texts in corpus.train.captions for text in texts]
-    frames, known = [said], []
+    keys = ["split", "system", "input", "seed"]
+    texts = {key: dict(zip(own.id, own.caption, strict=True))
+             for key, own in said.groupby(keys, sort=False)}  # fmt: skip
     for name in said.split.unique():
-        split, key, protocols = corpus.splits[name], name, list(PROTOCOLS)
-        if table == JUDGED:
-            several = min(map(len, split.captions)) > 1
-            key, protocols = table, ["other" if several else "all"]
+        split, key = corpus.splits[name], table if table == JUDGED else name
         draws = [rng("random caption", key, i).integers(len(training)) for i in split.ids]
-        both = {
-            (RANDOM, "none"): [training[draw] for draw in draws],
-            (HUMAN, "sharp"): [texts[0] for texts in split.captions],
-        }
-        for (system, view), texts in both.items():
-            about = {"system": system, "input": view, "split": name, "seed": 0}
-            frames.append(pd.DataFrame(about | {"id": split.ids, "caption": texts}))
-        targets = split.targets.numpy(), other_targets(corpus, split)
-        about = dict(zip(("target", "other"), map(list, targets), strict=True))
-        about |= {"split": name, "id": split.ids, "place": range(len(split.ids))}
-        for protocol in protocols:
-            group = [texts[PROTOCOLS[protocol] :] for texts in split.captions]
-            known.append(pd.DataFrame(about | {"references": protocol, "group": group}))
-    frame = pd.concat(frames).merge(pd.concat(known), on=["split", "id"])
-    human = frame.system == HUMAN
-    frame["target"] = frame.target.where(~human, frame.other)
-    frame = frame[frame.group.astype(bool) & ~(human & (frame.references == "all"))]
-    frame = frame.sort_values("place", kind="stable", ignore_index=True).assign(table=table)
-    trees = {text: corpus.labels.encode(parse_caption(text)) for text in frame.caption.unique()}
-    named = np.stack(frame.caption.map(trees).tolist())
-    return frame.join(node_counts(named, np.stack(frame.target.tolist())))
+        first = [group[0] for group in split.captions]
+        texts[name, RANDOM, "none", 0] = dict(
+            zip(split.ids, [training[i] for i in draws], strict=True)
+        )
+        texts[name, HUMAN, "sharp", 0] = dict(zip(split.ids, first, strict=True))
+    tree = cache(lambda text: corpus.labels.encode(parse_caption(text)))
+    for (name, system, view, seed), own in texts.items():
+        split, human = corpus.splits[name], system == HUMAN
+        targets = other_targets(corpus, split) if human else split.targets.numpy()
+        several = min(map(len, split.captions)) > 1
+        for start in [int(several)] if table == JUDGED else [0, 1]:
+            if human and start == 0:  # its caption is one of all
+                continue
+            known = [group[start:] for group in split.captions]
+            rows = [i for i, image in enumerate(split.ids) if image in own and known[i]]
+            pairs = [(own[split.ids[i]], known[i]) for i in rows]
+            if pairs:
+                nodes = node_counts(np.array([tree(text) for text, _ in pairs]), targets[rows])
+                group = Group(table, name, PROTOCOLS[start], system, view)
+                yield group, seed, pairs, nodes[NODE_COLUMNS]
+
+
+def _rows(
+    group: Group, sets: list[CaptionSet], resamples: int,
+    minus: Sequence[CaptionSet] = (), reference: str = "",
+) -> list[dict[str, str | float]]:  # fmt: skip
+    """Each metric of a group, one set a seed; where there is a reference, less those of `minus`."""
+    images, count = len(sets[0].table), 0 if group.system in UNTRAINED else len(sets)
+    return [
+        group._asdict()
+        | {"reference": reference, "metric": metric, "seeds": count, "images": images}
+        | interval._asdict()
+        | {"reason": sets[0].reason if np.isnan(interval.mean) else ""}
+        for metric, interval in intervals(sets, minus, resamples).items()
+    ]

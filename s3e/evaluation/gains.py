@@ -26,27 +26,29 @@ REFERENCES = {  # beside input and baseline
     "no_semantics_loss": ("shuffled",),
     "oracle_map": ("oracle_silhouette",),
 }
-LEAKAGE_PAIRS = (("full", "baseline"), ("full", "no_semantics_loss"))
-TEXTURE_PAIRS = (
-    *LEAKAGE_PAIRS,
-    ("oracle_map", "baseline"),
-    ("oracle_map", "oracle_silhouette"),
+TEXTURE_PAIRS = pd.DataFrame(
+    {
+        "variant": ["full", "full", "oracle_map", "oracle_map"],
+        "reference": ["baseline", "no_semantics_loss", "baseline", "oracle_silhouette"],
+    }
 )
+LEAKAGE_PAIRS = TEXTURE_PAIRS[:2]
 CELL = ["split", "severity", "metric"]
 ALPHA = 0.05
 P_VALUES = ["p_interval", "p_wilcoxon"]
 ONLY = "all others (on the suspected alone)"
-Tables = Iterator[tuple[dict[str, str], pd.DataFrame]]
+Labels = dict[str, Any]
+Labelled = Iterator[tuple[Labels, pd.DataFrame]]
 
 
 def image_scores(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     """Mean PSNR (dB) and SSIM: split, severity, metric, variant, mean, low, high, ..."""
-    rows = []
-    for cell, table in _tables(scores):
-        for variant in table.index.unique("variant"):
-            own = table.loc[variant].dropna(axis=1, how="all")  # the classical see some images only
-            rows.append(_row(cell | {"variant": variant}, own, resamples))
-    return pd.DataFrame(rows).drop(columns=P_VALUES)
+    own = (  # the classical methods see some images only
+        (cell | {"variant": variant}, table.loc[variant].dropna(axis=1, how="all"))
+        for cell, table in _tables(scores)
+        for variant in table.index.unique("variant")
+    )
+    return _frame(own, resamples).drop(columns=P_VALUES)
 
 
 def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
@@ -57,11 +59,7 @@ def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     same: "full" (against the baseline and its controls), "parts" (`full` against itself without a
     part), "variants" (the others), "oracles", "input". One seed has no `p_holm`: no claim.
     """
-    frame = pd.DataFrame(
-        _row(cell | pair, gain, resamples)
-        for cell, table in _tables(scores)
-        for pair, gain in _gains(table)
-    )
+    frame = _frame(_comparisons(scores), resamples)
     if frame.empty:
         return frame
     full = frame.variant == "full"
@@ -88,23 +86,22 @@ def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
     `input_low` and `input_high` are the bin's ends in dB; p-values are not corrected.
     """
-    rows = []
+    found = []
     for cell, table in _tables(scores[scores.metric == "psnr"]):
         quality = table.loc["blurred"].iloc[0].sort_values(kind="stable")
         for number, third in enumerate(np.array_split(np.arange(len(quality)), 3), 1):
             own = quality.iloc[third]
             ends = {"bin": number, "input_low": own.min(), "input_high": own.max()}
-            for pair, gain in _gains(table[own.index]):
-                rows.append(_row(cell | pair | ends, gain, resamples))
-    return pd.DataFrame(rows)
+            gains = _gains(cell, table[own.index])
+            found += [(labels | ends, gain) for labels, gain in gains]
+    return _frame(found, resamples)
 
 
 def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
     """Each seed's mean difference: split, severity, metric, variant, reference, seed, mean."""
     return pd.DataFrame(
-        {**cell, **pair, "seed": seed, "mean": mean}
-        for cell, table in _tables(scores)
-        for pair, gain in _gains(table)
+        labels | {"seed": seed, "mean": mean}
+        for labels, gain in _comparisons(scores)
         for seed, mean in gain.mean(axis=1).items()
     )
 
@@ -114,18 +111,22 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
 
     Empty where the data have no label maps; no rows where the gap's interval reaches zero.
     """
-    rows = []
+    found = []
     for cell, table in _tables(scores[scores.metric == "psnr"]):
-        known = {p["variant"]: g for p, g in _gains(table) if p["reference"] == "baseline"}
+        known = {
+            labels["variant"]: gain
+            for labels, gain in _gains(cell, table)
+            if labels["reference"] == "baseline"
+        }
         gap = known.pop("oracle_map", None)
-        if gap is None or not _row(cell, gap, resamples)["low"] > 0:
+        if gap is None or not _frame([(cell, gap)], resamples).low[0] > 0:
             continue
         for variant, gain in known.items():
             shared = gain.index.intersection(gap.index)
             if len(shared):
                 share = share_of_gap(gain.loc[shared], gap.loc[shared])
-                rows.append(_row(cell | {"variant": variant}, share, resamples))
-    return pd.DataFrame(rows).drop(columns=P_VALUES, errors="ignore").assign(metric="share")
+                found.append((cell | {"variant": variant}, share))
+    return _frame(found, resamples).drop(columns=P_VALUES, errors="ignore").assign(metric="share")
 
 
 def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
@@ -148,7 +149,7 @@ def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFram
     stays is owed to other things.
     """
     both = [category.assign(texture="category"), random.assign(texture="random")]
-    return _only(pd.concat(both), TEXTURE_PAIRS)
+    return pd.concat(both).merge(TEXTURE_PAIRS)
 
 
 def without_suspects(
@@ -159,25 +160,18 @@ def without_suspects(
     `found`: `collect.leakage_suspects`. Columns as there, and `left_out`, `photos`.
     """
     test = scores.query("split == 'test' and severity == @severity and metric == 'psnr'")
-    out = {"nothing": [], **{name: found.id[found[name]] for name in SUSPECTS}}
-    out["any of these"] = found.id[found[list(SUSPECTS)].any(axis=1)]
-    out[ONLY] = found.id[~found.id.isin(out["any of these"])]
+    either = found[list(SUSPECTS)].any(axis=1)
+    left_out = {"nothing": either & False, **found[list(SUSPECTS)], "any of these": either}
     frames = []
-    for name, ids in out.items():
-        left = test[~test.id.isin(ids)]
+    for name, chosen in (left_out | {ONLY: ~either}).items():
+        left = test[~test.id.isin(found.id[chosen])]
         if left.id.nunique() > 1:
-            own = _only(differences(left, resamples), LEAKAGE_PAIRS)
-            frames.append(own.assign(left_out=name, photos=len(ids)))
+            own = differences(left, resamples).merge(LEAKAGE_PAIRS)
+            frames.append(own.assign(left_out=name, photos=chosen.sum()))
     return pd.concat(frames, ignore_index=True)
 
 
-def _only(frame: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
-    """The differences of these (variant, reference)."""
-    found = pd.MultiIndex.from_frame(frame[["variant", "reference"]]).isin(pairs)
-    return frame[found].reset_index(drop=True)
-
-
-def _tables(scores: pd.DataFrame) -> Tables:
+def _tables(scores: pd.DataFrame) -> Labelled:
     """Split, severity and metric, and the table of their values, (variant, seed) x (id, video)."""
     for cell, part in scores.groupby(CELL):
         rows, columns = ["variant", "seed"], ["id", "video"]
@@ -185,8 +179,14 @@ def _tables(scores: pd.DataFrame) -> Tables:
         yield dict(zip(CELL, cell, strict=True)), table
 
 
-def _gains(table: pd.DataFrame) -> Tables:
-    """Variant, reference and their differences, seeds x images, of all comparisons asked for."""
+def _comparisons(scores: pd.DataFrame) -> Labelled:
+    """All that `_gains` finds in any split, severity and metric."""
+    for cell, table in _tables(scores):
+        yield from _gains(cell, table)
+
+
+def _gains(cell: Labels, table: pd.DataFrame) -> Labelled:
+    """Cell, variant, reference and their differences, seeds x images, of all comparisons wanted."""
     names = table.index.unique("variant")
     for variant in names.drop(list(UNTRAINED), errors="ignore"):
         for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):
@@ -195,15 +195,19 @@ def _gains(table: pd.DataFrame) -> Tables:
                 other = other.iloc[0] if reference in UNTRAINED else other
                 gain = (table.loc[variant] - other).dropna(how="all")
                 if len(gain):
-                    yield {"variant": variant, "reference": reference}, gain
+                    yield cell | {"variant": variant, "reference": reference}, gain
 
 
-def _row(labels: dict[str, Any], values: pd.DataFrame, resamples: int) -> dict[str, Any]:
-    """What `compare` finds in values seeds x (id, video), and how much stands behind it."""
-    if values.isna().any(axis=None):
-        names = ", ".join(map(str, labels.values()))
-        raise S3EError(f"{names}: not all saw the same images; run them again with one --data.")
-    videos = values.columns.get_level_values("video")
-    clusters = None if videos.is_unique else videos.to_numpy()
-    counts = {"seeds": len(values), "images": values.shape[1], "clusters": videos.nunique()}
-    return labels | compare(values.to_numpy(), clusters, resamples)._asdict() | counts
+def _frame(found: Iterable[tuple[Labels, pd.DataFrame]], resamples: int) -> pd.DataFrame:
+    """What `compare` finds in values seeds x (id, video), and how much stands behind it: rows."""
+    rows = []
+    for labels, values in found:
+        if values.isna().any(axis=None):
+            names = ", ".join(map(str, labels.values()))
+            raise S3EError(f"{names}: not all saw the same images; run them again with one --data.")
+        videos = values.columns.get_level_values("video")
+        clusters = None if videos.is_unique else videos.to_numpy()
+        interval = compare(values.to_numpy(), clusters, resamples)._asdict()
+        counts = {"seeds": len(values), "images": values.shape[1], "clusters": videos.nunique()}
+        rows.append(labels | interval | counts)
+    return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -89,22 +89,18 @@ GREY = np.array([0.299, 0.587, 0.114])  # the same from 0 to 255
 
 
 class Definition(NamedTuple):
-    """A metric as `habit` has it; `score` takes uint8 images (N, H, W, 3), restored and sharp."""
+    """A metric as `habit` has it: `score` of an image and the sharp one, the mean over images.
+
+    `convert`: what is scored instead of a uint8 image (H, W, 3); `pooled`: all images are scored as
+    one.
+    """
 
     name: str
     metric: str
-    score: Callable[[np.ndarray, np.ndarray], float]
     habit: str
-
-
-def each(score: Callable[..., float], seen: Callable = np.asarray, **options: Any) -> Callable:
-    """The mean over images of `score`, which is handed what `seen` makes of an image."""
-
-    def mean(restored: np.ndarray, sharp: np.ndarray) -> float:
-        pairs = zip(restored, sharp, strict=True)
-        return float(np.mean([score(seen(a), seen(b), **options) for a, b in pairs]))
-
-    return mean
+    score: Callable[[np.ndarray, np.ndarray], float]
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray
+    pooled: bool = False
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -115,55 +111,33 @@ def _luma(image: np.ndarray) -> np.ndarray:
     return np.repeat((16 + image @ LUMA)[..., None], 3, -1)
 
 
-SKIMAGE = partial(each, structural_similarity, channel_axis=-1)
-GAUSSIAN = {"gaussian_weights": True, "sigma": SIGMA}
-WANG = {**GAUSSIAN, "use_sample_covariance": False}
+def _unit(image: np.ndarray) -> np.ndarray:
+    return image / 255
+
+
+INSIDE = itemgetter(np.s_[BORDER:-BORDER, BORDER:-BORDER])
+PSNR, SSIM = partial(psnr, data_range=255), partial(ssim, data_range=255)  # of floats
+BOX = partial(structural_similarity, channel_axis=-1, data_range=255)
+GAUSSIAN = partial(BOX, gaussian_weights=True, sigma=SIGMA)
+RANGE_2 = partial(GAUSSIAN, use_sample_covariance=False, data_range=2.0)
 MEANS = partial(gaussian_filter, sigma=SIGMA, radius=WINDOW // 2)  # also at the border
-AROUND, THROUGH = partial(MEANS, mode="mirror", axes=(0, 1)), partial(MEANS, mode="nearest")
-INSIDE = np.s_[BORDER:-BORDER, BORDER:-BORDER]
-POOLED = lambda *stacks: psnr(*map(np.concatenate, stacks))  # noqa: E731
+AROUND = partial(_similarity, peak=255, means=partial(MEANS, mode="mirror", axes=(0, 1)))
+THROUGH = partial(_similarity, peak=255, means=partial(MEANS, mode="nearest"))
 DEFINITIONS = (
-    Definition("this suite", "psnr", each(psnr), "8-bit RGB, per image"),
-    Definition("pooled over images", "psnr", POOLED, "torchmetrics without `dim`"),
-    Definition("Y channel", "psnr", each(psnr, _luma, data_range=255), "super-resolution"),
+    Definition("this suite", "psnr", "8-bit RGB, per image", psnr),
+    Definition("pooled over images", "psnr", "torchmetrics without `dim`", psnr, pooled=True),
+    Definition("Y channel", "psnr", "super-resolution", PSNR, _luma),
+    Definition(f"border of {BORDER} px cropped", "psnr", "KAIR, super-resolution", psnr, INSIDE),
+    Definition("this suite", "ssim", "Wang et al.: Gaussian 11 x 11, per channel", ssim),
+    Definition("scikit-image default", "ssim", "7 x 7 box, sample covariance", BOX),
+    Definition("sample covariance", "ssim", "scikit-image with the Gaussian alone", GAUSSIAN),
     Definition(
-        f"border of {BORDER} px cropped",
-        "psnr",
-        each(psnr, itemgetter(INSIDE)),
-        "KAIR, super-resolution",
+        "floats, range 2", "ssim", "scikit-image's former default for floats", RANGE_2, _unit
     ),
-    Definition("this suite", "ssim", each(ssim), "Wang et al.: Gaussian 11 x 11, per channel"),
-    Definition(
-        "scikit-image default", "ssim", SKIMAGE(data_range=255), "7 x 7 box, sample covariance"
-    ),
-    Definition(
-        "sample covariance",
-        "ssim",
-        SKIMAGE(data_range=255, **GAUSSIAN),
-        "scikit-image with the Gaussian alone",
-    ),
-    Definition(
-        "floats, range 2",
-        "ssim",
-        SKIMAGE(lambda image: image / 255, data_range=2.0, **WANG),
-        "scikit-image's former default for floats",
-    ),
-    Definition(
-        "grey first",
-        "ssim",
-        each(ssim, _grey, data_range=255),
-        "8-bit grey, as image libraries convert",
-    ),
-    Definition("Y channel", "ssim", each(ssim, _luma, data_range=255), "super-resolution"),
-    Definition(
-        "border counted", "ssim", each(_similarity, peak=255, means=AROUND), "torchmetrics, kornia"
-    ),
-    Definition(
-        "through colour",
-        "ssim",
-        each(_similarity, peak=255, means=THROUGH),
-        "MATLAB ssim(rgb), NAFNet",
-    ),
+    Definition("grey first", "ssim", "8-bit grey, as image libraries convert", SSIM, _grey),
+    Definition("Y channel", "ssim", "super-resolution", SSIM, _luma),
+    Definition("border counted", "ssim", "torchmetrics, kornia", AROUND),
+    Definition("through colour", "ssim", "MATLAB ssim(rgb), NAFNet", THROUGH),
 )
 
 
@@ -181,11 +155,13 @@ def definition_scores(outputs: Mapping[str, np.ndarray], sharp: np.ndarray) -> p
 
     `outputs`: variant -> uint8 (N, H, W, 3); `sharp`: the same shape.
     """
-    rows = [
-        (variant, item.name, item.metric, item.score(restored, sharp))
-        for variant, restored in outputs.items()
-        for item in DEFINITIONS
-    ]
+    rows = []
+    for (variant, restored), item in itertools.product(outputs.items(), DEFINITIONS):
+        pairs = list(zip(restored, sharp, strict=True))
+        if item.pooled:
+            pairs = [(np.concatenate(restored), np.concatenate(sharp))]
+        values = [item.score(*map(item.convert, pair)) for pair in pairs]
+        rows.append((variant, item.name, item.metric, float(np.mean(values))))
     return pd.DataFrame(rows, columns=["variant", "definition", "metric", "value"])
 
 
@@ -226,28 +202,31 @@ def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
 
     Of each split at most the first `CLASSICAL_IMAGES`; pairs, whose blur is real, give no rows.
     """
-    frames = [pd.DataFrame(columns=[*LABELS, *METRICS])]
+    frames = []
     for severity, split in itertools.product(corpus.synthetic, (corpus.val, corpus.test)):
         rows = split.rows(severity)[:CLASSICAL_IMAGES]
         ids = [split.ids[row] for row in rows]
-        weighted = partial(wiener, balance=BALANCE[severity])
-        for name, method in {"wiener": weighted, "richardson_lucy": richardson_lucy}.items():
-            restored = deconvolve(split, severity, rows, method, config.blur)
+        for name, restored in deconvolve(split, severity, rows, config.blur).items():
             about = dict(zip(LABELS, (split.name, severity, name, 0, ids, ids), strict=True))
             frames.append(pd.DataFrame(about | score_batch(restored, split.sharp[rows])))
-    tall = pd.concat(frames[1:] or frames).melt(LABELS, METRICS, "metric")
-    return tall.astype({"seed": int, "value": float})
+    wide = pd.concat(frames) if frames else pd.DataFrame(columns=[*LABELS, *METRICS])
+    return wide.melt(LABELS, METRICS, "metric").astype({"seed": int, "value": float})
 
 
-def deconvolve(
-    split: Split, severity: str, rows: np.ndarray, method: Callable, blur: Blur
-) -> np.ndarray:
-    """Restore the images `rows` (n) of a split in linear light: uint8 n x H x W x 3."""
+def deconvolve(split: Split, severity: str, rows: np.ndarray, blur: Blur) -> dict[str, np.ndarray]:
+    """Restore the images `rows` (n) in linear light: {method: uint8 n x H x W x 3}."""
     ids, side = [split.ids[row] for row in rows], min(split.sharp.shape[1:3])
     kernels = kernels_for(ids, severity, side, blur.seed)[0]
     light = (split.blurred[severity][rows] / np.float32(255)) ** np.float32(blur.gamma)
-    restored = np.stack([method(*pair) for pair in zip(light, kernels, strict=True)])
-    return to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
+    pairs = list(zip(light, kernels, strict=True))
+    restored = {
+        "wiener": [wiener(*pair, BALANCE[severity]) for pair in pairs],
+        "richardson_lucy": [richardson_lucy(*pair) for pair in pairs],
+    }
+    return {
+        name: to_uint8(np.stack(images).clip(0, 1) ** (1 / blur.gamma), low=0.0)
+        for name, images in restored.items()
+    }
 
 
 def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:

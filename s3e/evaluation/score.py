@@ -94,36 +94,21 @@ def observe(
 
 
 def read_images(
-    source: nn.Module, images: np.ndarray, corpus: Corpus, config: Config, *, caption: bool = True
-) -> tuple[np.ndarray | None, list[str]]:
-    """Node classes N x 7 (None without a tree) and captions of uint8 images N x S x S x 3."""
+    source: nn.Module, images: np.ndarray, config: Config, corpus: Corpus | None = None
+) -> dict[str, np.ndarray]:
+    """What `observe` finds in uint8 images N x S x S x 3, read in batches."""
     parts = [
-        observe(source, to_tensor(part), config, corpus if caption else None)
+        observe(source, to_tensor(part), config, corpus)
         for part in np.array_split(images, -(-len(images) // config.evaluation.batch))
     ]
-    nodes = np.concatenate([p["nodes"] for p in parts]) if "nodes" in parts[0] else None
-    return nodes, [text for part in parts for text in part.get("captions", ())]
-
-
-def caption_images(
-    source: nn.Module, images: np.ndarray, split: Split, corpus: Corpus, config: Config,
-    *, tree: bool = False, **labels: str | int,
-) -> pd.DataFrame:  # fmt: skip
-    """What a source says of a split's images, a row each, as in `captions.csv`.
-
-    images: uint8 N x S x S x 3, sharp, blurred or restored; `tree`: with `node_counts` of its tree;
-    `labels`: columns system and input (what it read), and seed where the folder does not tell it.
-    """
-    predicted, said = read_images(source, images, corpus, config)
-    frame = pd.DataFrame(labels | {"split": split.name, "id": split.ids, "caption": said})
-    return frame.join(node_counts(predicted, split.targets.numpy())) if tree else frame
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def score_captioner(
     source: nn.Module, system: str, corpus: Corpus, config: Config, views: Collection[str],
     trees: Collection[str] = (),
 ) -> pd.DataFrame:  # fmt: skip
-    """`captions.csv`: `caption_images` of validation and test.
+    """`captions.csv`: a caption of each validation and test image, with `node_counts` of its tree.
 
     `views`: what is captioned, "sharp" or severities; `trees`: those of them whose tree is scored.
     """
@@ -131,8 +116,12 @@ def score_captioner(
     for name, view in itertools.product(SCORED, views):
         split = corpus.splits[name]
         images = split.sharp if view == "sharp" else split.blurred[view]
-        about = {"system": system, "input": view, "tree": view in trees}
-        frames.append(caption_images(source, images, split, corpus, config, **about))
+        found = read_images(source, images, config, corpus)
+        about = {"system": system, "input": view, "split": name, "id": split.ids}
+        frame = pd.DataFrame(about | {"caption": found["captions"]})
+        if view in trees:
+            frame = frame.join(node_counts(found["nodes"], split.targets.numpy()))
+        frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -227,10 +216,11 @@ def shown(corpus: Corpus, config: Config) -> Split:
     sharp = np.stack([photograph(name, config.data.size) for name in names])
     blurred = blur_batch(sharp, names, blur.severity, blur.seed, blur.gamma, blur.noise)[0]
     unknown = torch.full((len(names), 1, 7), IGNORE)
-    known = {"sharp": sharp, "blurred": {blur.severity: blurred}, "psnr": {}}
-    known |= {"words": unknown, "trees": unknown, "targets": unknown[:, 0]}
-    known |= {"name": "public", "ids": names, "captions": captions, "parses": []}
-    return replace(corpus.val, **known)
+    return replace(
+        corpus.val, name="public", ids=names, captions=captions, parses=[],
+        sharp=sharp, blurred={blur.severity: blurred}, psnr={},
+        words=unknown, trees=unknown, targets=unknown[:, 0],
+    )  # fmt: skip
 
 
 def write_samples(
@@ -241,28 +231,27 @@ def write_samples(
     views = corpus.severities if "released" in split.blurred else (config.blur.severity,)
     rows = split.apart(split.rows(*views))[: config.evaluation.samples]
     seed_everything(config.seed, "samples")
-    parts, records = [], []
+    parts = []
     for severity in views:
         batch = split.batch(rows, severity)
         seen = batch if isinstance(network, S3EDeblur) else batch.blurred
         found = observe(network, seen, config, corpus if caption else None)
-        texts = found.pop("captions", [None] * len(rows))
-        nodes = found.pop("nodes", [None] * len(rows))
-        for i, row in enumerate(rows):
-            records.append(
-                {
-                    "id": batch.ids[i],
-                    "references": split.captions[row],
-                    "caption": texts[i],
-                    "predicted": None if nodes[i] is None else node_names(nodes[i], corpus),
-                    "target": node_names(split.targets[row].tolist(), corpus),
-                }
-            )
         about = {"ids": np.array(batch.ids), "severity": np.full(len(rows), severity)}
         images = {"sharp": to_images(batch.sharp), "blurred": to_images(batch.blurred)}
         parts.append(about | images | found)
-    order = np.arange(len(records)).reshape(len(views), -1).T.ravel()  # image by image
+    order = np.arange(len(views) * len(rows)).reshape(len(views), -1).T.ravel()  # image by image
     arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+    texts, nodes = arrays.pop("captions", None), arrays.pop("nodes", None)
+    records = [
+        {
+            "id": split.ids[row],
+            "references": split.captions[row],
+            "caption": None if texts is None else str(texts[i]),
+            "predicted": None if nodes is None else node_names(nodes[i], corpus),
+            "target": node_names(split.targets[row].tolist(), corpus),
+        }
+        for i, row in enumerate(np.repeat(rows, len(views)))
+    ]
     with atomic_write(folder / "samples.npz") as temporary:
         np.savez_compressed(temporary, **arrays)
-    write_file(folder / "samples.json", [records[place] for place in order])
+    write_file(folder / "samples.json", records)

@@ -98,8 +98,9 @@ def crossed_bootstrap(
     `measure`: how often each unit (image or video) is drawn (resamples, units) -> values (...,
     seeds, resamples).
     """
-    drawn, step = draws(units, resamples, seed), max(1, CHUNK_CELLS // units)
-    parts = [measure(drawn[at : at + step].astype(float)) for at in range(0, resamples, step)]
+    drawn = draws(units, resamples, seed)
+    chunks = np.array_split(drawn, -(-drawn.size // CHUNK_CELLS))
+    parts = [measure(counts.astype(float)) for counts in chunks]
     weights = draws(seeds, resamples, seed + 1).T / max(1, seeds - 1)
     return (np.concatenate(parts, axis=-1) * weights).sum(-2)
 
