@@ -118,11 +118,11 @@ def caption_tables(
     groups: dict[Group, dict[int, CaptionSet]] = {}  # by seed
     for group, seed, _, nodes in parts:
         item = measured[group, seed]
-        both = item._replace(table=np.hstack([item.table, nodes]))
-        groups.setdefault(group, {})[seed] = both
-    rows = [
-        row for group, own in groups.items() for row in _rows(group, [*own.values()], resamples)
-    ]
+        item = item._replace(table=np.hstack([item.table, nodes]))
+        groups.setdefault(group, {})[seed] = item
+    rows = []
+    for group, own in groups.items():
+        rows += _rows(group, list(own.values()), resamples)
     judged = {group.system: group for group in groups if group.table == JUDGED}
     for system, reference in PAIRS:
         if system in judged and reference in judged:
@@ -131,8 +131,9 @@ def caption_tables(
                 minus = dict.fromkeys(own, minus[0])
             seeds = [seed for seed in own if seed in minus]
             sets, others = ([part[seed] for seed in seeds] for part in (own, minus))
-            group = judged[system]._replace(table=f"{JUDGED}_differences")
-            rows += _rows(group, sets, resamples, others, reference) if seeds else []
+            if seeds:
+                group = judged[system]._replace(table=f"{JUDGED}_differences")
+                rows += _rows(group, sets, resamples, others, reference)
     tables = pd.DataFrame(rows).groupby("table", sort=False)
     return {table: own.drop(columns="table") for table, own in tables}
 
@@ -145,32 +146,29 @@ def _groups(
     Random and human captions are added; images without a reference are left out.
     """
     training = [text for texts in corpus.train.captions for text in texts]
-    keys = ["split", "system", "input", "seed"]
-    texts = {key: dict(zip(own.id, own.caption, strict=True))
-             for key, own in said.groupby(keys, sort=False)}  # fmt: skip
+    keys, known = ["split", "system", "input", "seed"], {}
+    captions = {key: own.set_index("id").caption for key, own in said.groupby(keys, sort=False)}
     for name in said.split.unique():
         split, key = corpus.splits[name], table if table == JUDGED else name
         draws = [rng("random caption", key, i).integers(len(training)) for i in split.ids]
-        first = [group[0] for group in split.captions]
-        texts[name, RANDOM, "none", 0] = dict(
-            zip(split.ids, [training[i] for i in draws], strict=True)
-        )
-        texts[name, HUMAN, "sharp", 0] = dict(zip(split.ids, first, strict=True))
+        images = {"texts": split.captions, "target": split.targets.tolist()}
+        images["other"] = other_targets(corpus, split).tolist()
+        images = known[name] = pd.DataFrame(images, index=split.ids)
+        captions[name, RANDOM, "none", 0] = pd.Series([training[i] for i in draws], split.ids)
+        captions[name, HUMAN, "sharp", 0] = images.texts.str[0]
     tree = cache(lambda text: corpus.labels.encode(parse_caption(text)))
-    for (name, system, view, seed), own in texts.items():
-        split, human = corpus.splits[name], system == HUMAN
-        targets = other_targets(corpus, split) if human else split.targets.numpy()
-        several = min(map(len, split.captions)) > 1
+    for (name, system, view, seed), own in captions.items():
+        images = known[name].join(own.rename("caption"), how="inner")
+        several = images.texts.str.len().min() > 1
         for start in [int(several)] if table == JUDGED else [0, 1]:
-            if human and start == 0:  # its caption is one of all
+            chosen = images[images.texts.str.len() > start]
+            if chosen.empty or (system == HUMAN and start == 0):  # is one of all references
                 continue
-            known = [group[start:] for group in split.captions]
-            rows = [i for i, image in enumerate(split.ids) if image in own and known[i]]
-            pairs = [(own[split.ids[i]], known[i]) for i in rows]
-            if pairs:
-                nodes = node_counts(np.array([tree(text) for text, _ in pairs]), targets[rows])
-                group = Group(table, name, PROTOCOLS[start], system, view)
-                yield group, seed, pairs, nodes[NODE_COLUMNS]
+            pairs = list(zip(chosen.caption, chosen.texts.str[start:], strict=True))
+            targets = chosen.other if system == HUMAN else chosen.target
+            named = np.array([tree(text) for text in chosen.caption])
+            nodes = node_counts(named, np.array(targets.tolist()))[NODE_COLUMNS]
+            yield Group(table, name, PROTOCOLS[start], system, view), seed, pairs, nodes
 
 
 def _rows(

@@ -219,14 +219,12 @@ def deconvolve(split: Split, severity: str, rows: np.ndarray, blur: Blur) -> dic
     kernels = kernels_for(ids, severity, side, blur.seed)[0]
     light = (split.blurred[severity][rows] / np.float32(255)) ** np.float32(blur.gamma)
     pairs = list(zip(light, kernels, strict=True))
-    restored = {
-        "wiener": [wiener(*pair, BALANCE[severity]) for pair in pairs],
-        "richardson_lucy": [richardson_lucy(*pair) for pair in pairs],
-    }
-    return {
-        name: to_uint8(np.stack(images).clip(0, 1) ** (1 / blur.gamma), low=0.0)
-        for name, images in restored.items()
-    }
+    weighted = partial(wiener, balance=BALANCE[severity])
+    found = {}
+    for name, method in {"wiener": weighted, "richardson_lucy": richardson_lucy}.items():
+        restored = np.stack([method(*pair) for pair in pairs])
+        found[name] = to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
+    return found
 
 
 def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:

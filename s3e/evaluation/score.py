@@ -138,8 +138,8 @@ def score_deblurrer(
     for name, severity in itertools.product(SCORED, corpus.severities):
         kept = corpus.captioned and (name, severity) == ("test", trained)
         keep = folder / "restored_test.npy" if kept else None
-        how = {"nodes": reads and rules.tree_loss, "keep": keep}
-        tables.append(score_images(model, corpus.splits[name], severity, config, **how))
+        split, nodes = corpus.splits[name], reads and rules.tree_loss
+        tables.append(score_images(model, split, severity, config, nodes=nodes, keep=keep))
     scores = pd.concat(tables)
     write_file(folder / "scores.csv", scores)
     read = [scores.rename(columns={"severity": "input"})]
@@ -161,12 +161,12 @@ def score_images(
     tables, images, extents = [], [], np.asarray(split.extents[severity])
     for rows, restored, predicted in restore(model, split, severity, config):
         sharp, ids = split.sharp[rows], [split.ids[row] for row in rows]
-        about = {"split": split.name, "severity": severity, "id": ids}
         blurred = score_batch(split.blurred[severity][rows], sharp)
         inputs = {f"{name}_blurred": values for name, values in blurred.items()}
+        about = {"split": split.name, "severity": severity, "id": ids}
         scores = score_batch(restored, sharp) | inputs | {"extent": extents[rows]}
         table = pd.DataFrame(about | scores)
-        if nodes and predicted is not None:
+        if nodes:
             table = table.join(node_counts(predicted, split.targets[rows].numpy()))
         tables.append(table.set_index(rows))
         images += [restored] if keep else []

@@ -61,9 +61,8 @@ def compare(
         raise ValueError(
             "Bootstrap: values must be a finite, non-empty array (seeds, images) or (images,)."
         )
-    member = np.arange(table.shape[1])  # the cluster of each image, else the image itself
-    if clusters is not None:
-        member = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    units = range(table.shape[1]) if clusters is None else clusters
+    member = np.unique(units, return_inverse=True)[1]  # the unit of each image: itself or its video
     sums, sizes = np.array([np.bincount(member, row) for row in table]), np.bincount(member)
     seeds, units = sums.shape
     means = crossed_bootstrap(
