@@ -222,26 +222,24 @@ def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
     Both uint8, or both float with their `data_range` (1 for [0, 1], 2 for [-1, 1]): it is never
     guessed.
     """
-    peak = peak_value(restored, sharp, 3, data_range)
+    peak = peak_value(restored, sharp, data_range)
     error = np.mean(np.square(restored.astype(float) - sharp))
-    if not np.isfinite(error):
-        raise ValueError(
-            "psnr: an image contains NaN or infinity; the network that made it has diverged."
-        )
     return float(min(PSNR_CAP, 10 * np.log10(peak**2 / error))) if error else PSNR_CAP
 
 
-def peak_value(
-    restored: np.ndarray, sharp: np.ndarray, dimensions: int, data_range: float | None = None
-) -> float:
+def peak_value(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
     """The range of values of images that are scored; ValueError where they cannot be compared."""
     if restored.dtype != sharp.dtype or (restored.dtype != np.uint8 and data_range is None):
         kinds = f"{restored.dtype} and {sharp.dtype}"
         raise ValueError(
             f"Images must be uint8, not {kinds}: use to_uint8 first, or give floats a data_range."
         )
-    if restored.shape != sharp.shape or sharp.ndim != dimensions or sharp.shape[-1] != 3:
+    if restored.shape != sharp.shape or sharp.ndim != 3 or sharp.shape[-1] != 3:
         raise ValueError(
             f"Images must have one RGB shape in common, not {restored.shape} and {sharp.shape}."
+        )
+    if not (np.isfinite(restored).all() and np.isfinite(sharp).all()):
+        raise ValueError(
+            "An image contains NaN or infinity; the network that made it has diverged."
         )
     return 255 if data_range is None else data_range

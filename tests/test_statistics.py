@@ -1,6 +1,7 @@
 """Intervals and tests, validated by a small seeded simulation whose true difference is known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -85,8 +86,9 @@ def test_share_of_a_gap_covers_its_truth():
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]).tolist() == [1, 1]
+    found = holm(pd.Series([0.01, 0.04, 0.03, 0.005]))
+    assert found.tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(pd.Series([0.9, 0.8])).tolist() == [1, 1]
 
 
 def test_interval_of_one_seed_is_the_normal_one():

@@ -69,8 +69,11 @@ def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
             if file.suffix == ".json":
                 frame = pd.DataFrame([read_json(file)])
             else:
-                scores = "id" in pd.read_csv(file, nrows=0)  # in a log, "caption" is a loss
-                frame = pd.read_csv(file, converters=dict.fromkeys(TEXT, str) if scores else None)
+                columns = pd.read_csv(file, nrows=0).columns
+                text = TEXT if "id" in columns else []  # in a log, "caption" is a loss
+                missing = dict.fromkeys(columns.difference(text), ["", "nan"])
+                kinds = dict.fromkeys(text, str)
+                frame = pd.read_csv(file, dtype=kinds, keep_default_na=False, na_values=missing)
             about = {"stage": run.stage, "variant": run.variant, "seed": run.seed}
             about = {name: value for name, value in about.items() if name not in frame}
             frames.append(frame.assign(**about, file=file.stem))

@@ -19,8 +19,8 @@ from skimage.metrics import structural_similarity
 from skimage.restoration import wiener as skimage_wiener
 
 from s3e.blur import blur_image, convolve, kernels_for
-from s3e.config import Blur, Config
-from s3e.data.corpus import Corpus, Split
+from s3e.config import Config
+from s3e.data.corpus import Corpus
 from s3e.utils import PSNR_CAP, peak_value, psnr, to_uint8
 
 WINDOW, SIGMA = 11, 1.5  # taps and standard deviation of SSIM's Gaussian, in pixels
@@ -41,17 +41,12 @@ def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
 
     Both uint8, or both float with their `data_range`; else ValueError. Computed in float64.
     """
-    peak = peak_value(restored, sharp, 3, data_range)
+    peak = peak_value(restored, sharp, data_range)
     if min(sharp.shape[:2]) < WINDOW:
         raise ValueError(
             f"ssim: images of shape {sharp.shape} are smaller than the {WINDOW}-pixel window."
         )
-    value = _similarity(restored, sharp, peak, _window_means)
-    if not np.isfinite(value):
-        raise ValueError(
-            "ssim: an image contains NaN or infinity; the network that made it has diverged."
-        )
-    return value
+    return _similarity(restored, sharp, peak, _window_means)
 
 
 def _similarity(restored: np.ndarray, sharp: np.ndarray, peak: float, means: Callable) -> float:
@@ -72,7 +67,6 @@ def _window_means(plane: np.ndarray) -> np.ndarray:
 
 def score_batch(restored: np.ndarray, sharp: np.ndarray) -> dict[str, np.ndarray]:
     """Score uint8 images (N, H, W, 3) one by one: {"psnr": (N,) in dB, "ssim": (N,)}."""
-    peak_value(restored, sharp, 4)
     pairs = list(zip(restored, sharp, strict=True))
     return {name: np.array([score(*pair) for pair in pairs])
             for name, score in (("psnr", psnr), ("ssim", ssim))}  # fmt: skip
@@ -200,31 +194,23 @@ CLASSICAL_NOTE = (
 def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
     """The long frame of PSNR (dB) and SSIM of both methods on validation and test images.
 
-    Of each split at most the first `CLASSICAL_IMAGES`; pairs, whose blur is real, give no rows.
+    Both restore in linear light, of each split at most the first `CLASSICAL_IMAGES`; pairs, whose
+    blur is real, give no rows.
     """
-    frames = []
+    frames, blur = [], config.blur
     for severity, split in itertools.product(corpus.synthetic, (corpus.val, corpus.test)):
         rows = split.rows(severity)[:CLASSICAL_IMAGES]
-        ids = [split.ids[row] for row in rows]
-        for name, restored in deconvolve(split, severity, rows, config.blur).items():
+        ids, sharp = [split.ids[row] for row in rows], split.sharp[rows]
+        kernels = kernels_for(ids, severity, min(sharp.shape[1:3]), blur.seed)[0]
+        light = (split.blurred[severity][rows] / np.float32(255)) ** np.float32(blur.gamma)
+        weighted = partial(wiener, balance=BALANCE[severity])
+        for name, method in {"wiener": weighted, "richardson_lucy": richardson_lucy}.items():
+            restored = np.stack([method(*pair) for pair in zip(light, kernels, strict=True)])
+            restored = to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
             about = dict(zip(LABELS, (split.name, severity, name, 0, ids, ids), strict=True))
-            frames.append(pd.DataFrame(about | score_batch(restored, split.sharp[rows])))
+            frames.append(pd.DataFrame(about | score_batch(restored, sharp)))
     wide = pd.concat(frames) if frames else pd.DataFrame(columns=[*LABELS, *METRICS])
     return wide.melt(LABELS, METRICS, "metric").astype({"seed": int, "value": float})
-
-
-def deconvolve(split: Split, severity: str, rows: np.ndarray, blur: Blur) -> dict[str, np.ndarray]:
-    """Restore the images `rows` (n) in linear light: {method: uint8 n x H x W x 3}."""
-    ids, side = [split.ids[row] for row in rows], min(split.sharp.shape[1:3])
-    kernels = kernels_for(ids, severity, side, blur.seed)[0]
-    light = (split.blurred[severity][rows] / np.float32(255)) ** np.float32(blur.gamma)
-    pairs = list(zip(light, kernels, strict=True))
-    weighted = partial(wiener, balance=BALANCE[severity])
-    found = {}
-    for name, method in {"wiener": weighted, "richardson_lucy": richardson_lucy}.items():
-        restored = np.stack([method(*pair) for pair in pairs])
-        found[name] = to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
-    return found
 
 
 def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:

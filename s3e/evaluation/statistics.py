@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import scipy  # `scipy.stats` is loaded by its first use
 
 LEVEL = 0.95
@@ -108,8 +109,8 @@ def crossed_bootstrap(
 def draws(units: int, resamples: int, seed: int) -> np.ndarray:
     """How often each unit is drawn, uint8 (resamples, units): n - 1 of n units, or the one."""
     generator = np.random.default_rng([seed, units])
-    shares = np.full(units, 1 / units)
-    return generator.multinomial(max(1, units - 1), shares, resamples).astype(np.uint8)
+    counts = generator.multinomial(max(1, units - 1), np.full(units, 1 / units), resamples)
+    return counts.astype(np.uint8)
 
 
 def percentiles(means: np.ndarray, units: int) -> tuple[float, float]:
@@ -130,12 +131,10 @@ def seed_error(values: Sequence[float]) -> list[tuple[float, int]]:
     return [(scipy.stats.sem(values), len(values) - 1)] if len(values) > 1 else []
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: pd.Series) -> pd.Series:
     """p-values of a family, corrected for their number (Holm, 1979): same order, at most 1."""
-    values = np.asarray(p_values, float)
-    order = np.argsort(values, kind="stable")
-    raised = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    return np.minimum(raised, 1)[np.argsort(order)]
+    ranked = p_values.sort_values(kind="stable") * np.arange(len(p_values), 0, -1)
+    return ranked.cummax().clip(upper=1)[p_values.index]
 
 
 def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
