@@ -122,18 +122,17 @@ def caption_tables(
         groups.setdefault(group, {})[seed] = item
     rows = []
     for group, own in groups.items():
-        rows += _rows(group, list(own.values()), resamples)
+        rows += _rows(group, "", resamples, list(own.values()))
     judged = {group.system: group for group in groups if group.table == JUDGED}
     for system, reference in PAIRS:
         if system in judged and reference in judged:
             own, minus = groups[judged[system]], groups[judged[reference]]
             if reference in UNTRAINED:
                 minus = dict.fromkeys(own, minus[0])
-            seeds = [seed for seed in own if seed in minus]
-            sets, others = ([part[seed] for seed in seeds] for part in (own, minus))
-            if seeds:
+            pairs = [(item, minus[seed]) for seed, item in own.items() if seed in minus]
+            if pairs:
                 group = judged[system]._replace(table=f"{JUDGED}_differences")
-                rows += _rows(group, sets, resamples, others, reference)
+                rows += _rows(group, reference, resamples, *zip(*pairs, strict=True))
     tables = pd.DataFrame(rows).groupby("table", sort=False)
     return {table: own.drop(columns="table") for table, own in tables}
 
@@ -150,19 +149,18 @@ def _groups(
     captions = {key: own.set_index("id").caption for key, own in said.groupby(keys, sort=False)}
     for name in said.split.unique():
         split, key = corpus.splits[name], table if table == JUDGED else name
+        targets = {"target": split.targets.tolist(), "other": other_targets(corpus, split).tolist()}
+        known[name] = pd.DataFrame({"texts": split.captions, **targets}, split.ids)
         draws = [rng("random caption", key, i).integers(len(training)) for i in split.ids]
-        images = {"texts": split.captions, "target": split.targets.tolist()}
-        images["other"] = other_targets(corpus, split).tolist()
-        images = known[name] = pd.DataFrame(images, index=split.ids)
         captions[name, RANDOM, "none", 0] = pd.Series([training[i] for i in draws], split.ids)
-        captions[name, HUMAN, "sharp", 0] = images.texts.str[0]
+        captions[name, HUMAN, "sharp", 0] = known[name].texts.str[0]
     tree = cache(lambda text: corpus.labels.encode(parse_caption(text)))
     for (name, system, view, seed), own in captions.items():
+        several = known[name].texts.str.len().min() > 1
         images = known[name].join(own.rename("caption"), how="inner")
-        several = images.texts.str.len().min() > 1
         for start in [int(several)] if table == JUDGED else [0, 1]:
             chosen = images[images.texts.str.len() > start]
-            if chosen.empty or (system == HUMAN and start == 0):  # is one of all references
+            if chosen.empty or (system == HUMAN and start == 0):  # it is among all captions
                 continue
             pairs = list(zip(chosen.caption, chosen.texts.str[start:], strict=True))
             targets = chosen.other if system == HUMAN else chosen.target
@@ -172,14 +170,15 @@ def _groups(
 
 
 def _rows(
-    group: Group, sets: list[CaptionSet], resamples: int,
-    minus: Sequence[CaptionSet] = (), reference: str = "",
+    group: Group, reference: str, resamples: int,
+    sets: Sequence[CaptionSet], minus: Sequence[CaptionSet] = (),
 ) -> list[dict[str, str | float]]:  # fmt: skip
     """Each metric of a group, one set a seed; where there is a reference, less those of `minus`."""
-    images, count = len(sets[0].table), 0 if group.system in UNTRAINED else len(sets)
+    about = group._asdict() | {"reference": reference}
+    count = 0 if group.system in UNTRAINED else len(sets)
     return [
-        group._asdict()
-        | {"reference": reference, "metric": metric, "seeds": count, "images": images}
+        about
+        | {"metric": metric, "seeds": count, "images": len(sets[0].table)}
         | interval._asdict()
         | {"reason": sets[0].reason if np.isnan(interval.mean) else ""}
         for metric, interval in intervals(sets, minus, resamples).items()

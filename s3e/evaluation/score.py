@@ -57,7 +57,10 @@ def node_shares(counts: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Accuracies over all images of each group that have `node_counts`, and how many `images`."""
     groups = counts.reindex(columns=[*by, *COUNTS]).dropna().groupby(by, sort=False)
     sums = groups.sum()
-    shares = {s: sums[f"{n}_correct"] / sums[f"{n}_total"].clip(lower=1) for n, s in SHARES.items()}
+    shares = {
+        share: sums[f"{kind}_correct"] / sums[f"{kind}_total"].clip(lower=1)
+        for kind, share in SHARES.items()
+    }
     return pd.DataFrame(shares | {"images": groups.size()})
 
 
@@ -138,8 +141,8 @@ def score_deblurrer(
     for name, severity in itertools.product(SCORED, corpus.severities):
         kept = corpus.captioned and (name, severity) == ("test", trained)
         keep = folder / "restored_test.npy" if kept else None
-        split, nodes = corpus.splits[name], reads and rules.tree_loss
-        tables.append(score_images(model, split, severity, config, nodes=nodes, keep=keep))
+        nodes = reads and rules.tree_loss
+        tables.append(score_images(model, corpus.splits[name], severity, config, nodes, keep))
     scores = pd.concat(tables)
     write_file(folder / "scores.csv", scores)
     read = [scores.rename(columns={"severity": "input"})]
@@ -155,17 +158,17 @@ def score_deblurrer(
 
 def score_images(
     model: S3EDeblur, split: Split, severity: str, config: Config,
-    *, nodes: bool = False, keep: Path | None = None,
+    nodes: bool = False, keep: Path | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Rows of `scores.csv`, with `node_counts` if wanted; `keep`: where restored images go."""
     tables, images, extents = [], [], np.asarray(split.extents[severity])
     for rows, restored, predicted in restore(model, split, severity, config):
-        sharp, ids = split.sharp[rows], [split.ids[row] for row in rows]
-        blurred = score_batch(split.blurred[severity][rows], sharp)
-        inputs = {f"{name}_blurred": values for name, values in blurred.items()}
+        ids = [split.ids[row] for row in rows]
         about = {"split": split.name, "severity": severity, "id": ids}
-        scores = score_batch(restored, sharp) | inputs | {"extent": extents[rows]}
-        table = pd.DataFrame(about | scores)
+        scores = score_batch(restored, split.sharp[rows])
+        for name, values in score_batch(split.blurred[severity][rows], split.sharp[rows]).items():
+            scores[f"{name}_blurred"] = values
+        table = pd.DataFrame(about | scores | {"extent": extents[rows]})
         if nodes:
             table = table.join(node_counts(predicted, split.targets[rows].numpy()))
         tables.append(table.set_index(rows))
