@@ -94,11 +94,16 @@ def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
         raise S3EError(f"{path} cannot be written ({reason}): {remedy}.") from None
 
 
-def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list[Path], list[str]]:
-    """The photos that are named, each once, those of folders sorted; what is wrong with folders.
+def plan_results(
+    named: Sequence[Path], output: Path | None = None, beside: str = "", overwrite: bool = False
+) -> tuple[dict[Path, list[Path]], list[str]]:
+    """The photos that are named, each once, with the files of their results; what is left out.
 
-    Results in an `output` inside of a folder are no photos of it. Raises `S3EError` for a path that
-    does not exist and where nothing is left.
+    Those of folders are sorted; results in an `output` inside of a folder are no photos of it. A
+    result has the name of its photo, as a PNG where the photo's format is not written; `beside`:
+    end of the name of a second file; no `output`: no files. Raises `S3EError` for a path that does
+    not exist, where nothing is left, for an `output` that holds one of the photos or cannot be
+    written to, and for two results of one name.
     """
     found: dict[str, Path] = {}
     problems: list[str] = []
@@ -109,7 +114,7 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
         if path.is_dir():
             index = ImageIndex(path)
             problems += index.problems
-            files = [*index.photos.values()]
+            files = list(index.photos.values())
             if output and path.resolve() != output.resolve():
                 files = [file for file in files if file.parent.resolve() != output.resolve()]
         for file in files:
@@ -117,24 +122,13 @@ def find_photos(named: Sequence[Path], output: Path | None = None) -> tuple[list
     if not found:
         names = ", ".join(map(str, named))
         raise S3EError(f"{names}: no photo there; name photos or a folder that holds some.")
-    return list(found.values()), problems
-
-
-def plan_results(
-    named: Sequence[Path], output: Path, beside: str = "", overwrite: bool = False
-) -> tuple[dict[Path, list[Path]], list[str]]:
-    """The photos that are named, with the files for their results; what is left out, and why.
-
-    A result has the name of its photo, as a PNG where the photo's format is not written; `beside`:
-    end of the name of a second file. Raises `S3EError` as `find_photos`, for a folder that holds
-    one of the photos or cannot be written to, and for two results of one name.
-    """
-    photos, problems = find_photos(named, output)
+    if not output:
+        return dict.fromkeys(found.values(), []), problems
     check_folder(output)
     owners: dict[str, Path] = {}
     jobs = {}
-    for photo in photos:
-        if Path(os.path.realpath(photo)).parent == output.resolve():
+    for real, photo in found.items():
+        if Path(real).parent == output.resolve():
             raise S3EError(f"{photo} lies in {output}: give another folder for results with -o.")
         end = photo.suffix if photo.suffix.lower() in SAVED else ".png"
         files = [output / (photo.stem + name) for name in (end, beside) if name]

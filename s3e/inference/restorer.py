@@ -8,7 +8,7 @@ trained at; the generator sees every pixel, of a large photo in overlapping tile
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,12 @@ from s3e.evaluation.score import STRIDE
 from s3e.inference.photos import (
     Photograph,
     check_folder,
-    find_photos,
     for_each,
     plan_results,
     say,
     write_photo,
 )
-from s3e.models.build import build_generator, build_semantics, load_weights, map_channels
+from s3e.models.build import build_model, load_weights
 from s3e.models.encoders import GRID
 from s3e.models.tree import LEAVES, TreeOutput
 from s3e.utils import S3EError, atomic_write, read_json, write_file
@@ -44,13 +43,15 @@ from s3e.utils import S3EError, atomic_write, read_json, write_file
 DEMONSTRATION = Path(__file__).parents[1] / "weights"
 VOCABULARY = "01_data_blurring/all/vocabulary.json"
 FINISHED = "05_co_training/full-s*/done.json"
-GENERATORS = {  # variant -> its weights in a store of runs
-    "baseline": "06_ablation/baseline-s{}/generator.safetensors",
-    "full": "05_co_training/full-s{}/generator.safetensors",
-}
-READERS = {
-    "full": "05_co_training/full-s{}/semantics.safetensors",
-    "captioner": "03_train_captioner/s{}/tree_captioner.safetensors",
+NETWORKS = {  # part of the model -> variant or reader -> its weights in a store of runs
+    "generator": {
+        "baseline": "06_ablation/baseline-s{}/generator.safetensors",
+        "full": "05_co_training/full-s{}/generator.safetensors",
+    },
+    "semantics": {
+        "full": "05_co_training/full-s{}/semantics.safetensors",
+        "captioner": "03_train_captioner/s{}/tree_captioner.safetensors",
+    },
 }
 TILE = 1536  # pixels of a tile's side: about 0.6 GiB of memory at width 16
 OVERLAP = 128  # pixels that neighbouring tiles share at least; there one fades into the other
@@ -104,25 +105,25 @@ class Restorer:
     """
 
     def __init__(self, store: Path, device: str):
-        seeds = [int(run.parent.name.removeprefix("full-s")) for run in store.glob(FINISHED)]
-        if not seeds:
+        ended = {
+            int(done.parent.name.removeprefix("full-s")): done for done in store.glob(FINISHED)
+        }
+        if not ended:
             raise S3EError(
                 f"{store}: no weights there; give a store of runs with a finished co-training, such"
                 " as runs/laptop (made by: python run_all.py), or a folder made by `python -m s3e"
                 " weights export`."
             )
-        first = store / GENERATORS["full"].format(min(seeds))
-        settings = read_json(first.with_name("params.json"))["config"]
+        settings = read_json(ended[min(ended)].with_name("params.json"))["config"]
         self.config = Config.model_validate(settings)
         own = (store / VOCABULARY).is_file()  # or words, labels and captioner are of another store
         self.captioned = store if own else Path(settings["semantics_from"])
-        words = read_vocabulary((self.captioned / VOCABULARY).parent)
-        self.words, self.labels, self.max_words = words
-        labels = len(self.labels.entities), len(self.labels.relations)
-        self.sizes = Sizes(len(self.words), *labels)
+        vocabulary = (self.captioned / VOCABULARY).parent
+        self.words, self.labels, self.max_words = read_vocabulary(vocabulary)
         self.store, self.device = store, device
-        self.variants, self.readers = self._finished(GENERATORS), self._finished(READERS)
-        self.generator, self.semantics = cache(self._generator), cache(self._semantics)
+        self.variants, self.readers = map(self._finished, NETWORKS.values())
+        self.generator = cache(partial(self._network, "generator", self.variants))
+        self.semantics = cache(partial(self._network, "semantics", self.readers))
 
     @classmethod
     def load(cls, folder: Path | str | None = None, device: str = "cpu") -> "Restorer":
@@ -183,7 +184,7 @@ class Restorer:
         image = F.pad(to_tensor(np.array(photo)[None]), padding, "reflect")
         # Each tile has statistics (normalisation, channel attention) of its own, as the patches of
         # the training had.
-        tiles = list(product(_cut(image.shape[2], tile), _cut(image.shape[3], tile)))
+        tiles = list(product(*(_cut(side, tile) for side in image.shape[2:])))
         total, weights = torch.zeros_like(image), torch.zeros_like(image)
         for rows, columns in tqdm(tiles, "tiles", leave=False, disable=len(tiles) == 1):
             piece = image[..., rows, columns].to(self.device)
@@ -230,7 +231,8 @@ class Restorer:
         """The photo, its shorter side of the training size, sides multiples of the stride."""
         _check(photo)
         size, step = self.config.data.size, self.config.data.size // GRID
-        steps = np.round(np.array(photo.shape[:2]) * size / min(photo.shape[:2]) / step)
+        sides = np.array(photo.shape[:2])
+        steps = np.round(sides * size / sides.min() / step)
         height, width = np.clip(steps * step, size, LONGEST * size).astype(int).tolist()
         return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
 
@@ -244,17 +246,14 @@ class Restorer:
                 found[name] = file
         return found
 
-    def _generator(self, variant: str) -> nn.Module:
-        maps = map_channels(self.config, self.sizes, "tree") if variant == "full" else 0
-        return self._loaded(build_generator(self.config, maps), self.variants, variant)
-
-    def _semantics(self, reader: str) -> nn.Module:
-        return self._loaded(build_semantics(self.config, self.sizes, "tree"), self.readers, reader)
-
-    def _loaded(self, network: nn.Module, files: Mapping[str, Path], name: str) -> nn.Module:
+    def _network(self, part: str, files: Mapping[str, Path], name: str) -> nn.Module:
+        """A part of the model with the weights of a variant or reader, ready for use."""
         if name not in files:
             raise S3EError(f"these weights have no '{name}'; choose one of {', '.join(files)}.")
-        return load_weights(network, files[name]).to(self.device).eval().requires_grad_(False)
+        sizes = Sizes(len(self.words), len(self.labels.entities), len(self.labels.relations))
+        model = build_model(self.config, sizes, "baseline" if name == "baseline" else "full")
+        network = load_weights(getattr(model, part), files[name])
+        return network.to(self.device).eval().requires_grad_(False)
 
 
 def _check(photo: np.ndarray) -> None:
@@ -377,7 +376,7 @@ def caption_photos(
         check_folder(json.parent)
         if json.exists():
             raise S3EError(f"{json} is there already: remove it or name another file.")
-    found, problems = find_photos(photos)
+    jobs, problems = plan_results(photos)
     restorer = Restorer.load(weights)
     reader = "captioner" if "captioner" in restorer.readers else "full"
     restorer.semantics(reader)
@@ -391,7 +390,7 @@ def caption_photos(
         print(photo.path)
         everything[str(photo.path)] = _described(reading, True, tree)
 
-    code = for_each(dict.fromkeys(found, ()), read, problems)
+    code = for_each(jobs, read, problems)
     if json:
         write_file(json, {"weights": restorer.about, "reader": reader, "photos": everything})
     return code
