@@ -59,7 +59,7 @@ class Token:
     text: str
     tag: str  # DET ADJ NUM POSS PRON REL SUB CONJ BE HAVE MODAL ADV PREP PUNCT NOUN VERB
     lemma: str
-    form: str = ""  # verbs: base, s, ing, ed; nouns: plural or ""
+    form: str = ""  # of verbs: base, s, ing, ed
 
     @property
     def finite(self) -> bool:
@@ -90,8 +90,7 @@ def _token(word: str, label: str, lemma: str, code: str) -> Token:
         return Token(word, tag, _LEMMAS.get(word, lemma), _FORMS.get(code[2], "base"))
     if tag == "NOUN":
         same = word in _PLURALS or word.endswith("er")  # HanTa: sunglass, surf
-        lemma = _LEMMAS.get(word, word if same else lemma.lower())
-        return Token(word, tag, lemma, "plural" if code == "NN2" and not same else "")
+        return Token(word, tag, _LEMMAS.get(word, word if same else lemma.lower()))
     return Token(word, tag, word)
 
 

@@ -29,7 +29,7 @@ NO_METEOR = "METEOR not run: {}"
 PLAIN = "{}; tokens by s3e.captions.tree.tokenize instead of the PTB tokeniser"
 NO_CIDER = "CIDEr not run: the document frequencies tell no images apart; score more images at once"
 SPICE_NOT_RUN = (
-    "SPICE not run: it needs a download of 384 MB without checksum and a Java between 8 and 13."
+    "SPICE not run: it needs a download of 385 MB without checksum and a Java between 8 and 13."
 )
 TINY, SMALL = 1e-15, 1e-9  # keep BLEU defined where nothing matches
 

@@ -81,7 +81,7 @@ def observe(
     (B x 7 x h x w); and captions, where `corpus` gives the words: texts by beam search, at most as
     long as the longest of training.
     """
-    network.to(config.runtime.device).eval()
+    network.to(config.runtime.device, torch.float32).eval()
     source, read, found = network, network(seen.to(config.runtime.device)), {}
     if isinstance(network, S3EDeblur):
         source, (restored, read) = network.semantics, read

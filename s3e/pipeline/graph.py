@@ -40,7 +40,8 @@ def notebook(stage: str) -> Path:
 def stage_named(text: str) -> str:
     """The name of a stage, given that or its number ("06"); raises `S3EError` that lists all."""
     for name in STAGES:
-        if text == name or name.split("_")[0] == text.zfill(2):
+        number = name.split("_")[0]
+        if text == name or text.zfill(len(number)) == number:
             return name
     raise S3EError(f"unknown stage '{text}'; stages: {', '.join(STAGES)}.")
 

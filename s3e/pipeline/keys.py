@@ -71,11 +71,11 @@ def _imports(source: str) -> set[str]:
 
 
 def _data_files(folder: Path, pattern: str = "[!.]*.*") -> dict[str, str]:
-    """Hashes of the data files in a folder of the package; of profiles.yaml the values count."""
+    """Hashes of the data files in a folder of the package; of settings and verbs the values count."""
     return {
         path.relative_to(PACKAGE.parent).as_posix(): file_digest(path)
         for path in folder.glob(pattern)
-        if path.suffix not in (".py", ".md") and path.name != "profiles.yaml"
+        if path.suffix not in (".py", ".md") and path.name not in ("profiles.yaml", "verbs.yaml")
     }
 
 

@@ -115,7 +115,7 @@ class Study:
     def settings(self) -> Record:
         """All settings, flat: {"loss.pixel": 100.0, ...}; weights count by their contents."""
         used = self.config.model_copy(update={"loss": self.config.loss.effective})
-        found = {}
+        found = {"pictures": used.pictures}
         for section, values in used.model_dump(mode="json").items():
             if isinstance(values, dict):
                 found |= {f"{section}.{name}": value for name, value in values.items()}

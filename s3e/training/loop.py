@@ -110,7 +110,8 @@ class Trainer:
         for number in tqdm(range(start, steps), self.name, total=steps, **bar):
             began, done = time.perf_counter(), number + 1
             window.append(self._step(number))
-            logged = done % self.runtime.log_every == 0 or done == steps
+            validated = every and (done % every == 0 or done == steps)
+            logged = validated or done % self.runtime.log_every == 0 or done == steps
             if logged:
                 self.rows.append({"step": done, **_mean(window)})
                 window = []
@@ -118,7 +119,7 @@ class Trainer:
             if not logged:
                 continue
             self._write_table("log", self.rows)
-            if every and (done % every == 0 or done == steps):
+            if validated:
                 with self.evaluating():
                     self.scores.append({"step": done, "score": self.validate()})
                 self._write_table("validation", self.scores)
@@ -204,10 +205,12 @@ class Trainer:
         networks = nn.ModuleDict(self.modules)
         modes = {part: part.training for part in networks.modules()}
         networks.eval()
-        with torch.set_grad_enabled(learn):
-            yield
-        for part, mode in modes.items():
-            part.training = mode
+        try:
+            with torch.set_grad_enabled(learn):
+                yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
 
     def _write_table(self, kind: str, rows: list[dict[str, float]]) -> None:
         path = self.folder / f"{kind}_{self.name}.csv"
