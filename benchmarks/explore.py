@@ -10,59 +10,51 @@ else.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
 from s3e.config import load_config
 from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
-from s3e.explore.widgets import RANGES, Examples, blur_lab, tree_lab
+from s3e.explore.widgets import Examples, laboratory, preset, shake
 from s3e.inference import Restorer
 from s3e.utils import set_threads
 
 SIZE, EVENTS = 256, 25
 
 
-def timed(events: Iterable[Callable[[], None]]) -> np.ndarray:
-    """Milliseconds that each event takes: by the clock, and of processor time (events, 2)."""
+def report(part: str, control: object, values: list) -> None:
+    """Give a control each value, and print how long that takes."""
     took = []
-    for event in events:
+    for value in values:
         clock, processor = time.perf_counter(), time.process_time()
-        event()
+        control.value = value
         took.append((time.perf_counter() - clock, time.process_time() - processor))
-    return 1e3 * np.array(took)
+    (clock, processor), worst = 1e3 * np.median(took, 0), 1e3 * np.max(took, 0)[0]
+    line = f"{clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f} ms"
+    print(f"{part:16} {control.description:18} {line}")
 
 
-def report(part: str, what: str, took: np.ndarray) -> None:
-    (clock, processor), worst = np.median(took, 0), took[:, 0].max()
-    print(
-        f"{part:16} {what:18} {clock:6.1f} ms (worst {worst:6.1f}), processor {processor:6.1f} ms"
-    )
-
-
-def assign(control: object, value: object) -> Callable[[], None]:
-    """An event: `control` gets `value`."""
-    return lambda: setattr(control, "value", value)
-
-
-def laboratory() -> None:
-    lab = blur_lab(photograph("astronaut", SIZE))
-    for name, (low, high, _) in RANGES.items():
-        places = np.linspace(low, high, EVENTS) if name != "seed" else np.arange(1, EVENTS)
-        events = (assign(lab.controls[name], value.item()) for value in places)
-        report("blur laboratory", name, timed(events))
+def shakes() -> None:
+    sliders = {name: (value / 2, 2 * value) for name, value in preset("moderate").items()}
+    sliders = {name: (low, min(high, 1.0)) for name, (low, high) in sliders.items()}
+    draw = partial(shake, photograph("astronaut", SIZE))
+    for control in laboratory(draw, **sliders).children[:-1]:
+        values = np.linspace(control.min, control.max, EVENTS)
+        report("blur laboratory", control, values.tolist())
 
 
 def trees() -> None:
     restorer = Restorer.load()
     scenes = make_split("test", EVENTS + 1, size=restorer.config.data.size)
-    found = tree_lab(Examples(restorer, {scene.id: scene.image for scene in scenes})).controls
-    chosen = (assign(found["photo"], scene.id) for scene in scenes[1:])
-    report("tree browser", "scene, read first", timed(chosen))
+    examples = Examples(restorer, {scene.id: scene.image for scene in scenes})
+    draw = partial(examples.trees, severity="severe", read_by="full")
+    [control, _] = laboratory(draw, photo=[*examples.photos]).children
+    report("tree browser", control, [*examples.photos][1:])
 
 
 if __name__ == "__main__":
     set_threads(load_config("laptop").runtime.threads, torch=True)
-    laboratory()
+    shakes()
     trees()

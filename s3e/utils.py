@@ -70,7 +70,7 @@ def write_file(path: Path | str, value: Any) -> None:
             np.save(temporary, value)
         elif kind == ".csv":
             value.to_csv(temporary, index=False)
-        elif isinstance(value, str):
+        elif kind != ".json" and isinstance(value, str):
             temporary.write_text(value, encoding="utf-8")
         else:
             options = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}

@@ -57,6 +57,19 @@ def at(bad, change):
     return lambda step, loss: change(loss) if step == bad else loss
 
 
+def test_interrupted_between_gradients_and_step_then_fitted_again(tmp_path, monkeypatch):
+    whole, toy = Toy(tmp_path / "whole").run(), Toy(tmp_path)
+
+    def stop(parameters):
+        if toy.number == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("s3e.training.loop.average_gradients", stop)
+        toy.fit()
+    assert same(toy.run(), whole)
+
+
 def not_a_number(loss):
     return loss * float("nan")
 

@@ -247,6 +247,18 @@ def test_limits_spread_pairs_over_the_videos_and_keep_their_windows(gopro, pairs
     assert (few.blurred["severe"][1:] == full.blurred["severe"][2::2]).all()
 
 
+def test_frames_without_numbers_are_released_and_never_severe(tmp_path):
+    gopro = write_gopro(tmp_path / "gopro")
+    for photo in gopro.glob("*/*/*/*.png"):
+        photo.rename(photo.with_stem(f"frame{photo.stem}"))
+    split = prepare_corpus(small(gopro, blur_severity="released"), tmp_path / "corpus").test
+    paths = [gopro / "test" / name.replace("/", "/blur/") for name in split.ids]
+    assert (
+        split.blurred["released"] == [load_photo(f"{path}.png", 32, 45) for path in paths]
+    ).all()
+    assert len(split) == 6 and "severe" not in split.blurred
+
+
 def test_videos_too_short_for_windows(tmp_path):
     counts = {"train/GOPR0001_07_00": 6, "train/GOPR0002_07_00": 6, "test/GOPR0003_07_00": 3}
     gopro = write_gopro(tmp_path / "gopro", counts)

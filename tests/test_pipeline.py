@@ -447,7 +447,7 @@ def test_a_store_belongs_to_one_data_folder_and_has_a_stable_name(tmp_path):
         claim(other)
     mine.rmdir()
     claim(other)
-    assert read_json(tmp_path / "store" / "data.json") == {"data": str(other)}
+    assert read_json(tmp_path / "store" / "store.json") == {"data": str(other)}
     assert Study("laptop").root.name == "laptop"
     random = {"data.texture": "random"}
     assert Study("study", overrides=random, seeds=[0]).root.name == "study+a8406f70"

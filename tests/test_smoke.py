@@ -250,7 +250,7 @@ def test_killed_in_co_training_it_goes_on_to_the_same_numbers(tmp_path, unbroken
     [folder] = tmp_path.glob(place)
     assert not (folder / "done.json").exists()
     assert run_all(environment_of(tmp_path), *LONG).returncode == 0
-    assert "cotrain: going on from step" in (folder / "notebook.ipynb").read_text()
+    assert "cotrain: resuming from step" in (folder / "notebook.ipynb").read_text()
     names = ("metrics.json", "scores.csv", "log_cotrain.csv")
     for name in (*names, "generator.safetensors", "semantics.safetensors"):
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name

@@ -130,7 +130,7 @@ def choose(source: Source, teacher: Source | None, config: Config, jobs: int) ->
         for split in ("val", "test"):
             readers.drop_alike(source, split, trained, teacher.root)
     if source.paired:
-        source.images["released"] = windows(source.images, 1)
+        source.images["released"] = [(path,) for path in source.images["blurred"]]
         source.images["severe"] = windows(source.images, config.blur.frames)
     kept = []
     for split, part in source.images.groupby("split"):
@@ -145,7 +145,8 @@ def windows(images: pd.DataFrame, frames: int) -> list[tuple[Path, ...] | None]:
     """For each pair the `frames` (odd) blurred frames around it; None near the ends of a video."""
     known = {(pair.sequence, pair.frame): pair.blurred for pair in images.itertuples()}
     steps = range(-(frames // 2), frames // 2 + 1)
-    found = [tuple(known.get((video, number + step)) for step in steps) for video, number in known]
+    places = zip(images["sequence"], images["frame"], strict=True)
+    found = [tuple(known.get((video, number + step)) for step in steps) for video, number in places]
     return [window if all(window) else None for window in found]
 
 
@@ -288,6 +289,8 @@ def prepare_photos(config: Config, jobs: int = 0) -> Path:
     name = f"{source.root.resolve().name}-{cache_key(config, source, teacher)}"
     folder = utils.RUNS / "cache" / name
     building = folder.with_name(f"{name}.part")
+    if folder.exists():  # also where it may not be written, or locked
+        return folder
     with disk_errors(folder, "choose another place by the variable S3E_RUNS"):
         with lock_file(folder.with_name(f".{name}.lock"), lambda _: None):
             if not folder.exists():

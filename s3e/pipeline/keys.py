@@ -9,6 +9,7 @@ import ast
 import json
 import re
 from functools import cache
+from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 
@@ -39,9 +40,11 @@ def _sources(stage: str) -> tuple[str, str]:
     for cell in cells:
         source = re.sub(r"(?m)^\s*[%!].*", "", "".join(cell["source"])) + "\n"
         tags = {*cell["metadata"].get("tags", [])}
+        if cell["cell_type"] != "code":
+            continue
         if "parameters" in tags:
             parameters += source
-        elif cell["cell_type"] == "code" and not tags & NOT_CODE:
+        elif not tags & NOT_CODE:
             code += source
     return parameters, code
 
@@ -71,7 +74,7 @@ def _imports(source: str) -> set[str]:
 
 
 def _data_files(folder: Path, pattern: str = "[!.]*.*") -> dict[str, str]:
-    """Hashes of the data files in a folder of the package; of settings and verbs the values count."""
+    """Hashes of the data files in a folder of the package; settings count by their values."""
     return {
         path.relative_to(PACKAGE.parent).as_posix(): file_digest(path)
         for path in folder.glob(pattern)
@@ -105,6 +108,8 @@ def code_parts(stage: str) -> dict[str, str]:
             found, more = _module(name)
             parts |= found
             waiting |= more
+    if "s3e.captions.tagger" in parts:  # its model decides trees
+        parts["HanTa"] = version("HanTa")
     return parts
 
 

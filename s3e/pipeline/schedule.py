@@ -250,13 +250,13 @@ class Cluster:
                     self._client = Client(dashboard_address=None, **own)
             else:
                 self._client = Client(address, timeout=PATIENCE)
+            self._client.run(check_worker, self._facts, root)
         except (OSError, ValueError) as error:
             raise S3EError(
                 f"--scheduler {address}: {error}; give the address that `dask scheduler` prints, or"
                 " local:N for N workers here."
             ) from None
         self._executor = self._client.get_executor(pure=False)
-        self._client.run(check_worker, self._facts, root)
 
     @property
     def free(self) -> list[dict[str, str]]:

@@ -147,7 +147,7 @@ class Study:
 
     def claim(self) -> None:
         """Note whose store this is; `S3EError` if another data folder of that name has it."""
-        mark = self.root / "data.json"
+        mark = self.root / "store.json"
         owner = read_json(mark)["data"] if mark.is_file() else self.data
         if owner != self.data and Path(owner).is_dir():
             raise S3EError(

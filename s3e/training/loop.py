@@ -139,6 +139,7 @@ class Trainer:
     def optimizer_step(self, optimizer: Optimizer, terms: Terms) -> Terms:
         """One step of an optimizer on the sum of loss terms; the terms as numbers."""
         self._check(terms)
+        optimizer.zero_grad()  # here: an interrupted step may have left gradients
         sum(terms.values()).backward()
         parameters = [item for group in optimizer.param_groups for item in group["params"]]
         average_gradients(parameters)
@@ -147,7 +148,6 @@ class Trainer:
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
         optimizer.step()
-        optimizer.zero_grad()
         return {name: value.detach() for name, value in terms.items()}
 
     def _check(self, terms: Terms) -> None:
