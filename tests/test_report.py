@@ -15,6 +15,7 @@ from s3e.captions.tree import TreeVocabulary
 from s3e.config import VARIANTS, load_config
 from s3e.evaluation import collect, fidelity, gains
 from s3e.evaluation.captions import METRICS
+from s3e.evaluation.images import definition_scores
 from s3e.report import diagram, plots, sheets, style, tables
 from s3e.utils import NOTEBOOKS, write_file
 
@@ -218,6 +219,15 @@ def test_tables_are_written_twice(frames, tmp_path):
         assert len(pd.read_csv(csv)) == len(table.data)
         text = md.read_text()
         assert text.startswith("**") and "| " in text and "paper" not in text.lower()
+
+
+def test_the_table_of_definitions_holds_numbers_and_words_alone():
+    shown = pictures_of(4)
+    scores = definition_scores({"blurred": shown[::-1], "full": shown // 2}, shown)
+    table = tables.study_table("tableA1_definitions", {"definitions": scores})
+    assert list(table.data)[:6] == [*scores, "habit", "agreement"]
+    assert not table.data.map(callable).any(axis=None)
+    assert table.cells["blurred input"].iloc[0] == f"{scores.value[0]:.2f}"
 
 
 def test_findings_speak_of_what_was_run(frames):

@@ -43,7 +43,8 @@ def run_study(
         parameters(run, force)
         run.parts  # noqa: B018 (so that what is wrong with a run is said before one starts)
     if status:
-        return show_status(runs)
+        show_status(runs)
+        return 0
     waiting = [run for run in runs if force or not run.result()]
     for run in waiting:
         run.require(coming=waiting)
@@ -121,13 +122,12 @@ def job_of(run: Run, force: bool) -> Job:
     }
 
 
-def show_status(runs: list[Run]) -> int:
-    """Print a line for each run: fresh or not, how long it took, and why; returns 0."""
+def show_status(runs: list[Run]) -> None:
+    """Print a line for each run: fresh or not, how long it took, and why."""
     for run in runs:
         state, why, seconds = run.state()
         took = "" if seconds is None else f"{seconds:.0f} s"
         print(f"{str(run):36} {state:8} {took:>8}  {why or run.why_skipped}".rstrip())
-    return 0
 
 
 def work(

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 
 from s3e.config import Config
 from s3e.pipeline import graph, keys
-from s3e.pipeline.study import Study
 from s3e.report.style import save
 from s3e.report.tables import WORDS
 from s3e.utils import (
@@ -277,19 +276,6 @@ def show_source(*names: str) -> Any:
         where = f"`{found.__module__}`, lines {first}-{first + len(lines) - 1}"
         parts.append(f"{where}\n\n```python\n{dedent(''.join(lines))}```")
     return Markdown("\n\n".join(parts))
-
-
-def state(
-    profile: str, data: str = "scenes", overrides: dict[str, Any] | None = None
-) -> pd.DataFrame:
-    """What is finished of a study: how many `runs` of each notebook have which state, and `why`.
-
-    No result is read but the runs' records. Raises `S3EError` for settings that cannot be used.
-    """
-    rows = [(run.stage, *run.state()[:2]) for run in Study(profile, data, overrides).runs]
-    frame = pd.DataFrame(rows, columns=["notebook", "state", "why"])
-    groups = frame.groupby(["notebook", "state"], sort=False, as_index=False)
-    return groups.agg(runs=("why", "size"), why=("why", "first"))
 
 
 def environment(config: Config) -> pd.DataFrame:

@@ -29,14 +29,10 @@ from s3e.report.style import (
     strengthened,
     styled,
     trajectory,
-    window_for,
 )
-from s3e.utils import psnr
+from s3e.utils import data_file, psnr
 
-SPEAKERS = {  # system in `captions.csv` -> its name in figure 7
-    "global": "global feature", "soft_attention": "soft attention", "tree": "S3-tree, before",
-    "full": "S3E-Deblur, after",
-}  # fmt: skip
+SPEAKERS = data_file("report/plots.toml")["speakers"]
 Images = Mapping[str, np.ndarray]  # view, severity or variant -> images (N, H, W, 3)
 Columns = Mapping[str, Sequence[np.ndarray | tuple[np.ndarray, str]]]  # title -> cells
 
@@ -130,8 +126,7 @@ def failures(
 
     Images as in `results`; returns those of the rows chosen, and words for each row.
     """
-    pairs = {name: zip(images, sharp, strict=True) for name, images in columns.items()}
-    scores = pd.DataFrame({name: [psnr(*pair) for pair in own] for name, own in pairs.items()})
+    scores = pd.DataFrame({name: [*map(psnr, images, sharp)] for name, images in columns.items()})
     rivals = scores.drop(columns=["blurred", *ORACLES], errors="ignore")
     gain = (scores.full - scores.baseline).nsmallest(count)
     apart = (rivals.max(axis=1) - rivals.min(axis=1)).nlargest(count)
@@ -214,8 +209,9 @@ def shakes(shown: Mapping[str, tuple[np.ndarray, int, np.ndarray, np.ndarray]]) 
     """
     lines = []
     for path, seen, kernel, photo in shown.values():
-        moved = path - path[:seen].mean()
-        window = window_for(moved)
+        moved = (path - path[:seen].mean()).view(float).reshape(-1, 2)
+        side = max(2 * np.abs(moved).max() + 3, 16)
+        window = int(2 ** np.ceil(np.log2(side))) + 1  # odd, as kernels are
         drawn = trajectory(moved, seen, window), kernel_image(kernel, window)
         lines.append([*((image, f"{window} px wide") for image in drawn), spectrum(photo), photo])
     titles = ("camera path (dot: start)", "kernel", "log spectrum", "blurred photo")

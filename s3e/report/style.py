@@ -95,22 +95,15 @@ def lit(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
 
 
 def trajectory(path: np.ndarray, seen: int, window: int) -> np.ndarray:
-    """A camera path (complex, pixels) in `window` x `window` pixels; a dot marks its start.
+    """A camera path (n, 2), in pixels, in `window` x `window` pixels; a dot marks its start.
 
     The first `seen` samples, which the shutter sees, are coloured.
     """
     canvas = np.full((2 * SIDE, 2 * SIDE, 3), 255, np.uint8)
-    points = np.stack([path.real, path.imag], 1) / window + 0.5
-    points = np.rint(2 * SIDE * points).astype(np.int32)
+    points = np.rint(2 * SIDE * (path / window + 0.5)).astype(np.int32)
     cv2.polylines(canvas, [points], False, (190, 190, 190), 3, cv2.LINE_AA)
     cv2.polylines(canvas, [points[:seen]], False, (213, 94, 0), 5, cv2.LINE_AA)
     return cv2.circle(canvas, points[0].tolist(), 10, (0, 0, 0), -1, cv2.LINE_AA)
-
-
-def window_for(path: np.ndarray) -> int:
-    """Pixels (odd) at a side of the square that shows a path: a power of two and one."""
-    reach = 2 * max(np.abs(path.real).max(), np.abs(path.imag).max()) + 3
-    return int(2 ** np.ceil(np.log2(max(reach, 16)))) + 1
 
 
 def kernel_image(kernel: np.ndarray, window: int) -> np.ndarray:

@@ -148,7 +148,8 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 def definitions(frame: pd.DataFrame) -> pd.DataFrame:
     """PSNR and SSIM by every definition, and whether it ranks variants as ours does."""
-    habits = pd.DataFrame(DEFINITIONS).rename(columns={"name": "definition"}).drop(columns="score")
+    words = [item[:3] for item in DEFINITIONS]
+    habits = pd.DataFrame(words, columns=["definition", "metric", "habit"])
     alike = agreement(frame).map("{:.2f}".format).replace("nan", DASH).rename("agreement")
     frame = frame.merge(habits).join(alike, on=["metric", "definition"])
     value = dict.fromkeys(("mean", "low", "high"), frame.value)
@@ -163,11 +164,10 @@ def cells_of(printed: pd.DataFrame, rows: dict[str, str], seeds: pd.Series) -> p
     most = seeds.groupby(printed.variant).max()
     alone = most.index[(most == 1) & (most.max() > 1)]
     printed = printed.assign(cell=[spoken(row)["cell"] for row in printed.to_dict("records")])
-    places = printed.variant.map(in_order(printed.variant).index)
-    printed = printed.loc[places.sort_values(kind="stable").index]
-    printed["variant"] = [
-        label(name) + f" ({ONE_SEED})" * (name in alone) for name in printed.variant
-    ]
+    order = in_order(printed.variant)
+    printed = printed.sort_values("variant", key=lambda own: own.map(order.index), kind="stable")
+    words = {name: label(name) + f" ({ONE_SEED})" * (name in alone) for name in order}
+    printed["variant"] = printed.variant.map(words)
     known = [*COLUMNS.values()]  # come last, in this order
     titles = dict.fromkeys(printed.column)
     titles = sorted(titles, key=lambda title: known.index(title) if title in known else -1)
