@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy import ndarray
 
 from s3e.utils import rng
 
@@ -54,7 +55,7 @@ def _draw(generator: np.random.Generator, exploration: float, step: float, steps
     return velocity, exploration * inertia, noise, shakes
 
 
-def walk(draws: Sequence[tuple], step: float) -> np.ndarray:
+def walk(draws: Sequence[tuple], step: float) -> ndarray:
     """Walk many paths (drawn in units of one step) at once: complex (n, steps), in pixels.
 
     Real, elementwise arithmetic only, so that a path has the same bits in any company.
@@ -84,7 +85,7 @@ def trajectories(
     exploration: float,
     generator: np.random.Generator,
     steps: int = STEPS,
-) -> np.ndarray:
+) -> ndarray:
     """Draw `count` camera paths of `length` pixels (specification 3.7): complex128 (count, steps).
 
     Real = column, imaginary = row, in pixels, from 0 on, equal exposure time between samples. A
@@ -98,7 +99,7 @@ def trajectories(
     return walk([_draw(generator, exploration, step, steps) for _ in range(count)], step)
 
 
-def exposed(trajectory: np.ndarray, fraction: float) -> np.ndarray:
+def exposed(trajectory: ndarray, fraction: float) -> ndarray:
     """The part of a trajectory that the shutter sees: its first `fraction` (0 < fraction <= 1)."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}: it must lie in (0, 1].")
@@ -108,7 +109,7 @@ def exposed(trajectory: np.ndarray, fraction: float) -> np.ndarray:
 # Kernels
 
 
-def psf(trajectory: np.ndarray, fraction: float = 1.0) -> np.ndarray:
+def psf(trajectory: ndarray, fraction: float = 1.0) -> ndarray:
     """Point spread function of a path (complex, 1-D): float64 (side, side), odd side, unit sum.
 
     The centroid of the exposed part is in the middle, so that a blurred image lies where its sharp
@@ -129,14 +130,14 @@ def psf(trajectory: np.ndarray, fraction: float = 1.0) -> np.ndarray:
     return cells / len(path)
 
 
-def extent(path: np.ndarray) -> float:
+def extent(path: ndarray) -> float:
     """Larger side of the bounding box of a path (complex, 1-D) in pixels."""
     return float(max(np.ptp(path.real), np.ptp(path.imag)))
 
 
 def kernels_for(
     ids: Sequence[str | int], severity: str, size: int, seed: int = 0
-) -> tuple[list[np.ndarray], np.ndarray]:
+) -> tuple[list[ndarray], ndarray]:
     """Kernels (see `psf`) of many images of side `size`, and their extents in pixels (n,).
 
     Those with a radius of size / 2 or more are drawn again.
@@ -168,12 +169,12 @@ def kernels_for(
 
 
 def blur_image(
-    image: np.ndarray,
-    kernel: np.ndarray,
+    image: ndarray,
+    kernel: ndarray,
     gamma: float = 1.0,
     sigma: float = 0.0,
     generator: np.random.Generator | None = None,
-) -> np.ndarray:
+) -> ndarray:
     """Convolve an image (H, W, C) or (H, W) in [0, 1] with a kernel of odd sides; float32, too.
 
     `gamma` = 2.2 convolves in linear light; `sigma` adds N(0, sigma^2) noise from `generator`.
@@ -191,13 +192,13 @@ def blur_image(
 
 
 def blur_batch(
-    images: np.ndarray,
+    images: ndarray,
     ids: Sequence[str | int],
     severity: str,
     seed: int = 0,
     gamma: float = 1.0,
     sigma: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+) -> tuple[ndarray, ndarray, list[ndarray]]:
     """Blur uint8 images (N, H, W, C): the same, their extents (N,) in pixels, and their kernels.
 
     An image's result does not depend on its neighbours in the batch. Severities scale with the
@@ -214,7 +215,7 @@ def blur_batch(
     return blurred, extents, kernels
 
 
-def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def convolve(image: ndarray, kernel: ndarray) -> ndarray:
     """Convolve (H, W, C) or (H, W) with a kernel (2-D, odd sides); returns float32 of that shape.
 
     The border is reflected without repeating the edge, as often as a wide kernel needs. Within 1e-5

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
+from numpy import ndarray
 
 ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
 NOTEBOOKS = ROOT / "notebooks"
@@ -208,7 +209,7 @@ def out_of_memory(error: Exception) -> bool:
     return said or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:
+def to_uint8(image: ndarray, low: float, high: float = 1.0) -> ndarray:
     """Map floats in [low, high] (`low` is -1 or 0) to uint8: clamp, then round. NaN: ValueError."""
     image = np.asarray(image, float)
     if np.isnan(image).any():
@@ -216,7 +217,7 @@ def to_uint8(image: np.ndarray, low: float, high: float = 1.0) -> np.ndarray:
     return np.rint((np.clip(image, low, high) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
+def psnr(restored: ndarray, sharp: ndarray, data_range: float | None = None) -> float:
     """Peak signal-to-noise ratio in dB of two images (H, W, 3), at most 100 dB.
 
     Both uint8, or both float with their `data_range` (1 for [0, 1], 2 for [-1, 1]): it is never
@@ -227,7 +228,7 @@ def psnr(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
     return float(min(PSNR_CAP, 10 * np.log10(peak**2 / error))) if error else PSNR_CAP
 
 
-def peak_value(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
+def peak_value(restored: ndarray, sharp: ndarray, data_range: float | None = None) -> float:
     """The range of values of images that are scored; ValueError where they cannot be compared."""
     if restored.dtype != sharp.dtype or (restored.dtype != np.uint8 and data_range is None):
         kinds = f"{restored.dtype} and {sharp.dtype}"

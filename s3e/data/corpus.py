@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy import ndarray
+from pandas import DataFrame
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -77,33 +79,33 @@ class Split:
     ids: list[str]
     captions: list[list[str]]
     parses: list[list[CaptionTree | None]]  # the tree of each caption; None where it names nothing
-    sharp: np.ndarray  # N x H x W x 3, like every array of `blurred`
-    blurred: dict[str, np.ndarray]
-    extents: dict[str, np.ndarray]  # N, of kernels, in pixels; NaN where none was drawn (pairs)
-    psnr: dict[str, np.ndarray]  # N, of the blurred photo in dB; NaN where it is missing
+    sharp: ndarray  # N x H x W x 3, like every array of `blurred`
+    blurred: dict[str, ndarray]
+    extents: dict[str, ndarray]  # N, of kernels, in pixels; NaN where none was drawn (pairs)
+    psnr: dict[str, ndarray]  # N, of the blurred photo in dB; NaN where it is missing
     words: Tensor  # N x C x T, C captions a photo
     trees: Tensor  # N x C x 7, IGNORE where a label is out of vocabulary
     targets: Tensor  # N x 7: the true tree (scenes), or the most frequent label of each node
-    label_maps: np.ndarray | None
+    label_maps: ndarray | None
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, *severities: str) -> np.ndarray:
+    def rows(self, *severities: str) -> ndarray:
         """Numbers of the photos that have all of `severities`; "sharp", or none given: all."""
         have = np.ones(len(self), dtype=bool)
         for severity in severities:
             have &= ~np.isnan(self.psnr.get(severity, 0.0))
         return np.flatnonzero(have)
 
-    def apart(self, rows: np.ndarray) -> np.ndarray:
+    def apart(self, rows: ndarray) -> ndarray:
         """The same rows, those of one video or sub-folder (ids up to the last "/") far apart."""
         videos = pd.Series([self.ids[row].rpartition("/")[0] for row in rows])
         groups = videos.groupby(videos)
         places = (groups.cumcount() + 0.5) / groups.transform("size")
         return rows[np.argsort(places.to_numpy(), kind="stable")]
 
-    def batch(self, index: np.ndarray, severity: str, choice: np.ndarray | int = 0) -> Batch:
+    def batch(self, index: ndarray, severity: str, choice: ndarray | int = 0) -> Batch:
         """The photos at `index`; `choice` says which of its captions (default: the first).
 
         Raises ValueError for a photo that does not have the severity.
@@ -134,9 +136,7 @@ class Split:
         words, trees = self.words[index, choice], self.trees[index, choice]
         return replace(drawn, key=(*key, step), all_words=words, all_trees=trees)
 
-    def chunks(
-        self, batch: int, severity: str = "sharp", most: int | None = None
-    ) -> list[np.ndarray]:
+    def chunks(self, batch: int, severity: str = "sharp", most: int | None = None) -> list[ndarray]:
         """`rows(severity)`, or the first `most` of them, in nearly equal parts of at most `batch`.
 
         From a `batch` of 3 on, none has one photo (of several).
@@ -196,13 +196,13 @@ class Corpus:
         return {split.name: split for split in (self.train, self.val, self.test)}
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
+def to_tensor(images: ndarray) -> Tensor:
     """uint8 N x H x W x 3 -> float32 N x 3 x H x W in [-1, 1]."""
     tensor = torch.from_numpy(np.require(images, requirements="CW")).permute(0, 3, 1, 2)
     return tensor.float().div_(127.5).sub_(1.0)
 
 
-def to_images(image: Tensor) -> np.ndarray:
+def to_images(image: Tensor) -> ndarray:
     """float N x 3 x H x W in [-1, 1] -> uint8 N x H x W x 3, clamped and rounded."""
     return to_uint8(image.permute(0, 2, 3, 1).cpu().numpy(), low=-1.0)
 
@@ -235,7 +235,7 @@ def _load_split(
 ) -> Split:
     """A split, its captions encoded; photos with fewer captions than others repeat them."""
 
-    def array(view: str) -> np.ndarray:
+    def array(view: str) -> ndarray:
         return np.load(folder / f"{name}_{view}.npy", mmap_mode="r")
 
     record = read_json(folder / f"{name}.json")
@@ -273,7 +273,7 @@ def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
     return tree_of([mode(column) for column in columns] or None)
 
 
-def severity_table(corpus: Corpus) -> pd.DataFrame:
+def severity_table(corpus: Corpus) -> DataFrame:
     """A row a photo of val and test and a severity: kernel extent (pixels), input PSNR (dB)."""
     rows = [
         (split.name, severity, *facts)
@@ -282,4 +282,4 @@ def severity_table(corpus: Corpus) -> pd.DataFrame:
         for facts in zip(split.ids, split.extents[severity], split.psnr[severity], strict=True)
     ]
     columns = ["split", "severity", "id", "extent", "psnr_blurred"]
-    return pd.DataFrame(rows, columns=columns).dropna(subset="psnr_blurred")
+    return DataFrame(rows, columns=columns).dropna(subset="psnr_blurred")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import skimage.data
+from numpy import ndarray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from skimage.transform import resize
 
@@ -60,7 +61,7 @@ def decode(
     raise S3EError("{}: {}; {}.".format(path, *fault))
 
 
-def load_photo(path: Path | str, size: int, side: int | None = None) -> np.ndarray:
+def load_photo(path: Path | str, size: int, side: int | None = None) -> ndarray:
     """The central crop after the shorter side is resized to `side` (default `size`) by Lanczos:
     uint8 (size, size, 3).
 
@@ -70,13 +71,13 @@ def load_photo(path: Path | str, size: int, side: int | None = None) -> np.ndarr
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS, bleed=margin))
 
 
-def load_whole(path: Path | str) -> np.ndarray:
+def load_whole(path: Path | str) -> ndarray:
     """The photo as it is: uint8 (H, W, 3). Raises as `decode`."""
     return np.asarray(decode(path)[0])
 
 
 @cache
-def photograph(name: str, size: int) -> np.ndarray:
+def photograph(name: str, size: int) -> ndarray:
     """The central square of a photograph of `PHOTOS`, anti-aliased: uint8 (size, size, 3)."""
     image = getattr(skimage.data, name)()
     side = min(image.shape[:2])

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame
 from tqdm.auto import tqdm
 
 from s3e import blur, utils
@@ -97,7 +99,7 @@ def look(source: Source, jobs: int) -> None:
     """
     images, names = source.images, ["fault", "size", "unusual", "hash", "thumb"]
     looks = in_threads(_look, [*images.itertuples()], jobs, "decoding")
-    looks = pd.DataFrame(looks, images.index, names)
+    looks = DataFrame(looks, images.index, names)
     broken = looks["fault"] != ""
     source.problems += [*looks["fault"][broken]]
     source.images = images.join(looks[~broken], how="inner")
@@ -141,7 +143,7 @@ def choose(source: Source, teacher: Source | None, config: Config, jobs: int) ->
     source.check_splits()
 
 
-def windows(images: pd.DataFrame, frames: int) -> list[tuple[Path, ...] | None]:
+def windows(images: DataFrame, frames: int) -> list[tuple[Path, ...] | None]:
     """For each pair the `frames` (odd) blurred frames around it; None near the ends of a video."""
     known = {(pair.sequence, pair.frame): pair.blurred for pair in images.itertuples()}
     steps = range(-(frames // 2), frames // 2 + 1)
@@ -225,7 +227,7 @@ def _write(source: Source, config: Config, folder: Path, jobs: int = 0) -> None:
 
 
 def check_room(
-    images: pd.DataFrame, severities: dict[str, tuple[str, ...]], config: Config, folder: Path
+    images: DataFrame, severities: dict[str, tuple[str, ...]], config: Config, folder: Path
 ) -> None:
     """Raise `S3EError` where the disk lacks room for the arrays, or whole frames differ in size."""
     pixels = dict.fromkeys(SPLITS, config.data.size**2)
@@ -241,9 +243,7 @@ def check_room(
         raise S3EError(f"{what}: make room, or choose another place by the variable S3E_RUNS.")
 
 
-def _make_views(
-    config: Config, severities: Sequence[str], images: pd.DataFrame
-) -> dict[str, np.ndarray]:
+def _make_views(config: Config, severities: Sequence[str], images: DataFrame) -> dict[str, ndarray]:
     """All views of N photos of one split, uint8 (N, H, W, 3).
 
     `extent_<severity>` (N): kernel extents in pixels, `psnr_<severity>` (N) dB; NaN where unknown.
@@ -346,7 +346,7 @@ def _scenes(data: Data) -> Source:
     parts = []
     for split in SPLITS:
         scenes = make_split(split, getattr(data, split), data.size, data.texture, data.seed)
-        parts.append(pd.DataFrame(scenes).assign(split=split, blurred=None))
+        parts.append(DataFrame(scenes).assign(split=split, blurred=None))
     return Source("scenes", Path("scenes"), pd.concat(parts), "generated scenes", [])
 
 

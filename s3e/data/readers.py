@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame
 from PIL import Image
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
@@ -54,7 +56,7 @@ class Source:
 
     kind: Kind
     root: Path
-    images: pd.DataFrame
+    images: DataFrame
     protocol: str
     problems: list[str]
     notes: list[str] = field(default_factory=list)
@@ -92,7 +94,7 @@ def read_source(root: Path | str, subset: Subset = "blur") -> Source:
     kind = index.layout()
     _, read = LAYOUTS[kind]
     photos, protocol = read(index, subset)
-    images = pd.DataFrame(photos, columns=Photo._fields)
+    images = DataFrame(photos, columns=Photo._fields)
     source = Source(kind, root, images, protocol, index.problems, index.notes)
     source.check_splits()
     return source
@@ -431,7 +433,7 @@ LIKENESS = 0.8  # correlation of the thumbnails from which on two near photos co
 FLAT = 2.0  # grey levels of deviation below which a thumbnail shows nothing that could be compared
 
 
-def fingerprint(image: Image.Image) -> tuple[np.uint64, np.ndarray]:
+def fingerprint(image: Image.Image) -> tuple[np.uint64, ndarray]:
     """What near-duplicates share: the 64-bit difference hash, and a grey thumbnail (THUMB**2).
 
     The hash says of 8 x 8 places whether the next place to the right is brighter (N. Krawetz's
@@ -446,7 +448,7 @@ def fingerprint(image: Image.Image) -> tuple[np.uint64, np.ndarray]:
     return bits.view(np.uint64)[0], thumb / length if length >= FLAT * THUMB else 0 * thumb
 
 
-def alike(images: pd.DataFrame, others: pd.DataFrame) -> np.ndarray:
+def alike(images: DataFrame, others: DataFrame) -> ndarray:
     """Which of `images` (bool, n) are near-duplicates of any of `others`, by hash and thumbnail."""
     hashes, thumbs = others["hash"].to_numpy(np.uint64), np.array([*others["thumb"]])
     found = []
@@ -465,7 +467,7 @@ def keep_apart(source: Source) -> None:
         drop_alike(source, "train", source.images.query("split != 'train'"), "val or test")
 
 
-def drop_alike(source: Source, split: str, others: pd.DataFrame, where: object) -> None:
+def drop_alike(source: Source, split: str, others: DataFrame, where: object) -> None:
     """Leave out the photos of `split` that look like one of `others` (of `where`), with a note."""
     mine = source.images[source.images["split"] == split]
     if len(twins := mine[alike(mine, others)]):

@@ -26,6 +26,7 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from s3e.captions.tree import NULL, CaptionTree
@@ -54,10 +55,10 @@ class Scene(NamedTuple):
     """
 
     id: str
-    image: np.ndarray
+    image: ndarray
     captions: list[str]
     tree: CaptionTree
-    label_map: np.ndarray
+    label_map: ndarray
 
 
 def make_scene(scene_id: str, size: int = 64, texture: str = "category") -> Scene:
@@ -224,7 +225,7 @@ def _relate(
 
 
 @cache
-def texture_of(category: str, size: int) -> np.ndarray:
+def texture_of(category: str, size: int) -> ndarray:
     """Float32 (size, size) of -1 and 1, mean 0: the category's tile, 4 x 4 pixels at size 64."""
     tile = np.float32(SHAPES[category]["texture"])
     index = np.arange(size) // max(1, round(size / 64)) % 4
@@ -258,7 +259,7 @@ def _paint(
     owners: dict[str, str],
     size: int,
     rng: Random,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[ndarray, ndarray]:
     """Backdrop, objects (each with the texture of its owner) and cues: image and label map."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations
     groups = [[boxes[name] for name in pair if name in boxes] for pair in ((a, b), (c, d))]
@@ -294,7 +295,7 @@ def _paint(
 
 def _backdrop(
     root: str, groups: Sequence[Sequence[Box]], size: int, factor: int, rng: Random
-) -> np.ndarray:
+) -> ndarray:
     """Sky, ground, ornaments, what carries the groups, shadows: float32 (size, size, 3), 0..255."""
     theme = rng.choice(TABLES["themes"])
     palette, horizon, unit = TABLES["paints"] | theme, rng.uniform(36, 46), factor * size / 64
@@ -335,7 +336,7 @@ def _backdrop(
     return image * (1 - 0.3 * np.minimum(shadow, 1)[..., None])
 
 
-def _draw_cue(image: np.ndarray, factor: int, cue: dict, colour: Sequence[int], boxes: Box) -> None:
+def _draw_cue(image: ndarray, factor: int, cue: dict, colour: Sequence[int], boxes: Box) -> None:
     """Draw on `image` (float32, in place) what shows a relation of two `boxes` (8 edges)."""
     unit = factor * len(image) / 64
     for rim, fill in ((0.5, cue["edge"]), (0, cue.get("colour", colour))):

@@ -18,6 +18,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from s3e.captions.tree import tokenize
 from s3e.evaluation.statistics import Interval, crossed_bootstrap, percentiles, seed_error, widest
@@ -58,11 +59,11 @@ class CaptionSet(NamedTuple):
     whole set, NaN if not run; `reason`: why a metric is missing, "" if all were run.
     """
 
-    table: np.ndarray
+    table: ndarray
     meteor: float
     reason: str
 
-    def resample(self, counts: np.ndarray) -> np.ndarray:
+    def resample(self, counts: ndarray) -> ndarray:
         """Metrics `NAMES` x resamples (METEOR: always of the whole); counts: resamples x images."""
         totals = np.split(counts @ self.table, [4, 8, 12], axis=1)
         matching, grams, (words, wanted, rouge, cider), nodes = (part.T for part in totals)
@@ -95,7 +96,7 @@ def measure(systems: Mapping[Any, Sequence[Pair]]) -> dict[Any, CaptionSet]:
     return found
 
 
-def _table(pairs: Sequence[Pair]) -> np.ndarray:
+def _table(pairs: Sequence[Pair]) -> ndarray:
     """The twelve columns of `CaptionSet.table`, of tokenised captions."""
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
     from pycocoevalcap.cider.cider_scorer import CiderScorer
@@ -127,7 +128,7 @@ def intervals(
             "caption sets to compare must be of the same images: run all notebooks again."
         )
 
-    def measured(counts: np.ndarray) -> np.ndarray:  # metrics x seeds x resamples
+    def measured(counts: ndarray) -> ndarray:  # metrics x seeds x resamples
         own, theirs = ([item.resample(counts) for item in part] for part in (sets, minus))
         return np.stack(own, 1) - (np.stack(theirs, 1) if theirs else 0)
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame
 from PIL import Image
 
 from s3e.captions.tree import IGNORE, tokenize
@@ -53,12 +55,12 @@ def describe(path: Path | str) -> Trained:
     return Trained(path.parent.name, match[1] or "", int(match[2]), path)
 
 
-def severities(frame: pd.DataFrame) -> list[str]:
+def severities(frame: DataFrame) -> list[str]:
     """The severities that a frame holds, mildest first."""
     return [name for name in SEVERITIES if name in set(frame.severity)]
 
 
-def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
+def read(paths: Iterable[Path], *names: str) -> DataFrame:
     """The tables `names` (CSV, JSON; globs) of all runs, with stage, variant, seed and file.
 
     A table's own variant or seed stays.
@@ -67,7 +69,7 @@ def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
     for run in map(describe, paths):
         for file in (file for name in names for file in sorted(run.path.glob(name))):
             if file.suffix == ".json":
-                frame = pd.DataFrame([read_json(file)])
+                frame = DataFrame([read_json(file)])
             else:
                 columns = pd.read_csv(file, nrows=0).columns
                 text = TEXT if "id" in columns else []  # in a log, "caption" is a loss
@@ -77,10 +79,10 @@ def read(paths: Iterable[Path], *names: str) -> pd.DataFrame:
             about = {"stage": run.stage, "variant": run.variant, "seed": run.seed}
             about = {name: value for name, value in about.items() if name not in frame}
             frames.append(frame.assign(**about, file=file.stem))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return pd.concat(frames, ignore_index=True) if frames else DataFrame()
 
 
-def read_scores(paths: Iterable[Path]) -> pd.DataFrame:
+def read_scores(paths: Iterable[Path]) -> DataFrame:
     """Every score of the deblurring runs: split, severity, variant, seed, id, video, metric, value.
 
     The blurred input is a variant of seed 0. `video`: what frames of pairs were cut from, else id.
@@ -95,7 +97,7 @@ def read_scores(paths: Iterable[Path]) -> pd.DataFrame:
     return pd.concat([inputs, wide]).melt(LABELS, METRICS, "metric")
 
 
-def read_captions(paths: Iterable[Path]) -> pd.DataFrame:
+def read_captions(paths: Iterable[Path]) -> DataFrame:
     """What every captioner says: system, input (what it read), split, seed, id, caption."""
     frame = read(paths, "captions.csv").reindex(columns=CAPTION_COLUMNS)
     twice = frame.system[frame.duplicated(CAPTION_COLUMNS[:-1])]
@@ -106,7 +108,7 @@ def read_captions(paths: Iterable[Path]) -> pd.DataFrame:
     return frame
 
 
-def read_logs(paths: Iterable[Path], name: str = "*") -> pd.DataFrame:
+def read_logs(paths: Iterable[Path], name: str = "*") -> DataFrame:
     """What the trainings called `name` logged: training, variant, seed, step, term, value.
 
     Terms are weighted losses, and "score" where a training was validated.
@@ -117,7 +119,7 @@ def read_logs(paths: Iterable[Path], name: str = "*") -> pd.DataFrame:
     return logs.drop(columns="stage").melt(keys, var_name="term").dropna()
 
 
-def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
+def node_accuracy(paths: Iterable[Path]) -> DataFrame:
     """Accuracy of the tree's nodes before (03) and after (05, 06) co-training, with intervals.
 
     `low`, `high`: `statistics.proportion_interval` over seeds and images, where the nodes of one
@@ -129,11 +131,11 @@ def node_accuracy(paths: Iterable[Path]) -> pd.DataFrame:
     return _accuracies(frame.replace({"variant": {"": "S3-tree alone"}}))
 
 
-def _accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+def _accuracies(frame: DataFrame) -> DataFrame:
     shares = node_shares(frame, [*NODE_PLACE, "seed"]).reset_index()
     tall = shares.melt([*NODE_PLACE, "images"], SHARES.values(), "metric")
     keys = [*NODE_PLACE, "metric", "images"]
-    return pd.DataFrame(
+    return DataFrame(
         dict(zip(keys, names, strict=True))
         | proportion_interval(own.value, names[-1])._asdict()
         | {"seeds": len(own)}
@@ -141,7 +143,7 @@ def _accuracies(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def node_landmarks(corpus: Corpus) -> pd.DataFrame:
+def node_landmarks(corpus: Corpus) -> DataFrame:
     """Rows for `node_accuracy` that need no training (`seeds` 0, input "none").
 
     `GUESS`: each node is the label that training captions have there most often, an empty slot
@@ -162,7 +164,7 @@ def node_landmarks(corpus: Corpus) -> pd.DataFrame:
     return found[(found.variant != GUESS) | (found.metric != "null_recall")]
 
 
-def other_targets(corpus: Corpus, split: Split) -> np.ndarray:
+def other_targets(corpus: Corpus, split: Split) -> ndarray:
     """Node classes N x 7 for the first caption: the scene's, or the other captions' consensus.
 
     An image with one caption has no others: all its nodes are ignored.
@@ -172,7 +174,7 @@ def other_targets(corpus: Corpus, split: Split) -> np.ndarray:
     return np.array([corpus.labels.encode(consensus(parses[1:])) for parses in split.parses])
 
 
-def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+def read_samples(path: Path) -> tuple[dict[str, ndarray], list[dict[str, Any]]]:
     """Sample images of a run (uint8 n x S x S x 3, attention n x 7 x h x w) and their records."""
     with np.load(path / "samples.npz") as arrays:
         return dict(arrays), read_json(path / "samples.json")
@@ -180,7 +182,7 @@ def read_samples(path: Path) -> tuple[dict[str, np.ndarray], list[dict[str, Any]
 
 def read_outputs(
     corpus: Corpus, paths: Iterable[Path], severity: str
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+) -> tuple[dict[str, ndarray], ndarray]:
     """The first test images of a severity: blurred, restored by each variant's first run, sharp.
 
     Returns ({"blurred" and variants: uint8 (N, H, W, 3)}, the sharp ones); runs that kept no images
@@ -195,7 +197,7 @@ def read_outputs(
     return outputs, test.sharp[rows]
 
 
-def summary(*frames: pd.DataFrame) -> dict[str, float]:
+def summary(*frames: DataFrame) -> dict[str, float]:
     """The study in flat numbers (for `metrics.json`): each mean under the words that name it."""
     return {
         re.sub(r"\W+", "_", "_".join(str(row[word]) for word in WORDS if word in row)): row["mean"]
@@ -204,7 +206,7 @@ def summary(*frames: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
+def leakage_suspects(corpus: Corpus) -> DataFrame:
     """For every test image: id, likeness to the most alike training image, and `SUSPECTS`.
 
     Near-duplicates are kept apart before training (`s3e.data.readers`); this looks afterwards, at
@@ -216,9 +218,9 @@ def leakage_suspects(corpus: Corpus) -> pd.DataFrame:
     seen = {" ".join(tokenize(text)) for texts in train.captions for text in texts}
     said = [any(" ".join(tokenize(text)) in seen for text in texts) for texts in test.captions]
     columns = {"likeness": likeness, "alike": likeness >= LIKENESS, "said": said}
-    return pd.DataFrame({"id": test.ids, **columns})
+    return DataFrame({"id": test.ids, **columns})
 
 
-def _thumbnails(images: np.ndarray) -> np.ndarray:
+def _thumbnails(images: ndarray) -> ndarray:
     """uint8 N x S x S x 3 -> the grey thumbnails of `fingerprint`, float32 N x 256."""
     return np.array([fingerprint(Image.fromarray(image))[1] for image in images])

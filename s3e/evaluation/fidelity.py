@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas import DataFrame
 from torch import nn
 
 from s3e.captions.parser import parse_caption
@@ -62,7 +63,7 @@ def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
 
 def caption_variants(
     judge: nn.Module, paths: Iterable[Path], corpus: Corpus, config: Config
-) -> pd.DataFrame:
+) -> DataFrame:
     """The judge's captions of test images: sharp, blurred, and restored by each run of `paths`.
 
     Columns of `captions.csv`; the seed is that of the run, 0 for sharp and blurred.
@@ -76,13 +77,13 @@ def caption_variants(
     for system, view, seed, images in views:
         about = {"system": system, "input": view, "seed": seed, "split": "test", "id": test.ids}
         texts = read_images(judge, images, config, corpus)["captions"]
-        frames.append(pd.DataFrame(about | {"caption": texts}))
+        frames.append(DataFrame(about | {"caption": texts}))
     return pd.concat(frames, ignore_index=True)
 
 
 def caption_deblurred(
     captioners: Iterable[Path], paths: Iterable[Path], corpus: Corpus, config: Config
-) -> Iterator[pd.DataFrame]:
+) -> Iterator[DataFrame]:
     """ "Deblur first, then caption": the tree captioner of that seed reads restored test images.
 
     `captioners`, `paths`: folders of finished runs of 03 and of 05 and 06. Frames with the columns
@@ -96,12 +97,12 @@ def caption_deblurred(
             about = {"system": f"{run.variant} -> tree", "input": "deblurred", "seed": run.seed}
             texts = read_images(source, restored, config, corpus)["captions"]
             about |= {"split": "test", "id": corpus.test.ids, "caption": texts}
-            yield pd.DataFrame(about)
+            yield DataFrame(about)
 
 
 def caption_tables(
-    said: dict[str, pd.DataFrame], corpus: Corpus, resamples: int = 2000
-) -> dict[str, pd.DataFrame]:
+    said: dict[str, DataFrame], corpus: Corpus, resamples: int = 2000
+) -> dict[str, DataFrame]:
     """Caption metrics (fractions; CIDEr in 0..10) and accuracies of the nodes that captions name.
 
     `said`: table -> frame of `collect.read_captions`: "caption_scores", and `JUDGED` of the judge;
@@ -133,13 +134,13 @@ def caption_tables(
             if pairs:
                 group = judged[system]._replace(table=f"{JUDGED}_differences")
                 rows += _rows(group, reference, resamples, *zip(*pairs, strict=True))
-    tables = pd.DataFrame(rows).groupby("table", sort=False)
+    tables = DataFrame(rows).groupby("table", sort=False)
     return {table: own.drop(columns="table") for table, own in tables}
 
 
 def _groups(
-    said: pd.DataFrame, corpus: Corpus, table: str
-) -> Iterator[tuple[Group, int, list[Pair], pd.DataFrame]]:
+    said: DataFrame, corpus: Corpus, table: str
+) -> Iterator[tuple[Group, int, list[Pair], DataFrame]]:
     """Each group and seed of a table: captions with their references, counts of named nodes.
 
     Random and human captions are added; images without a reference are left out.
@@ -150,7 +151,7 @@ def _groups(
     for name in said.split.unique():
         split, key = corpus.splits[name], table if table == JUDGED else name
         targets = {"target": split.targets.tolist(), "other": other_targets(corpus, split).tolist()}
-        known[name] = pd.DataFrame({"texts": split.captions, **targets}, split.ids)
+        known[name] = DataFrame({"texts": split.captions, **targets}, split.ids)
         draws = [rng("random caption", key, i).integers(len(training)) for i in split.ids]
         captions[name, RANDOM, "none", 0] = pd.Series([training[i] for i in draws], split.ids)
         captions[name, HUMAN, "sharp", 0] = known[name].texts.str[0]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas import DataFrame
 
 from s3e.evaluation.collect import SUSPECTS, read
 from s3e.evaluation.statistics import compare, holm, share_of_gap
@@ -26,7 +27,7 @@ REFERENCES = {  # beside input and baseline
     "no_semantics_loss": ("shuffled",),
     "oracle_map": ("oracle_silhouette",),
 }
-TEXTURE_PAIRS = pd.DataFrame(
+TEXTURE_PAIRS = DataFrame(
     {
         "variant": ["full", "full", "oracle_map", "oracle_map"],
         "reference": ["baseline", "no_semantics_loss", "baseline", "oracle_silhouette"],
@@ -38,10 +39,10 @@ ALPHA = 0.05
 P_VALUES = ["p_interval", "p_wilcoxon"]
 ONLY = "all others (on the suspected alone)"
 Labels = dict[str, Any]
-Labelled = Iterator[tuple[Labels, pd.DataFrame]]
+Labelled = Iterator[tuple[Labels, DataFrame]]
 
 
-def image_scores(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def image_scores(scores: DataFrame, resamples: int = 2000) -> DataFrame:
     """Mean PSNR (dB) and SSIM: split, severity, metric, variant, mean, low, high, ..."""
     own = (  # the classical methods see some images only
         (cell | {"variant": variant}, table.loc[variant].dropna(axis=1, how="all"))
@@ -51,7 +52,7 @@ def image_scores(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     return _frame(own, resamples).drop(columns=P_VALUES)
 
 
-def differences(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def differences(scores: DataFrame, resamples: int = 2000) -> DataFrame:
     """Paired differences per image to the input, the baseline and controls, with intervals.
 
     `p_interval`, `p_wilcoxon`: see `statistics.compare`; `p_holm`: the larger of both after Holm's
@@ -81,7 +82,7 @@ def significant(row: pd.Series) -> int:
     return int(np.sign(row["mean"])) if different else 0
 
 
-def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def bins(scores: DataFrame, resamples: int = 2000) -> DataFrame:
     """`differences` in PSNR per third of the images by the input's PSNR: bin 1 is hurt worst.
 
     `input_low` and `input_high` are the bin's ends in dB; p-values are not corrected.
@@ -97,16 +98,16 @@ def bins(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     return _frame(found, resamples)
 
 
-def by_seed(scores: pd.DataFrame) -> pd.DataFrame:
+def by_seed(scores: DataFrame) -> DataFrame:
     """Each seed's mean difference: split, severity, metric, variant, reference, seed, mean."""
-    return pd.DataFrame(
+    return DataFrame(
         labels | {"seed": seed, "mean": mean}
         for labels, gain in _comparisons(scores)
         for seed, mean in gain.mean(axis=1).items()
     )
 
 
-def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
+def closing(scores: DataFrame, resamples: int = 2000) -> DataFrame:
     """Share of the PSNR gap from baseline to true label maps that each variant closes.
 
     Empty where the data have no label maps; no rows where the gap's interval reaches zero.
@@ -129,20 +130,20 @@ def closing(scores: pd.DataFrame, resamples: int = 2000) -> pd.DataFrame:
     return _frame(found, resamples).drop(columns=P_VALUES, errors="ignore").assign(metric="share")
 
 
-def closing_by_step(paths: Iterable[Path]) -> pd.DataFrame:
+def closing_by_step(paths: Iterable[Path]) -> DataFrame:
     """PSNR gained over the baseline during co-training: seed, step, variant, gain (dB).
 
     From `validation_cotrain.csv` (step, score), which runs have that were validated on the way.
     """
     logs = read(paths, "validation_cotrain.csv")
     if logs.empty or "baseline" not in set(logs.variant):
-        return pd.DataFrame()
+        return DataFrame()
     wide = logs.pivot(index=["seed", "step"], columns="variant", values="score")
     gains = wide.sub(wide.pop("baseline"), axis=0)
     return gains.stack().dropna().rename("gain").reset_index()
 
 
-def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFrame:
+def texture_control(category: DataFrame, random: DataFrame) -> DataFrame:
     """The decisive `differences` of two studies, with the column texture: "category" or "random".
 
     Where the texture does not follow from the category, semantics have little to say: a gain that
@@ -153,8 +154,8 @@ def texture_control(category: pd.DataFrame, random: pd.DataFrame) -> pd.DataFram
 
 
 def without_suspects(
-    scores: pd.DataFrame, found: pd.DataFrame, severity: str, resamples: int = 2000
-) -> pd.DataFrame:
+    scores: DataFrame, found: DataFrame, severity: str, resamples: int = 2000
+) -> DataFrame:
     """`LEAKAGE_PAIRS` in test PSNR of all images, without suspects, and on them alone.
 
     `found`: `collect.leakage_suspects`. Columns as there, and `left_out`, `photos`.
@@ -171,7 +172,7 @@ def without_suspects(
     return pd.concat(frames, ignore_index=True)
 
 
-def _tables(scores: pd.DataFrame) -> Labelled:
+def _tables(scores: DataFrame) -> Labelled:
     """Split, severity and metric, and the table of their values, (variant, seed) x (id, video)."""
     for cell, part in scores.groupby(CELL):
         rows, columns = ["variant", "seed"], ["id", "video"]
@@ -179,13 +180,13 @@ def _tables(scores: pd.DataFrame) -> Labelled:
         yield dict(zip(CELL, cell, strict=True)), table
 
 
-def _comparisons(scores: pd.DataFrame) -> Labelled:
+def _comparisons(scores: DataFrame) -> Labelled:
     """All that `_gains` finds in any split, severity and metric."""
     for cell, table in _tables(scores):
         yield from _gains(cell, table)
 
 
-def _gains(cell: Labels, table: pd.DataFrame) -> Labelled:
+def _gains(cell: Labels, table: DataFrame) -> Labelled:
     """Cell, variant, reference and their differences, seeds x images, of all comparisons wanted."""
     names = table.index.unique("variant")
     for variant in names.drop(list(UNTRAINED), errors="ignore"):
@@ -198,7 +199,7 @@ def _gains(cell: Labels, table: pd.DataFrame) -> Labelled:
                     yield cell | {"variant": variant, "reference": reference}, gain
 
 
-def _frame(found: Iterable[tuple[Labels, pd.DataFrame]], resamples: int) -> pd.DataFrame:
+def _frame(found: Iterable[tuple[Labels, DataFrame]], resamples: int) -> DataFrame:
     """What `compare` finds in values seeds x (id, video), and how much stands behind it: rows."""
     rows = []
     for labels, values in found:
@@ -210,4 +211,4 @@ def _frame(found: Iterable[tuple[Labels, pd.DataFrame]], resamples: int) -> pd.D
         interval = compare(values.to_numpy(), clusters, resamples)._asdict()
         counts = {"seeds": len(values), "images": values.shape[1], "clusters": videos.nunique()}
         rows.append(labels | interval | counts)
-    return pd.DataFrame(rows)
+    return DataFrame(rows)

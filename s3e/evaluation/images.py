@@ -13,6 +13,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+from numpy import ndarray
+from pandas import DataFrame
 from scipy.ndimage import gaussian_filter
 from skimage import data
 from skimage.metrics import structural_similarity
@@ -36,7 +38,7 @@ METRICS = ["psnr", "ssim"]
 LABELS = ["split", "severity", "variant", "seed", "id", "video"]  # of a value in the long frame
 
 
-def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = None) -> float:
+def ssim(restored: ndarray, sharp: ndarray, data_range: float | None = None) -> float:
     """Mean structural similarity of the channels of two images (H, W, 3) of at least 11 pixels.
 
     Both uint8, or both float with their `data_range`; else ValueError. Computed in float64.
@@ -49,7 +51,7 @@ def ssim(restored: np.ndarray, sharp: np.ndarray, data_range: float | None = Non
     return _similarity(restored, sharp, peak, _window_means)
 
 
-def _similarity(restored: np.ndarray, sharp: np.ndarray, peak: float, means: Callable) -> float:
+def _similarity(restored: ndarray, sharp: ndarray, peak: float, means: Callable) -> float:
     """Mean SSIM over all windows whose Gaussian means the function `means` takes."""
     x, y = restored.astype(float), sharp.astype(float)
     mx, my = means(x), means(y)
@@ -59,13 +61,13 @@ def _similarity(restored: np.ndarray, sharp: np.ndarray, peak: float, means: Cal
     return float(np.mean(top / ((mx**2 + my**2 + c1) * (vx + vy + c2))))
 
 
-def _window_means(plane: np.ndarray) -> np.ndarray:
+def _window_means(plane: ndarray) -> ndarray:
     """Gaussian means over all windows that lie inside a float64 image (h, w, 3)."""
     taps, rim = cv2.getGaussianKernel(WINDOW, SIGMA), WINDOW // 2
     return cv2.sepFilter2D(plane, cv2.CV_64F, taps, taps)[rim:-rim, rim:-rim]
 
 
-def score_batch(restored: np.ndarray, sharp: np.ndarray) -> dict[str, np.ndarray]:
+def score_batch(restored: ndarray, sharp: ndarray) -> dict[str, ndarray]:
     """Score uint8 images (N, H, W, 3) one by one: {"psnr": (N,) in dB, "ssim": (N,)}."""
     pairs = list(zip(restored, sharp, strict=True))
     return {name: np.array([score(*pair) for pair in pairs])
@@ -92,20 +94,20 @@ class Definition(NamedTuple):
     name: str
     metric: str
     habit: str
-    score: Callable[[np.ndarray, np.ndarray], float]
-    convert: Callable[[np.ndarray], np.ndarray] = np.asarray
+    score: Callable[[ndarray, ndarray], float]
+    convert: Callable[[ndarray], ndarray] = np.asarray
     pooled: bool = False
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _grey(image: ndarray) -> ndarray:
     return np.repeat(np.rint(image @ GREY)[..., None], 3, -1)
 
 
-def _luma(image: np.ndarray) -> np.ndarray:
+def _luma(image: ndarray) -> ndarray:
     return np.repeat((16 + image @ LUMA)[..., None], 3, -1)
 
 
-def _unit(image: np.ndarray) -> np.ndarray:
+def _unit(image: ndarray) -> ndarray:
     return image / 255
 
 
@@ -135,7 +137,7 @@ DEFINITIONS = (
 )
 
 
-def astronaut() -> tuple[np.ndarray, np.ndarray]:
+def astronaut() -> tuple[ndarray, ndarray]:
     """The pair of the lesson: 256 px of scikit-image's astronaut under a box blur of 15 px.
 
     Returns the blurred one unrounded, float32 (256, 256, 3) in [0, 255], and the uint8 sharp one.
@@ -144,7 +146,7 @@ def astronaut() -> tuple[np.ndarray, np.ndarray]:
     return blur_image(sharp / 255, np.full((1, 15), 1 / 15)) * 255, sharp
 
 
-def definition_scores(outputs: Mapping[str, np.ndarray], sharp: np.ndarray) -> pd.DataFrame:
+def definition_scores(outputs: Mapping[str, ndarray], sharp: ndarray) -> DataFrame:
     """Every definition of every output: variant, definition, metric, value (PSNR in dB).
 
     `outputs`: variant -> uint8 (N, H, W, 3); `sharp`: the same shape.
@@ -156,10 +158,10 @@ def definition_scores(outputs: Mapping[str, np.ndarray], sharp: np.ndarray) -> p
             pairs = [(np.concatenate(restored), np.concatenate(sharp))]
         values = [item.score(*map(item.convert, pair)) for pair in pairs]
         rows.append((variant, item.name, item.metric, float(np.mean(values))))
-    return pd.DataFrame(rows, columns=["variant", "definition", "metric", "value"])
+    return DataFrame(rows, columns=["variant", "definition", "metric", "value"])
 
 
-def agreement(scores: pd.DataFrame) -> pd.Series:
+def agreement(scores: DataFrame) -> pd.Series:
     """Kendall's rank correlation of each (metric, definition) with the suite's: 1 ranks alike."""
     table = scores.pivot(index="variant", columns=["metric", "definition"], values="value")
     return pd.concat(
@@ -167,7 +169,7 @@ def agreement(scores: pd.DataFrame) -> pd.Series:
     )
 
 
-def rounding(blurred: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
+def rounding(blurred: ndarray, sharp: ndarray) -> dict[str, float]:
     """PSNR (dB) of a float image (H, W, 3) in [0, 255] as it is, rounded, and truncated."""
     return {
         "floats": psnr(blurred.astype(float), sharp.astype(float), 255),
@@ -191,7 +193,7 @@ CLASSICAL_NOTE = (
 )
 
 
-def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
+def score_classical(corpus: Corpus, config: Config) -> DataFrame:
     """The long frame of PSNR (dB) and SSIM of both methods on validation and test images.
 
     Both restore in linear light, of each split at most the first `CLASSICAL_IMAGES`; pairs, whose
@@ -208,12 +210,12 @@ def score_classical(corpus: Corpus, config: Config) -> pd.DataFrame:
             restored = np.stack([method(*pair) for pair in zip(light, kernels, strict=True)])
             restored = to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
             about = dict(zip(LABELS, (split.name, severity, name, 0, ids, ids), strict=True))
-            frames.append(pd.DataFrame(about | score_batch(restored, sharp)))
-    wide = pd.concat(frames) if frames else pd.DataFrame(columns=[*LABELS, *METRICS])
+            frames.append(DataFrame(about | score_batch(restored, sharp)))
+    wide = pd.concat(frames) if frames else DataFrame(columns=[*LABELS, *METRICS])
     return wide.melt(LABELS, METRICS, "metric").astype({"seed": int, "value": float})
 
 
-def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
+def wiener(light: ndarray, kernel: ndarray, balance: float) -> ndarray:
     """scikit-image's Wiener filter with a Laplacian, of an image H x W x 3 that is mirrored."""
     height, width = light.shape[:2]
     mirrored = np.pad(light, ((0, height), (0, width), (0, 0)), "symmetric")
@@ -221,7 +223,7 @@ def wiener(light: np.ndarray, kernel: np.ndarray, balance: float) -> np.ndarray:
     return np.stack(planes, -1)[:height, :width]
 
 
-def richardson_lucy(light: np.ndarray, kernel: np.ndarray, steps: int = STEPS) -> np.ndarray:
+def richardson_lucy(light: ndarray, kernel: ndarray, steps: int = STEPS) -> ndarray:
     """Richardson-Lucy on an image H x W x 3, with the convolution that blurred the data.
 
     scikit-image's function takes the world outside the image as black, which ruins one smaller than

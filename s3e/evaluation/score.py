@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy import ndarray
+from pandas import DataFrame
 from torch import Tensor, nn
 
 from s3e.blur import blur_batch
@@ -40,7 +42,7 @@ SHARES = {  # kinds of nodes, counted in `scores.csv` and `captions.csv` -> thei
 COUNTS = [f"{name}_{what}" for name in SHARES for what in ("correct", "total")]
 
 
-def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
+def node_counts(predicted: ndarray, target: ndarray) -> DataFrame:
     """Per image: how many leaves, NULL leaves, relations and roots there are, and are right.
 
     predicted, target: N x 7. Non-NULL leaves count as leaves, NULL leaves apart; out-of-vocabulary
@@ -50,10 +52,10 @@ def node_counts(predicted: np.ndarray, target: np.ndarray) -> pd.DataFrame:
     root = (np.arange(7) == 6) & named
     masks = leaf & named, leaf & (target == 0), ~leaf & named, root
     counts = [number for mask in masks for number in ((right & mask).sum(1), mask.sum(1))]
-    return pd.DataFrame(dict(zip(COUNTS, counts, strict=True)))
+    return DataFrame(dict(zip(COUNTS, counts, strict=True)))
 
 
-def node_shares(counts: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+def node_shares(counts: DataFrame, by: list[str]) -> DataFrame:
     """Accuracies over all images of each group that have `node_counts`, and how many `images`."""
     groups = counts.reindex(columns=[*by, *COUNTS]).dropna().groupby(by, sort=False)
     sums = groups.sum()
@@ -61,7 +63,7 @@ def node_shares(counts: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         share: sums[f"{kind}_correct"] / sums[f"{kind}_total"].clip(lower=1)
         for kind, share in SHARES.items()
     }
-    return pd.DataFrame(shares | {"images": groups.size()})
+    return DataFrame(shares | {"images": groups.size()})
 
 
 def node_names(classes: list[int], corpus: Corpus) -> list[str]:
@@ -97,8 +99,8 @@ def observe(
 
 
 def read_images(
-    source: nn.Module, images: np.ndarray, config: Config, corpus: Corpus | None = None
-) -> dict[str, np.ndarray]:
+    source: nn.Module, images: ndarray, config: Config, corpus: Corpus | None = None
+) -> dict[str, ndarray]:
     """What `observe` finds in uint8 images N x S x S x 3, read in batches."""
     parts = [
         observe(source, to_tensor(part), config, corpus)
@@ -110,7 +112,7 @@ def read_images(
 def score_captioner(
     source: nn.Module, system: str, corpus: Corpus, config: Config, views: Collection[str],
     trees: Collection[str] = (),
-) -> pd.DataFrame:  # fmt: skip
+) -> DataFrame:  # fmt: skip
     """`captions.csv`: a caption of each validation and test image, with `node_counts` of its tree.
 
     `views`: what is captioned, "sharp" or severities; `trees`: those of them whose tree is scored.
@@ -121,7 +123,7 @@ def score_captioner(
         images = split.sharp if view == "sharp" else split.blurred[view]
         found = read_images(source, images, config, corpus)
         about = {"system": system, "input": view, "split": name, "id": split.ids}
-        frame = pd.DataFrame(about | {"caption": found["captions"]})
+        frame = DataFrame(about | {"caption": found["captions"]})
         if view in trees:
             frame = frame.join(node_counts(found["nodes"], split.targets.numpy()))
         frames.append(frame)
@@ -159,7 +161,7 @@ def score_deblurrer(
 def score_images(
     model: S3EDeblur, split: Split, severity: str, config: Config,
     nodes: bool = False, keep: Path | None = None,
-) -> pd.DataFrame:  # fmt: skip
+) -> DataFrame:  # fmt: skip
     """Rows of `scores.csv`, with `node_counts` if wanted; `keep`: where restored images go."""
     tables, images, extents = [], [], np.asarray(split.extents[severity])
     for rows, restored, predicted in restore(model, split, severity, config):
@@ -168,7 +170,7 @@ def score_images(
         scores = score_batch(restored, split.sharp[rows])
         for name, values in score_batch(split.blurred[severity][rows], split.sharp[rows]).items():
             scores[f"{name}_blurred"] = values
-        table = pd.DataFrame(about | scores | {"extent": extents[rows]})
+        table = DataFrame(about | scores | {"extent": extents[rows]})
         if nodes:
             table = table.join(node_counts(predicted, split.targets[rows].numpy()))
         tables.append(table.set_index(rows))
@@ -181,7 +183,7 @@ def score_images(
 
 def restore(
     model: S3EDeblur, split: Split, severity: str, config: Config
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+) -> Iterator[tuple[ndarray, ndarray, ndarray | None]]:
     """Restore what a split has of a severity, in parts that fit into memory.
 
     Yields row numbers n, restored images uint8 n x H x W x 3 and predicted nodes n x 7 (None

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy  # `scipy.stats` is loaded by its first use
+from numpy import ndarray
 
 LEVEL = 0.95
 ENDS = (1 - LEVEL) / 2, (1 + LEVEL) / 2
@@ -44,7 +45,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    differences: np.ndarray,
+    differences: ndarray,
     clusters: Sequence[str] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
@@ -87,12 +88,12 @@ def compare(
 
 
 def crossed_bootstrap(
-    measure: Callable[[np.ndarray], np.ndarray],
+    measure: Callable[[ndarray], ndarray],
     seeds: int,
     units: int,
     resamples: int,
     seed: int = 0,
-) -> np.ndarray:
+) -> ndarray:
     """Means over resampled seeds of what `measure` finds on resampled units: (..., resamples).
 
     `measure`: how often each unit (image or video) is drawn (resamples, units) -> values (...,
@@ -106,14 +107,14 @@ def crossed_bootstrap(
 
 
 @lru_cache(maxsize=4)  # the same draws serve every comparison of a study
-def draws(units: int, resamples: int, seed: int) -> np.ndarray:
+def draws(units: int, resamples: int, seed: int) -> ndarray:
     """How often each unit is drawn, uint8 (resamples, units): n - 1 of n units, or the one."""
     generator = np.random.default_rng([seed, units])
     counts = generator.multinomial(max(1, units - 1), np.full(units, 1 / units), resamples)
     return counts.astype(np.uint8)
 
 
-def percentiles(means: np.ndarray, units: int) -> tuple[float, float]:
+def percentiles(means: ndarray, units: int) -> tuple[float, float]:
     """Ends of the bootstrap's interval; NaN for one unit."""
     return tuple(np.quantile(means, ENDS)) if units > 1 else (np.nan, np.nan)
 
@@ -137,7 +138,7 @@ def holm(p_values: pd.Series) -> pd.Series:
     return ranked.cummax().clip(upper=1)[p_values.index]
 
 
-def share_of_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
+def share_of_gap(gain: ndarray, gap: ndarray) -> ndarray:
     """Differences with the mean and the interval of mean(gain) / mean(gap), (seeds, images).
 
     Each is the ratio plus what it does to the ratio (the delta method), so that `compare` applies;

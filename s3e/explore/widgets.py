@@ -12,8 +12,9 @@ from typing import Any
 
 import ipywidgets
 import numpy as np
-import pandas as pd
 import torch
+from numpy import ndarray
+from pandas import DataFrame
 
 from s3e.blur import SEVERITIES, blur_batch, blur_image, exposed, extent, psf, trajectories
 from s3e.captions.tree import NODE_NAMES
@@ -65,13 +66,13 @@ def preset(severity: str) -> dict[str, float]:
 
 
 def expose(
-    photo: np.ndarray,
+    photo: ndarray,
     length: float,
     exploration: float,
     exposure: float,
     noise: float = 0.0,
     seed: int = 0,
-) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+) -> tuple[ndarray, int, ndarray, ndarray]:
     """Blur a photo by a path of `length` shorter sides (specification 3.7); `noise`: deviation.
 
     Returns the path, how many of its samples are seen, kernel and blurred photo, as `sheets.shakes`
@@ -85,7 +86,7 @@ def expose(
     return path, len(exposed(path, exposure)), kernel, to_uint8(blurred, 0.0)
 
 
-def shake(photo: np.ndarray, **settings: float) -> tuple:
+def shake(photo: ndarray, **settings: float) -> tuple:
     """A shake of one photo by the settings of `expose`: how wide it is, and its figure."""
     path, seen, kernel, blurred = found = expose(photo, **settings)
     wide = extent(path[:seen])
@@ -103,12 +104,12 @@ class Examples:
     severity that has no name in `SEVERITIES`, such as "sharp", leaves photos as they are.
     """
 
-    def __init__(self, restorer: Restorer, photos: Mapping[str, np.ndarray]):
+    def __init__(self, restorer: Restorer, photos: Mapping[str, ndarray]):
         self.restorer, self.photos = restorer, dict(photos)
         self.views = ["blurred", *restorer.variants]
         self.image, self.reading = cache(self._image), cache(self._reading)
 
-    def _image(self, name: str, severity: str, view: str) -> np.ndarray:
+    def _image(self, name: str, severity: str, view: str) -> ndarray:
         """`view`: "sharp", "blurred" or a variant."""
         sharp, blur = self.photos[name], self.restorer.config.blur
         if view == "sharp" or view == "blurred" and severity not in SEVERITIES:
@@ -122,7 +123,7 @@ class Examples:
     def _reading(self, name: str, severity: str, reader: str = "full") -> Reading:
         return self.restorer.read(self.image(name, severity, "blurred"), reader)
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> DataFrame:
         """PSNR (dB) and SSIM of all examples and severities; columns: metric, view."""
         rows = {
             (name, severity): {
@@ -133,7 +134,7 @@ class Examples:
             for name, sharp in self.photos.items()
             for severity in SEVERITIES
         }
-        return pd.DataFrame(rows).T.rename_axis(["photo", "severity"])
+        return DataFrame(rows).T.rename_axis(["photo", "severity"])
 
     def trees(self, photo: str, severity: str, read_by: str) -> tuple:
         """The caption of a photo, and where each node and each word of it looks."""
@@ -174,7 +175,7 @@ def guesses(reading: Reading) -> list[str]:
 # 4. What does the generator do with the tree?
 
 
-def changes(examples: Examples, name: str, severity: str) -> dict[str, tuple[np.ndarray, float]]:
+def changes(examples: Examples, name: str, severity: str) -> dict[str, tuple[ndarray, float]]:
     """An example restored by changed trees, and the change of its PSNR in dB.
 
     Nodes off, the next example's tree, leaves 1 and 3 (the first of each pair) swapped.
@@ -199,13 +200,13 @@ def changes(examples: Examples, name: str, severity: str) -> dict[str, tuple[np.
     return found
 
 
-def effects(examples: Examples, severity: str) -> pd.DataFrame:
+def effects(examples: Examples, severity: str) -> DataFrame:
     """What each of `changes` does to PSNR (dB) over all examples: mean, worst and best."""
     gains = {
         name: {words: gain for words, (_, gain) in changes(examples, name, severity).items()}
         for name in examples.photos
     }
-    return pd.DataFrame(gains).agg(["mean", "min", "max"], axis=1)
+    return DataFrame(gains).agg(["mean", "min", "max"], axis=1)
 
 
 # 5. Your own photo

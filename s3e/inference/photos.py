@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from s3e.blur import blur_batch
@@ -27,7 +28,7 @@ class Photograph(NamedTuple):
     (None: it has none); `notes`: what was converted or is left out.
     """
 
-    pixels: np.ndarray
+    pixels: ndarray
     path: Path
     exif: bytes | None
     icc: bytes | None
@@ -61,7 +62,7 @@ def read_photo(path: Path | str) -> Photograph:
     return Photograph(pixels, Path(path), exif, icc, tuple(notes))
 
 
-def _exif(image: Image.Image, pixels: np.ndarray) -> bytes | None:
+def _exif(image: Image.Image, pixels: ndarray) -> bytes | None:
     """The file's EXIF for upright `pixels`, without thumbnail; none of TIFF (storage is in it)."""
     exif, base = image.getexif(), ExifTags.Base
     exif.pop(base.Orientation, None)
@@ -74,7 +75,7 @@ def _exif(image: Image.Image, pixels: np.ndarray) -> bytes | None:
     return exif.tobytes()
 
 
-def write_photo(pixels: np.ndarray, like: Photograph, path: Path | str) -> None:
+def write_photo(pixels: ndarray, like: Photograph, path: Path | str) -> None:
     """Write uint8 (H, W, 3) in the format of the extension, with what `like` says about itself.
 
     JPEG: quality 95, full colour resolution; BMP and PPM hold pixels only. Raises `S3EError` for an

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -74,7 +75,7 @@ class Reading:
     features: Tensor
     rankings: list[list[tuple[str, float]]]
     words: list[str]
-    word_attention: np.ndarray
+    word_attention: ndarray
 
     @property
     def caption(self) -> str:
@@ -92,7 +93,7 @@ class Reading:
         return [ranking[0][1] for ranking in self.rankings]
 
     @property
-    def attention(self) -> np.ndarray:
+    def attention(self) -> ndarray:
         """Where each node looks: float32 (7, h, w), each map sums to 1."""
         return self.tree.attention[0].cpu().numpy()
 
@@ -148,7 +149,7 @@ class Restorer:
         return f"Weights of the profile {self.config.profile}, trained on {seen}{use}."
 
     @torch.no_grad()
-    def read(self, photo: np.ndarray, reader: str = "full") -> Reading:
+    def read(self, photo: ndarray, reader: str = "full") -> Reading:
         """Tree and caption of a photo, uint8 (H, W, 3) in any size.
 
         `reader`: "full" (co-trained on blurred photos) or "captioner" (before co-training, at home
@@ -162,11 +163,11 @@ class Restorer:
     @torch.no_grad()
     def restore(
         self,
-        photo: np.ndarray,
+        photo: ndarray,
         variant: str = "full",
         maps: Tensor | None = None,
         tile: int = TILE,
-    ) -> np.ndarray:
+    ) -> ndarray:
         """The restored photo, uint8 (H, W, 3) like `photo`, by `variant` "full" or "baseline".
 
         `maps` (1 x 7 x D x h x w, as `reading.tree.maps` by "full") take the place of what the
@@ -227,7 +228,7 @@ class Restorer:
         heard = decoder.attend(ids, context, tree.vectors)[0, : len(words)].cpu().numpy()
         return Reading(reader, tree, features, rankings, words, heard)
 
-    def _scaled(self, photo: np.ndarray) -> np.ndarray:
+    def _scaled(self, photo: ndarray) -> ndarray:
         """The photo, its shorter side of the training size, sides multiples of the stride."""
         _check(photo)
         size, step = self.config.data.size, self.config.data.size // GRID
@@ -256,7 +257,7 @@ class Restorer:
         return network.to(self.device).eval().requires_grad_(False)
 
 
-def _check(photo: np.ndarray) -> None:
+def _check(photo: ndarray) -> None:
     given = np.asarray(photo)
     sides = given.shape[:2]
     if given.dtype != np.uint8 or given.shape != (*sides, 3) or min(sides) < SHORTEST:
@@ -284,7 +285,7 @@ def _fade(place: slice) -> Tensor:
     return torch.minimum(rising, rising.flip(0)).clamp(max=OVERLAP)
 
 
-def _maps_below(maps: Tensor, photo: np.ndarray, rows: slice, columns: slice) -> Tensor:
+def _maps_below(maps: Tensor, photo: ndarray, rows: slice, columns: slice) -> Tensor:
     """The part of a photo's maps (1 x M x h x w) below a tile, which may end beyond the photo."""
     (high, down), (wide, right) = (  # sides and middle of the tile; the photo's are 1 and 0
         ((part.stop - part.start) / side, (part.stop + part.start) / side - 1)

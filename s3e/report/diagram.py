@@ -5,11 +5,11 @@ from itertools import combinations
 from textwrap import fill
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from numpy import ndarray
 
 from s3e.captions.parser import explain
 from s3e.captions.tree import EDGES, NULL
@@ -28,7 +28,7 @@ def _box(ink: str) -> dict[str, Any]:
 
 @styled
 def framework(
-    blurred: np.ndarray | None = None, restored: np.ndarray | None = None, caption: str = ""
+    blurred: ndarray | None = None, restored: ndarray | None = None, caption: str = ""
 ) -> Figure:
     """Figure 2: the parts of S3E-Deblur, what flows between them, which loss trains what (6.0).
 
@@ -99,7 +99,7 @@ def _write_words(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None
 
 
 @styled
-def forest(parses: Sequence[Mapping[str, Any]], image: np.ndarray | None = None) -> Figure:
+def forest(parses: Sequence[Mapping[str, Any]], image: ndarray | None = None) -> Figure:
     """Captions, coloured by part of speech, and the tree that each becomes, two on a line.
 
     `parses`: what `s3e.captions.parser.explain` returns; with their `image` (figure 3) they stand

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas import DataFrame
 
 from s3e.config import Config
 from s3e.pipeline import graph, keys
@@ -278,7 +279,7 @@ def show_source(*names: str) -> Any:
     return Markdown("\n\n".join(parts))
 
 
-def environment(config: Config) -> pd.DataFrame:
+def environment(config: Config) -> DataFrame:
     """What the suite finds on this machine, and how a study with these settings uses it."""
     from s3e.evaluation.captions import find_java
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy import ndarray
+from pandas import DataFrame
 
 from s3e.evaluation.collect import read_logs, severities
 from s3e.report.style import INK, LOOKS, PAGE_WIDTH, in_order, label, styled
@@ -31,7 +33,7 @@ def _look(variant: str) -> dict[str, str]:
 
 
 @styled
-def curves(logs: pd.DataFrame, by: str = "variant") -> Figure:
+def curves(logs: DataFrame, by: str = "variant") -> Figure:
     """A panel for each term of each training (thin: as logged; thick: running mean; mean of seeds).
 
     `logs`: see `s3e.evaluation.collect.read_logs`. `by`: the column with a line for each value,
@@ -68,14 +70,14 @@ def losses(folder: Path, training: str, by: str = "variant") -> Figure:
     return curves(read_logs([folder], training), by)
 
 
-def training_curves(logs: pd.DataFrame) -> Figure:
+def training_curves(logs: DataFrame) -> Figure:
     """Figure 9: the trainings of a study, with their main losses as they enter the sum."""
     logs = logs[logs.training.isin(TRAININGS) & logs.term.isin(WORDS["terms"])]
     order = pd.Index(list(TRAININGS)).get_indexer
     return curves(logs.sort_values("training", key=order, kind="stable"))
 
 
-def closing(progress: pd.DataFrame) -> Figure:
+def closing(progress: DataFrame) -> Figure:
     """Figure 10: PSNR gained over the baseline on validation images, against steps.
 
     Variants of one seed are left out where others have several. `progress`: `closing_by_step` of
@@ -86,13 +88,13 @@ def closing(progress: pd.DataFrame) -> Figure:
     return curves(chosen.assign(training="cotrain", term="gain"))
 
 
-def _ends(rows: pd.DataFrame) -> np.ndarray:
+def _ends(rows: DataFrame) -> ndarray:
     """How far intervals reach below and above their means."""
     return np.clip([rows["mean"] - rows.low, rows.high - rows["mean"]], 0, None)
 
 
 @styled
-def gain_by_severity(differences: pd.DataFrame, bins: pd.DataFrame, split: str = "test") -> Figure:
+def gain_by_severity(differences: DataFrame, bins: DataFrame, split: str = "test") -> Figure:
     """Figure 8: PSNR gained over the baseline, by severity and by thirds of the hardest images.
 
     In dB with 95 % intervals; `differences`, `bins`: frames of notebook 07.
@@ -129,7 +131,7 @@ def gain_by_severity(differences: pd.DataFrame, bins: pd.DataFrame, split: str =
 
 @styled
 def seeds(
-    by_seed: pd.DataFrame, differences: pd.DataFrame, split: str = "test", severity: str = "severe"
+    by_seed: DataFrame, differences: DataFrame, split: str = "test", severity: str = "severe"
 ) -> Figure:
     """Figure 14: each training seed's PSNR gain (small dots) below the mean and its interval.
 
@@ -160,7 +162,7 @@ def seeds(
 
 
 @styled
-def severity_spread(table: pd.DataFrame) -> Figure:
+def severity_spread(table: DataFrame) -> Figure:
     """How severe a data set is: input PSNR by severity, and against kernel extent where known.
 
     `table`: one row an image and severity with `severity`, `extent` (pixels, NaN: unknown) and

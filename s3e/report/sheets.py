@@ -8,8 +8,9 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
+from numpy import ndarray
+from pandas import DataFrame
 
 from s3e.blur import kernels_for
 from s3e.captions.tree import NODE_NAMES, NULL
@@ -33,8 +34,8 @@ from s3e.report.style import (
 from s3e.utils import data_file, psnr
 
 SPEAKERS = data_file("report/plots.toml")["speakers"]
-Images = Mapping[str, np.ndarray]  # view, severity or variant -> images (N, H, W, 3)
-Columns = Mapping[str, Sequence[np.ndarray | tuple[np.ndarray, str]]]  # title -> cells
+Images = Mapping[str, ndarray]  # view, severity or variant -> images (N, H, W, 3)
+Columns = Mapping[str, Sequence[ndarray | tuple[ndarray, str]]]  # title -> cells
 
 
 @styled
@@ -72,7 +73,7 @@ def sheet(columns: Columns, rows: Sequence[str] = (), across: int = 0) -> Figure
     return figure
 
 
-def _scored(columns: Images, sharp: np.ndarray, gain: int = 0) -> Columns:
+def _scored(columns: Images, sharp: ndarray, gain: int = 0) -> Columns:
     """Images by their short names, or their errors `gain` times as strong, with PSNR (dB) below."""
     found = {}
     for name, images in columns.items():
@@ -94,9 +95,7 @@ def severity_views(corpus: Corpus, config: Config, count: int = 3) -> tuple:
     return split.sharp[rows], {name: split.blurred[name][rows] for name in names}, kernels
 
 
-def severities(
-    sharp: np.ndarray, blurred: Images, kernels: Mapping[str, Sequence[np.ndarray]]
-) -> Figure:
+def severities(sharp: ndarray, blurred: Images, kernels: Mapping[str, Sequence[ndarray]]) -> Figure:
     """Figure 1: images "sharp" and under each severity, PSNR below, then kernels at their scale."""
     columns, side = {"sharp": sharp} | _scored(blurred, sharp), sharp.shape[1] | 1
     for name, own in kernels.items():
@@ -104,7 +103,7 @@ def severities(
     return sheet(columns)
 
 
-def results(columns: Images, sharp: np.ndarray, rows: Sequence[str] = (), count: int = 4) -> Figure:
+def results(columns: Images, sharp: ndarray, rows: Sequence[str] = (), count: int = 4) -> Figure:
     """Figures 4, 5 and 11: images blurred, restored by each variant, sharp; PSNR (dB) below.
 
     `columns`: "blurred" and variants -> images; `rows`: words for each line.
@@ -113,20 +112,18 @@ def results(columns: Images, sharp: np.ndarray, rows: Sequence[str] = (), count:
     return sheet(_scored(columns, sharp) | {"sharp": sharp}, rows)
 
 
-def errors(columns: Images, sharp: np.ndarray, rows: Sequence[str] = (), count: int = 4) -> Figure:
+def errors(columns: Images, sharp: ndarray, rows: Sequence[str] = (), count: int = 4) -> Figure:
     """Figure 12: absolute errors of images as in `results`, twice as strong; black: none."""
     sharp = sharp[:count]
     return sheet({"sharp": sharp} | _scored(columns, sharp, 2), rows)
 
 
-def failures(
-    columns: Images, sharp: np.ndarray, count: int = 3
-) -> tuple[Images, np.ndarray, list[str]]:
+def failures(columns: Images, sharp: ndarray, count: int = 3) -> tuple[Images, ndarray, list[str]]:
     """Where `full` loses most PSNR to the baseline, then where variants (no oracles) disagree most.
 
     Images as in `results`; returns those of the rows chosen, and words for each row.
     """
-    scores = pd.DataFrame({name: [*map(psnr, images, sharp)] for name, images in columns.items()})
+    scores = DataFrame({name: [*map(psnr, images, sharp)] for name, images in columns.items()})
     rivals = scores.drop(columns=["blurred", *ORACLES], errors="ignore")
     gain = (scores.full - scores.baseline).nsmallest(count)
     apart = (rivals.max(axis=1) - rivals.min(axis=1)).nlargest(count)
@@ -137,8 +134,8 @@ def failures(
 
 
 def node_attention(
-    images: np.ndarray,
-    attention: np.ndarray,
+    images: ndarray,
+    attention: ndarray,
     predicted: Sequence[Sequence[str]],
     target: Sequence[Sequence[str] | None],
 ) -> Figure:
@@ -163,7 +160,7 @@ def _verdict(label: str, truth: str | None) -> str:
     return text.replace("_", " ").replace(NULL, "∅")
 
 
-def word_attention(image: np.ndarray, caption: str, words: np.ndarray, nodes: np.ndarray) -> Figure:
+def word_attention(image: ndarray, caption: str, words: ndarray, nodes: ndarray) -> Figure:
     """An image and its caption's words, each over the image lit where the nodes look that it hears.
 
     `words` (T, 7): attention of each word over nodes; `nodes` (7, h, w): where each node looks.
@@ -179,7 +176,7 @@ def word_attention(image: np.ndarray, caption: str, words: np.ndarray, nodes: np
 
 @styled
 def captions(
-    images: Images, records: Sequence[Mapping[str, Any]], said: pd.DataFrame, view: str
+    images: Images, records: Sequence[Mapping[str, Any]], said: DataFrame, view: str
 ) -> Figure:
     """Figure 7: images (by title), and what people and captioners said of them.
 
@@ -201,7 +198,7 @@ def captions(
 # --------------------------------------------------------------- blur, and trees changed by hand
 
 
-def shakes(shown: Mapping[str, tuple[np.ndarray, int, np.ndarray, np.ndarray]]) -> Figure:
+def shakes(shown: Mapping[str, tuple[ndarray, int, ndarray, ndarray]]) -> Figure:
     """A row for each shake: path and kernel at one scale, log spectrum, blurred photo.
 
     `shown`: words -> (path, complex, in pixels; how many of its samples the shutter sees, the
@@ -218,7 +215,7 @@ def shakes(shown: Mapping[str, tuple[np.ndarray, int, np.ndarray, np.ndarray]]) 
     return sheet(dict(zip(titles, zip(*lines, strict=True), strict=True)), list(shown))
 
 
-def kernels(shown: Mapping[str, tuple[Sequence[np.ndarray], Sequence[float]]]) -> Figure:
+def kernels(shown: Mapping[str, tuple[Sequence[ndarray], Sequence[float]]]) -> Figure:
     """Kernels of several images under each severity, all at one scale, extent in pixels below.
 
     `shown`: severity -> what `s3e.blur.kernels_for` returns.
@@ -239,7 +236,7 @@ def spectra(views: Images) -> Figure:
 
 
 def changed_trees(
-    blurred: np.ndarray, intact: np.ndarray, panels: Mapping[str, tuple[np.ndarray, float]]
+    blurred: ndarray, intact: ndarray, panels: Mapping[str, tuple[ndarray, float]]
 ) -> Figure:
     """A photo restored with its tree whole and with each change, and what that changes.
 

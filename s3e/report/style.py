@@ -12,10 +12,11 @@ from typing import Any
 import cv2
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context
+from numpy import ndarray
+from pandas import DataFrame
 
 from s3e.utils import atomic_write, data_file
 
@@ -28,7 +29,7 @@ GREY, INK = "#8A8A8A", "#333333"
 
 # label, color (Okabe & Ito) and marker of variants and systems, in the order that all figures and
 # tables have; colour and marker together are unique among variants
-LOOKS = pd.DataFrame(data_file("report/looks.csv")).set_index("variant")
+LOOKS = DataFrame(data_file("report/looks.csv")).set_index("variant")
 
 
 def label(variant: str) -> str:
@@ -82,7 +83,7 @@ def bare(axes: Axes) -> Axes:
     return axes
 
 
-def lit(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
+def lit(picture: ndarray, attention: ndarray) -> ndarray:
     """The picture enlarged, lit by an attention map (h, w) and outlined at half of its peak."""
     scale = SIDE / max(picture.shape[:2])
     found = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -94,7 +95,7 @@ def lit(picture: np.ndarray, attention: np.ndarray) -> np.ndarray:
     return found
 
 
-def trajectory(path: np.ndarray, seen: int, window: int) -> np.ndarray:
+def trajectory(path: ndarray, seen: int, window: int) -> ndarray:
     """A camera path (n, 2), in pixels, in `window` x `window` pixels; a dot marks its start.
 
     The first `seen` samples, which the shutter sees, are coloured.
@@ -106,13 +107,13 @@ def trajectory(path: np.ndarray, seen: int, window: int) -> np.ndarray:
     return cv2.circle(canvas, points[0].tolist(), 10, (0, 0, 0), -1, cv2.LINE_AA)
 
 
-def kernel_image(kernel: np.ndarray, window: int) -> np.ndarray:
+def kernel_image(kernel: ndarray, window: int) -> ndarray:
     """A kernel in the middle of `window` x `window` pixels; brightness by square root."""
     padded = np.pad(kernel / kernel.max(), max(0, window - len(kernel)) // 2)
     return mpl.colormaps["inferno"](np.sqrt(padded))
 
 
-def spectrum(photo: np.ndarray) -> np.ndarray:
+def spectrum(photo: ndarray) -> ndarray:
     """Log amplitude of a photo's grey values, frequency 0 in the middle; 1e-4 and less is black."""
     window = np.outer(*(np.hanning(length) for length in photo.shape[:2]))
     grey = (photo.mean(-1) / 255 - photo.mean() / 255) * window / window.sum()
@@ -120,6 +121,6 @@ def spectrum(photo: np.ndarray) -> np.ndarray:
     return mpl.colormaps["inferno"](1 + np.log10(amplitude + 1e-9) / 4)
 
 
-def strengthened(first: np.ndarray, second: np.ndarray, gain: int) -> np.ndarray:
+def strengthened(first: ndarray, second: ndarray, gain: int) -> ndarray:
     """|first - second| times `gain`, cut at white."""
     return cv2.convertScaleAbs(cv2.absdiff(first, second), alpha=gain)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas import DataFrame
 
 from s3e.config import VARIANTS
 from s3e.evaluation.captions import SPICE_NOT_RUN
@@ -30,7 +31,7 @@ WORDS = data_file("report/tables.toml")
 NOT_RUN, DASH = "not run", "–"
 ONE_SEED = "one seed, no claim"
 COLUMNS, FORMATS = WORDS["columns"], WORDS["formats"]
-Frames = Mapping[str, pd.DataFrame]  # tables of numbers by the name of their file
+Frames = Mapping[str, DataFrame]  # tables of numbers by the name of their file
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Table:
 
     name: str
     caption: str
-    cells: pd.DataFrame
-    data: pd.DataFrame
+    cells: DataFrame
+    data: DataFrame
     notes: tuple[str, ...] = ()
     text_columns: int = 1
 
@@ -65,7 +66,7 @@ def spoken(row: Mapping[str, Any]) -> dict[str, str]:
     return text | {"cell": cell, "interval": interval, "images": f"{row['images']:.0f}"}
 
 
-def pick(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+def pick(frame: DataFrame, **wanted: object) -> DataFrame:
     """The rows of `frame` in which each column named has the value given."""
     for column, value in wanted.items():
         frame = frame[frame[column] == value]
@@ -107,7 +108,7 @@ def study_table(
         "seeds": seeds_sentence(seeds),
         "images": images_of(printed),
         "videos": shown.get("clusters", seeds).max(),
-        "found": finding(frames.get("differences", pd.DataFrame()), "test", severity),
+        "found": finding(frames.get("differences", DataFrame()), "test", severity),
         "classical": CLASSICAL_NOTE * ("wiener" in set(printed.variant)),
         "reasons": " ".join(sorted(set(shown.get("reason", pd.Series()).dropna()) - {""})),
         "protocol": PROTOCOL,
@@ -120,9 +121,9 @@ def study_table(
     return Table(name, caption, cells, data, tuple(filter(None, notes)), len(rules["rows"]))
 
 
-def part_rows(frame: pd.DataFrame, part: Mapping[str, Any], severity: str) -> pd.DataFrame:
+def part_rows(frame: DataFrame, part: Mapping[str, Any], severity: str) -> DataFrame:
     """The rows of a frame that a part of a table wants, with the texts that it adds."""
-    frame = TIDY.get(part["frame"], pd.DataFrame)(frame)
+    frame = TIDY.get(part["frame"], DataFrame)(frame)
     frame = frame.rename(columns={"system": "variant"}).replace({"left_out": SUSPECTS})
     where = {name: value.format(severity=severity) for name, value in part["where"].items()}
     frame = pick(frame, **where)
@@ -139,17 +140,17 @@ def part_rows(frame: pd.DataFrame, part: Mapping[str, Any], severity: str) -> pd
     return frame
 
 
-def costs(frame: pd.DataFrame) -> pd.DataFrame:
+def costs(frame: DataFrame) -> DataFrame:
     """What variants cost (means over their runs), a row for each variant and metric."""
     names = ["parameters_semantics", "milliseconds_per_step"]
     means = frame.groupby("variant")[names].mean()
     return means.melt(var_name="metric", value_name="mean", ignore_index=False).reset_index()
 
 
-def definitions(frame: pd.DataFrame) -> pd.DataFrame:
+def definitions(frame: DataFrame) -> DataFrame:
     """PSNR and SSIM by every definition, and whether it ranks variants as ours does."""
     words = [item[:3] for item in DEFINITIONS]
-    habits = pd.DataFrame(words, columns=["definition", "metric", "habit"])
+    habits = DataFrame(words, columns=["definition", "metric", "habit"])
     alike = agreement(frame).map("{:.2f}".format).replace("nan", DASH).rename("agreement")
     frame = frame.merge(habits).join(alike, on=["metric", "definition"])
     value = dict.fromkeys(("mean", "low", "high"), frame.value)
@@ -159,7 +160,7 @@ def definitions(frame: pd.DataFrame) -> pd.DataFrame:
 TIDY = {"cost": costs, "definitions": definitions}  # frames that do not come as rows of tables
 
 
-def cells_of(printed: pd.DataFrame, rows: dict[str, str], seeds: pd.Series) -> pd.DataFrame:
+def cells_of(printed: DataFrame, rows: dict[str, str], seeds: pd.Series) -> DataFrame:
     """What is printed, in the order of all figures; `rows`: columns that name a row -> titles."""
     most = seeds.groupby(printed.variant).max()
     alone = most.index[(most == 1) & (most.max() > 1)]
@@ -184,7 +185,7 @@ def seeds_sentence(seeds: pd.Series) -> str:
     return f"{counts[-1]} seeds{alone}; ± is half of the 95 % interval over images and seeds."
 
 
-def images_of(frame: pd.DataFrame) -> str:
+def images_of(frame: DataFrame) -> str:
     """How many images were scored: by severity, where not all frames have a severe version."""
     by = frame.get("severity", pd.Series("", frame.index))
     counts = frame.groupby(by).images.max().astype(int)
@@ -217,7 +218,7 @@ def findings(frames: Frames, severity: str, split: str = "test") -> dict[str, st
     facts = {
         shape.format_map(row): row
         for name, shape in WORDS["facts"].items()
-        for row in frames.get(name, pd.DataFrame()).to_dict("records")
+        for row in frames.get(name, DataFrame()).to_dict("records")
         if row.get("split", split) == split and row.get("references", "all") == "all"
     }
     found = {}
@@ -232,7 +233,7 @@ def findings(frames: Frames, severity: str, split: str = "test") -> dict[str, st
     return found
 
 
-def finding(differences: pd.DataFrame, split: str, severity: str) -> str:
+def finding(differences: DataFrame, split: str, severity: str) -> str:
     """Does `full` beat the baseline and the control without semantic losses? In plain sentences."""
     found = findings({"differences": differences}, severity, split)
     said = [found[name] for name in ("baseline", "no_semantics_loss") if name in found]

@@ -6,12 +6,13 @@ numbers stay as they are.
 
 import pandas as pd
 import torch
+from pandas import DataFrame
 
 from s3e.data.corpus import Batch
 from s3e.training.stages import CoTraining, PretrainSemantics
 
 
-def gradients(training: CoTraining | PretrainSemantics, batch: Batch) -> pd.DataFrame:
+def gradients(training: CoTraining | PretrainSemantics, batch: Batch) -> DataFrame:
     """Norm of the gradient of each weighted term (rows) over the trained weights of each part.
 
     Parts are those of the semantics, the embedding and the rest of the generator; 0 where a term
@@ -28,7 +29,7 @@ def gradients(training: CoTraining | PretrainSemantics, batch: Batch) -> pd.Data
     weights = {name: [*part.parameters()] for name, part in reversed(parts.items())}
     owner = {w: name for name, own in weights.items() for w in own if w.requires_grad}
     columns = [name for name in parts if weights[name]]
-    table = pd.DataFrame(0.0, index=pd.Index(terms, name="loss"), columns=columns)
+    table = DataFrame(0.0, index=pd.Index(terms, name="loss"), columns=columns)
     for term, value in terms.items():
         found = torch.autograd.grad(value, list(owner), retain_graph=True, allow_unused=True)
         for name, gradient in zip(owner.values(), found, strict=True):

@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torch.distributed as dist
+from pandas import DataFrame
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
@@ -77,7 +77,7 @@ class Trainer:
         for module in modules.values():
             module.train().to(self.device, self.dtype)
 
-    def fit(self) -> pd.DataFrame:
+    def fit(self) -> DataFrame:
         """Take all steps from the last checkpoint on; the log.
 
         Raises `S3EError` for a divergence, too little memory or a full disk; the last good
@@ -100,7 +100,7 @@ class Trainer:
                     f" (now {self.runtime.devices}), among which a batch is shared out."
                 ) from None
         self.milliseconds = 1000 * self.seconds / self.settings.steps
-        return pd.DataFrame(self.rows)
+        return DataFrame(self.rows)
 
     def _run(self, start: int) -> None:
         steps, every, window = self.settings.steps, self.settings.validate_every, []
@@ -216,7 +216,7 @@ class Trainer:
         path = self.folder / f"{kind}_{self.name}.csv"
         if self.first:
             with checkpoint.disk_errors(path, self.checkpoint):
-                write_file(path, pd.DataFrame(rows))
+                write_file(path, DataFrame(rows))
 
     def _save(self, step: int) -> None:
         state = {"key": [*map(str, self.key)], "step": step, "rows": self.rows}
