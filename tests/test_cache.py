@@ -14,8 +14,8 @@ import pytest
 
 from s3e.config import load_config
 from s3e.data import prepare
+from s3e.data.annotations import read_source
 from s3e.data.prepare import prepare_corpus, prepare_photos
-from s3e.data.readers import read_source
 from s3e.utils import S3EError
 from tests.fixtures_data import cut, save, small, write_gopro, write_photos
 

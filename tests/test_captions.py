@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3e.data.readers import clean_caption
+from s3e.data.annotations import clean_caption
 from s3e.data.scenes import make_split
 from s3e.evaluation import captions
 from s3e.evaluation.captions import METRICS, intervals, measure

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3e.data.annotations import layout, read_source
 from s3e.data.prepare import windows
-from s3e.data.readers import SPLITS, ImageIndex, read_source, validation
+from s3e.data.readers import SPLITS, ImageIndex, validation
 from s3e.utils import S3EError, stable_hash, write_file
 from tests.fixtures_data import (
     picture,
@@ -397,7 +398,7 @@ def test_ids_stay_unique_and_other_files_are_counted(tmp_path):
     write_file(tmp_path / "annotations" / "instances_train2017.json", {})
     source = whole(tmp_path)
     assert {"00/photo000.png", "00/photo000.jpg", "00/photo003"} <= {*source.images["id"]}
-    assert len(source.images) == 41 and ImageIndex(tmp_path).layout() == "folder"
+    assert len(source.images) == 41 and layout(ImageIndex(tmp_path)) == "folder"
     assert source.notes[0] == "other files, left alone: 2 (.json)"
     assert "annotations/ holds no captions_*.json" in source.notes[1]
 

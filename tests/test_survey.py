@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from s3e.data.annotations import read_source
 from s3e.data.prepare import check, look
-from s3e.data.readers import SPLITS, Source, alike, fingerprint, keep_apart, read_source
+from s3e.data.readers import SPLITS, Source, alike, fingerprint, keep_apart
 from s3e.utils import ROOT, S3EError
 from tests.conftest import PHOTOS
 from tests.fixtures_data import cut, picture, save, write_coco, write_gopro, write_photos

@@ -29,11 +29,12 @@ from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import TreeVocabulary, Vocabulary
 from s3e.config import Config, Data, load_config
+from s3e.data import annotations, readers
 from s3e.data import photos as decoding
-from s3e.data import readers
+from s3e.data.annotations import read_source
 from s3e.data.corpus import Corpus, load_corpus
 from s3e.data.photos import decode, load_photo, load_whole
-from s3e.data.readers import PAIRED, SPLITS, Photo, Source, Subset, counted, read_source
+from s3e.data.readers import PAIRED, SPLITS, Photo, Source, Subset, counted
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.utils import (
     S3EError,
@@ -304,7 +305,7 @@ def prepare_photos(config: Config, jobs: int = 0) -> Path:
 
 def cache_key(config: Config, source: Source, teacher: Source | None) -> str:
     """Hash of what a cache depends on: settings, code, and rows, sizes and times of the files."""
-    modules = sys.modules[__name__], readers, decoding, blur, utils
+    modules = sys.modules[__name__], annotations, readers, decoding, blur, utils
     key = [code_digest(getsource(module), module.__name__) for module in modules]
     images = pd.concat(some.images for some in (source, teacher) if some)
     for path in [*images["path"], *images["blurred"].dropna()]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from s3e import utils
 from s3e.config import GIVEN, TRUTH, VARIANTS, load_config
+from s3e.data.annotations import layout
 from s3e.data.readers import CAPTIONED, ImageIndex
 from s3e.pipeline import keys
 from s3e.pipeline.graph import (
@@ -72,7 +73,7 @@ class Study:
             for number in (config.seeds[:1] if variant in config.one_seed else config.seeds)
         ]
         self.selection = tuple(dict.fromkeys(pairs))  # (variant, seed)
-        self.kind = "scenes" if data == "scenes" else ImageIndex(Path(self.data)).layout()
+        self.kind = "scenes" if data == "scenes" else layout(ImageIndex(Path(self.data)))
         self.captioned = self.kind in CAPTIONED
         if config.semantics_from and self.captioned:
             raise S3EError(
