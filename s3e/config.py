@@ -46,11 +46,13 @@ class Section(BaseModel):
 class Data(Section):
     """What is read. `source`: "scenes" or a data folder, of which 0 photos mean all.
 
-    See `s3e.data.readers`. `subset` and `whole_frames` concern GoPro: which blurred frames, and
-    test frames in full or as central crops.
+    See `s3e.data.annotations`. `kind`: "photos" reads no captions or pairs, "" finds out what
+    is there. `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in
+    full or as central crops.
     """
 
     source: str = "scenes"
+    kind: Literal["", "photos"] = ""
     subset: Literal["blur", "blur_gamma"] = "blur"
     whole_frames: bool = False
     skip_broken: bool = False

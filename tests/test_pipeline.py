@@ -30,7 +30,7 @@ from s3e.pipeline.graph import STAGES
 from s3e.pipeline.opened import open_run
 from s3e.pipeline.study import Study
 from s3e.utils import S3EError, code_digest, is_locked, lock_file, read_json
-from tests.fixtures_data import write_coco, write_gopro, write_karpathy, write_photos
+from tests.fixtures_data import write_coco, write_gopro, write_photos
 
 COMMON = """profile: str = "smoke"
 data: str = "scenes"
@@ -341,11 +341,12 @@ def test_weights_count_by_content_and_are_found_from_any_folder(tmp_path, monkey
 
 def test_kinds_of_data(frames, tmp_path):
     small = {"size": (20, 20)}
-    folders = {"coco": write_coco(tmp_path / "a", **small), "gopro": frames}
-    folders |= {"karpathy": write_karpathy(tmp_path / "b", **small)}
-    folders |= {"folder": write_photos(tmp_path / "c", **small)}
+    folders = {"captions": write_coco(tmp_path / "a", **small), "gopro": frames}
+    folders |= {"photos": write_photos(tmp_path / "c", **small)}
     for kind, folder in folders.items():
         assert Study("smoke", str(folder)).kind == kind
+    alone = Study("smoke", str(folders["captions"]), {"data.kind": "photos"})
+    assert alone.kind == "photos" and not alone.captioned
 
 
 # ---------------------------------------------------------------------------------------- the store

@@ -75,7 +75,7 @@ def pairs(tmp_path):
 @pytest.mark.parametrize("images", ["images", "{split}2017", "images/{split}2017", "{split}", "."])
 def test_official_layouts(tmp_path, year, images):
     source = whole(write_coco(tmp_path, {"train": 4, "val": 8}, year=year, images=images))
-    assert source.kind == "coco" and source.captioned and not source.paired
+    assert source.kind == "captions" and source.captioned and not source.paired
     assert sum(sizes(source)) == 12
     assert source.protocol == f"COCO captions {year}".strip() + ", val split halved by id"
     trained = photos(source, "train")
@@ -204,7 +204,7 @@ def test_photos_that_are_not_there(coco, tmp_path):
 
 def test_karpathys_split(karpathy):
     source = whole(karpathy)
-    assert sizes(source) == [16, 6, 6] and source.kind == "karpathy" and source.captioned
+    assert sizes(source) == [16, 6, 6] and source.kind == "captions" and source.captioned
     assert source.protocol == "Karpathy's split (dataset_coco.json)"
     restval = photos(source, "train").iloc[12]
     assert restval["path"].parent.name == "val2014"  # is trained on
@@ -214,7 +214,7 @@ def test_karpathys_file_in_annotations_goes_before_official_ones(karpathy):
     write_coco(karpathy, {"train": 4, "val": 8}, year="2014")
     (karpathy / "dataset_coco.json").rename(karpathy / "annotations" / "dataset_coco.json")
     write_file(karpathy / "annotations" / "dataset_flickr8k.json", {})
-    assert whole(karpathy).kind == "karpathy"
+    assert whole(karpathy).protocol.startswith("Karpathy")
 
 
 def test_flickr_files_number_by_imgid_and_give_no_path(karpathy):
@@ -381,7 +381,7 @@ def test_windows_are_consecutive_frames_of_one_sequence(pairs, frames):
 
 def test_photos_are_split_by_hashed_name(tmp_path):
     source = whole(write_photos(tmp_path, 40))
-    assert source.kind == "folder" and not source.captioned and not source.paired
+    assert source.kind == "photos" and not source.captioned and not source.paired
     assert sum(sizes(source)) == 40 and "00/photo000" in {*source.images["id"]}
     before = dict(zip(source.images["id"], source.images["split"], strict=True))
     save(tmp_path / "new" / "one.PNG", picture("one"))
@@ -398,7 +398,7 @@ def test_ids_stay_unique_and_other_files_are_counted(tmp_path):
     write_file(tmp_path / "annotations" / "instances_train2017.json", {})
     source = whole(tmp_path)
     assert {"00/photo000.png", "00/photo000.jpg", "00/photo003"} <= {*source.images["id"]}
-    assert len(source.images) == 41 and layout(ImageIndex(tmp_path)) == "folder"
+    assert len(source.images) == 41 and layout(ImageIndex(tmp_path)) == "photos"
     assert source.notes[0] == "other files, left alone: 2 (.json)"
     assert "annotations/ holds no captions_*.json" in source.notes[1]
 

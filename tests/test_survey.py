@@ -28,7 +28,7 @@ def signs(images):
     return pd.DataFrame([fingerprint(image) for image in images], columns=["hash", "thumb"])
 
 
-def source_of(*rows, kind="folder"):
+def source_of(*rows, kind="photos"):
     """A source of made-up photos: (split, id, number of its picture)."""
     rows = [(split, key, *SIGNS[k]) for split, key, k in rows]
     images = pd.DataFrame(rows, columns=["split", "id", "hash", "thumb"])
@@ -135,7 +135,7 @@ def test_check_lists_every_broken_file(coco, capsys):
 
 
 def test_check_of_pairs_and_of_plain_photos(tmp_path, capsys):
-    assert check(write_gopro(tmp_path / "pairs"), "blur_gamma") == 0
+    assert check(write_gopro(tmp_path / "pairs"), [("data.subset", "blur_gamma")]) == 0
     assert check(write_photos(tmp_path / "photos", 40)) == 0
     printed = capsys.readouterr().out
     assert "subset blur_gamma" in printed and " partners in 2 sequences" in printed

@@ -199,32 +199,40 @@ def _sound(where: str, records: list, kind: type[BaseModel], problems: list[str]
     return sound
 
 
+def _caption_files(index: ImageIndex) -> bool:
+    return bool(_karpathy_files(index) or _coco_files(index))
+
+
+def _read_captions(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
+    return (_read_karpathy if _karpathy_files(index) else _read_coco)(index, subset)
+
+
 # --- which reader a folder needs ---
 
 
 LAYOUTS = {  # kind -> (does a folder hold it?, read it)
-    "karpathy": (_karpathy_files, _read_karpathy),
-    "coco": (_coco_files, _read_coco),
+    "captions": (_caption_files, _read_captions),
     "gopro": (frames_of, read_gopro),
-    "folder": (lambda index: True, read_folder),
+    "photos": (lambda index: True, read_folder),
 }
 
 
-def layout(index: ImageIndex) -> Kind:
-    """What kind of data a folder holds, by its file names alone."""
-    return next(kind for kind, (found, _) in LAYOUTS.items() if found(index))
+def layout(index: ImageIndex, kind: str = "") -> Kind:
+    """What kind of data a folder holds, by its file names alone, unless `kind` says it."""
+    return kind or next(kind for kind, (found, _) in LAYOUTS.items() if found(index))
 
 
-def read_source(root: Path | str, subset: Subset = "blur") -> Source:
+def read_source(root: Path | str, subset: Subset = "blur", kind: str = "") -> Source:
     """Find out what the folder `root` holds and read it, without broken records (`problems`).
 
-    `subset` names GoPro's blurred frames. Raises `S3EError` if the folder cannot be used at all.
+    `subset` names GoPro's blurred frames; `kind`: "photos" asks for photos alone. Raises
+    `S3EError` if the folder cannot be used at all.
     """
     root = Path(root)
     if not root.is_dir():
         raise S3EError(f"{root}: there is no such folder; give the folder that holds the photos.")
     index = ImageIndex(root)
-    kind = layout(index)
+    kind = layout(index, kind)
     _, read = LAYOUTS[kind]
     photos, protocol = read(index, subset)
     images = DataFrame(photos, columns=Photo._fields)

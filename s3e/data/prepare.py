@@ -34,7 +34,7 @@ from s3e.data import photos as decoding
 from s3e.data.annotations import read_source
 from s3e.data.corpus import Corpus, load_corpus
 from s3e.data.photos import decode, load_photo, load_whole
-from s3e.data.readers import PAIRED, SPLITS, Photo, Source, Subset, counted
+from s3e.data.readers import PAIRED, SPLITS, Photo, Source, counted
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.utils import (
     S3EError,
@@ -74,7 +74,8 @@ def read(config: Config) -> Source:
     Raises `S3EError` if it cannot be used, does not fit `blur.severity`, or has broken records
     (unless `data.skip_broken`).
     """
-    source, severity = read_source(config.data.source, config.data.subset), config.blur.severity
+    data, severity = config.data, config.blur.severity
+    source = read_source(data.source, data.subset, data.kind)
     known = PAIRED if source.paired else tuple(SEVERITIES)
     if severity not in known:
         what = "pairs of blurred and sharp frames" if source.paired else "sharp photos alone"
@@ -386,12 +387,14 @@ def summary(corpus: Corpus) -> dict[str, float]:
 # --- the commands `data check` and `data prepare` ---
 
 
-def check(root: Path, subset: Subset = "blur", jobs: int = 0) -> int:
+def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -> int:
     """Print what a data folder holds, and which of its files are broken; 1 if any is, else 0.
 
-    Raises `S3EError` for a folder that cannot be used.
+    `settings`: pairs of a name and its value. Raises `S3EError` for settings or a folder that
+    cannot be used.
     """
-    source = read_source(root, subset)
+    data = load_config("laptop", overrides=dict(settings)).data
+    source = read_source(root, data.subset, data.kind)
     print(f"folder    {source.root}\nprotocol  {source.protocol}", flush=True)
     look(source, jobs)
     for problem in source.problems:

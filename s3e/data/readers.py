@@ -21,10 +21,10 @@ from s3e.utils import S3EError, stable_hash
 
 SPLITS = ("train", "val", "test")
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
-Kind = Literal["karpathy", "coco", "gopro", "folder", "scenes"]
+Kind = Literal["captions", "gopro", "photos", "scenes"]
 Subset = Literal["blur", "blur_gamma"]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-CAPTIONED = ("scenes", "coco", "karpathy")  # kinds of data that teach a tree and a captioner
+CAPTIONED = ("scenes", "captions")  # kinds of data that teach a tree and a captioner
 
 
 class Photo(NamedTuple):

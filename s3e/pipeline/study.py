@@ -44,8 +44,8 @@ def in_full(text: Any) -> Any:
 class Study:
     """One profile with its data, overrides, variants and seeds: its runs, and where they lie.
 
-    `kind`: what the data are ("scenes", "coco", "karpathy", "gopro", "folder"); `captioned`: they
-    have captions. Raises `S3EError` for settings that cannot be used.
+    `kind`: what the data are ("scenes", "captions", "gopro", "photos"); `captioned`: they have
+    captions. Raises `S3EError` for settings that cannot be used.
     """
 
     def __init__(
@@ -73,7 +73,9 @@ class Study:
             for number in (config.seeds[:1] if variant in config.one_seed else config.seeds)
         ]
         self.selection = tuple(dict.fromkeys(pairs))  # (variant, seed)
-        self.kind = "scenes" if data == "scenes" else layout(ImageIndex(Path(self.data)))
+        self.kind = "scenes"
+        if data != "scenes":
+            self.kind = layout(ImageIndex(Path(self.data)), config.data.kind)
         self.captioned = self.kind in CAPTIONED
         if config.semantics_from and self.captioned:
             raise S3EError(
