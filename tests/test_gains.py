@@ -1,7 +1,5 @@
 """Comparisons of variants whose differences are known; what training may have seen of the test."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -112,36 +110,6 @@ def test_frames_of_videos_are_resampled_by_video():
     row, free = (pick(gains.differences(frame, 1000), **FULL) for frame in (pairs, photos))
     assert (row.images, row.clusters, free.clusters) == (40, 4, 40)
     assert row.high - row.low > 2 * (free.high - free.low)
-
-
-def test_closing_is_the_share_of_the_gap(scores):
-    frame = gains.closing(scores, 1000)
-    assert set(frame.severity) == {"severe"}  # under light blur the oracle gains nothing
-    row = pick(frame, **SEVERE, variant="full")
-    assert row["mean"] == pytest.approx(0.4, abs=0.02) and row.low < 0.4 < row.high
-    assert row.seeds == 3 and pick(frame, variant="shuffled").seeds == 1
-    assert gains.closing(scores[scores.variant != "oracle_map"], 200).empty
-
-
-def write_validation(root: Path, variant: str, seed: int, rise: float) -> Path:
-    stage = "05_co_training" if variant == "full" else "06_ablation"
-    folder, steps = root / stage / f"{variant}-s{seed}", np.arange(100, 501, 100)
-    folder.mkdir(parents=True)
-    scores = pd.DataFrame({"step": steps, "score": 20 + rise * steps / 500})
-    scores.to_csv(folder / "validation_cotrain.csv", index=False)
-    return folder
-
-
-def test_closing_by_step_reads_validations(tmp_path):
-    rises = {"baseline": 0.0, "full": 0.5, "oracle_map": 1.0}
-    folders = [write_validation(tmp_path, n, s, rise) for n, rise in rises.items() for s in (0, 1)]
-    folders.append(write_validation(tmp_path, "frozen", 1, 0.25))  # one seed leaves holes
-    frame = gains.closing_by_step([*folders, tmp_path / "06_ablation" / "shuffled-s0"])
-    last = pick(frame, variant="full", seed=1, step=500)
-    assert last.gain == pytest.approx(0.5)
-    assert pick(frame, variant="frozen", seed=1, step=500).gain == pytest.approx(0.25)
-    assert "baseline" not in set(frame.variant)
-    assert gains.closing_by_step(folders[2:]).empty and gains.closing_by_step([]).empty
 
 
 def test_the_texture_control_keeps_the_decisive_comparisons(differences):

@@ -124,7 +124,6 @@ def frames(store):
         "differences": compared,
         "by_seed": gains.by_seed(scores),
         "bins": gains.bins(scores, 200),
-        "closing": gains.closing(scores, 200),
         "texture_control": gains.texture_control(compared, compared),
         **fidelity.caption_tables({"caption_scores": said}, corpus, 200),
         "node_accuracy": collect.node_accuracy(readers),
@@ -213,7 +212,7 @@ def test_fidelity_is_read_between_blurred_and_sharp():
 
 def test_tables_are_written_twice(frames, tmp_path):
     made = tables.study_tables({**frames, **judged()}, "", "severe")
-    assert len(made) == 8
+    assert len(made) == 7
     for table in made:
         csv, md = tables.write(table, tmp_path)
         assert len(pd.read_csv(csv)) == len(table.data)
@@ -234,7 +233,6 @@ def test_findings_speak_of_what_was_run(frames):
     found = tables.findings({**frames, **judged()}, "severe")
     assert found["baseline"].endswith("S3E-Deblur restores better (+0.40 dB).")
     assert "of 12 test images" in found["study"] and "one training, no claim" in found["study"]
-    assert found["closes"].startswith("S3E-Deblur reaches 33 % of what true label maps bring")
     assert found["judged"].startswith(
         "It reads S3E-Deblur's images better than the baseline's (+10.0,"
     )
@@ -275,7 +273,6 @@ def makers(store, frames):
         "fig7": lambda: sheets.captions({"blurred": shown}, records, said, "severe"),
         "fig8": lambda: plots.gain_by_severity(frames["differences"], frames["bins"]),
         "fig9": lambda: plots.training_curves(logs_of(store)),
-        "fig10": lambda: plots.closing(gains.closing_by_step(store["variants"])),
         "fig12": lambda: sheets.errors(columns, shown[::-1], count=2),
         "fig14": lambda: plots.seeds(frames["by_seed"], frames["differences"]),
         "tree": lambda: diagram.tree(TREE, [0.5] * 7),
@@ -308,8 +305,6 @@ def test_axes_are_labelled_with_units(store, frames):
     assert all(
         axes.get_xlabel() and axes.get_ylabel() and axes.get_title("left") for axes in curves
     )
-    (axes,) = plots.closing(gains.closing_by_step(store["variants"])).axes
-    assert axes.get_xlabel() and "(dB)" in axes.get_ylabel()
     axes = plots.seeds(frames["by_seed"], frames["differences"]).axes[0]
     assert axes.get_yticklabels()[0].get_text() == "S3E-Deblur (full) (1 seed)"
     mine = {"full": "mine"}  # a variant without a line in looks.csv
@@ -346,9 +341,8 @@ def test_failures_are_where_full_loses_most_and_where_variants_disagree():
 
 
 def test_legends_stay_inside(store):
-    progress = gains.closing_by_step(store["variants"])
-    full, names = progress[progress.variant == "full"], list(VARIANTS)[1:8]
-    figure = plots.closing(pd.concat([full.assign(variant=name) for name in names]))
+    logs = collect.read_logs(store["variants"])
+    figure = plots.curves(logs[logs.term == "pixel"])
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
     assert 0 <= box.x0 and box.x1 <= figure.bbox.x1

@@ -1,4 +1,4 @@
-"""What each variant gains per image: means, paired differences, share of the gap closed.
+"""What each variant gains per image: means and paired differences.
 
 `scores` is always the long frame of `collect.read_scores`; a table is one split, severity and
 metric of it, (variant, seed) x (id, video). Results share the columns `mean low high seeds images
@@ -8,15 +8,14 @@ and how many independent units stand behind it: images, or the videos of pairs. 
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from s3e.evaluation.collect import SUSPECTS, read
-from s3e.evaluation.statistics import compare, holm, share_of_gap
+from s3e.evaluation.collect import SUSPECTS
+from s3e.evaluation.statistics import compare, holm
 from s3e.utils import S3EError
 
 UNTRAINED = ("blurred", "wiener", "richardson_lucy")  # variants without a training
@@ -105,42 +104,6 @@ def by_seed(scores: DataFrame) -> DataFrame:
         for labels, gain in _comparisons(scores)
         for seed, mean in gain.mean(axis=1).items()
     )
-
-
-def closing(scores: DataFrame, resamples: int = 2000) -> DataFrame:
-    """Share of the PSNR gap from baseline to true label maps that each variant closes.
-
-    Empty where the data have no label maps; no rows where the gap's interval reaches zero.
-    """
-    found = []
-    for cell, table in _tables(scores[scores.metric == "psnr"]):
-        known = {
-            labels["variant"]: gain
-            for labels, gain in _gains(cell, table)
-            if labels["reference"] == "baseline"
-        }
-        gap = known.pop("oracle_map", None)
-        if gap is None or not _frame([(cell, gap)], resamples).low[0] > 0:
-            continue
-        for variant, gain in known.items():
-            shared = gain.index.intersection(gap.index)
-            if len(shared):
-                share = share_of_gap(gain.loc[shared], gap.loc[shared])
-                found.append((cell | {"variant": variant}, share))
-    return _frame(found, resamples).drop(columns=P_VALUES, errors="ignore").assign(metric="share")
-
-
-def closing_by_step(paths: Iterable[Path]) -> DataFrame:
-    """PSNR gained over the baseline during co-training: seed, step, variant, gain (dB).
-
-    From `validation_cotrain.csv` (step, score), which runs have that were validated on the way.
-    """
-    logs = read(paths, "validation_cotrain.csv")
-    if logs.empty or "baseline" not in set(logs.variant):
-        return DataFrame()
-    wide = logs.pivot(index=["seed", "step"], columns="variant", values="score")
-    gains = wide.sub(wide.pop("baseline"), axis=0)
-    return gains.stack().dropna().rename("gain").reset_index()
 
 
 def texture_control(category: DataFrame, random: DataFrame) -> DataFrame:

@@ -138,18 +138,6 @@ def holm(p_values: pd.Series) -> pd.Series:
     return ranked.cummax().clip(upper=1)[p_values.index]
 
 
-def share_of_gap(gain: ndarray, gap: ndarray) -> ndarray:
-    """Differences with the mean and the interval of mean(gain) / mean(gap), (seeds, images).
-
-    Each is the ratio plus what it does to the ratio (the delta method), so that `compare` applies;
-    good while the error of the gap is small beside the gap, as it is where the interval of the gap
-    stays far from zero.
-    """
-    whole = np.asarray(gap).mean()
-    ratio = np.asarray(gain).mean() / whole
-    return ratio + (gain - ratio * gap) / whole
-
-
 def proportion_interval(shares: Sequence[float], trials: int) -> Interval:
     """Mean and interval of a share that each seed measured on the same `trials` images.
 

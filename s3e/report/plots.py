@@ -1,4 +1,4 @@
-"""Figures made of numbers: trainings, gains, seeds, the gap closing, how severe blur is."""
+"""Figures made of numbers: trainings, gains, seeds, how severe blur is."""
 
 from pathlib import Path
 
@@ -75,17 +75,6 @@ def training_curves(logs: DataFrame) -> Figure:
     logs = logs[logs.training.isin(TRAININGS) & logs.term.isin(WORDS["terms"])]
     order = pd.Index(list(TRAININGS)).get_indexer
     return curves(logs.sort_values("training", key=order, kind="stable"))
-
-
-def closing(progress: DataFrame) -> Figure:
-    """Figure 10: PSNR gained over the baseline on validation images, against steps.
-
-    Variants of one seed are left out where others have several. `progress`: `closing_by_step` of
-    notebook 07.
-    """
-    count = progress.groupby("variant").seed.transform("nunique")
-    chosen = progress[(count > 1) | (count.max() == 1)].rename(columns={"gain": "value"})
-    return curves(chosen.assign(training="cotrain", term="gain"))
 
 
 def _ends(rows: DataFrame) -> ndarray:
