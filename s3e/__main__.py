@@ -1,5 +1,4 @@
-"""`python -m s3e VERB`: the suite's command line. Exit codes: 0 done, 1 something was broken, 2
-wrong request.
+"""`python -m s3e VERB`: the suite's command line. docs/commands.md explains exit codes.
 
 `verbs.yaml` lists the verbs. Each calls one function with its arguments as keywords; the function's
 module, slow to import, is imported only then.
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3e.config import PROFILES, VARIANTS, Config, load_config, parse_setting
-from s3e.utils import FIGURES, S3EError, data_file, read_json, reader_gone
+from s3e.utils import FIGURES, S3EError, data_file, end_output, open_streams, read_json, say
 
 if TYPE_CHECKING:
     from s3e.data.corpus import Sizes
@@ -127,7 +126,11 @@ def network_costs(config: Config, sizes: "Sizes") -> dict[str, tuple[int, int]]:
 
 
 def main(command: list[str] | None = None) -> int:
-    """Run one command; an `S3EError` is printed as one line and gives exit code 2."""
+    """Run one command; an `S3EError` is printed as one line and gives exit code 2.
+
+    So is, with exit code 1, what the system refuses and nobody foresaw.
+    """
+    open_streams()
     try:
         arguments = vars(parser().parse_args(command))
         module, _, function = arguments.pop("calls").partition(":")
@@ -135,14 +138,18 @@ def main(command: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except S3EError as error:
-        print(f"s3e: {error}", file=sys.stderr)
+        say(error)
         return 2
     except KeyboardInterrupt as stop:
         again = "interrupted; the same command goes on where it stopped"
         print(f"\n{str(stop) or again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return reader_gone()
+        return end_output(141)
+    except OSError as error:
+        where, why = error.filename or "standard output", error.strerror or error
+        say(f"{where}: {why}; mend it and try again.")
+        return end_output(1)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
+import re
+import secrets
+import shutil
 import sys
-import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,11 +23,21 @@ import yaml
 from filelock import FileLock, Timeout
 from numpy import ndarray
 
-ROOT = Path(os.environ.get("S3E_ROOT", Path(__file__).parents[1])).resolve()
+CLONE = Path(__file__).parents[1]  # the repository, unless the package is installed without it
+
+
+def _place(variable: str, usual: Path | str) -> Path:
+    place = Path(os.environ.get(variable, usual))
+    with suppress(OSError):  # the working folder is gone
+        place = place.resolve()
+    return place
+
+
+ROOT = _place("S3E_ROOT", CLONE if (CLONE / "pyproject.toml").is_file() else "")
 NOTEBOOKS = ROOT / "notebooks"
-FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures")).resolve()
-RUNS = Path(os.environ.get("S3E_RUNS", ROOT / "runs")).resolve()
+FIGURES, RUNS = _place("S3E_FIGURES", ROOT / "figures"), _place("S3E_RUNS", ROOT / "runs")
 THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
+CGROUP = Path("/sys/fs/cgroup")  # what Linux grants a container
 PSNR_CAP = 100.0  # dB; two identical images would otherwise give infinity and ruin every mean
 
 
@@ -45,19 +58,34 @@ def data_file(name: str) -> Any:
     return text
 
 
+def shown(text: object) -> str:
+    """Text for a line of output: control characters, and bytes of names that are not UTF-8, as
+    `\\x1b`.
+    """
+    odd = "[\x00-\x1f\x7f-\x9f\udc80-\udcff]"
+    return re.sub(odd, lambda found: f"\\x{ord(found[0]) & 255:02x}", str(text))
+
+
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a path beside `path`, renamed to `path` if the block ends well; else leave no trace."""
+    """Yield a path beside `path`, renamed to `path` if the block ends well; else leave no trace.
+
+    A file that is replaced keeps its mode, a link gives way to a file (what it led to stays).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    # As short as any name may be; libraries look at the suffix
+    temporary = path.with_name(f".{secrets.token_hex(6)}{path.suffix[-12:]}")
     try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        yield temporary
+        with suppress(OSError):  # nothing is replaced, or the file system has no modes
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_file(path: Path | str, value: Any) -> None:
@@ -70,12 +98,12 @@ def write_file(path: Path | str, value: Any) -> None:
         if kind == ".npy":
             np.save(temporary, value)
         elif kind == ".csv":
-            value.to_csv(temporary, index=False)
-        elif kind != ".json" and isinstance(value, str):
-            temporary.write_text(value, encoding="utf-8")
+            value.to_csv(temporary, index=False, errors="backslashreplace")
         else:
             options = {"indent": 1, "sort_keys": True, "ensure_ascii": False, "allow_nan": False}
-            temporary.write_text(json.dumps(value, **options) + "\n", encoding="utf-8")
+            if kind == ".json" or not isinstance(value, str):
+                value = json.dumps(value, **options) + "\n"
+            temporary.write_text(value, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
@@ -84,9 +112,17 @@ def disk_errors(path: Path | str, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = "the disk is full" if full else error.strerror or error
-        raise S3EError(f"{path} cannot be written ({why}): {remedy}.") from None
+        raise unwritable(path, error, remedy) from None
+
+
+def unwritable(path: Path | str, error: Exception, remedy: str) -> S3EError:
+    """Why `path` cannot be written, and `remedy`, unless only a shorter name helps."""
+    code = getattr(error, "errno", None)
+    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    why = "the disk is full" if full else getattr(error, "strerror", None) or error
+    if code == errno.ENAMETOOLONG:
+        remedy = "give it, or what it is named after, a shorter name"
+    return S3EError(f"{path} cannot be written ({why}): {remedy}.")
 
 
 def read_json(path: Path | str) -> Any:
@@ -135,15 +171,46 @@ def is_locked(path: Path) -> bool:
     """True while a process holds the lock file `path`."""
     if not path.is_file():
         return False
-    with suppress(Timeout), FileLock(path, timeout=0.1):
-        return False
-    return True
+    try:
+        with FileLock(path, timeout=0.1, fallback_to_soft=False):
+            return False
+    except OSError as error:  # where there are no locks, nobody holds one
+        return isinstance(error, Timeout)
 
 
-def reader_gone() -> int:
-    """The exit code where nobody reads on (`| head -1`); Python then ends without complaint."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
+def open_streams() -> None:
+    """Let print never fail for a closed stream, nor for a character that its encoding lacks."""
+    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # a stream of strings has no encoding
+            stream.reconfigure(errors="backslashreplace")
+
+
+def tell(line: object) -> None:
+    """A line on stdout. What a full disk does not take is tried, and told, again in the end."""
+    try:
+        print(shown(line), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
+
+
+def say(line: object) -> None:
+    """A line on stderr."""
+    with suppress(OSError):  # nobody can be told
+        print(f"s3e: {shown(line)}", file=sys.stderr, flush=True)
+
+
+def end_output(code: int) -> int:
+    """Return `code`; what stdout does not take (`| head -1`, a full disk) is dropped."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 def stable_hash(*parts: object) -> int:
@@ -187,8 +254,16 @@ def seed_everything(*parts: object) -> None:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, by its affinity and by the CPU quota of its container."""
+    found = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        found = len(os.sched_getaffinity(0))
+    for names in ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):  # v2, v1
+        with suppress(OSError, ValueError):  # no such file; "max"
+            quota, period = map(int, " ".join((CGROUP / n).read_text() for n in names).split())
+            if quota > 0:
+                found = min(found, math.ceil(quota / period))
+    return found
 
 
 def set_threads(count: int, torch: bool) -> None:

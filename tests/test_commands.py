@@ -367,7 +367,7 @@ def no_memory():
     [
         (lambda: torch.empty(10**14), "too little memory; scale it down"),
         (no_memory, "too little memory; scale it down"),
-        (no_space, "No space left on device; free space"),
+        (no_space, "its result cannot be written (the disk is full): free space"),
     ],
 )
 def test_trouble_with_one_photo_does_not_stop_the_others(

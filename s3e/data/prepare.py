@@ -44,6 +44,7 @@ from s3e.utils import (
     lock_file,
     psnr,
     read_json,
+    tell,
     write_file,
 )
 
@@ -288,7 +289,7 @@ def prepare_photos(config: Config, jobs: int = 0) -> Path:
         study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
         if (root := study["config"]["data"]["source"]) != "scenes":
             teacher = read_source(root)
-    name = f"{source.root.resolve().name}-{cache_key(config, source, teacher)}"
+    name = f"{source.root.resolve().name[:40]}-{cache_key(config, source, teacher)}"
     folder = utils.RUNS / "cache" / name
     building = folder.with_name(f"{name}.part")
     if folder.exists():  # also where it may not be written, or locked
@@ -395,27 +396,28 @@ def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -
     """
     data = load_config("laptop", overrides=dict(settings)).data
     source = read_source(root, data.subset, data.kind)
-    print(f"folder    {source.root}\nprotocol  {source.protocol}", flush=True)
+    tell(f"folder    {source.root}")
+    tell(f"protocol  {source.protocol}")
     look(source, jobs)
     for problem in source.problems:
-        print(f"problem   {problem}")
+        tell(f"problem   {problem}")
     for unusual, images in source.images.explode("unusual").groupby("unusual"):
         source.notes.append(counted(unusual, [*images["id"]]))
     readers.keep_apart(source)
     for note in source.notes:
-        print(f"note      {note}")
+        tell(f"note      {note}")
     source.check_splits()
     sizes = sorted(source.images["size"], key=math.prod)
-    print("sizes     {} x {} to {} x {}".format(*sizes[0], *sizes[-1]))
+    tell("sizes     {} x {} to {} x {}".format(*sizes[0], *sizes[-1]))
     for split in SPLITS:
         images = source.images[source.images["split"] == split]
         more = f"{images['captions'].map(len).sum()} captions"
         if source.paired:
             more = f"blurred partners in {images['sequence'].nunique()} sequences"
-        print(f"{split:<10}{len(images)} photos, {more}")
+        tell(f"{split:<10}{len(images)} photos, {more}")
     broken = len(source.problems)
     remedy = "left out of the splits above; mend them, or allow it with data.skip_broken in a run"
-    print(f"result    {f'{broken} broken, {remedy}' if broken else 'nothing is broken'}")
+    tell(f"result    {f'{broken} broken, {remedy}' if broken else 'nothing is broken'}")
     return int(broken > 0)
 
 
@@ -431,6 +433,6 @@ def prepare(
     folder = prepare_photos(load_config(profile, str(root), overrides=dict(settings)), jobs)
     about = read_json(folder / "corpus.json")
     for line in [*(f"left out: {problem}" for problem in about["left_out"]), *about["notes"]]:
-        print(line)
-    print(f"cache: {folder} ({time.monotonic() - begin:.0f} s)")
+        tell(line)
+    tell(f"cache: {folder} ({time.monotonic() - begin:.0f} s)")
     return 0

@@ -2,9 +2,9 @@
 
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,16 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 from s3e.blur import blur_batch
 from s3e.data.photos import decode
 from s3e.data.readers import ImageIndex
-from s3e.utils import S3EError, atomic_write, out_of_memory, write_file
+from s3e.utils import (
+    S3EError,
+    atomic_write,
+    disk_errors,
+    out_of_memory,
+    say,
+    tell,
+    unwritable,
+    write_file,
+)
 
 SAVED = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm")
 KERNEL = ".kernel.npy"  # end of the name of the kernel beside the photo that `blur` made by it
@@ -90,9 +99,8 @@ def write_photo(pixels: ndarray, like: Photograph, path: Path | str) -> None:
         with atomic_write(path) as temporary:
             Image.fromarray(pixels).save(temporary, **about)
     except (OSError, ValueError) as error:  # the disk; too long a side or EXIF for the format
-        reason = getattr(error, "strerror", None) or error
         remedy = "name another folder, or make the photo a PNG"
-        raise S3EError(f"{path} cannot be written ({reason}): {remedy}.") from None
+        raise unwritable(path, error, remedy) from None
 
 
 def plan_results(
@@ -147,7 +155,10 @@ def plan_results(
 
 def check_folder(folder: Path) -> None:
     """Raise `S3EError` unless files can be written into `folder`, which need not exist yet."""
-    folder = folder.absolute()
+    with disk_errors(folder, "name another folder for the results"):
+        folder = folder.absolute()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()  # its name may be too long
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise S3EError(f"{there} is no folder to write to: name another one for the results.")
@@ -167,6 +178,9 @@ def for_each(
     try:
         for photo, files in jobs.items():
             try:
+                for file in files:
+                    with suppress(FileNotFoundError):
+                        file.lstat()  # before work: its name may be too long
                 work(read_photo(photo), *files)
                 done += 1
             except BrokenPipeError:  # not the photo: nobody reads what is printed
@@ -189,13 +203,8 @@ def _explained(photo: Path, error: Exception) -> str:
         return f"{photo}: too little memory; scale it down, or use deblur with a smaller --tile."
     if not isinstance(error, OSError):
         raise error
-    remedy = "free space on the disk or name another folder for the results"
-    return f"{photo}: {error.strerror or error}; {remedy}."
-
-
-def say(line: str) -> None:
-    """A line on stderr."""
-    print(f"s3e: {line}", file=sys.stderr, flush=True)
+    remedy = "free space, or name another folder for the results"
+    return f"{photo}: {unwritable(error.filename or 'its result', error, remedy)}"
 
 
 def blur_photos(
@@ -213,6 +222,6 @@ def blur_photos(
         (blurred,), (extent,), (kernel,) = made
         write_photo(blurred, photo, result)
         write_file(beside, kernel)
-        print(f"{result}  extent {extent:.1f} px", flush=True)
+        tell(f"{result}  extent {extent:.1f} px")
 
     return for_each(jobs, blur, problems)

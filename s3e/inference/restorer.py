@@ -5,8 +5,11 @@ trained at; the generator sees every pixel, of a large photo in overlapping tile
 6.10).
 """
 
+import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -33,13 +36,12 @@ from s3e.inference.photos import (
     check_folder,
     for_each,
     plan_results,
-    say,
     write_photo,
 )
 from s3e.models.build import build_model, load_weights
 from s3e.models.encoders import GRID
 from s3e.models.tree import LEAVES, TreeOutput
-from s3e.utils import S3EError, atomic_write, read_json, write_file
+from s3e.utils import S3EError, atomic_write, disk_errors, read_json, say, tell, write_file
 
 DEMONSTRATION = Path(__file__).parents[1] / "weights"
 VOCABULARY = "01_data_blurring/all/vocabulary.json"
@@ -356,7 +358,7 @@ def deblur_photos(
         maps = reading.tree.maps if reading else None
         restored = restorer.restore(photo.pixels, variant, maps, tile)
         write_photo(restored, photo, result)
-        print(f"{result} ({', '.join(photo.notes)})" if photo.notes else result, flush=True)
+        tell(f"{result} ({', '.join(photo.notes)})" if photo.notes else result)
         for file in facts:
             about = {"photo": photo.path.name, "weights": restorer.about, "reader": "full"}
             write_file(file, about | _described(reading, caption, tree))
@@ -375,7 +377,7 @@ def caption_photos(
     """
     if json:
         check_folder(json.parent)
-        if json.exists():
+        if os.path.lexists(json):
             raise S3EError(f"{json} is there already: remove it or name another file.")
     jobs, problems = plan_results(photos)
     restorer = Restorer.load(weights)
@@ -385,16 +387,30 @@ def caption_photos(
     if reader == "full":
         say("these weights have no captioner, so 'full' reads the photos")
     everything: dict[str, Any] = {}
+    found = {"weights": restorer.about, "reader": reader, "photos": everything}
+    due = 0.0
+
+    def save() -> None:
+        if json:
+            with disk_errors(json, "free space, or name another file"):
+                write_file(json, found)
 
     def read(photo: Photograph) -> None:
+        nonlocal due
         reading = restorer.read(photo.pixels, reader)
-        print(photo.path)
+        tell(photo.path)
         everything[str(photo.path)] = _described(reading, True, tree)
+        if time.monotonic() >= due:
+            began = time.monotonic()
+            with suppress(S3EError):  # the end tries again
+                save()
+            due = time.monotonic() + max(2, 20 * (time.monotonic() - began))
 
-    code = for_each(jobs, read, problems)
-    if json:
-        write_file(json, {"weights": restorer.about, "reader": reader, "photos": everything})
-    return code
+    save()  # what cannot be written is said before any work
+    try:
+        return for_each(jobs, read, problems)
+    finally:  # also of an interrupt
+        save()
 
 
 def _described(reading: Reading, caption: bool, tree: bool) -> dict[str, Any]:
@@ -402,10 +418,10 @@ def _described(reading: Reading, caption: bool, tree: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if caption:
         facts["caption"] = reading.caption
-        print(f"  caption  {reading.caption}", flush=True)
+        tell(f"  caption  {reading.caption}")
     if tree:
         facts["tree"] = []
         for node, label, share in zip(NODE_NAMES, reading.nodes, reading.confidence, strict=True):
             facts["tree"].append({"node": node, "label": label, "probability": round(share, 4)})
-            print(f"  {node:<8} {'(empty)' if label == NULL else label} {share:.0%}", flush=True)
+            tell(f"  {node:<8} {'(empty)' if label == NULL else label} {share:.0%}")
     return facts
