@@ -1,11 +1,10 @@
-"""Comparisons of variants whose differences are known; what training may have seen of the test."""
+"""Comparisons of variants whose differences are known."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from s3e.data.corpus import load_corpus
-from s3e.evaluation import collect, gains
+from s3e.evaluation import gains
 from s3e.evaluation.images import LABELS, METRICS
 from s3e.evaluation.statistics import compare, holm
 from s3e.utils import S3EError
@@ -137,30 +136,3 @@ def test_only_shared_seeds_are_compared_and_other_images_refused(scores):
         gains.differences(scores[~gone], 100)
     with pytest.raises(S3EError, match="psnr, full: not all saw the same images"):
         gains.image_scores(scores[~(gone & (scores.seed == 0))], 100)
-
-
-# ---------------------------------------------------------------------- what training may have seen
-
-
-def test_mirrored_copies_and_known_captions_are_suspected(corpus):
-    copy = load_corpus(corpus.folder)
-    test = np.array(copy.test.sharp)
-    test[1] = copy.train.sharp[3][:, ::-1]
-    copy.test.sharp = test
-    copy.test.captions = [["quite new words"] for _ in copy.test.ids]
-    copy.test.captions[6] = [copy.train.captions[0][2].upper() + "!"]
-    found = collect.leakage_suspects(copy)
-    assert found.likeness[1] == pytest.approx(1, abs=1e-5) and found.alike[1]
-    assert list(np.flatnonzero(found.said)) == [6]
-
-
-def test_gains_without_the_suspects():
-    scores = study(severities=("severe",), ids=IDS[:8])
-    suspected = {name: np.array(IDS[:8]) == IDS[at] for at, name in enumerate(collect.SUSPECTS)}
-    scores["value"] += 2.0 * ((scores.variant == "full") & (scores.id == IDS[0]))
-    found = pd.DataFrame({"id": IDS[:8], **suspected})
-    frame = gains.without_suspects(scores, found, "severe", 100)
-    over = frame[frame.reference == "baseline"].set_index("left_out")
-    assert list(over.photos) == [0, 1, 1, 2, 6] and list(over.images) == [8, 7, 7, 6, 2]
-    expected = [0.4 + 2 / 8, 0.4, 0.4 + 2 / 7, 0.4, 0.4 + 2 / 2]
-    assert list(over["mean"]) == pytest.approx(expected, abs=0.06)

@@ -12,11 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
-from PIL import Image
 
-from s3e.captions.tree import IGNORE, tokenize
+from s3e.captions.tree import IGNORE
 from s3e.data.corpus import Corpus, Split, consensus
-from s3e.data.readers import fingerprint
 from s3e.evaluation.images import DEFINITION_IMAGES, LABELS, METRICS
 from s3e.evaluation.score import SHARES, node_counts, node_shares
 from s3e.evaluation.statistics import proportion_interval
@@ -29,14 +27,6 @@ WORDS = ("split", "references", "severity", "system", "input", "variant", "refer
 SEVERITIES = ("light", "moderate", "released", "severe")  # pairs have the last two, others the rest
 RANDOM, HUMAN = "random training caption", "human"  # systems
 GUESS, PERSON = "most frequent label", "one reference caption"  # variants beside trees
-LIKENESS = 0.9  # correlation of thumbnails from which on an image is suspected
-SUSPECTS = {
-    "alike": (
-        "alike a training photo, mirrored or not (correlation of thumbnails of at least"
-        f" {LIKENESS:g})"
-    ),
-    "said": "a caption stands word by word among those of training",
-}
 
 
 class Trained(NamedTuple):
@@ -204,23 +194,3 @@ def summary(*frames: DataFrame) -> dict[str, float]:
         for frame in frames
         for row in frame.dropna(subset="mean").to_dict("records")
     }
-
-
-def leakage_suspects(corpus: Corpus) -> DataFrame:
-    """For every test image: id, likeness to the most alike training image, and `SUSPECTS`.
-
-    Near-duplicates are kept apart before training (`s3e.data.readers`); this looks afterwards, at
-    mirrored views and whatever the hash, for more. `gains.without_suspects` scores without them.
-    """
-    test, train = corpus.test, corpus.train
-    views, theirs = (test.sharp, test.sharp[:, :, ::-1]), _thumbnails(train.sharp).T
-    likeness = np.max([_thumbnails(view) @ theirs for view in views], axis=(0, 2))
-    seen = {" ".join(tokenize(text)) for texts in train.captions for text in texts}
-    said = [any(" ".join(tokenize(text)) in seen for text in texts) for texts in test.captions]
-    columns = {"likeness": likeness, "alike": likeness >= LIKENESS, "said": said}
-    return DataFrame({"id": test.ids, **columns})
-
-
-def _thumbnails(images: ndarray) -> ndarray:
-    """uint8 N x S x S x 3 -> the grey thumbnails of `fingerprint`, float32 N x 256."""
-    return np.array([fingerprint(Image.fromarray(image))[1] for image in images])

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from s3e.evaluation.collect import SUSPECTS
 from s3e.evaluation.statistics import compare, holm
 from s3e.utils import S3EError
 
@@ -32,11 +31,9 @@ TEXTURE_PAIRS = DataFrame(
         "reference": ["baseline", "no_semantics_loss", "baseline", "oracle_silhouette"],
     }
 )
-LEAKAGE_PAIRS = TEXTURE_PAIRS[:2]
 CELL = ["split", "severity", "metric"]
 ALPHA = 0.05
 P_VALUES = ["p_interval", "p_wilcoxon"]
-ONLY = "all others (on the suspected alone)"
 Labels = dict[str, Any]
 Labelled = Iterator[tuple[Labels, DataFrame]]
 
@@ -114,25 +111,6 @@ def texture_control(category: DataFrame, random: DataFrame) -> DataFrame:
     """
     both = [category.assign(texture="category"), random.assign(texture="random")]
     return pd.concat(both).merge(TEXTURE_PAIRS)
-
-
-def without_suspects(
-    scores: DataFrame, found: DataFrame, severity: str, resamples: int = 2000
-) -> DataFrame:
-    """`LEAKAGE_PAIRS` in test PSNR of all images, without suspects, and on them alone.
-
-    `found`: `collect.leakage_suspects`. Columns as there, and `left_out`, `photos`.
-    """
-    test = scores.query("split == 'test' and severity == @severity and metric == 'psnr'")
-    either = found[list(SUSPECTS)].any(axis=1)
-    left_out = {"nothing": either & False, **found[list(SUSPECTS)], "any of these": either}
-    frames = []
-    for name, chosen in (left_out | {ONLY: ~either}).items():
-        left = test[~test.id.isin(found.id[chosen])]
-        if left.id.nunique() > 1:
-            own = differences(left, resamples).merge(LEAKAGE_PAIRS)
-            frames.append(own.assign(left_out=name, photos=chosen.sum()))
-    return pd.concat(frames, ignore_index=True)
 
 
 def _tables(scores: DataFrame) -> Labelled:

@@ -1,4 +1,4 @@
-"""Tables 1 to 10 and A1 of a study, from the frames of notebook 07, and what it found in words.
+"""Tables 1 to 9 and A1 of a study, from the frames of notebook 07, and what it found in words.
 
 What each table holds, and all words, are in `tables.toml`. A difference is only called one where it
 is significant (`s3e.evaluation.gains`).
@@ -15,7 +15,7 @@ from pandas import DataFrame
 
 from s3e.config import VARIANTS
 from s3e.evaluation.captions import SPICE_NOT_RUN
-from s3e.evaluation.collect import HUMAN, RANDOM, SUSPECTS
+from s3e.evaluation.collect import HUMAN, RANDOM
 from s3e.evaluation.gains import UNTRAINED, significant
 from s3e.evaluation.images import (
     CLASSICAL_NOTE,
@@ -124,14 +124,14 @@ def study_table(
 def part_rows(frame: DataFrame, part: Mapping[str, Any], severity: str) -> DataFrame:
     """The rows of a frame that a part of a table wants, with the texts that it adds."""
     frame = TIDY.get(part["frame"], DataFrame)(frame)
-    frame = frame.rename(columns={"system": "variant"}).replace({"left_out": SUSPECTS})
+    frame = frame.rename(columns={"system": "variant"})
     where = {name: value.format(severity=severity) for name, value in part["where"].items()}
     frame = pick(frame, **where)
     rows = frame.to_dict("records")
     for row in rows:
         metric, variant = row["metric"], row["variant"]
         row |= {"title": COLUMNS.get(metric, metric), "METRIC": metric.upper()}
-        row |= {"short": short(variant), "pair": label(f"{variant} - {row.get('reference')}")}
+        row["short"] = short(variant)
     texts = part["texts"].items()
     frame = frame.assign(**{name: [text.format_map(row) for row in rows] for name, text in texts})
     if "printed" in part:
