@@ -418,8 +418,8 @@ def test_names_that_are_not_utf8(tmp_path):
     except OSError:
         pytest.skip("this file system allows UTF-8 names only")
     source = read_source(tmp_path)
-    assert names_problem(source, r"caf\?.jpg: the name is not valid UTF-8; rename it")
-    assert len(source.images) == 39
+    assert r"caf\xe9" in [*source.images["id"]] and not source.problems
+    assert len(source.images) == 40
 
 
 def test_folders_without_photos(tmp_path):

@@ -17,7 +17,7 @@ from numpy import ndarray
 from pandas import DataFrame
 from PIL import Image
 
-from s3e.utils import S3EError, stable_hash
+from s3e.utils import S3EError, shown, stable_hash
 
 SPLITS = ("train", "val", "test")
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
@@ -82,33 +82,34 @@ class ImageIndex:
     """The files of a data folder, links followed once, without hidden ones.
 
     `paths`: relative path (with "/") -> file, sorted by folder; `photos`: those with a photo's
-    extension. `problems` (at first what cannot be listed, or named in UTF-8) and `notes` gather
-    what is found out.
+    extension. What a name holds beyond UTF-8 stands there as `shown`. `problems` (at first what
+    cannot be listed) and `notes` gather what is found out.
     """
 
     def __init__(self, root: Path):
         self.root, self.paths, self.photos, self.problems, self.notes = root, {}, {}, [], []
-        self.names, seen = defaultdict(list), set()  # names: file name -> relative paths
-
-        def denied(error: OSError) -> None:
-            what = f"the folder cannot be listed ({error.strerror})"
-            remedy = "give yourself permission with chmod u+rx"
-            self.problems.append(f"{error.filename}: {what}; {remedy}.")
-
-        for folder, inner, names in os.walk(root, onerror=denied, followlinks=True):
+        self.names = defaultdict(list)  # file name -> relative paths
+        waiting, seen = [root], set()
+        while waiting:
+            folder = waiting.pop()
             if (real := os.path.realpath(folder)) in seen:
-                inner.clear()
                 continue
             seen.add(real)
-            inner[:] = sorted(name for name in inner if name[0] != ".")
-            for name in sorted(name for name in names if name[0] != "."):
-                file = Path(folder, name)
-                if (shown := str(file).encode(errors="replace").decode()) != str(file):
-                    self.problems.append(f"{shown}: the name is not valid UTF-8; rename it.")
-                    continue
-                place = file.relative_to(root).as_posix()
+            try:
+                files = [folder / name for name in sorted(os.listdir(folder)) if name[0] != "."]
+            except OSError as error:
+                what = f"the folder cannot be listed ({error.strerror})"
+                remedy = "give yourself permission (chmod u+rx), or shorten a path that is too long"
+                self.problems.append(f"{folder}: {what}; {remedy}.")
+                continue
+            inner = [file for file in files if os.path.isdir(file)]
+            waiting += reversed(inner)
+            for file in sorted({*files} - {*inner}):
+                place = shown(file.relative_to(root).as_posix())
+                while place in self.paths:  # another name that is shown like this one
+                    place += "+"
                 self.paths[place] = file
-                self.names[name].append(place)
+                self.names[shown(file.name)].append(place)
                 if file.suffix.lower() in EXTENSIONS:
                     self.photos[place] = file
 
