@@ -173,8 +173,8 @@ def test_separately_numbered_files_keep_both_photos(coco):
     assert len(source.images) == 32 and {"train/1", "1"} <= {*source.images["id"]}
 
 
-NO_JSON, NO_LAYOUT = "is not valid JSON", "not in COCO-captions layout"
-CONTENTS = [("{", NO_JSON), ("[" * 100_000, NO_JSON), ("\xff", NO_JSON), ("", NO_JSON)]
+NO_JSON, NO_LAYOUT = "is not valid JSON", "it does not hold captions"
+CONTENTS = [("{", NO_JSON), ("[" * 100_000, NO_JSON), ("\xff", "is not UTF-8 text"), ("", NO_JSON)]
 CONTENTS += [("{}", NO_LAYOUT), ("[]", NO_LAYOUT), ('{"images": {}, "annotations": []}', NO_LAYOUT)]
 
 
@@ -213,7 +213,7 @@ def test_karpathys_split(karpathy):
 def test_karpathys_file_in_annotations_goes_before_official_ones(karpathy):
     write_coco(karpathy, {"train": 4, "val": 8}, year="2014")
     (karpathy / "dataset_coco.json").rename(karpathy / "annotations" / "dataset_coco.json")
-    write_file(karpathy / "annotations" / "dataset_flickr8k.json", {})
+    write_file(karpathy / "annotations" / "dataset_flickr8k.json", {"images": []})
     assert whole(karpathy).protocol.startswith("Karpathy")
 
 
@@ -399,8 +399,9 @@ def test_ids_stay_unique_and_other_files_are_counted(tmp_path):
     source = whole(tmp_path)
     assert {"00/photo000.png", "00/photo000.jpg", "00/photo003"} <= {*source.images["id"]}
     assert len(source.images) == 41 and layout(ImageIndex(tmp_path)) == "photos"
-    assert source.notes[0] == "other files, left alone: 2 (.json)"
-    assert "annotations/ holds no captions_*.json" in source.notes[1]
+    ignored, others = source.notes
+    assert ignored.endswith("ignored: 1 (._photo001.jpg)")
+    assert others == "other files, left alone: 2 (.json)"
 
 
 def test_links_are_followed_once(tmp_path):

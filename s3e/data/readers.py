@@ -5,11 +5,15 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, get_args
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -23,6 +27,7 @@ SPLITS = ("train", "val", "test")
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
 Kind = Literal["captions", "gopro", "photos", "scenes"]
 Subset = Literal["blur", "blur_gamma"]
+LEFTOVERS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 CAPTIONED = ("scenes", "captions")  # kinds of data that teach a tree and a captioner
 
@@ -79,29 +84,31 @@ class Source:
 
 
 class ImageIndex:
-    """The files of a data folder, links followed once, without hidden ones.
+    """The files of a data folder, links followed once, without hidden ones and `LEFTOVERS`.
 
     `paths`: relative path (with "/") -> file, sorted by folder; `photos`: those with a photo's
     extension. What a name holds beyond UTF-8 stands there as `shown`. `problems` (at first what
-    cannot be listed) and `notes` gather what is found out.
+    cannot be listed) and `notes` (at first what is ignored) gather what is found out.
     """
 
     def __init__(self, root: Path):
         self.root, self.paths, self.photos, self.problems, self.notes = root, {}, {}, [], []
-        self.names = defaultdict(list)  # file name -> relative paths
-        waiting, seen = [root], set()
+        waiting, seen, ignored = [root], set(), []
         while waiting:
             folder = waiting.pop()
             if (real := os.path.realpath(folder)) in seen:
                 continue
             seen.add(real)
             try:
-                files = [folder / name for name in sorted(os.listdir(folder)) if name[0] != "."]
+                names = sorted(os.listdir(folder))
             except OSError as error:
                 what = f"the folder cannot be listed ({error.strerror})"
                 remedy = "give yourself permission (chmod u+rx), or shorten a path that is too long"
                 self.problems.append(f"{folder}: {what}; {remedy}.")
                 continue
+            kept = [name for name in names if name[0] != "." and name.lower() not in LEFTOVERS]
+            ignored += {*map(shown, names)} - {*map(shown, kept)}
+            files = [folder / name for name in kept]
             inner = [file for file in files if os.path.isdir(file)]
             waiting += reversed(inner)
             for file in sorted({*files} - {*inner}):
@@ -109,27 +116,59 @@ class ImageIndex:
                 while place in self.paths:  # another name that is shown like this one
                     place += "+"
                 self.paths[place] = file
-                self.names[shown(file.name)].append(place)
                 if file.suffix.lower() in EXTENSIONS:
                     self.photos[place] = file
+        if ignored:
+            what = "hidden files and leftovers of archives and systems, ignored"
+            self.notes.append(counted(what, sorted(ignored)))
 
-    def match(self, pattern: str) -> dict[tuple[str, ...], Path]:
-        """The files whose relative path is a pattern, by the pattern's groups."""
-        found = ((re.fullmatch(pattern, place), file) for place, file in self.paths.items())
-        return {match.groups(): file for match, file in found if match}
+    @cached_property
+    def normalised(self) -> dict[str, list[str]]:
+        """Normalised file name (see `normal`) -> relative paths."""
+        found = defaultdict(list)
+        for place in self.paths:
+            found[normal(place)[-1]].append(place)
+        return {name: places for name, places in found.items() if name}
 
-    def find(self, name: str, split: str) -> Path | None:
-        """The photo `name`, a file name or a path: of several, the one with that whole path, then
-        one in a folder of the split, then one in `images`.
+    def find(self, name: str, split: str) -> list[str]:
+        """Relative paths of the photo `name`, a file name or a path: none, one, or those undecided.
+
+        They have that file name once normalised; of several, exactly that one goes before others,
+        then those in folders that agree with the path most, of the same extension, in a folder of
+        the split, in `images`, in the fewest folders.
         """
+        wanted, file = normal(name), PurePosixPath(name)
 
         def rank(place: str) -> tuple:
-            above = place.rpartition("/")[0]
-            whole = f"/{place}".endswith(f"/{name}")
-            return not whole, split not in above, not above.startswith("images"), place
+            above, _, last = f"/{place}".rpartition("/")
+            shared = os.path.commonprefix([normal(place)[-2::-1], wanted[-2::-1]])
+            other = not last.lower().endswith(file.suffix.lower())
+            where = split not in above, "/images" not in above, place.count("/")
+            return last != file.name, -len(shared), other, *where
 
-        places = self.names.get(PurePosixPath(name).name, [])
-        return self.paths.get(min(places, key=rank, default=None))
+        places = self.normalised.get(wanted[-1], [])
+        if len(places) > 1:
+            ranks = [*map(rank, places)]
+            places = [place for place, at in zip(places, ranks, strict=True) if at == min(ranks)]
+        return places
+
+    def nearest(self, name: str) -> str:
+        """The relative path whose file name is most like `name`, or "": slow, for a few alone."""
+        found = get_close_matches(normal(name)[-1], self.normalised, 1)
+        return self.normalised[found[0]][0] if found else ""
+
+
+def normal(name: str) -> list[str]:
+    """The parts of a photo's path as every system, archive and data set would write them.
+
+    Alike: "\\" and "/", Unicode forms, upper and lower case, %20 and its character; extensions of
+    photos and prefixes such as COCO_val2014_ are left out of the last part.
+    """
+    path = unquote(name.split("?")[0] if "://" in name else name).replace("\\", "/")
+    *folders, last = unicodedata.normalize("NFC", path.casefold()).split("/")
+    stem, suffix = os.path.splitext(last.strip())
+    stem = stem if suffix in EXTENSIONS else stem + suffix
+    return [*folders, re.sub(r"^coco_[a-z]+\d{4}_", "", stem)]
 
 
 # --- GoPro: pairs of frames, `{train,test}/<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png` ---
@@ -198,23 +237,25 @@ def validation(pairs: pd.Series) -> set[str]:
     return {*pairs[recordings.isin(chosen)]}
 
 
+def split_of(key: str) -> str:
+    """Of a photo without a given split: train, val and test have 80, 10 and 10 % of all ids."""
+    return (["train"] * 8 + ["val", "test"])[stable_hash("split", key) % 10]
+
+
 # --- any folder of photos, without captions or blurred partners ---
 
 
 def read_folder(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
     """A photo's id is its relative path, with the extension only where that is ambiguous."""
     stems = {place: os.path.splitext(place)[0] for place in index.photos}
-    counts, tenths = Counter(stems.values()), ["train"] * 8 + ["val", "test"]
+    counts = Counter(stems.values())
     photos = []
     for place, file in index.photos.items():
         key = place if counts[stems[place]] > 1 else stems[place]
-        photos.append(Photo(key, file, tenths[stable_hash("split", key) % 10]))
+        photos.append(Photo(key, file, split_of(key)))
     if others := {*index.paths.values()} - {*index.photos.values()}:
         kinds = sorted({file.suffix.lower() or file.name for file in others})
         index.notes.append(f"other files, left alone: {len(others)} ({', '.join(kinds[:8])})")
-    if any(place.startswith("annotations/") for place in index.paths):
-        what = "annotations/ holds no captions_*.json, so the photos are read without captions"
-        index.notes.append(what)
     return photos, "photos without captions, split 80/10/10 by id"
 
 
