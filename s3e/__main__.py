@@ -54,48 +54,35 @@ def build_report(folder: Path | None) -> int:
 
 
 def info(profile: str, settings: list[tuple[str, Any]]) -> int:
-    """`info`: networks of a profile with parameters and multiply-adds."""
+    """`info`: networks of a profile with parameters and multiply-adds, of one image and caption."""
     from tabulate import tabulate
 
     photos = PROFILES.get(profile, {}).get("data", {}).get("source") == ""
     config = load_config(profile, "." if photos else "scenes", overrides=dict(settings))
-    sizes, origin = vocabulary(config)
-    print(f"profile     {profile}, images of {config.data.size} x {config.data.size} pixels")
-    labels = f"{sizes.entities:,} entities, {sizes.relations:,} relations"
-    print(f"vocabulary  {sizes.words:,} words, {labels}, as {origin}")
-    for text in config.fallbacks():
-        print(f"fallback    {text}")
-    costs = network_costs(config, sizes).items()
-    rows = [(name, parameters, macs / 1e9) for name, (parameters, macs) in costs]
-    headers = ("network", "parameters", "multiply-adds (G)")
-    print("\n" + tabulate(rows, headers, "simple", intfmt=",", floatfmt=".3f"))
-    print(
-        "\nMultiply-adds of convolutions and matrix products, as torch.utils.flop_counter counts"
-        " them, halved: one image forward,\nthe decoder over a caption of full length, the"
-        " embedding as what it adds to the generator."
-    )
+    sizes, side = vocabulary(config), config.data.size
+    rows = [(name, *cost) for name, cost in network_costs(config, sizes).items()]
+    print(f"{profile}: images of {side} x {side} pixels, a vocabulary of {sizes.words:,} words")
+    print(tabulate(rows, ("network", "parameters", "multiply-adds"), "simple", intfmt=","))
     return 0
 
 
-def vocabulary(config: Config) -> tuple["Sizes", str]:
-    """Numbers of words and labels, and whose they are: the built-in scenes', or those allowed.
+def vocabulary(config: Config) -> "Sizes":
+    """Numbers of words and labels of the built-in scenes; of photos those that settings allow.
 
-    The settings allow numbers of labels; words are then as many as in MSCOCO.
+    Words of photos are as many as in MSCOCO.
     """
     from s3e.data.corpus import Sizes
 
     if config.data.source == "scenes":
         known = read_json(Path(__file__).parent / "weights/01_data_blurring/all/vocabulary.json")
-        labels = {name: len(names) for name, names in known["labels"].items()}
-        return Sizes(len(known["words"]), **labels), "the demonstration weights have them"
-    limits = config.text.entities + 1, config.text.relations + 1  # NULL is one more
-    return Sizes(COCO_WORDS, *limits), "the settings allow, words as in MSCOCO"
+        return Sizes(len(known["words"]), **{kind: len(x) for kind, x in known["labels"].items()})
+    return Sizes(COCO_WORDS, config.text.entities + 1, config.text.relations + 1)  # with NULL
 
 
 def network_costs(config: Config, sizes: "Sizes") -> dict[str, tuple[int, int]]:
-    """Parameters and multiply-adds of each network of S3E-Deblur, for one image and its caption.
+    """Parameters and multiply-adds (of convolutions and matrix products) of each network.
 
-    The caption has full length. Nothing is computed: tensors have shapes and no values.
+    For one image and a caption of full length; tensors have shapes alone, nothing is computed.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -113,16 +100,14 @@ def network_costs(config: Config, sizes: "Sizes") -> dict[str, tuple[int, int]]:
         alone, whole = (build_model(config, sizes, name).eval() for name in ("baseline", "full"))
         source = whole.semantics
         read = source(image)
-        costs = {
+        return {
             "generator": cost(alone.generator, image),
+            "generator with node maps": cost(whole.generator, image, read.maps),
             "critic": cost(build_critic(config), image),
             "encoder": cost(source.encoder, image),
             "tree": cost(source.tree, read.features),
             "decoder": cost(source.decoder, words, read.context, read.items, length=words.shape[1]),
         }
-        embedded = cost(whole.generator, image, read.maps)
-    parameters, macs = (w - a for w, a in zip(embedded, costs["generator"], strict=True))
-    return costs | {"embedding": (parameters, macs)}
 
 
 def main(command: list[str] | None = None) -> int:

@@ -10,24 +10,13 @@ import torch
 
 from s3e.__main__ import main, network_costs, parser, vocabulary
 from s3e.config import load_config
-from s3e.data.corpus import Sizes
 from s3e.models.build import build_semantics, count_parameters
 from s3e.utils import S3EError
-
-SIZES = Sizes(words=127, entities=25, relations=14)
-
-
-def networks(**overrides):
-    """Costs of the laptop's networks by name, with short captions; `model__blocks=2` sets
-    model.blocks.
-    """
-    settings = {key.replace("__", "."): value for key, value in overrides.items()}
-    return network_costs(load_config("laptop", overrides={"text.max_words": 4, **settings}), SIZES)
 
 
 def test_networks_of_the_paper_size():
     config = load_config("paper", data=".")
-    sizes, _ = vocabulary(config)
+    sizes = vocabulary(config)
     found = network_costs(config, sizes)
     assert found["generator"][0] == 11_378_179 and found["critic"][0] == 2_764_737
     assert found["generator"][1] / 1e9 == pytest.approx(49.6, abs=0.1)  # specification 3.1
@@ -43,28 +32,18 @@ def test_networks_of_the_paper_size():
     assert found["decoder"][0] == count_parameters(source.decoder)
 
 
-def test_the_embedding_is_what_it_adds():
-    assert networks()["embedding"][0] == 4 * ((7 * 32 + 1) * 64 + (128 + 1) * 64)
-    assert networks(model__embed_at=[])["embedding"] == (0, 0)
+def test_maps_cost_what_embeds_them():
+    config = load_config("laptop", overrides={"text.max_words": 4})
+    found = network_costs(config, vocabulary(config))
+    embedding = found["generator with node maps"][0] - found["generator"][0]
+    assert embedding == 4 * ((7 * 32 + 1) * 64 + (128 + 1) * 64)
 
 
 def test_paper_is_printed_without_data(capsys):
     assert main(["info", "--profile", "paper", "--set", "text.max_words=4"]) == 0
     printed = capsys.readouterr().out
-    for text in (
-        "11,378,179",
-        "2,764,737",
-        "49.552",
-        "3.610",
-        "9,490 words, 801 entities, 251 relations, as the settings allow",
-        "fallback    no VGG19 weights",
-    ):
+    for text in ("256 x 256 pixels", "9,490 words", "11,378,179", "2,764,737", "  49,55"):
         assert text in printed
-
-
-def test_scenes_have_the_vocabulary_of_the_demonstration_weights(capsys):
-    assert main(["info", "--profile", "smoke"]) == 0
-    assert "25 entities, 14 relations, as the demonstration" in capsys.readouterr().out
 
 
 def test_wrong_requests_are_refused(capsys):
