@@ -92,6 +92,19 @@ def write_karpathy(folder, counts=None, size=(56, 40)):
     return folder
 
 
+def write_table(folder, name="captions.txt", row="{photo},{text}", head="image,caption", count=30):
+    """Flickr8k as on Kaggle: `Images/` and a table; the fifth caption has a comma and quotes."""
+    lines = [head] * bool(head)
+    for number in range(count):
+        photo = f"{number:04}.jpg"
+        save(folder / "Images" / photo, picture("table", number, size=(24, 20)))
+        for k, text in enumerate([*captions("table", number)[:4], 'a "big" dog, running']):
+            quoted = '"{}"'.format(text.replace('"', '""')) if "," in row else text
+            lines.append(row.format(photo=photo, k=k, text=quoted, raw=text))
+    (folder / name).write_text("\n".join(lines))
+    return folder
+
+
 def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 54)):
     """GoPro's layout from a camera that pans one pixel a raw frame."""
     for place, count in (counts or SEQUENCES).items():

@@ -5,7 +5,9 @@ import copy
 import json
 import os
 import re
+import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +26,7 @@ from tests.fixtures_data import (
     write_gopro,
     write_karpathy,
     write_photos,
+    write_table,
 )
 
 
@@ -241,6 +244,185 @@ def test_broken_records_of_karpathys_file(karpathy, change, message):
     edit(karpathy / "dataset_coco.json", lambda content: change(content["images"][0]))
     source = read_source(karpathy)
     assert names_problem(source, f"dataset_coco.json: {message}") and sizes(source)[0] >= 15
+
+
+# --- tables such as Flickr8k's ---
+
+TABLES = [
+    ("captions.txt", "{photo},{text}", "image,caption"),
+    ("captions.csv", "7,{photo},{raw}", ",image,caption"),  # pandas' index; no quotes
+    ("captions.csv", "{photo};{raw}", "photo;text"),
+    ("captions.txt", "{photo}, {k}, {raw}", "image_name,comment_number,comment"),
+    ("results.csv", "{photo}| {k}| {raw}", "image_name| comment_number| comment"),
+    ("results_20130124.token", "{photo}#{k}\t{raw}", ""),
+    ("Flickr8k.token.txt", "{photo}#{k}\t{raw}", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "head"), TABLES)
+def test_tables_of_captions(tmp_path, name, row, head):
+    source = whole(write_table(tmp_path, name, row, head))
+    assert source.captioned and source.protocol == f"{name}, split 80/10/10 by id"
+    assert sum(sizes(source)) == 30 and source.images["captions"].map(len).eq(5).all()
+    assert {texts[4] for texts in source.images["captions"]} == {'a "big" dog, running'}
+    assert {texts[0].split()[0] for texts in source.images["captions"]} == {"A"}
+
+
+def test_lists_of_splits_and_lines_that_hold_no_caption(tmp_path):
+    flickr = write_table(tmp_path, "Flickr8k.token.txt", "{photo}#{k}\t{raw}", "")
+    with (flickr / "Flickr8k.token.txt").open("a") as file:
+        file.write("\n\n0003.jpg\nnowhere.jpg#0\ta dog\n")
+    for name, rows in (("train", range(20)), ("dev", range(18, 24)), ("test", range(24, 29))):
+        with pytest.raises(S3EError) if name != "train" else contextlib.nullcontext():
+            read_source(flickr)  # at first without lists, and not with some of them
+        listed = "".join(f"{row:04}.jpg\n" for row in rows)
+        (flickr / f"Flickr_8k.{name}Images.txt").write_text(listed)
+    source = read_source(flickr)
+    assert sizes(source) == [18, 6, 5] and "given (2 photos are in none)" in source.protocol
+    assert names_problem(source, "Flickr8k.token.txt: line 152 holds no photo and caption")
+
+
+# --- where caption files lie, which are read, and which would be left out ---
+
+
+def together(folder):
+    """Photos of COCO and of Karpathy's file, with the caption files of both."""
+    write_karpathy(write_coco(folder, year="2014"), size=(24, 20))
+    write_file(folder / "dataset_flickr8k.json", {"images": []})
+    return folder
+
+
+def copied(folder):
+    folder = write_coco(folder / "a")
+    shutil.copytree(folder / "annotations", folder / "b")
+    return folder
+
+
+def moved(folder, place="annotations_trainval2014/annotations"):
+    write_coco(folder / "new", year="2014", images="{split}2014/{split}2014")
+    write_file(folder / "new/annotations/instances_val2014.json", {"annotations": []})
+    shutil.move(folder / "new/annotations", folder / "old")
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder / "old", folder / place)
+    return folder
+
+
+def differing(folder):
+    write_file(copied(folder) / "captions_val.json", {})
+
+
+def renamed(folder):
+    for photo in write_karpathy(folder, size=(24, 20)).glob("*2014/*"):
+        photo.rename(photo.with_stem(photo.stem[-3:]))
+    write_file(folder / "dataset_flickr8k.json", {"images": []})
+
+
+CHOICES = [
+    (moved, "COCO captions 2014", ""),
+    (lambda at: moved(at, "new/captions"), "COCO captions 2014", ""),
+    (lambda at: moved(at, "deep/er/annotations"), "COCO captions 2014", ""),
+    (together, "Karpathy's split", "28 of 28 photos of .*dataset_coco.json are there; not read: 3"),
+    (copied, "COCO captions", "32 of 32 .* not read: 2"),
+    (lambda at: write_table(together(at)), "Karpathy", "not read: 4"),
+]
+
+
+@pytest.mark.parametrize(("write", "protocol", "note"), CHOICES)
+def test_caption_files_are_found_wherever_they_lie(tmp_path, write, protocol, note):
+    write(tmp_path)
+    source = whole(tmp_path)
+    assert source.protocol.startswith(protocol) and re.search(note, "".join(source.notes))
+
+
+REFUSED = [
+    (lambda at: write_coco(at, {"val": 20}), "of the same year are both needed; fetch the other"),
+    (differing, "captions_val.json and .*captions_val.json differ: keep one"),
+    (renamed, "dataset_coco.json and .*flickr8k.json have equally many of their photos there .0.;"),
+]
+UNREAD = {
+    "captions.json": "{}",
+    "annotations/train.json": '{"images": [%s], "annotations": [{"caption": "a dog"}]}'
+    % ("1," * 9999),
+    "metadata.csv": "file_name,text",
+    "dataset_infos.jsonl": '{"sentences": []}',
+    "00/photo000.txt": "a dog runs",
+}
+
+
+@pytest.mark.parametrize(("write", "message"), REFUSED)
+def test_caption_files_that_cannot_be_read_rightly(tmp_path, write, message):
+    write(tmp_path)
+    with pytest.raises(S3EError, match=message):
+        read_source(tmp_path)
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_photos_are_not_read_without_their_captions_unasked(tmp_path, name):
+    place = write_photos(tmp_path, 40) / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(UNREAD[name])
+    with pytest.raises(S3EError, match=f"{place} may hold captions.*--set data.kind=photos"):
+        read_source(tmp_path)
+    assert not read_source(tmp_path, kind="photos").captioned
+    place.rename(place.with_name("00.txt")).write_text("0 0.5 0.5")
+    assert whole(tmp_path).kind == "photos"
+
+
+# --- names that differ from the disk ---
+
+RULES = [
+    lambda name: f"train2014\\{name}",
+    lambda name: f"http://images.cocodataset.org/train2017/{name}?download=1",
+    lambda name: f"COCO_train2014_{name}",
+    lambda name: name.replace(".jpg", ".JPEG"),
+    lambda name: name.removesuffix(".jpg"),
+    lambda name: name.replace("cafe\u0301 ", "Caf\u00e9%20"),
+    lambda name: name.replace("cafe\u0301", "CAF\u00c9"),
+]
+
+
+@pytest.mark.parametrize("change", RULES)
+def test_names_are_matched_by_rule_where_that_is_unique(coco, change):
+    def name(images, texts, change=str):
+        for image in images:
+            image["file_name"] = change(f"cafe\u0301 {image['id']:06}.jpg")
+
+    for path in (coco / "images").iterdir():
+        path.rename(path.with_name(f"cafe\u0301 {path.name}"))
+    change_captions(coco, name, "val")
+    change_captions(coco, partial(name, change=change))
+    source = whole(coco)
+    assert sizes(source)[0] == 20 and "from those listed: 20 (1, 2, 3" in source.notes[-1]
+    assert [path.stem[-6:].lstrip("0") for path in source.images["path"]] == [*source.images["id"]]
+
+
+UNSURE = [
+    (["000001.png"], "000001.bmp", "images/000001.jpg or images/000001.png"),
+    ([], "000002.png", "'000002.png' is perhaps images/000002.jpg; give it that"),
+    ([], "a/00000l.jpg", r"'a/00000l.jpg' is not there .most alike: images/0000\d+.jpg"),
+    (["a/1.jpg", "b/1.jpg"], "1.jpg", "a/1.jpg or images/b/1"),
+]
+
+
+@pytest.mark.parametrize(("there", "name", "message"), UNSURE)
+def test_names_that_no_rule_decides_are_named_with_what_was_found(coco, there, name, message):
+    for place in there:
+        save(coco / "images" / place, picture(place))
+    change_captions(coco, lambda images, _: images[0].update(file_name=name))
+    source = read_source(coco)
+    assert names_problem(source, message) and sizes(source)[0] == 19
+
+
+def test_what_archives_leave_is_ignored_and_counted(coco):
+    for name in (
+        "__MACOSX/images/._000001.jpg",
+        "@eaDir/000001.jpg",
+        "images/Thumbs.db",
+        ".DS_Store",
+    ):
+        (coco / name).parent.mkdir(parents=True, exist_ok=True)
+        (coco / name).write_bytes(b"x")
+    assert "ignored: 4 (.DS_Store, @eaDir, Thumbs.db, ...)" in whole(coco).notes[0]
 
 
 # --- any JSON ---
