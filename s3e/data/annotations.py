@@ -106,8 +106,10 @@ def caption_files(index: ImageIndex) -> dict[str, list[Path]]:
     captions; or they are texts in words, each named as a photo is.
     """
     stems, found = {os.path.splitext(place)[0] for place in index.photos}, defaultdict(list)
-    for place, file in sorted(index.paths.items(), key=lambda item: item[0].count("/")):
-        stem, suffix = os.path.splitext(place)
+    for place in sorted(
+        {*index.paths} - {*index.photos}, key=lambda place: (place.count("/"), place)
+    ):
+        file, (stem, suffix) = index.paths[place], os.path.splitext(place)
         words = {**SPEAKING, ".txt": b"[a-z]{3}"} if stem in stems else SPEAKING
         if re.search(NAMED, file.name, re.IGNORECASE) or (
             suffix in words and re.search(words[suffix], _ends(file), re.IGNORECASE)
@@ -281,6 +283,9 @@ def _captioned(index: ImageIndex, entries: list[Entry]) -> list[Photo]:
         index.problems.append(f"{where}: {fault} or remove its entry.")
     if by_rule:
         index.notes.append(counted("photos whose names differ from those listed", by_rule))
+    listed = {index.paths[place] for places in found for place in places}
+    if others := [place for place, file in index.photos.items() if file not in listed]:
+        index.notes.append(counted("photos without a caption, left out", others))
     return [*rows.values()]
 
 
