@@ -131,6 +131,11 @@ def main(command: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return end_output(141)
+    except ModuleNotFoundError as error:
+        if error.name.startswith("s3e"):
+            raise
+        say(f"{error}: install the packages of requirements.lock.")
+        return 1
     except OSError as error:
         where, why = error.filename or "standard output", error.strerror or error
         say(f"{where}: {why}; mend it and try again.")

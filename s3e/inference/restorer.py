@@ -134,7 +134,9 @@ class Restorer:
 
         Raises `S3EError` where there are no weights, or damaged ones (when they are first used).
         """
-        store = DEMONSTRATION if folder is None else Path(folder).expanduser().resolve()
+        store = (
+            DEMONSTRATION if folder is None else Path(os.path.realpath(os.path.expanduser(folder)))
+        )
         try:
             return cls(store, device)
         except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -34,7 +34,8 @@ def _sources(stage: str) -> tuple[str, str]:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
         raise S3EError(
-            f"{path} is missing or is not a notebook: restore it from the repository."
+            f"{path} is missing or is not a notebook: run this in a clone of the repository (an"
+            " installed package has no notebooks), or restore the file there."
         ) from None
     parameters, code = "", ""
     for cell in cells:

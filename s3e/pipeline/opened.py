@@ -168,6 +168,8 @@ def open_run(
     changed, and fixes the thread count. `settings`: those of `Study` (data, overrides, variants,
     seeds, run_dir). Raises `S3EError` with the remedy.
     """
+    if resume not in (True, False):
+        raise S3EError(f"the parameter resume is {resume!r}: give True or False.")
     keys.forget()
     study = Study(profile, seed=seed, **settings)
     place = study.run(stage_named(stage), variant, seed)

@@ -5,6 +5,7 @@ what depends on the override is computed.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Collection
 from functools import cached_property
@@ -37,7 +38,8 @@ FILES = ("semantics_from", VGG19)  # settings that name a folder or file
 
 def in_full(text: Any) -> Any:
     """A path seen from the working folder or the repository's root, in full; all else stays."""
-    places = [Path(text).expanduser(), ROOT / text] if text and isinstance(text, str) else []
+    known = text and isinstance(text, str)
+    places = [Path(os.path.expanduser(text)), ROOT / text] if known else []
     return next((str(path.resolve()) for path in places if path.exists()), text)
 
 
@@ -59,10 +61,12 @@ class Study:
         seed: int = 0,
         run_dir: str = "",
     ):
+        profile, data = str(profile), str(data)  # papermill reads 2017 as a number
+        seeds = [seeds] if isinstance(seeds, int) else seeds
         self.data = data if data == "scenes" else in_full(data)
         self.variants, self.seeds, given = variants, seeds, overrides or {}
         if isinstance(given, dict):  # notebooks run in another folder
-            given = {key: in_full(x) if key in FILES else x for key, x in given.items()}
+            given = {str(key): in_full(x) if key in FILES else x for key, x in given.items()}
             self.overrides = given
             given = given | ({"variants": variants} if variants else {})
             given |= {"seeds": seeds, "one_seed": []} if seeds else {}
@@ -85,9 +89,12 @@ class Study:
         name = profile + ("" if data == "scenes" else "@" + Path(self.data).name)
         self.root = self.base = utils.RUNS.resolve() / name
         if run_dir:
-            self.root = self.base = Path(run_dir).expanduser().resolve()
+            self.root = self.base = Path(os.path.realpath(os.path.expanduser(str(run_dir))))
         elif self.overrides:
             self.root = self.base.with_name(f"{name}+{digest(self.overrides)[:8]}")
+        for path in map(str, [self.root, self.data, config.semantics_from]):
+            if path != path.encode(errors="replace").decode():
+                raise S3EError(f"{path}: notebooks hold no path outside UTF-8; rename it.")
         self._runs: dict[tuple[str, str, int | None], Run] = {}
 
     def run(self, stage: str, variant: str = "", seed: int = 0) -> "Run":

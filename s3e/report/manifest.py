@@ -215,7 +215,11 @@ def _there(path: Path) -> Path:
 
 
 def filled() -> Iterator[tuple[Path, str]]:
-    """README.md and docs/*.md with the text of their `<!-- results: FOLDER/WHAT -->` renewed."""
+    """README.md and docs/*.md with the text of their `<!-- results: FOLDER/WHAT -->` renewed.
+
+    Raises `S3EError` outside a clone of the repository.
+    """
+    keys.notebook_parameters(graph.DRAWS)  # raises outside the repository
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text(encoding="utf-8")
         yield path, BLOCK.sub(lambda m: f"{m[1]}\n{results(m[2], m[3])}\n\n{m[4]}", text)
