@@ -120,6 +120,57 @@ def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 5
     return folder
 
 
+# layout -> places of a blurred and a sharp photo, and its splits ("train test" if not said). Of
+# each split: a video of GoPro's names, k its number, n that of the frame, i that of the pair
+PAIRS = {
+    "mprnet": ("{split}/input/{video}-{n:06}.png", "{split}/target/{video}-{n:06}.png"),
+    "reds": (
+        "{split}/{split}_blur/{k:03}/{n:08}.png",
+        "{split}/{split}_sharp/{k:03}/{n:08}.png",
+        "train val",
+    ),
+    "reds of one kind": (
+        "{split}/{split}_blur_comp/{k:03}/{n:08}.jpg",
+        "{split}/{split}_sharp/{k:03}/{n:08}.png",
+        "train val",
+    ),
+    "flat": ("{split}/blur/{i}.png", "{split}/sharp/{i}.png", "train val test"),
+    "wrapped": ("GOPRO/{split}/blurry/{i:04}.jpg", "GOPRO/{split}/gt/{i:04}.png"),
+    "view first": ("LQ/{split}/{i:04}.png", "HQ/{split}/{i:04}.png"),
+    "prefixed": ("GoPro_blur/{i:04}.png", "GoPro_sharp/{i:04}.png", ""),
+    "suffixes": ("{split}/{i:04}_blur.png", "{split}/{i:04}_sharp.png"),
+    "suffixes in folders": ("im_blur/{i:04}_blur.png", "im_sharp/{i:04}_sharp.png", ""),
+    "a file each": ("{split}/{i:04}/input.png", "{split}/{i:04}/ground_truth.png"),
+    "scenes": ("{split}/scene{i:03}/blur/blur_{n}.png", "{split}/scene{i:03}/gt/gt_{n}.png"),
+    "inner folder": ("{split}/{video}/Blur/RGB/{n:08}.png", "{split}/{video}/Sharp/RGB/{n:08}.png"),
+    "patches": (
+        "{split}/input_crops/{video}-{n:06}-3.png",
+        "{split}/target_crops/{video}-{n:06}-3.png",
+    ),
+    "hide": ("{split}/{i:04}from.png", "GT/{i:04}from.png"),
+    "pix2pix": ("A/{split}/{i}.png", "B/{split}/{i}.png"),
+    "cyclegan": ("{split}A/{i}.png", "{split}B/{i}.png"),
+    "source": ("Data/source images/{i}.bmp", "Data/Target Images/{i}.png", ""),
+    "videos": ("{video}/input/{n:05}.png", "{video}/GT/{n:05}.png", ""),
+}
+
+
+def write_pairs(folder, blurred, sharp, splits="train test", videos=4, frames=3, size=(48, 32)):
+    """Pairs of unlike pictures at places such as those of `PAIRS`; as many videos in each split."""
+    for part, split in enumerate(splits.split() or [""]):
+        for k in range(videos if part == 0 else 2):
+            for n in range(1, frames + 1):
+                i = (10 * part + k) * frames + n
+                video = f"GOPR{10 * part + k:04}_11_00"
+                wide = picture("pairs", i, size=(size[0] + 8, size[1]))
+                views = {sharp: wide[:, 4:-4]}
+                views[blurred] = np.mean([wide[:, s : s + size[0]] for s in range(9)], 0).round()
+                for place, view in views.items():
+                    at = place.format(split=split, video=video, k=k, n=n, i=i)
+                    save(folder / at, view.astype(np.uint8))
+    return folder
+
+
 def cut(path):
     """Keep the first half of a file; its path."""
     content = path.read_bytes()

@@ -18,18 +18,16 @@ from typing import Literal, NamedTuple
 from pandas import DataFrame
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
+from s3e.data.pairs import find_pairs, read_pairs
 from s3e.data.readers import (
     SPLITS,
     ImageIndex,
     Kind,
     Photo,
     Source,
-    Subset,
     counted,
-    frames_of,
     normal,
     read_folder,
-    read_gopro,
     split_of,
 )
 from s3e.utils import S3EError, stable_hash
@@ -127,7 +125,7 @@ def _ends(file: Path, size: int = 4096) -> bytes:
     return b""
 
 
-def read_captions(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
+def read_captions(index: ImageIndex, subset: str) -> tuple[list[Photo], str]:
     """The photos with the captions of those files whose photos are there.
 
     Karpathy's files go before official ones, and these before tables; of one kind, those with the
@@ -352,7 +350,7 @@ def _sound(where: str, records: list, kind: type[BaseModel], problems: list[str]
 
 LAYOUTS = {  # kind -> (does a folder hold it?, read it)
     "captions": (lambda index: {*caption_files(index)} - {""}, read_captions),
-    "gopro": (frames_of, read_gopro),
+    "pairs": (lambda index: find_pairs(index)[0], read_pairs),
     "photos": (lambda index: True, read_folder),
 }
 
@@ -370,10 +368,10 @@ def layout(index: ImageIndex, kind: str = "") -> Kind:
     return found
 
 
-def read_source(root: Path | str, subset: Subset = "blur", kind: str = "") -> Source:
+def read_source(root: Path | str, subset: str = "blur", kind: str = "") -> Source:
     """Find out what the folder `root` holds and read it, without broken records (`problems`).
 
-    `subset` names GoPro's blurred frames; `kind`: "photos" asks for photos alone. Raises
+    `subset` names the blurred frames of pairs; `kind`: "photos" asks for photos alone. Raises
     `S3EError` if the folder cannot be used at all.
     """
     root = Path(root)

@@ -1,6 +1,6 @@
-"""Data sources as they lie on disk: one frame of images, in fixed splits; GoPro, plain photos.
+"""Data sources as they lie on disk: one frame of images, in fixed splits; plain photos.
 
-`s3e.data.annotations` reads captions and chooses the reader of a folder.
+`s3e.data.pairs` reads pairs, `s3e.data.annotations` captions; it chooses the reader of a folder.
 """
 
 import os
@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
-import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 from PIL import Image
@@ -25,8 +24,7 @@ from s3e.utils import S3EError, shown, stable_hash
 
 SPLITS = ("train", "val", "test")
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
-Kind = Literal["captions", "gopro", "photos", "scenes"]
-Subset = Literal["blur", "blur_gamma"]
+Kind = Literal["captions", "pairs", "photos", "scenes"]
 LEFTOVERS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 CAPTIONED = ("scenes", "captions")  # kinds of data that teach a tree and a captioner
@@ -65,7 +63,7 @@ class Source:
 
     @property
     def paired(self) -> bool:
-        return self.kind == "gopro"
+        return self.kind == "pairs"
 
     def check_splits(self) -> None:
         """Raise `S3EError` if a split has fewer than 2 photos; the first problem may be why."""
@@ -73,7 +71,7 @@ class Source:
             if (count := (self.images["split"] == split).sum()) < 2:
                 remedy = f"add photos ({', '.join(sorted(EXTENSIONS))})"
                 if self.paired:
-                    remedy = "give at least 2 train sequences and 1 test sequence of 2 pairs"
+                    remedy = "give at least 2 train sequences and 1 test sequence, of 2 pairs each"
                 if self.problems:
                     remedy += f" ({len(self.problems)} left out, first: {self.problems[0][:-1]})"
                 what = f"the {split} split has fewer than 2 usable photos ({count})"
@@ -171,70 +169,7 @@ def normal(name: str) -> list[str]:
     return [*folders, re.sub(r"^coco_[a-z]+\d{4}_", "", stem)]
 
 
-# --- GoPro: pairs of frames, `{train,test}/<sequence>/{blur,blur_gamma,sharp}/NNNNNN.png` ---
-
-
-def frames_of(index: ImageIndex) -> dict[tuple[Path, str], dict[str, list[Path]]]:
-    """(Folder of the sequence, stem) -> view -> photos; {} where no sequence has two views."""
-    frames, views = defaultdict(lambda: defaultdict(list)), defaultdict(set)
-    for file in index.photos.values():
-        sequence, view = file.parents[1], file.parent.name
-        if view in ("sharp", *get_args(Subset)):
-            frames[sequence, file.stem][view].append(file)
-            views[sequence].add(view)
-    return frames if any("sharp" in seen and len(seen) > 1 for seen in views.values()) else {}
-
-
-def read_gopro(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
-    """All pairs of `subset`; validation sequences are taken from train (see `validation`)."""
-    root, frames = index.root, frames_of(index)
-    if not any(subset in views for views in frames.values()):
-        other = "blur" if subset == "blur_gamma" else "blur_gamma"
-        raise S3EError(f"{root}: no sequence has the folder {subset}/; --set data.subset={other}.")
-    if root.name in ("train", "test"):
-        whole = "give the folder that holds train/ and test/"
-        raise S3EError(f"{root}: is one half of GoPro; {whole}.")
-    pairs: list[Photo] = []
-    known: dict[str, Path] = {}
-    for folder, stem in sorted(frames, key=lambda at: (at[0].name, at[0], len(at[1]), at[1])):
-        blurred, sharp = (frames[folder, stem][view] for view in (subset, "sharp"))
-        above = [part for part in folder.relative_to(root).parts if part in ("train", "test")]
-        fault = ""
-        if not above:
-            fault = "is neither in train/ nor in test/; move it into one"
-        elif (first := known.setdefault(folder.name, folder)) != folder:
-            fault = f"the sequence's name is that of {first}; remove or rename one"
-        elif len(blurred) == len(sharp) == 1:
-            key, number = f"{folder.name}/{stem}", int(stem) if stem.isdecimal() else -1
-            pair = sharp[0], above[-1], (), blurred[0]
-            pairs.append(Photo(key, *pair, folder.name, number))
-        elif blurred or sharp:
-            what = f"{len(blurred)} files in {subset}/ and {len(sharp)} in sharp/"
-            fault = f"frame {stem} has {what}; keep one of each, or none"
-        if fault and (problem := f"{folder}: {fault}.") not in index.problems:
-            index.problems.append(problem)
-    trained = pd.Series([pair.sequence for pair in pairs if pair.split == "train"], dtype=object)
-    chosen = validation(trained)
-    pairs = [pair._replace(split="val") if pair.sequence in chosen else pair for pair in pairs]
-    taken = f"validation = {len(chosen)} of {trained.nunique()} train sequences"
-    return pairs, f"GoPro, subset {subset}, {taken}"
-
-
-def validation(pairs: pd.Series) -> set[str]:
-    """The train sequences (`pairs`: that of each pair) that are used for validation.
-
-    Whole recordings: the clips GOPRxxxx_yy_zz of one xxxx stay together. Ranked by hashed name,
-    those of fewer than 5 pairs last, as many as make 10 % of all pairs and at least 2 pairs; one
-    recording always stays in train.
-    """
-    recordings = pairs.str.replace(r"^(GOPR\d+)_\d+_\d+$", r"\1", regex=True)
-    sizes, chosen = recordings.value_counts(), []
-    ranked = sorted(sizes.index, key=lambda key: (sizes[key] < 5, stable_hash("validation", key)))
-    for key in ranked[:-1]:
-        if sizes[chosen].sum() >= max(2, 0.1 * len(pairs)):
-            break
-        chosen.append(key)
-    return {*pairs[recordings.isin(chosen)]}
+# --- any folder of photos, without captions or blurred partners ---
 
 
 def split_of(key: str) -> str:
@@ -242,10 +177,7 @@ def split_of(key: str) -> str:
     return (["train"] * 8 + ["val", "test"])[stable_hash("split", key) % 10]
 
 
-# --- any folder of photos, without captions or blurred partners ---
-
-
-def read_folder(index: ImageIndex, subset: Subset) -> tuple[list[Photo], str]:
+def read_folder(index: ImageIndex, subset: str) -> tuple[list[Photo], str]:
     """A photo's id is its relative path, with the extension only where that is ambiguous."""
     stems = {place: os.path.splitext(place)[0] for place in index.photos}
     counts = Counter(stems.values())
@@ -300,7 +232,7 @@ def keep_apart(source: Source) -> None:
     """Near-duplicates never straddle splits: val photos alike a test photo, and training photos
     alike either are left out, and noted. Videos stay as they are: splits are whole recordings.
     """
-    if not source.paired:
+    if not (source.paired and source.images["sequence"].any()):
         drop_alike(source, "val", source.images.query("split == 'test'"), "test")
         drop_alike(source, "train", source.images.query("split != 'train'"), "val or test")
 
