@@ -47,13 +47,13 @@ class Data(Section):
     """What is read. `source`: "scenes" or a data folder, of which 0 photos mean all.
 
     See `s3e.data.annotations`. `kind`: "photos" reads no captions or pairs, "" finds out what
-    is there. `subset` and `whole_frames` concern GoPro: which blurred frames, and test frames in
+    is there. `subset` and `whole_frames` concern pairs: which blurred frames, and test frames in
     full or as central crops.
     """
 
     source: str = "scenes"
     kind: Literal["", "photos"] = ""
-    subset: Literal["blur", "blur_gamma"] = "blur"
+    subset: str = "blur"
     whole_frames: bool = False
     skip_broken: bool = False
     size: Literal[32, 64, 128, 256] = 64
@@ -72,8 +72,8 @@ class Data(Section):
 class Blur(Section):
     """The severity of training; validation and test have all (specification 3.8, 4.3).
 
-    Photos: light, moderate or severe. Pairs of GoPro: released, or severe = the mean of `frames`
-    neighbours of the released blurred frames (specification 4.3, variant B).
+    Photos: light, moderate or severe. Pairs: released, or severe = the mean of `frames` neighbours
+    of the released blurred frames (specification 4.3, variant B).
     """
 
     severity: Literal["light", "moderate", "severe", "released"] = "severe"

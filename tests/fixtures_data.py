@@ -120,33 +120,27 @@ def write_gopro(folder, counts=None, subsets=("blur", "blur_gamma"), size=(96, 5
     return folder
 
 
-# layout -> places of a blurred and a sharp photo, and its splits ("train test" if not said). Of
+# layout -> places of the blurred and the sharp photo of a pair, and its splits ("train test"). Of
 # each split: a video of GoPro's names, k its number, n that of the frame, i that of the pair
 PAIRS = {
     "mprnet": ("{split}/input/{video}-{n:06}.png", "{split}/target/{video}-{n:06}.png"),
-    "reds": (
-        "{split}/{split}_blur/{k:03}/{n:08}.png",
-        "{split}/{split}_sharp/{k:03}/{n:08}.png",
-        "train val",
-    ),
-    "reds of one kind": (
-        "{split}/{split}_blur_comp/{k:03}/{n:08}.jpg",
-        "{split}/{split}_sharp/{k:03}/{n:08}.png",
-        "train val",
-    ),
+    "reds": ("{part}_blur/{k:03}/{n:08}.png", "{part}_sharp/{k:03}/{n:08}.png", "train val"),
+    "reds of one": ("{part}_blur_comp/{k:03}/{n}.jpg", "{part}_sharp/{k:03}/{n}.png", "train val"),
     "flat": ("{split}/blur/{i}.png", "{split}/sharp/{i}.png", "train val test"),
-    "wrapped": ("GOPRO/{split}/blurry/{i:04}.jpg", "GOPRO/{split}/gt/{i:04}.png"),
+    "numbered anew": ("{split}/blurred/{k}-{n}.png", "{split}/clear/{k}-{n}.png"),
+    "wrapped": ("motion_blur/{split}/blurry/{i:04}.jpg", "motion_blur/{split}/gt/{i:04}.png"),
     "view first": ("LQ/{split}/{i:04}.png", "HQ/{split}/{i:04}.png"),
     "prefixed": ("GoPro_blur/{i:04}.png", "GoPro_sharp/{i:04}.png", ""),
     "suffixes": ("{split}/{i:04}_blur.png", "{split}/{i:04}_sharp.png"),
-    "suffixes in folders": ("im_blur/{i:04}_blur.png", "im_sharp/{i:04}_sharp.png", ""),
+    "suffixes twice": ("im_blur/{i:04}_blur.png", "im_sharp/{i:04}_sharp.png", ""),
     "a file each": ("{split}/{i:04}/input.png", "{split}/{i:04}/ground_truth.png"),
-    "scenes": ("{split}/scene{i:03}/blur/blur_{n}.png", "{split}/scene{i:03}/gt/gt_{n}.png"),
+    "scenes": ("{split}/{video}/blur/blur_{n}.png", "{split}/{video}/gt/gt_{n}.png"),
     "inner folder": ("{split}/{video}/Blur/RGB/{n:08}.png", "{split}/{video}/Sharp/RGB/{n:08}.png"),
     "patches": (
         "{split}/input_crops/{video}-{n:06}-3.png",
-        "{split}/target_crops/{video}-{n:06}-3.png",
+        "{split}/gt_crops/{video}-{n:06}-3.png",
     ),
+    "words in names": ("blur/{split}/clear_{video}/{n}.png", "sharp/{split}/clear_{video}/{n}.png"),
     "hide": ("{split}/{i:04}from.png", "GT/{i:04}from.png"),
     "pix2pix": ("A/{split}/{i}.png", "B/{split}/{i}.png"),
     "cyclegan": ("{split}A/{i}.png", "{split}B/{i}.png"),
@@ -155,19 +149,26 @@ PAIRS = {
 }
 
 
-def write_pairs(folder, blurred, sharp, splits="train test", videos=4, frames=3, size=(48, 32)):
-    """Pairs of unlike pictures at places such as those of `PAIRS`; as many videos in each split."""
+def pair_places(blurred, sharp, splits="train test", videos=6, frames=3):
+    """(split, number, place of the blurred photo, of the sharp one) of pairs; 2 videos held out."""
     for part, split in enumerate(splits.split() or [""]):
         for k in range(videos if part == 0 else 2):
             for n in range(1, frames + 1):
-                i = (10 * part + k) * frames + n
-                video = f"GOPR{10 * part + k:04}_11_00"
-                wide = picture("pairs", i, size=(size[0] + 8, size[1]))
-                views = {sharp: wide[:, 4:-4]}
-                views[blurred] = np.mean([wide[:, s : s + size[0]] for s in range(9)], 0).round()
-                for place, view in views.items():
-                    at = place.format(split=split, video=video, k=k, n=n, i=i)
-                    save(folder / at, view.astype(np.uint8))
+                names = {"split": split, "part": f"{split}/{split}", "k": k, "n": n}
+                names |= {
+                    "i": (10 * part + k) * frames + n,
+                    "video": f"GOPR{10 * part + k:04}_11_00",
+                }
+                yield split, names["i"], blurred.format(**names), sharp.format(**names)
+
+
+def write_pairs(folder, *places, size=(48, 32), **counts):
+    """Pairs of unlike pictures at places such as those of `PAIRS` (see `pair_places`)."""
+    for _, number, blurred, sharp in pair_places(*places, **counts):
+        wide = picture("pairs", number, size=(size[0] + 8, size[1]))
+        moved = np.mean([wide[:, step : step + size[0]] for step in range(9)], 0)
+        save(folder / sharp, wide[:, 4:-4])
+        save(folder / blurred, moved.round().astype(np.uint8))
     return folder
 
 

@@ -234,8 +234,8 @@ def test_whole_frames_of_the_test_split(tmp_path):
     assert (corpus.test.blurred["released"][2] == frames[1]).all()
     assert np.abs(corpus.test.blurred["severe"][2] - np.mean(frames, 0)).max() <= 0.5
     assert corpus.protocol.endswith("shorter side of 45 px, tested on whole frames of full size")
-    for view in ("blur", "sharp"):
-        Image.new("RGB", (90, 54)).save(gopro / f"test/GOPR0384_11_00/{view}/000004.png")
+    for view, colour in (("blur", "red"), ("sharp", "blue")):
+        Image.new("RGB", (90, 54), colour).save(gopro / f"test/GOPR0384_11_00/{view}/000004.png")
     odd = r"000004.png has 90 x 54 pixels: --set data.whole_frames=false"
     with pytest.raises(S3EError, match=odd):
         prepare_corpus(small(gopro, data_whole_frames=True), tmp_path / "corpus")

@@ -487,7 +487,7 @@ def test_tree_and_captioner_come_from_the_named_study(here, frames, capsys, edit
     assert run.semantics("01") == lent / DATA / "all"
     assert run.semantics("03") == lent / CAPTIONER / "s0"
     assert run.upstream(DATA).parts[-3].startswith("smoke@frames+")
-    assert (run.kind, run.captioned) == ("gopro", False) and "those of smoke" in run.borrowed
+    assert (run.kind, run.captioned) == ("pairs", False) and "those of smoke" in run.borrowed
     for name in run.outputs:
         (run.path / name).write_text("x")
     run.finish({})

@@ -377,7 +377,7 @@ def test_two_wordings_of_one_tree():
 class FakeRun(SimpleNamespace):
     """What notebook 08 sees of the pipeline: pairs without captions."""
 
-    config, store_name, skipped, kind = load_config("smoke"), "smoke", {}, "gopro"
+    config, store_name, skipped, kind = load_config("smoke"), "smoke", {}, "pairs"
     borrowed, captioned = "these data have no captions: the tree is borrowed", False
     study = SimpleNamespace(texture_control=[])
 

@@ -10,24 +10,31 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3e.data.annotations import layout, read_source
+from s3e.data.pairs import validation
 from s3e.data.prepare import windows
-from s3e.data.readers import SPLITS, ImageIndex, validation
+from s3e.data.readers import SPLITS, ImageIndex
 from s3e.utils import S3EError, stable_hash, write_file
 from tests.fixtures_data import (
+    PAIRS,
+    pair_places,
     picture,
     save,
     write_coco,
     write_gopro,
     write_karpathy,
+    write_pairs,
     write_photos,
     write_table,
 )
+
+WIDE = picture("wide", size=(96, 40))
 
 
 def sizes(source):
@@ -487,7 +494,7 @@ def test_any_json_gives_sound_photos_or_an_error_that_names_the_file(mutable, ch
 def test_pairs_are_read_by_sequence(tmp_path, subset, above):
     write_gopro(tmp_path / above, size=(32, 18))
     source = whole(tmp_path, subset)
-    assert source.kind == "gopro" and source.paired and not source.captioned
+    assert source.kind == "pairs" and source.paired and not source.captioned
     assert source.protocol == f"GoPro, subset {subset}, validation = 1 of 3 train sequences"
     sequences = [{*photos(source, split)["sequence"]} for split in SPLITS]
     assert [len(names) for names in sequences] == [2, 1, 1] and not set.intersection(*sequences[:2])
@@ -501,10 +508,13 @@ BROKEN_PAIRS = [
     (lambda at: (at / "sharp/000002.png").unlink(), "2 has 1 files in blur/ and 0 in sharp/"),
     (lambda at: (at / "blur/000002.png").unlink(), "frame 000002 has 0 files in blur/ and 1 in"),
     (lambda at: save(at / "sharp/000002.jpg", picture("x")), "1 files in blur/ and 2 in sharp/"),
-    (lambda at: at.rename(at.parents[1] / at.name), "0372_07_00: is neither in train/ nor"),
-    (lambda at: (at / "blur").rename(at / "blurry"), "frame 000001 has 0 files in blur/"),
+    (lambda at: at.rename(at.parents[1] / at.name), "0372_07_00/blur: is neither in train/ nor"),
+    (lambda at: (at / "blur").rename(at / "depth"), "frame 000001 has 0 files in blur/"),
     (lambda at: (at / "sharp").rename(at / "s"), "1 has 1 files in blur/ and 0 in sharp/"),
-    (lambda at: write_gopro(at.parents[1] / "copy", {SEQUENCE: 2}), "sequence's name is that of "),
+    (
+        lambda at: write_gopro(at.parents[1], {"test/GOPR0372_07_00": 2}),
+        "sequence's name is that of ",
+    ),
 ]
 
 
@@ -519,13 +529,113 @@ def test_a_broken_pair_is_named_and_skipped(pairs, change, message):
 
 
 def test_a_wrong_subset_and_a_half_of_gopro_are_refused(pairs):
-    with pytest.raises(S3EError, match="no sequence has the folder blur_gamma/; --set data.subset"):
+    with pytest.raises(S3EError, match="called blur_gamma/; --set data.subset=blur"):
         read_source(pairs, "blur_gamma")
-    with pytest.raises(S3EError, match="train: is one half of GoPro; give the folder that holds"):
+    with pytest.raises(S3EError, match="train: is one half of the pairs, .* give the folder"):
         read_source(pairs / "train")
     (pairs / "test").rename(pairs.parent / "test")
-    with pytest.raises(S3EError, match=r"the test split has fewer than 2 usable photos \(0\)"):
+    with pytest.raises(S3EError, match="holds pairs in train/ only; put train/ and test/"):
         read_source(pairs)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs_are_two_trees_whose_paths_agree(tmp_path, name):
+    source, given = whole(write_pairs(tmp_path, *PAIRS[name])), {}
+    for split, _, blurred, sharp in pair_places(*PAIRS[name]):
+        given[tmp_path / blurred, tmp_path / sharp] = split
+    pairs = [*source.images.itertuples()]
+    assert source.kind == "pairs" and {(pair.blurred, pair.path) for pair in pairs} == {*given}
+    held = {"test"} if "test" in given.values() else {"val"}
+    if any(given.values()):
+        assert all((given[p.blurred, p.path] in held) == (p.split == "test") for p in pairs)
+    videos = source.images.query("sequence != ''").groupby("sequence")["split"]
+    assert videos.nunique().le(1).all() and min(sizes(source)) >= 2
+    assert ("measured" in str(source.notes)) == (name in ("hide", "pix2pix", "cyclegan"))
+    numbered = {*source.images["frame"]} != {-1}
+    assert numbered == (
+        name in ("mprnet", "reds", "reds of one", "inner folder", "videos", "words in names")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        ("mprnet", "GoPro, subset blur, validation = 1 of 6 train sequences"),
+        ("reds", "pairs, subset blur, tested on val, validation = 1 of 6 train sequences"),
+        ("reds of one", "pairs, subset blur_comp, tested on val, validation = 1 of 6 train seq"),
+        ("flat", "pairs, subset blur, splits as given"),
+        ("prefixed", "pairs, subset blur, test = 2 of 18 pairs, validation = 2 of 16 pairs"),
+        ("videos", "GoPro, subset blur, test = 1 of 6 sequences, validation = 1 of 5 sequences"),
+    ],
+)
+def test_the_protocol_of_pairs(tmp_path, name, protocol):
+    assert whole(write_pairs(tmp_path, *PAIRS[name])).protocol.startswith(protocol)
+
+
+def test_realblurs_lists_give_the_splits(tmp_path):
+    for kind in "JR":
+        above = f"RealBlur-{kind}_ECC_IMCORR_centroid_itensity_ref/scene"
+        places = above + "{k:03}/blur/blur_{n}.png", above + "{k:03}/gt/gt_{n}.png", ""
+        write_pairs(tmp_path, *places)
+        for split, scenes in (("train", "00123"), ("test", "45")):
+            named = [(b, s) for _, _, b, s in pair_places(*places) if s.split("/")[1][-1] in scenes]
+            text = "".join(f"{sharp} {blurred} \r\n" for blurred, sharp in named)
+            (tmp_path / f"RealBlur_{kind}_{split}_list.txt").write_text(text)
+    source = whole(tmp_path)
+    assert sizes(source) == [18, 6, 12] and {*source.images["frame"]} == {-1}
+    scenes = photos(source, "val")["sequence"].str.rpartition("/")[2]
+    assert scenes.nunique() == 1  # of both kinds
+
+
+def many(folder, *places, same=()):
+    """30 pictures of each of these places, all different but for those in `same`."""
+    for place in places:
+        for n in range(30):
+            key = ("same" if place in same else place), n
+            save(folder / place.format(n=n), picture(*key))
+
+
+PLAIN = [("2020-01/{n}.jpg", "2020-02/{n}.jpg"), ("train/{n}.jpg", "test/{n}.jpg")]
+PLAIN += [("images/{n}.jpg", "masks/{n}.png"), ("a/{n}.jpg", "b/{n}.jpg", "c/{n}.jpg")]
+
+
+@pytest.mark.parametrize("places", PLAIN)
+def test_equal_names_alone_make_no_pairs(tmp_path, places):
+    many(tmp_path, *places)
+    assert whole(tmp_path).kind == "photos" and len(whole(tmp_path).images) == 30 * len(places)
+
+
+def film(folder):
+    for n in range(20):
+        for k, view in enumerate(("blur", "gt")):
+            save(folder / view / f"{n}.png", np.roll(WIDE, n + k, 1))
+
+
+LIKE = ("left/{n}.png", "right/{n}.png")
+UNREADABLE = [
+    (lambda at: many(at, "sharp/{n}_S.jpg", "moved_blur/{n}_M.jpg"), "no two of them have"),
+    (lambda at: many(at, *LIKE, same=LIKE), "neither side is clearly the blurred one"),
+    (lambda at: write_pairs(at / "test", *PAIRS["prefixed"]), "test: is one half of the pairs"),
+    (lambda at: write_pairs(at, *PAIRS["flat"][:2], "train"), "holds pairs in train/ only"),
+    (lambda at: write_gopro(at, subsets=("blur_gamma",)), "--set data.subset=blur_gamma"),
+    (film, "frames of one video"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), UNREADABLE)
+def test_pairs_that_cannot_be_read_are_not_read_as_photos(tmp_path, make, message):
+    make(tmp_path)
+    folder = tmp_path / "test" if "one half" in message else tmp_path
+    with pytest.raises(S3EError, match=message):
+        read_source(folder)
+    assert read_source(folder, kind="photos").kind == "photos"  # asked for
+
+
+def test_photos_without_a_partner_are_counted(tmp_path):
+    folder = write_pairs(tmp_path, *PAIRS["reds"])
+    many(folder, "test/test_blur/{n:08}.png", "train/depth/{n:08}.png")
+    (note,) = whole(folder).notes
+    assert note.startswith("photos without a partner, left alone: 60 (test/test_blur/0000")
 
 
 def test_validation_sequences():

@@ -54,11 +54,13 @@ def test_every_photo_is_seen_whatever_the_number_of_threads(coco):
 
 def test_the_blurred_frame_of_a_pair_is_decoded_too(tmp_path):
     source = read_source(write_gopro(tmp_path / "pairs", subsets=("blur",), size=(32, 18)))
-    first, second = source.images["blurred"].iloc[:2]
+    first, second, third = source.images["blurred"].iloc[:3]
     cut(first)
+    shutil.copy(source.images["path"].iloc[2], third)
     save(second, picture("x", size=(18, 32)))
     look(source, jobs=1)
-    one, two = source.problems
+    one, two, three = source.problems
+    assert three == f"{third}: blurred and sharp frame are the same; replace or remove the pair."
     assert one.startswith(f"{first}: ")
     assert two.startswith(f"{second}: blurred and sharp frame differ in size ((18, 32) and (32, ")
 
@@ -84,11 +86,15 @@ def test_changed_copies_are_recognised_and_other_photos_are_not(change):
 def test_val_and_training_photos_like_held_out_ones_are_left_out():
     rows = [("train", "a", 0), ("train", "b", 1), ("train", "c", 2), ("train", "d", 3)]
     rows += [("val", "e", 1), ("val", "f", 2), ("test", "g", 2), ("test", "h", 3)]
-    source, video = source_of(*rows), source_of(*rows, kind="gopro")
+    source, video = source_of(*rows), source_of(*rows, kind="pairs")
+    pairs = source_of(*rows, kind="pairs")
+    video.images["sequence"], pairs.images["sequence"] = "a", ""
     keep_apart(source)
     assert ids(source) == {"train": ["a"], "val": ["e"], "test": ["g", "h"]}
     assert "val photos left out, alike a photo of test: 1 (f)" in source.notes
     assert "train photos left out, alike a photo of val or test: 3 (b, c, d)" in source.notes
+    keep_apart(pairs)
+    assert ids(pairs) == ids(source)
     keep_apart(video)
     assert len(video.images) == len(rows)  # the splits of videos are whole recordings
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from pandas import Series
+from pandas import DataFrame, Series
 
 from s3e.data.photos import decode
 from s3e.data.readers import LIKENESS, ImageIndex, Photo, counted, fingerprint
@@ -20,7 +20,7 @@ from s3e.utils import S3EError, stable_hash
 
 WORDS = {  # what parts of names mean, in any case
     "blur": "blur blurred blurry input inputs inp lr lq source degraded defocus defocused",
-    "sharp": "sharp gt groundtruth ground truth target targets tar hr hq clean clear original reference",
+    "sharp": "sharp gt groundtruth ground truth target targets tar hr hq clean clear original",
     "train": "train training",
     "val": "val valid validation",
     "test": "test testing",
@@ -202,7 +202,7 @@ def _compare(first: Path, second: Path) -> tuple[bool, float]:
 # --- from frames to photos in splits ---
 
 
-def read_pairs(index: ImageIndex, subset: str) -> tuple[list[Photo], str]:
+def read_pairs(index: ImageIndex, subset: str) -> tuple[DataFrame, str]:
     """All pairs of `subset`, no sequence in two splits (see `_divide`).
 
     Raises `S3EError` where the folder lacks the subset or a split.
@@ -246,9 +246,10 @@ def read_pairs(index: ImageIndex, subset: str) -> tuple[list[Photo], str]:
         index.notes.append(counted("photos without a partner, left alone", where))
     if measured:
         index.notes.append(measured)
-    pairs, divided = _divide(index, pairs)
-    filmed = any(re.match(r"GOPR\d+_", pair.sequence) for pair in pairs)
-    return pairs, f"{'GoPro' if filmed else 'pairs'}, subset {subset}, {divided}"
+    pairs = DataFrame(pairs, columns=Photo._fields)
+    divided = _divide(index.root, pairs)
+    name = "GoPro" if pairs["sequence"].str.match(r"GOPR\d+_").any() else "pairs"
+    return pairs, f"{name}, subset {subset}, {divided}"
 
 
 def _subset(index: ImageIndex, frames: Frames, subset: str) -> str:
@@ -290,54 +291,35 @@ def _places(frames: Frames) -> dict[tuple[str, str], tuple[str, str, int]]:
     return {at: places[at] for at in sorted(places, key=rank)}
 
 
-def _divide(index: ImageIndex, pairs: list[Photo]) -> tuple[list[Photo], str]:
-    """Give every pair a split, and say how: given splits stay, validation comes from train where
-    it is not given, and is what is tested on where there is no test split.
+def _divide(root: Path, pairs: DataFrame) -> str:
+    """Give every pair a split, and say how: given splits stay; validation comes from train where
+    it is not given, or is what is tested on; without any, whole sequences are drawn.
 
-    Raises `S3EError` for one half of a data set, and for one video without splits.
+    Raises `S3EError` for one half of the pairs, and for one video without splits.
     """
-    root, given = index.root, {pair.split for pair in pairs}
-    units, sequences = (
-        [pair.sequence or pair.id for pair in pairs],
-        {pair.sequence for pair in pairs},
-    )
-    unit, said = "pairs" if sequences == {""} else "sequences", []
-
-    def take(source: str, split: str) -> None:
-        mine = [name for name, pair in zip(units, pairs, strict=True) if pair.split == source]
-        chosen = validation(Series(mine, dtype=object))
-        for k, name in enumerate(units):
-            if pairs[k].split == source and name in chosen:
-                pairs[k] = pairs[k]._replace(split=split)
-        called = {"val": "validation"}.get(split, split)
-        said.append(
-            f"{called} = {len(chosen)} of {len({*mine})} {source} {unit}".replace("  ", " ")
-        )
-
+    splits, given, said = pairs["split"], {*pairs["split"]}, []
+    units = pairs["sequence"].where(pairs["sequence"] != "", pairs["id"])
+    what = "pairs" if units.is_unique else "sequences"
     if given == {""}:
         if root.resolve().name.lower() in PARTS:
             whole = "give the folder that holds train/ and test/, or rename it if there is none"
-            raise S3EError(
-                f"{root}: is one half of a data set, without splits of its own; {whole}."
-            )
-        files = [pair.path for pair in sorted(pairs)]
-        near = [_compare(*both)[0] for both in _probes([*pairwise(files)])]
-        if unit == "pairs" and np.mean(near) >= MOST:
-            what = "the pairs look like frames of one video, which no split may share"
-            raise S3EError(f"{root}: {what}; put them into train/ and test/, or a folder a video.")
-        take("", "test")
-        pairs = [pair._replace(split=pair.split or "train") for pair in pairs]
-        take("train", "val")
+            raise S3EError(f"{root}: is one half of the pairs, and itself in no splits; {whole}.")
+        near = [_compare(*both)[0] for both in _probes([*pairwise(pairs["path"])])]
+        if what == "pairs" and np.mean(near) >= MOST:
+            alike = "the pairs look like frames of one video, which no two splits may share"
+            raise S3EError(f"{root}: {alike}; put them into train/ and test/, or a folder a video.")
     elif given and ("train" not in given or len(given) == 1):
-        what = f"holds pairs in {', '.join(sorted(given))}/ only"
-        raise S3EError(f"{root}: {what}; put train/ and test/ side by side into one folder.")
-    else:
-        if "test" not in given:
-            pairs = [p._replace(split="test") if p.split == "val" else p for p in pairs]
-            said.append("tested on val")
-        if given != {*PARTS}:
-            take("train", "val")
-    return pairs, ", ".join(said) or "splits as given"
+        only = f"holds pairs in {', '.join(sorted(given))}/ only"
+        raise S3EError(f"{root}: {only}; put train/ and test/ side by side into one folder.")
+    elif "test" not in given:
+        splits, said = splits.replace("val", "test"), ["tested on val"]
+    for split in ["test", "val"] if given == {""} else ["val"] * (not splits.eq("val").any()):
+        free = units[splits.isin(["", "train"])]
+        splits[free.index[free.isin(chosen := validation(free))]] = split
+        name = "validation" if split == "val" else split
+        said.append(f"{name} = {len(chosen)} of {free.nunique()} {'train ' * any(given)}{what}")
+    pairs["split"] = splits.replace("", "train")
+    return ", ".join(said) or "splits as given"
 
 
 def validation(pairs: Series) -> set[str]:

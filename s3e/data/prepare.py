@@ -29,7 +29,7 @@ from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import TreeVocabulary, Vocabulary
 from s3e.config import Config, Data, load_config
-from s3e.data import annotations, readers
+from s3e.data import annotations, pairs, readers
 from s3e.data import photos as decoding
 from s3e.data.annotations import read_source
 from s3e.data.corpus import Corpus, load_corpus
@@ -111,9 +111,13 @@ def look(source: Source, jobs: int) -> None:
 def _look(photo: Photo) -> list:
     try:
         image, size, unusual = decode(photo.path, DRAFT)
-        if photo.blurred and (other := decode(photo.blurred, DRAFT)[1]) != size:
-            what = f"blurred and sharp frame differ in size ({other} and {size})"
-            raise S3EError(f"{photo.blurred}: {what}; replace or remove the pair.")
+        if photo.blurred:
+            other, its_size, _ = decode(photo.blurred, DRAFT)
+            what = f"blurred and sharp frame differ in size ({its_size} and {size})"
+            if its_size == size:
+                what = "blurred and sharp frame are the same" * (other.tobytes() == image.tobytes())
+            if what:
+                raise S3EError(f"{photo.blurred}: {what}; replace or remove the pair.")
         return ["", size, unusual, *readers.fingerprint(image)]
     except S3EError as error:
         return [str(error), None, None, None, None]
@@ -307,7 +311,7 @@ def prepare_photos(config: Config, jobs: int = 0) -> Path:
 
 def cache_key(config: Config, source: Source, teacher: Source | None) -> str:
     """Hash of what a cache depends on: settings, code, and rows, sizes and times of the files."""
-    modules = sys.modules[__name__], annotations, readers, decoding, blur, utils
+    modules = sys.modules[__name__], annotations, pairs, readers, decoding, blur, utils
     key = [code_digest(getsource(module), module.__name__) for module in modules]
     images = pd.concat(some.images for some in (source, teacher) if some)
     for path in [*images["path"], *images["blurred"].dropna()]:
@@ -413,7 +417,8 @@ def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -
         images = source.images[source.images["split"] == split]
         more = f"{images['captions'].map(len).sum()} captions"
         if source.paired:
-            more = f"blurred partners in {images['sequence'].nunique()} sequences"
+            count = images["sequence"].replace("", np.nan).nunique()
+            more = "blurred partners" + f" in {count} sequences" * bool(count)
         tell(f"{split:<10}{len(images)} photos, {more}")
     broken = len(source.problems)
     remedy = "left out of the splits above; mend them, or allow it with data.skip_broken in a run"

@@ -81,7 +81,7 @@ def read_scores(paths: Iterable[Path]) -> DataFrame:
     if wide.empty:
         raise S3EError("none of the chosen runs has a scores.csv: run notebooks 05 and 06 first.")
     paired = "released" in set(wide.severity)
-    wide["video"] = wide.id.str.rpartition("/")[0] if paired else wide.id
+    wide["video"] = wide.id.str.replace(r"/[^/]*$", "", regex=True) if paired else wide.id
     inputs = wide.drop_duplicates(["split", "severity", "id"]).assign(variant="blurred", seed=0)
     inputs = inputs.assign(**{name: inputs[f"{name}_blurred"] for name in METRICS})
     return pd.concat([inputs, wide]).melt(LABELS, METRICS, "metric")

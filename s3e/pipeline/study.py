@@ -46,7 +46,7 @@ def in_full(text: Any) -> Any:
 class Study:
     """One profile with its data, overrides, variants and seeds: its runs, and where they lie.
 
-    `kind`: what the data are ("scenes", "captions", "gopro", "photos"); `captioned`: they have
+    `kind`: what the data are ("scenes", "captions", "pairs", "photos"); `captioned`: they have
     captions. Raises `S3EError` for settings that cannot be used.
     """
 
