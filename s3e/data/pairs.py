@@ -168,12 +168,11 @@ def _measure(index: ImageIndex) -> dict[str, str]:
         least = max(2, len(index.photos) / 8, min(sizes[name] for name in pair) / 2)
         looks = [_compare(*both) for both in _probes(files)] if len(files) >= least else []
         if looks and np.mean([alike for alike, _ in looks]) >= MOST:
-            for sides, ratios in (
-                (SIDES, [1 / r for _, r in looks]),
-                (SIDES[::-1], [r for _, r in looks]),
-            ):
-                if np.mean(np.array(ratios) >= SHARPER) >= MOST:
-                    return dict(zip(pair, sides, strict=True))
+            ratios = np.array([ratio for _, ratio in looks])
+            if np.mean(ratios >= SHARPER) >= MOST:
+                return dict(zip(pair, ("sharp", "blur"), strict=True))
+            if np.mean(ratios <= 1 / SHARPER) >= MOST:
+                return dict(zip(pair, ("blur", "sharp"), strict=True))
             first, second = files[0]
             what = "show the same as many others, and neither side is clearly the blurred one"
             remedy = f"call their folders blur and sharp, or {PLAIN}"
@@ -182,7 +181,7 @@ def _measure(index: ImageIndex) -> dict[str, str]:
 
 
 def _probes(items: list) -> list:
-    return items[:: -(-len(items) // PROBES)]
+    return items[:: len(items) // PROBES + 1]
 
 
 def _compare(first: Path, second: Path) -> tuple[bool, float]:
@@ -213,37 +212,33 @@ def read_pairs(index: ImageIndex, subset: str) -> tuple[DataFrame, str]:
     whole = {split for (split, _), views in frames.items() if views["sharp"] and subset in views}
     for (split, _), (sequence, stem, _) in places.items():
         splits[sequence or stem].add(split)
-    pairs, alone = [], set()
+    pairs, used = [], set()
     for (split, key), (sequence, stem, number) in places.items():
+        used.update(*frames[split, key].values() if split in whole else ())
         blurred, sharp = (frames[split, key].get(view, []) for view in (subset, "sharp"))
-        if not (blurred or sharp):
+        if split not in whole or not (blurred or sharp):
             continue
         at, fault = [*blurred, *sharp][0].parent, ""
         first = known.setdefault(sequence, (split, at))
-        if split not in whole:
-            alone |= {*blurred, *sharp}
-        elif not split and len(whole) > 1:
+        anew = split != "test" and len(splits[sequence or stem]) > 1  # numbered in each split
+        if not split and len(whole) > 1:
             fault = "is neither in train/ nor in test/; move it into one"
         elif sequence.strip("0123456789") and first[0] != split:
             fault = f"the sequence's name is that of {first[1]}; remove or rename one"
-        elif len(blurred) == len(sharp) == 1:
-            if split != "test" and len(splits[sequence or stem]) > 1:  # numbered anew in each split
-                if sequence:
-                    sequence = f"{split}/{sequence}"
-                else:
-                    stem = f"{split}_{stem}"
-            name = f"{sequence}/{stem}" if sequence else stem
-            pairs.append(Photo(name, sharp[0], split, (), blurred[0], sequence, number))
-        else:
+        elif len(blurred) != 1 or len(sharp) != 1:
             what = f"{len(blurred)} files in {subset}/ and {len(sharp)} in sharp/"
             fault = f"frame {stem} has {what}; keep one of each, or none"
-        if fault and (problem := f"{at}: {fault}.") not in index.problems:
+        elif sequence:
+            sequence = f"{split}/{sequence}" if anew else sequence
+            name = f"{sequence}/{stem}"
+        else:
+            name = f"{split}_{stem}" if anew else stem
+        if not fault:
+            pairs.append(Photo(name, sharp[0], split, (), blurred[0], sequence, number))
+        elif (problem := f"{at}: {fault}.") not in index.problems:
             index.problems.append(problem)
-    taken = {file for views in frames.values() for files in views.values() for file in files}
-    alone |= {*index.photos.values()} - taken
-    if alone:
-        where = [place for place, file in index.photos.items() if file in alone]
-        index.notes.append(counted("photos without a partner, left alone", where))
+    if alone := [place for place, file in index.photos.items() if file not in used]:
+        index.notes.append(counted("photos without a partner, left alone", alone))
     if measured:
         index.notes.append(measured)
     pairs = DataFrame(pairs, columns=Photo._fields)
@@ -297,7 +292,7 @@ def _divide(root: Path, pairs: DataFrame) -> str:
 
     Raises `S3EError` for one half of the pairs, and for one video without splits.
     """
-    splits, given, said = pairs["split"], {*pairs["split"]}, []
+    splits, given, said = pairs["split"].copy(), {*pairs["split"]}, []
     units = pairs["sequence"].where(pairs["sequence"] != "", pairs["id"])
     what = "pairs" if units.is_unique else "sequences"
     if given == {""}:
@@ -305,7 +300,7 @@ def _divide(root: Path, pairs: DataFrame) -> str:
             whole = "give the folder that holds train/ and test/, or rename it if there is none"
             raise S3EError(f"{root}: is one half of the pairs, and itself in no splits; {whole}.")
         near = [_compare(*both)[0] for both in _probes([*pairwise(pairs["path"])])]
-        if what == "pairs" and np.mean(near) >= MOST:
+        if what == "pairs" and sum(near) > MOST * len(near):
             alike = "the pairs look like frames of one video, which no two splits may share"
             raise S3EError(f"{root}: {alike}; put them into train/ and test/, or a folder a video.")
     elif given and ("train" not in given or len(given) == 1):
