@@ -173,6 +173,15 @@ def test_a_photo_named_by_a_path_is_found(coco, name):
     assert path == coco / "images" / (name if inside else "000001.jpg")
 
 
+def test_two_photos_of_one_name_lie_in_folders_of_their_split(tmp_path):
+    for split in ("train", "val"):
+        write_coco(tmp_path, {split: 20}, images="{split}2017")
+    source = whole(tmp_path)
+    for split in SPLITS:
+        given = {path.parent.name for path in photos(source, split)["path"]}
+        assert given == {"train2017" if split == "train" else "val2017"}
+
+
 def test_separately_numbered_files_keep_both_photos(coco):
     def renumber(images, texts):
         images[:] = [record | {"id": record["id"] - 20} for record in images]

@@ -55,13 +55,17 @@ MAX_WORDS, MAX_CHARACTERS = 100, 1000  # of a caption
 
 
 class Entry(NamedTuple):
-    """An image as a caption file lists it; `where` is its place there, `texts` its captions."""
+    """An image as a caption file lists it; `where` is its place there, `texts` its captions.
+
+    `folder`: what the name of its folder may hold where several photos have its name.
+    """
 
     split: str
     key: str
     where: str
     name: str
     texts: list[str]
+    folder: str = ""
 
 
 class Captions(NamedTuple):
@@ -136,7 +140,7 @@ def read_captions(index: ImageIndex, subset: str) -> tuple[list[Photo], str]:
     for kind, read in (("karpathy", _karpathy), ("coco", _coco), ("table", _table)):
         distinct = {(file.name, _text(file)): file for file in reversed(files[kind])}
         for found in read(index, [*distinct.values()][::-1]):
-            there = sum(bool(index.find(entry.name, entry.split)) for entry in found.entries)
+            there = sum(bool(index.find(entry.name, entry.folder)) for entry in found.entries)
             tried.append((there, found))
         if any(there for there, _ in tried):
             break
@@ -162,7 +166,7 @@ def _karpathy(index: ImageIndex, files: list[Path]) -> Iterator[Captions]:
             sentences = _sound(f"{where}, sentences", item.sentences, KarpathySentence, problems)
             texts = [sentence.raw for sentence in sentences]
             split, key = KARPATHY[item.split], str(item.key)
-            entries.append(Entry(split, key, where, name.lstrip("/"), texts))
+            entries.append(Entry(split, key, where, name.lstrip("/"), texts, split))
         yield Captions([file], f"Karpathy's split ({file.name})", entries, problems)
 
 
@@ -202,7 +206,7 @@ def _coco_entries(file: Path, split: str, problems: list[str]) -> list[Entry]:
         texts[str(item.image_id)].append(item.caption)
     for item in _sound(f"{file}: images", listed, CocoImage, problems):
         key, where = str(item.id), f"{file}: image {item.id!r}"
-        entries.append(Entry(split, key, where, item.file_name, texts.pop(key, [])))
+        entries.append(Entry(split, key, where, item.file_name, texts.pop(key, []), split))
     for key in texts:
         problems.append(f"{file}: image {key!r}: is not listed; list it or remove its captions.")
     return entries
@@ -248,10 +252,10 @@ def _captioned(index: ImageIndex, entries: list[Entry]) -> list[Photo]:
     """The photos that are there and have captions; ids of the test split stay plain."""
     rows: dict[str, Photo] = {}
     by_rule, lost = [], 0
-    found = [index.find(entry.name, entry.split) for entry in entries]
+    found = [index.find(entry.name, entry.folder) for entry in entries]
     taken = Counter(places[0] for places in found if len(places) == 1)
     pairs = sorted(zip(entries, found, strict=True), key=lambda pair: -SPLITS.index(pair[0].split))
-    for (split, key, where, name, texts), places in pairs:
+    for (split, key, where, name, texts, _), places in pairs:
         captions, path = [], index.paths[places[0]] if places else None
         for text, fault in map(clean_caption, texts):
             if fault:

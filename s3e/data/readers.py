@@ -128,12 +128,12 @@ class ImageIndex:
             found[normal(place)[-1]].append(place)
         return {name: places for name, places in found.items() if name}
 
-    def find(self, name: str, split: str) -> list[str]:
+    def find(self, name: str, folder: str) -> list[str]:
         """Relative paths of the photo `name`, a file name or a path: none, one, or those undecided.
 
         They have that file name once normalised; of several, exactly that one goes before others,
-        then those in folders that agree with the path most, of the same extension, in a folder of
-        the split, in `images`, in the fewest folders.
+        then those in folders that agree with the path most, of the same extension, in such a
+        `folder`, in `images`, in the fewest folders.
         """
         wanted, file = normal(name), PurePosixPath(name)
 
@@ -141,7 +141,7 @@ class ImageIndex:
             above, _, last = f"/{place}".rpartition("/")
             shared = os.path.commonprefix([normal(place)[-2::-1], wanted[-2::-1]])
             other = not last.lower().endswith(file.suffix.lower())
-            where = split not in above, "/images" not in above, place.count("/")
+            where = folder not in above.lower(), "/images" not in above.lower(), place.count("/")
             return last != file.name, -len(shared), other, *where
 
         places = self.normalised.get(wanted[-1], [])
