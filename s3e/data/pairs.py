@@ -28,7 +28,9 @@ WORDS = {  # what parts of names mean, in any case
 MEANINGS = {word: meaning for meaning, words in WORDS.items() for word in words.split()}
 SIDES, PARTS = ("blur", "sharp"), ("train", "val", "test")
 PIECES = r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]+"  # of a name
-FILMED = r"(.*\d.*?)[-_](\d{4,})([-_]\d+)?"  # a file's name: sequence, frame, perhaps a patch
+FILMED = (
+    r"(?<![^/])([^/]*\d[^/]*?)[-_](\d{4,}(?:[-_]\d+)?)$"  # a file's name: sequence, frame and patch
+)
 PROBES, MOST = 8, 0.75  # pairs that are decoded where names do not tell, and how many must agree
 SHARPER = 1.1  # ratio of mean squared gradients from which on one photo is the sharper one
 PLAIN = "--set data.kind=photos reads all of them as sharp photos"
@@ -97,11 +99,9 @@ def _listed(index: ImageIndex) -> dict[str, str]:
 def _match(halves: list[Half]) -> Frames:
     """Frames by what blurred and sharp photos share; those without a partner have one side."""
     frames, sharp = defaultdict(lambda: defaultdict(list)), defaultdict(list)
-    for level in (0, 1):
-        known = {*sharp}
-        for half in halves:
-            if half.side == "sharp" and (key := (half.split, half.keys[level])) not in known:
-                sharp[key].append(half.file)
+    for half in halves:
+        for key in {*half.keys[:2]} if half.side == "sharp" else ():
+            sharp[half.split, key].append(half.file)
     shared, used = {half.more for half in halves if half.side == "sharp"} | {""}, set()
     for half in halves:
         if half.side == "blur":
@@ -154,20 +154,19 @@ def _measure(index: ImageIndex) -> dict[str, str]:
 
     {} where there are none; `S3EError` where neither of the two is clearly the blurred one.
     """
-    trees, shared, sizes = defaultdict(dict), defaultdict(list), Counter()
-    for place, file in index.photos.items():
-        names = [_strip(name, PARTS)[0] for name in place.split("/")[:-1]]
-        for k, name in enumerate([*names, ""]):
-            rest = [*names[:k], *names[k + 1 :], file.stem]
-            trees["/".join(filter(None, rest))].setdefault(name, file)
-    for views in trees.values():
-        sizes.update([*views])
-        for pair in combinations(sorted(views), 2) if len(views) <= PROBES else ():
-            shared[pair].append([views[name] for name in pair])
-    for pair, files in sorted(shared.items(), key=lambda item: -len(item[1])):
-        least = max(2, len(index.photos) / 8, min(sizes[name] for name in pair) / 2)
-        looks = [_compare(*both) for both in _probes(files)] if len(files) >= least else []
-        if looks and np.mean([alike for alike, _ in looks]) >= MOST:
+    photos, names = len(index.photos), Counter()
+    for place in index.photos:
+        names.update(_strip(name, PARTS)[0] for name in place.split("/")[:-1])
+    common = [name for name, count in sorted(names.items()) if name and 8 * count >= photos]
+    for pair in sorted(combinations(["", *common], 2), key=lambda pair: "" in pair):
+        frames = _match(_halves(index, "inner", dict(zip(pair, SIDES, strict=True)))).values()
+        files = [
+            (views["blur"][0], views["sharp"][0])
+            for views in frames
+            if views["blur"] and views["sharp"]
+        ]
+        looks = [_compare(*both) for both in _probes(files)] if 8 * len(files) >= photos else []
+        if len(looks) > 1 and np.mean([alike for alike, _ in looks]) >= MOST:
             ratios = np.array([ratio for _, ratio in looks])
             if np.mean(ratios >= SHARPER) >= MOST:
                 return dict(zip(pair, ("sharp", "blur"), strict=True))
@@ -263,21 +262,14 @@ def _places(frames: Frames) -> dict[tuple[str, str], tuple[str, str, int]]:
 
     Folders make sequences, but for those that hold everything; where there are none, names do.
     """
-    folders = [{*key.split("/")[:-1]} for _, key in frames]
-    idle = {name for name in set.intersection(*folders) if not name.isdecimal()}
-    places = {}
-    for (split, key), views in frames.items():
-        *above, stem = key.split("/")
+    paths = {at: re.sub(FILMED, r"\1/\2", at[1]).split("/") for at in frames}
+    folders = set.intersection(*({*path[:-1]} for path in paths.values()))
+    idle, places = {name for name in folders if not name.isdecimal()}, {}
+    for at, (*above, stem) in paths.items():
         sequence = "/".join(name for name in above if name not in idle)
-        named = sequence and stem.isdecimal() and all(f.stem == stem for f in views["sharp"])
-        places[split, key] = sequence, stem, int(stem) if named else -1
-    filmed = {at: re.fullmatch(FILMED, stem) for at, (_, stem, _) in places.items()}
-    videos = {match[1] for match in filmed.values() if match}
-    if not any(sequence for sequence, *_ in places.values()) and 1 < len(videos) <= len(filmed) / 2:
-        for at, match in filmed.items():
-            if match:
-                number, patch = match[2], match[3] or ""
-                places[at] = match[1], number + patch, -1 if patch else int(number)
+        sided = any(_strip(file.stem, SIDES)[1] for file in frames[at]["sharp"])
+        numbered = sequence and stem.isdecimal() and not sided
+        places[at] = sequence, stem, int(stem) if numbered else -1
 
     def rank(at: tuple[str, str]) -> tuple:
         sequence, stem, _ = places[at]
