@@ -200,13 +200,13 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     @contextmanager
-    def evaluating(self, learn: bool = False) -> Iterator[None]:
-        """Within it, networks are in eval mode, and nothing is differentiated unless `learn`."""
+    def evaluating(self) -> Iterator[None]:
+        """Within it, networks are in eval mode, and nothing is differentiated."""
         networks = nn.ModuleDict(self.modules)
         modes = {part: part.training for part in networks.modules()}
         networks.eval()
         try:
-            with torch.set_grad_enabled(learn):
+            with torch.no_grad():
                 yield
         finally:
             for part, mode in modes.items():
