@@ -262,8 +262,6 @@ def makers(store, frames):
     said = collect.read_captions(store["captioners"] + store["variants"])
     words, looks = np.full((5, 7), 1 / 7), arrays["attention"]
     columns = {"blurred": shown, "baseline": shown[::-1], "full": shown}
-    severity = pd.DataFrame({"severity": ["light", "severe"] * 9, "extent": 9.0})
-    severity["psnr_blurred"] = np.arange(18.0)
     return {
         "fig1": lambda: sheets.severities(shown[:1], {"severe": shown}, {"severe": [kernel]}),
         "fig2": lambda: diagram.framework(shown[0], shown[1], "a dog chases a cat"),
@@ -277,7 +275,6 @@ def makers(store, frames):
         "fig14": lambda: plots.seeds(frames["by_seed"], frames["differences"]),
         "tree": lambda: diagram.tree(TREE, [0.5] * 7),
         "losses": lambda: plots.losses(store["variants"][0], "cotrain"),
-        "spread": lambda: plots.severity_spread(severity),
         "shakes": lambda: sheets.shakes({"short": (kick, 9, kernel, shown[0])}),
         "kernels": lambda: sheets.kernels({"light": ([kernel], [9.0])}),
         "spectra": lambda: sheets.spectra({"sharp": shown[0], "light": shown[1]}),

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy import ndarray
-from pandas import DataFrame
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -271,15 +270,3 @@ def consensus(trees: list[CaptionTree | None]) -> CaptionTree | None:
     """The most frequent label of each node over one photo's captions (ties: the earlier one)."""
     columns = list(zip(*(tree.nodes for tree in trees if tree), strict=True))
     return tree_of([mode(column) for column in columns] or None)
-
-
-def severity_table(corpus: Corpus) -> DataFrame:
-    """A row a photo of val and test and a severity: kernel extent (pixels), input PSNR (dB)."""
-    rows = [
-        (split.name, severity, *facts)
-        for split in (corpus.val, corpus.test)
-        for severity in corpus.severities
-        for facts in zip(split.ids, split.extents[severity], split.psnr[severity], strict=True)
-    ]
-    columns = ["split", "severity", "id", "extent", "psnr_blurred"]
-    return DataFrame(rows, columns=columns).dropna(subset="psnr_blurred")

@@ -1,4 +1,4 @@
-"""Figures made of numbers: trainings, gains, seeds, how severe blur is."""
+"""Figures made of numbers: trainings, gains, seeds."""
 
 from pathlib import Path
 
@@ -147,25 +147,4 @@ def seeds(
         axes.set_yticks(range(len(ticks)), ticks)
         axes.grid(axis="y", visible=False)
         axes.set(title=title, xlabel="PSNR gain (dB)", ylim=(len(ticks) - 0.4, -0.6))
-    return figure
-
-
-@styled
-def severity_spread(table: DataFrame) -> Figure:
-    """How severe a data set is: input PSNR by severity, and against kernel extent where known.
-
-    `table`: one row an image and severity with `severity`, `extent` (pixels, NaN: unknown) and
-    `psnr_blurred` (dB).
-    """
-    known, words = table.extent.notna().any(), "PSNR of the blurred image (dB)"
-    figure = Figure(figsize=(PAGE_WIDTH, 2.4), layout="constrained")
-    left, *right = figure.subplots(1, 1 + known, squeeze=False)[0]
-    for name, own in table.groupby("severity", sort=False):
-        left.hist(own.psnr_blurred, 16, histtype="step", label=name)
-        for axes in right:
-            axes.scatter(own.extent, own.psnr_blurred, s=6, alpha=0.6, linewidths=0)
-            title = "b  one name, many strengths"
-            axes.set(title=title, xlabel="kernel extent (pixels)", ylabel=words)
-    left.set(title="a  how much is left", xlabel=words, ylabel="images")
-    _legend(figure)
     return figure
