@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from s3e.captions.parser import explain
 from s3e.captions.tree import TreeVocabulary
 from s3e.config import VARIANTS, load_config
 from s3e.evaluation import collect, fidelity, gains
@@ -265,7 +266,7 @@ def makers(store, frames):
     return {
         "fig1": lambda: sheets.severities(shown[:1], {"severe": shown}, {"severe": [kernel]}),
         "fig2": lambda: diagram.framework(shown[0], shown[1], "a dog chases a cat"),
-        "fig3": lambda: diagram.forest(diagram.two_wordings([WORDS])[1], shown[0]),
+        "fig3": lambda: diagram.forest([explain(text) for text in WORDS[:2]], shown[0]),
         "fig4": lambda: sheets.results(columns, shown, count=1),
         "fig6": lambda: sheets.node_attention(shown, looks, *labels),
         "fig7": lambda: sheets.captions({"blurred": shown}, records, said, "severe"),
@@ -363,12 +364,6 @@ def test_no_two_training_curves_look_alike(store):
     drawn = looks(line for line in figure.axes[0].lines if line.get_linewidth() > 1)
     assert len(set(drawn.values())) == len(VARIANTS)
     assert looks(figure.legends[0].get_lines()) == drawn
-
-
-def test_two_wordings_of_one_tree():
-    number, (first, second) = diagram.two_wordings([["a cat"] * 5, WORDS])
-    assert number == 1 and first["tree"] == second["tree"] and first["tokens"] != second["tokens"]
-    assert diagram.two_wordings([["a cat"]])[0] == 0
 
 
 class FakeRun(SimpleNamespace):

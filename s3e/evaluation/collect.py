@@ -23,7 +23,6 @@ from s3e.utils import S3EError, read_json
 NODE_PLACE = ["split", "input", "when", "variant"]
 CAPTION_COLUMNS = ["system", "input", "split", "seed", "id", "caption"]
 TEXT = ["id", "caption"]  # columns where "", "NA" and "null" are texts like others
-WORDS = ("split", "references", "severity", "system", "input", "variant", "reference", "metric")
 SEVERITIES = ("light", "moderate", "released", "severe")  # pairs have the last two, others the rest
 RANDOM, HUMAN = "random training caption", "human"  # systems
 GUESS, PERSON = "most frequent label", "one reference caption"  # variants beside trees
@@ -185,12 +184,3 @@ def read_outputs(
         if kept.is_file() and run.variant not in outputs:
             outputs[run.variant] = np.load(kept, mmap_mode="r")[rows]
     return outputs, test.sharp[rows]
-
-
-def summary(*frames: DataFrame) -> dict[str, float]:
-    """The study in flat numbers (for `metrics.json`): each mean under the words that name it."""
-    return {
-        re.sub(r"\W+", "_", "_".join(str(row[word]) for word in WORDS if word in row)): row["mean"]
-        for frame in frames
-        for row in frame.dropna(subset="mean").to_dict("records")
-    }

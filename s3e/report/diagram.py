@@ -1,7 +1,6 @@
 """Figures drawn by code: the framework (figure 2), captions and their trees (figure 3)."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from textwrap import fill
 from typing import Any
 
@@ -11,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy import ndarray
 
-from s3e.captions.parser import explain
 from s3e.captions.tree import EDGES, NULL
 from s3e.report.style import BLUE, GREY, INK, PAGE_WIDTH, VERMILLION, bare, styled
 from s3e.utils import data_file
@@ -122,19 +120,3 @@ def forest(parses: Sequence[Mapping[str, Any]], image: ndarray | None = None) ->
     handles = [Patch(color=colour, label=tag.lower()) for tag, colour in TAGS.items()]
     figure.legend(handles=handles, loc="lower left", ncols=4)
     return figure
-
-
-def two_wordings(groups: Sequence[Sequence[str]]) -> tuple[int, list[Mapping[str, Any]]]:
-    """For figure 3: the image (number) of which two captions in other words have the fullest tree.
-
-    `groups`: captions by image; returns also the parses of the two.
-    """
-
-    def worth(found: tuple) -> int:
-        first, other = found[1]
-        same = first["tree"] == other["tree"] and first["tokens"] != other["tokens"]
-        return 7 - first["tree"].nodes.count(NULL) if same and first["tree"] else 0
-
-    parses = [list(map(explain, captions)) for captions in groups]
-    pairs = [(number, pair) for number, own in enumerate(parses) for pair in combinations(own, 2)]
-    return max(pairs, key=worth, default=(0, parses[0][:1]))

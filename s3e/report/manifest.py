@@ -4,19 +4,15 @@
 """
 
 import inspect
-import platform
 import pydoc
 import re
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
-from pandas import DataFrame
 
 from s3e.config import Config
 from s3e.pipeline import graph, keys
@@ -26,7 +22,6 @@ from s3e.utils import (
     FIGURES,
     ROOT,
     S3EError,
-    cores,
     data_file,
     file_digest,
     read_json,
@@ -281,19 +276,3 @@ def show_source(*names: str) -> Any:
         where = f"`{found.__module__}`, lines {first}-{first + len(lines) - 1}"
         parts.append(f"{where}\n\n```python\n{dedent(''.join(lines))}```")
     return Markdown("\n\n".join(parts))
-
-
-def environment(config: Config) -> DataFrame:
-    """What the suite finds on this machine, and how a study with these settings uses it."""
-    from s3e.evaluation.captions import find_java
-
-    runtime = config.runtime
-    found = {
-        "Python (3.11 or newer)": platform.python_version(),
-        "PyTorch": version("torch"),
-        "a notebook computes on": f"{runtime.device} with {runtime.threads} thread(s)",
-        "cores": cores(),
-        "notebooks at a time": max(1, cores() // (runtime.threads * runtime.devices)),
-        "Java (for METEOR alone)": "found" if find_java() else "none: METEOR is “not run”",
-    }
-    return pd.Series(found, name="here").to_frame()
