@@ -28,7 +28,6 @@ from s3e.training.stages import PretrainSemantics
 from s3e.utils import rng
 
 OWN_SEED = 1000  # added to the study's seed
-DEBLURRED_BY = ("baseline", "full", "oracle_map")
 UNTRAINED = ("sharp", "blurred", RANDOM, HUMAN)  # systems for which no variant was trained
 PROTOCOLS = ("all", "other")  # which captions of an image are references: from 0 or from 1 on
 NODE_COLUMNS = [f"{name}_{what}" for name in NODES for what in ("correct", "total")]
@@ -79,25 +78,6 @@ def caption_variants(
         texts = read_images(judge, images, config, corpus)["captions"]
         frames.append(DataFrame(about | {"caption": texts}))
     return pd.concat(frames, ignore_index=True)
-
-
-def caption_deblurred(
-    captioners: Iterable[Path], paths: Iterable[Path], corpus: Corpus, config: Config
-) -> Iterator[DataFrame]:
-    """ "Deblur first, then caption": the tree captioner of that seed reads restored test images.
-
-    `captioners`, `paths`: folders of finished runs of 03 and of 05 and 06. Frames with the columns
-    of `collect.read_captions`, one for each run of `DEBLURRED_BY`.
-    """
-    weights = {describe(path).seed: path / "tree_captioner.safetensors" for path in captioners}
-    for run in map(describe, paths):
-        if run.variant in DEBLURRED_BY and run.seed in weights:
-            source = load_weights(build_semantics(config, corpus.sizes, "tree"), weights[run.seed])
-            restored = np.load(run.path / "restored_test.npy")
-            about = {"system": f"{run.variant} -> tree", "input": "deblurred", "seed": run.seed}
-            texts = read_images(source, restored, config, corpus)["captions"]
-            about |= {"split": "test", "id": corpus.test.ids, "caption": texts}
-            yield DataFrame(about)
 
 
 def caption_tables(
