@@ -23,7 +23,7 @@ from s3e.data.corpus import Corpus
 from s3e.evaluation.captions import NODES, CaptionSet, Pair, intervals, measure
 from s3e.evaluation.collect import HUMAN, RANDOM, describe, other_targets
 from s3e.evaluation.score import node_counts, read_images
-from s3e.models.build import build_semantics, load_weights, save_weights
+from s3e.models.build import build_semantics, save_weights
 from s3e.training.stages import PretrainSemantics
 from s3e.utils import rng
 

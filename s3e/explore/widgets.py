@@ -14,11 +14,9 @@ import ipywidgets
 import numpy as np
 import torch
 from numpy import ndarray
-from pandas import DataFrame
 
 from s3e.blur import SEVERITIES, blur_batch, blur_image, exposed, extent, psf, trajectories
 from s3e.captions.tree import NODE_NAMES
-from s3e.evaluation.images import ssim
 from s3e.inference.photos import read_photo
 from s3e.inference.restorer import Reading, Restorer
 from s3e.report import diagram, sheets, style
@@ -123,19 +121,6 @@ class Examples:
     def _reading(self, name: str, severity: str, reader: str = "full") -> Reading:
         return self.restorer.read(self.image(name, severity, "blurred"), reader)
 
-    def table(self) -> DataFrame:
-        """PSNR (dB) and SSIM of all examples and severities; columns: metric, view."""
-        rows = {
-            (name, severity): {
-                (metric, style.label(view)): score(self.image(name, severity, view), sharp)
-                for metric, score in (("PSNR", psnr), ("SSIM", ssim))
-                for view in self.views
-            }
-            for name, sharp in self.photos.items()
-            for severity in SEVERITIES
-        }
-        return DataFrame(rows).T.rename_axis(["photo", "severity"])
-
     def trees(self, photo: str, severity: str, read_by: str) -> tuple:
         """The caption of a photo, and where each node and each word of it looks."""
         seen, reading = (
@@ -198,15 +183,6 @@ def changes(examples: Examples, name: str, severity: str) -> dict[str, tuple[nda
         image = restorer.restore(blurred, maps=changed)
         found[words] = image, psnr(image, sharp) - psnr(whole, sharp)
     return found
-
-
-def effects(examples: Examples, severity: str) -> DataFrame:
-    """What each of `changes` does to PSNR (dB) over all examples: mean, worst and best."""
-    gains = {
-        name: {words: gain for words, (_, gain) in changes(examples, name, severity).items()}
-        for name in examples.photos
-    }
-    return DataFrame(gains).agg(["mean", "min", "max"], axis=1)
 
 
 # 5. Your own photo
