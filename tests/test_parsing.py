@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3e.captions.parser import INVERSES, explain, parse_caption
+from s3e.captions.parser import INVERSES, parse_caption
 from s3e.captions.tagger import LONGEST, tag_words
 from s3e.captions.tree import IGNORE, NULL, CaptionTree, TreeVocabulary
 from s3e.data.scenes import make_split
@@ -147,14 +147,6 @@ CASE = st.sampled_from([str.upper, str.title, str.swapcase])
 def test_case_blanks_and_marks_at_the_end_do_not_matter(caption, change, end, between, around):
     changed = change(caption.rstrip(" .!") + end).replace(" ", between)
     assert parse_caption(around + changed + around) == parse_caption(caption)
-
-
-def test_explain_agrees_with_itself():
-    story = explain("Two dogs held a tennis ball .")
-    assert story["tokens"] == ["two", "dogs", "held", "a", "tennis", "ball", "."]
-    assert story["tags"] == ["NUM", "NOUN", "VERB", "DET", "NOUN", "NOUN", "PUNCT"]
-    assert story["chunks"] == [("two dogs", "dog"), ("a tennis ball", "tennis_ball")]
-    assert story["tree"] == tree("dog | hold | tennis_ball")
 
 
 def test_tags_and_lemmas():

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from s3e.captions.parser import explain
 from s3e.captions.tree import TreeVocabulary
 from s3e.config import VARIANTS, load_config
 from s3e.evaluation import collect, fidelity, gains
@@ -266,7 +265,7 @@ def makers(store, frames):
     return {
         "fig1": lambda: sheets.severities(shown[:1], {"severe": shown}, {"severe": [kernel]}),
         "fig2": lambda: diagram.framework(shown[0], shown[1], "a dog chases a cat"),
-        "fig3": lambda: diagram.forest([explain(text) for text in WORDS[:2]], shown[0]),
+        "fig3": lambda: diagram.forest(WORDS[:2], shown[0]),
         "fig4": lambda: sheets.results(columns, shown, count=1),
         "fig6": lambda: sheets.node_attention(shown, looks, *labels),
         "fig7": lambda: sheets.captions({"blurred": shown}, records, said, "severe"),

@@ -15,7 +15,6 @@ rules.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from s3e.captions.tagger import COMPOUNDS, LEXICON, PRENOMINAL, Token, tag_words, word_set
 from s3e.captions.tree import NULL, CaptionTree
@@ -181,16 +180,6 @@ def _build(entities: list[Entity], gaps: list[Gap]) -> CaptionTree:
 
 def parse_caption(text: str) -> CaptionTree | None:
     """The canonical tree of a caption, or None if it names no entity; any string is accepted."""
-    return explain(text)["tree"]
-
-
-def explain(text: str) -> dict[str, Any]:
-    """How a caption was read: lists `tokens`, `tags`, `chunks` (text, label), and the `tree`."""
     tokens = tag_words(text)
     entities = _entities(tokens)
-    return {
-        "tokens": [t.text for t in tokens],
-        "tags": [t.tag for t in tokens],
-        "chunks": [(" ".join(t.text for t in tokens[e.start : e.stop]), e.label) for e in entities],
-        "tree": _build(entities, _gaps(tokens, entities)) if entities else None,
-    }
+    return _build(entities, _gaps(tokens, entities)) if entities else None

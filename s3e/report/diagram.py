@@ -1,21 +1,22 @@
 """Figures drawn by code: the framework (figure 2), captions and their trees (figure 3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from numpy import ndarray
 
+from s3e.captions.parser import parse_caption
 from s3e.captions.tree import EDGES, NULL
-from s3e.report.style import BLUE, GREY, INK, PAGE_WIDTH, VERMILLION, bare, styled
+from s3e.report.style import BLUE, INK, PAGE_WIDTH, VERMILLION, bare, styled
 from s3e.utils import data_file
 
 PLAN = data_file("report/diagram.toml")
-NODES, TAGS, PARTS = PLAN["nodes"], PLAN["tags"], PLAN["parts"]
+NODES, PARTS = PLAN["nodes"], PLAN["parts"]
 LETTERS = 58  # of a caption on a line
 
 
@@ -81,42 +82,24 @@ def tree(labels: Sequence[str], shares: Sequence[float] | None = None) -> Figure
     return figure
 
 
-def _write_words(axes: Axes, tokens: Sequence[str], tags: Sequence[str]) -> None:
-    """The words of a caption above a tree, coloured by part of speech."""
-    y, used, last = 1.75, LETTERS, None
-    for token, tag in zip(tokens, tags, strict=True):
-        box = {"boxstyle": "round,pad=0.15", **_box(TAGS.get(tag, GREY)), "linewidth": 0}
-        look = {"size": 7, "color": INK, "bbox": box, "va": "bottom"}
-        used += len(token) + 2
-        if used > LETTERS:
-            y, used = y - 0.16, len(token)
-            last = axes.text(-0.05, y, token, **look)
-        else:
-            beside = {"xycoords": last, "textcoords": "offset points"}
-            last = axes.annotate(token, (1, 0), (5, 0), **beside, **look)
-
-
 @styled
-def forest(parses: Sequence[Mapping[str, Any]], image: ndarray | None = None) -> Figure:
-    """Captions, coloured by part of speech, and the tree that each becomes, two on a line.
+def forest(captions: Sequence[str], image: ndarray | None = None) -> Figure:
+    """Captions and the tree that each becomes, two on a line.
 
-    `parses`: what `s3e.captions.parser.explain` returns; with their `image` (figure 3) they stand
-    beside it, one below the other.
+    With their `image` (figure 3) they stand beside it, one below the other.
     """
-    rows = len(parses) if image is not None else -(-len(parses) // 2)
-    tall = 1.95 * rows + 0.25
-    figure = Figure(figsize=(PAGE_WIDTH, tall))
-    figure.subplots_adjust(0.01, 0.25 / tall, 0.99, 0.99, wspace=0.04)
+    rows = len(captions) if image is not None else -(-len(captions) // 2)
+    figure = Figure(figsize=(PAGE_WIDTH, 1.7 * rows))
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, wspace=0.04)
     grid = figure.subplots(rows, 2, squeeze=False)
     for axes in grid.flat:
         bare(axes)
     if image is not None:
         grid[0, 0].imshow(image)
         grid = grid[:, 1]
-    for axes, parse in zip(grid.flat, parses, strict=False):
-        draw_tree(axes, parse["tree"].nodes if parse["tree"] else [NULL] * 7)
-        axes.set_ylim(0, 1.75)
-        _write_words(axes, parse["tokens"], parse["tags"])
-    handles = [Patch(color=colour, label=tag.lower()) for tag, colour in TAGS.items()]
-    figure.legend(handles=handles, loc="lower left", ncols=4)
+    for axes, text in zip(grid.flat, captions, strict=False):
+        tree = parse_caption(text)
+        draw_tree(axes, tree.nodes if tree else [NULL] * 7)
+        axes.set_ylim(0, 1.5)
+        axes.text(0.5, 1.45, fill(text, LETTERS), size=7, ha="center", va="top", color=INK)
     return figure
