@@ -109,14 +109,12 @@ def parameters(run: Run, force: bool) -> Record:
 
 def job_of(run: Run, force: bool) -> Job:
     """What a worker needs to run a notebook, as plain JSON."""
-    found = {other.key: other.result() for other in run.reads}
     threads = dict.fromkeys(utils.THREADS, str(run.config.runtime.threads))
     return {
         "name": str(run),
         "key": run.key,
         "notebook": str(notebook(run.stage)),
         "output": str(run.path / "notebook.ipynb"),
-        "needs": {str(done["folder"]): key for key, done in found.items() if done},
         "parameters": parameters(run, force),
         "environment": threads | {"S3E_RUNS": str(utils.RUNS), "S3E_FIGURES": str(FIGURES)},
     }

@@ -86,8 +86,6 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
     with lock_file(folder / ".worker.lock", busy, stop):
         if complete(folder, key):
             return ""  # another runner finished it in the meantime
-        for place, other in job["needs"].items():
-            complete(Path(place), other, seconds=60)
         if is_locked(folder / ".lock"):
             busy("an open notebook")
         output.unlink(missing_ok=True)
@@ -328,7 +326,7 @@ def _result(run: "Run", future: Future[str]) -> str:
     except Exception as error:  # of a worker
         why = f"  {type(error).__name__}: {error}"
         write_file(run.path / FAILURE, {"key": run.key, "why": why.strip()})
-    if not why and (done := complete(run.path, run.key, seconds=60)):
+    if not why and (done := complete(run.path, run.key)):
         return "skipped" if done["skipped"] else "done"
     print(f"{why}\n  executed notebook: {run.path / 'notebook.ipynb'}")
     print(f"  log: {run.path / 'papermill.log'}")

@@ -43,22 +43,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def complete(folder: Path, key: str, seconds: float = 0.0) -> Record | None:
-    """Record and `folder` of a finished run; None if it has another key or has lost files.
-
-    `seconds`: how long to wait, for a shared folder may show files later than on the machine that
-    wrote them.
-    """
-    end = time.monotonic() + seconds
-    while True:
-        done = record(folder)
-        if done and done["key"] == key and not lost_files(folder, done):
-            return done | {"folder": folder}
-        if time.monotonic() >= end:
-            return None
-        time.sleep(0.2)
-        with contextlib.suppress(OSError):
-            os.listdir(folder)  # a network file system then asks its server again
+def complete(folder: Path, key: str) -> Record | None:
+    """Record and `folder` of a finished run; None if it has another key or has lost files."""
+    done = record(folder)
+    whole = done and done["key"] == key and not lost_files(folder, done)
+    return done | {"folder": folder} if whole else None
 
 
 def describe_files(folder: Path, names: Iterable[str | Path]) -> Record:
