@@ -271,7 +271,6 @@ def makers(store, frames):
         "fig7": lambda: sheets.captions({"blurred": shown}, records, said, "severe"),
         "fig8": lambda: plots.gain_by_severity(frames["differences"], frames["bins"]),
         "fig9": lambda: plots.training_curves(logs_of(store)),
-        "fig12": lambda: sheets.errors(columns, shown[::-1], count=2),
         "fig14": lambda: plots.seeds(frames["by_seed"], frames["differences"]),
         "tree": lambda: diagram.tree(TREE, [0.5] * 7),
         "losses": lambda: plots.losses(store["variants"][0], "cotrain"),

@@ -1,4 +1,4 @@
-"""Figures made of images: severities, results, failures, errors, attention, captions, blur.
+"""Figures made of images: severities, results, failures, attention, captions, blur.
 
 All are a `sheet` of square cells: an image, uint8 (H, W, 3), alone or with words to stand below it.
 """
@@ -73,16 +73,15 @@ def sheet(columns: Columns, rows: Sequence[str] = (), across: int = 0) -> Figure
     return figure
 
 
-def _scored(columns: Images, sharp: ndarray, gain: int = 0) -> Columns:
-    """Images by their short names, or their errors `gain` times as strong, with PSNR (dB) below."""
-    found = {}
-    for name, images in columns.items():
-        title = f"{gain} x error, {short(name)}" if gain else short(name)
-        found[title] = [
-            (strengthened(*pair, gain) if gain else pair[0], f"{psnr(*pair):.2f} dB")
-            for pair in zip(images, sharp, strict=False)
+def _scored(columns: Images, sharp: ndarray) -> Columns:
+    """Images by their short names, with PSNR (dB) below."""
+    return {
+        short(name): [
+            (image, f"{psnr(image, truth):.2f} dB")
+            for image, truth in zip(images, sharp, strict=False)
         ]
-    return found
+        for name, images in columns.items()
+    }
 
 
 def severity_views(corpus: Corpus, config: Config, count: int = 3) -> tuple:
@@ -110,12 +109,6 @@ def results(columns: Images, sharp: ndarray, rows: Sequence[str] = (), count: in
     """
     sharp = sharp[:count]
     return sheet(_scored(columns, sharp) | {"sharp": sharp}, rows)
-
-
-def errors(columns: Images, sharp: ndarray, rows: Sequence[str] = (), count: int = 4) -> Figure:
-    """Figure 12: absolute errors of images as in `results`, twice as strong; black: none."""
-    sharp = sharp[:count]
-    return sheet({"sharp": sharp} | _scored(columns, sharp, 2), rows)
 
 
 def failures(columns: Images, sharp: ndarray, count: int = 3) -> tuple[Images, ndarray, list[str]]:
