@@ -1,5 +1,6 @@
 """One photo from disk: any usual format in, upright 8-bit RGB out, or a plain word on its fault."""
 
+import io
 import warnings
 from contextlib import suppress
 from functools import cache
@@ -8,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import skimage.data
 from numpy import ndarray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from skimage.transform import resize
+from tifffile import TiffFile
 
 from s3e.utils import S3EError
 
@@ -19,6 +21,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, free to show
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to restore
 LARGEST = 80_000_000  # pixels above which decoding would take too much memory
+# What is decoded, as Pillow calls it: nothing that runs programs (EPS) or is no photo (PDF, icons)
+SURE = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000")  # known by their first bytes
+FORMATS = (*SURE, "BMP", "PPM", "TGA")
+EXTENSIONS = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
+EXTENSIONS.add(".mpo")  # JPEG to Pillow, too
+UNREAD = {*".avif .heic .heif .hif .jxl .psd .dng .nef .cr2 .cr3 .arw .orf .rw2 .raf".split()}
+UNREAD -= EXTENSIONS  # photos, too, which cannot be decoded here
 TOO_LARGE = f"larger than {LARGEST // 1_000_000} megapixels", "scale it down or remove it"
 FAULTS = {  # what a decoder may raise: what that means, and the remedy
     MemoryError: ("larger than the free memory", "scale it down or remove it"),
@@ -26,7 +35,6 @@ FAULTS = {  # what a decoder may raise: what that means, and the remedy
     IsADirectoryError: ("a folder, not a photo", "put the photo there or remove its entry"),
     PermissionError: ("may not be read", "give yourself permission to read it"),
     Image.DecompressionBombError: TOO_LARGE,
-    UnidentifiedImageError: ("not a photo in a known format", "make it a JPEG or remove it"),
 }
 
 
@@ -35,30 +43,55 @@ def decode(
 ) -> tuple[Image.Image, tuple[int, int], list[str]]:
     """Decode a photo: the upright RGB image, its full size (width, height), what was converted.
 
-    EXIF orientation is applied, 16 bits are scaled to 8, alpha is laid over white. With `least`, a
-    JPEG may come at 1/2, 1/4 or 1/8 of its size, no side shorter than `least`. All data are read in
-    any case, so that a cut file is found. Raises `S3EError` with file and remedy if it is missing,
-    unreadable, damaged, cut, not a photo, shorter than `SHORTEST` pixels at a side, or larger than
-    `LARGEST` pixels (found in the header, before decoding).
+    Its content decides on the format, not its name. EXIF orientation is applied, 16 bits are scaled
+    to 8, alpha is laid over white, grey and CMYK with a colour profile become sRGB by it; the first
+    of several images in a file is taken. The image's `info` has what the file says about itself, as
+    `save` takes it: `exif` and `xmp` (both as they were), `icc_profile`, `dpi`, `comment`.
+
+    With `least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size, no side shorter than `least`. All
+    data are read in any case, so that a cut file is found. Raises `S3EError` with file and remedy
+    if it is missing, unreadable, damaged, cut, not a photo, of samples that are not supported,
+    shorter than `SHORTEST` pixels at a side, or larger than `LARGEST` pixels (found in the header,
+    before decoding).
     """
     try:  # a damaged file may raise nearly anything
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if not (fault := _fault(image)):
-                notes = [] if image.mode in ("RGB", "P") else [f"converted from {image.mode}"]
                 size, turn = image.size, 1
+                deep = ";16" in str(image.tile) and image.format != "BMP"
                 if least:
                     image.draft(image.mode, (least, least))
                 image.load()
                 with suppress(Exception):  # EXIF that cannot be parsed does not make it worse
                     turn = image.getexif().get(ExifTags.Base.Orientation)
+                exif = image.info.pop("exif", b"")  # turning the photo would write it anew
+                with suppress(Exception):
                     ImageOps.exif_transpose(image, in_place=True)
+                upright, notes = _to_rgb(image, deep)
                 if turn in range(2, 9):
                     notes.append("turned by EXIF")
-                return _to_rgb(image), size[::-1] if turn in range(5, 9) else size, notes
+                with suppress(Exception):  # nor do broken images behind the first
+                    if (count := getattr(image, "n_frames", 1)) > 1:
+                        notes.append(f"the first of {count} images in the file")
+                upright.info["exif"] = exif
+                return upright, size[::-1] if turn in range(5, 9) else size, notes
+    except (UnidentifiedImageError, KeyError):  # KeyError: a compression of TIFF
+        fault = _unknown(path)
     except Exception as error:
         damaged = f"damaged ({error or type(error).__name__})", "replace the file or remove it"
         fault = next((FAULTS[kind] for kind in FAULTS if isinstance(error, kind)), damaged)
     raise S3EError("{}: {}; {}.".format(path, *fault))
+
+
+def sniff(path: Path | str) -> str:
+    """The format of a file by its first bytes, as in `SURE`, or "HEIC"; "" for another."""
+    with suppress(OSError):
+        if Path(path).is_file():  # a pipe would be waited for
+            with open(path, "rb") as file:
+                start = file.read(16)
+            heic = "HEIC" if start[4:10] in (b"ftyphe", b"ftypmi", b"ftypms") else ""
+            return next((kind for kind in SURE if Image.OPEN[kind][1](start)), heic)
+    return ""
 
 
 def load_photo(path: Path | str, size: int, side: int | None = None) -> ndarray:
@@ -96,16 +129,74 @@ def _fault(image: Image.Image) -> tuple[str, str] | None:
         return what, "replace it by a larger photo or remove it"
     if image.format in ("JPEG", "MPO") and b"\xff\xd9" not in image.fp.read():
         return "cut (the end of the JPEG data is missing)", "replace the file or remove it"
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(ExifTags.Base.NewSubfileType, 0) & 1:
+        return "the preview of a raw photo", "develop that to JPEG or TIFF"
+    if image.mode == "F" or image.format == "TIFF" and image.mode == "I":  # or 8 bits with a sign
+        raise UnidentifiedImageError
+    if max(tags.get(ExifTags.Base.SampleFormat, (1,))) > 1:
+        raise UnidentifiedImageError
+    if image.mode[0] != "I" and 255 < (white := _white(image)) < 65535:
+        what = f"colours of {white.bit_length()} bits stored in 16 are not supported"
+        return what, "convert it to 8 bits"
     return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode[0] in "IF":  # 16 bits, or what may be more
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535 or (values != image).any():
-            raise ValueError("grey values that are not whole numbers of 16 bits")
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    elif image.has_transparency_data:
+def _unknown(path: Path | str) -> tuple[str, str]:
+    """What is known of a file that cannot be opened, and the remedy."""
+    kind, what = sniff(path), ""
+    with suppress(Exception), TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        what = f": {page.dtype}, {page.photometric.name}, compression {page.compression.name}"
+    if kind:
+        return f"damaged, or {kind} of a kind that is not supported{what}", "convert it to PNG"
+    return "not a photo in a known format", "make it a JPEG or remove it"
+
+
+def _white(image: Image.Image) -> int:
+    """White of TIFF's samples: 4095 where tags tell of 12 bits, packed or (MaxSampleValue) in 16.
+
+    Else of 16 bits, as other formats scale theirs.
+    """
+    tags = getattr(image, "tag_v2", {})
+    full = 2 ** max(tags.get(ExifTags.Base.BitsPerSample, (16,))) - 1
+    most = max(tags.get(281, (0,)))  # perhaps only the brightest sample of this photo
+    return most if 255 < most < full and not most & (most + 1) else full
+
+
+def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, list[str]]:
+    """A loaded photo in 8-bit RGB with its `info`, and what was converted (`deep`: 16 bits)."""
+    info, mode = image.info, image.mode
+    clear = info.get("transparency")
+    what = mode + " of 16 bits" * deep + " with transparency" * (clear is not None)
+    notes = [] if what in ("RGB", "P") else [f"converted from {what}"]
+    if mode[0] == "I":
+        values, white = np.asarray(image).astype(np.int64), _white(image)
+        if values.max() > white:
+            white = 65535
+        if white < 65535:
+            notes.append(f"white at {white}")
+        if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
+            values = white - values
+        values[values == clear] = white
+        image = Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
+    icc = info.get("icc_profile")
+    try:
+        profile = icc and ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        if icc and (profile.profile.xcolor_space != "RGB " or image.mode in ("CMYK", "LAB")):
+            srgb, icc = ImageCms.createProfile("sRGB"), None
+            image = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+            notes.append("converted to sRGB by its colour profile")
+    except Exception:  # a damaged profile, or one of another kind, does not make it worse
+        icc = None
+        notes.append("colour profile does not fit, left out")
+    if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    if deep and max(high for _, high in rgb.getextrema()) < 16:
+        notes.append("very dark: perhaps fewer bits are used than the file declares")
+    rgb.info = {"icc_profile": icc} | {key: info.get(key) for key in ("dpi", "xmp", "comment")}
+    if not info.get("jfif_unit", image.format not in ("JPEG", "MPO")):
+        rgb.info.pop("dpi")  # Pillow has it from EXIF, or from nowhere
+    return rgb, notes

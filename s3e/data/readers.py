@@ -20,13 +20,13 @@ from numpy import ndarray
 from pandas import DataFrame
 from PIL import Image
 
+from s3e.data.photos import EXTENSIONS, FORMATS, UNREAD, sniff
 from s3e.utils import S3EError, shown, stable_hash
 
 SPLITS = ("train", "val", "test")
 PAIRED = ("released", "severe")  # severities of pairs, mildest first
 Kind = Literal["captions", "pairs", "photos", "scenes"]
 LEFTOVERS = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin"}
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 CAPTIONED = ("scenes", "captions")  # kinds of data that teach a tree and a captioner
 
 
@@ -69,7 +69,7 @@ class Source:
         """Raise `S3EError` if a split has fewer than 2 photos; the first problem may be why."""
         for split in SPLITS:
             if (count := (self.images["split"] == split).sum()) < 2:
-                remedy = f"add photos ({', '.join(sorted(EXTENSIONS))})"
+                remedy = f"add photos ({', '.join(FORMATS)})"
                 if self.paired:
                     remedy = "give at least 2 train sequences and 1 test sequence, of 2 pairs each"
                 if self.problems:
@@ -85,8 +85,9 @@ class ImageIndex:
     """The files of a data folder, links followed once, without hidden ones and `LEFTOVERS`.
 
     `paths`: relative path (with "/") -> file, sorted by folder; `photos`: those with a photo's
-    extension. What a name holds beyond UTF-8 stands there as `shown`. `problems` (at first what
-    cannot be listed) and `notes` (at first what is ignored) gather what is found out.
+    extension, or with none and a photo's first bytes. What a name holds beyond UTF-8 stands there
+    as `shown`. `problems` (at first what cannot be listed) and `notes` (at first what is ignored)
+    gather what is found out.
     """
 
     def __init__(self, root: Path):
@@ -114,11 +115,19 @@ class ImageIndex:
                 while place in self.paths:  # another name that is shown like this one
                     place += "+"
                 self.paths[place] = file
-                if file.suffix.lower() in EXTENSIONS:
+                if file.suffix.lower() in EXTENSIONS or (not file.suffix and sniff(file)):
                     self.photos[place] = file
         if ignored:
             what = "hidden files and leftovers of archives and systems, ignored"
             self.notes.append(counted(what, sorted(ignored)))
+
+    def left_alone(self) -> str:
+        """The files that are not taken for photos, counted by extension, with the reason."""
+        others = [self.paths[place] for place in self.paths if place not in self.photos]
+        kinds = Counter(file.suffix.lower() or "without extension" for file in others)
+        why = " (this installation cannot decode it: convert it to JPEG)"
+        found = [f"{n} {kind}{why * (kind in UNREAD)}" for kind, n in sorted(kinds.items())]
+        return f"left alone: {', '.join(found)}" if found else ""
 
     @cached_property
     def normalised(self) -> dict[str, list[str]]:
@@ -185,9 +194,8 @@ def read_folder(index: ImageIndex, subset: str) -> tuple[list[Photo], str]:
     for place, file in index.photos.items():
         key = place if counts[stems[place]] > 1 else stems[place]
         photos.append(Photo(key, file, split_of(key)))
-    if others := {*index.paths.values()} - {*index.photos.values()}:
-        kinds = sorted({file.suffix.lower() or file.name for file in others})
-        index.notes.append(f"other files, left alone: {len(others)} ({', '.join(kinds[:8])})")
+    if others := index.left_alone():
+        index.notes.append(others)
     return photos, "photos without captions, split 80/10/10 by id"
 
 

@@ -1,19 +1,18 @@
 """Photos in and out of files; finding many, a file for each result, one line an error."""
 
-import io
 import os
-import warnings
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image
 
 from s3e.blur import blur_batch
-from s3e.data.photos import decode
+from s3e.data.photos import UNREAD, decode
 from s3e.data.readers import ImageIndex
 from s3e.utils import (
     S3EError,
@@ -33,73 +32,72 @@ KERNEL = ".kernel.npy"  # end of the name of the kernel beside the photo that `b
 class Photograph(NamedTuple):
     """A photo and what its file says about it.
 
-    `pixels`: uint8 (H, W, 3), upright RGB; `exif` for upright pixels, `icc`: its RGB colour profile
-    (None: it has none); `notes`: what was converted or is left out.
+    `pixels`: uint8 (H, W, 3), upright RGB; `notes`: what was converted or is left out; `about`:
+    `exif` and `xmp` for upright pixels, `icc_profile`, `dpi`, `comment`, where the file has them.
     """
 
     pixels: ndarray
     path: Path
-    exif: bytes | None
-    icc: bytes | None
     notes: tuple[str, ...]
+    about: dict[str, Any]
 
 
 def read_photo(path: Path | str) -> Photograph:
-    """Read a photo of any usual kind; grey and CMYK with a colour profile become sRGB by it.
+    """Read a photo of any usual kind, with what its file says about it (EXIF of TIFF left out).
 
     Raises `S3EError` as `s3e.data.photos.decode` (broken, cut, too small, larger than 80
     megapixels).
     """
-    upright, _, notes = decode(path)  # and what matters is checked
-    pixels, exif = np.asarray(upright), None
-    with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-        try:
-            if icc := image.info.get("icc_profile"):
-                profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-                if profile.profile.xcolor_space != "RGB " or image.mode in ("CMYK", "LAB"):
-                    turned, srgb = ImageOps.exif_transpose(image), ImageCms.createProfile("sRGB")
-                    converted = ImageCms.profileToProfile(turned, profile, srgb, outputMode="RGB")
-                    pixels, icc = np.asarray(converted), None
-                    notes.append("converted to sRGB by its colour profile")
-        except Exception:  # a damaged profile, or one of another kind, does not make it worse
-            icc = None
-            notes.append("colour profile does not fit, left out")
-        try:
-            exif = _exif(image, pixels)
-        except Exception:  # nor does EXIF that cannot be parsed
-            notes.append("EXIF cannot be read, left out")
-    return Photograph(pixels, Path(path), exif, icc, tuple(notes))
+    image, _, notes = decode(path)
+    about = image.info
+    try:
+        about["exif"] = about["exif"] and _upright(about["exif"], *image.size)
+    except (KeyError, struct.error):
+        about["exif"] = b""
+        notes.append("EXIF cannot be read, left out")
+    given = {key: value for key, value in about.items() if value}
+    return Photograph(np.asarray(image), Path(path), tuple(notes), given)
 
 
-def _exif(image: Image.Image, pixels: ndarray) -> bytes | None:
-    """The file's EXIF for upright `pixels`, without thumbnail; none of TIFF (storage is in it)."""
-    exif, base = image.getexif(), ExifTags.Base
-    exif.pop(base.Orientation, None)
-    if not exif or image.format == "TIFF":
-        return None
-    details = exif.get_ifd(ExifTags.IFD.Exif)
-    for tag, side in ((base.ExifImageHeight, 0), (base.ExifImageWidth, 1)):
-        if tag in details:
-            details[tag] = pixels.shape[side]
-    return exif.tobytes()
+def _upright(exif: bytes, width: int, height: int) -> bytes:
+    """EXIF byte for byte, but for orientation, sides and the way to the thumbnail.
+
+    Raises KeyError or struct.error where it cannot be followed.
+    """
+    data, values = bytearray(exif.removeprefix(b"Exif\0\0")), {0xA002: width, 0xA003: height}
+    values[ExifTags.Base.Orientation] = 1
+    order = {b"II": "<", b"MM": ">"}[bytes(data[:2])]
+    lists = [*struct.unpack_from(order + "I", data, 4)]  # of tags: the main one, the details
+    for start in lists:
+        (count,) = struct.unpack_from(order + "H", data, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(order + "HHII", data, entry)
+            if tag == ExifTags.IFD.Exif and len(lists) == 1:
+                lists.append(value)
+            elif tag in values:
+                form = order + {3: "H", 4: "I"}[kind]
+                struct.pack_into(form, data, entry + 8, values[tag])
+        struct.pack_into("4x", data, start + 2 + 12 * count)  # where the thumbnail's list is
+    return b"Exif\0\0" + data
 
 
 def write_photo(pixels: ndarray, like: Photograph, path: Path | str) -> None:
     """Write uint8 (H, W, 3) in the format of the extension, with what `like` says about itself.
 
-    JPEG: quality 95, full colour resolution; BMP and PPM hold pixels only. Raises `S3EError` for an
-    unknown extension or where the file cannot be written; then there is no file.
+    JPEG: quality 95, full colour resolution. Raises `S3EError` for an unknown extension or where
+    the file cannot be written; then there is no file.
     """
     path = Path(path)
     if path.suffix.lower() not in SAVED:
         known = ", ".join(SAVED)
         raise S3EError(f"{path}: photos are not written as '{path.suffix}'; choose one of {known}.")
-    about = {"exif": like.exif or b"", "icc_profile": like.icc, "quality": 95, "subsampling": 0}
+    options = {"quality": 95, "subsampling": 0, **like.about}
     try:
         with atomic_write(path) as temporary:
-            Image.fromarray(pixels).save(temporary, **about)
+            Image.fromarray(pixels).save(temporary, **options)
     except (OSError, ValueError) as error:  # the disk; too long a side or EXIF for the format
-        remedy = "name another folder, or make the photo a PNG"
+        place = getattr(error, "errno", None)
+        remedy = "name another folder" if place else "make the photo a PNG"
         raise unwritable(path, error, remedy) from None
 
 
@@ -108,29 +106,41 @@ def plan_results(
 ) -> tuple[dict[Path, list[Path]], list[str]]:
     """The photos that are named, each once, with the files of their results; what is left out.
 
-    Those of folders are sorted; results in an `output` inside of a folder are no photos of it. A
-    result has the name of its photo, as a PNG where the photo's format is not written; `beside`:
-    end of the name of a second file; no `output`: no files. Raises `S3EError` for a path that does
-    not exist, where nothing is left, for an `output` that holds one of the photos or cannot be
-    written to, and for two results of one name.
+    Those of folders are sorted; what is no photo is counted on stderr. Results in an `output`
+    inside of a folder are no photos of it. A result has the name of its photo, as a PNG where the
+    photo's format is not written; `beside`: end of the name of a second file; no `output`: none.
+    Raises `S3EError` for a path that does not exist, where nothing is left, for an `output` that
+    holds one of the photos or cannot be written to, and for two results of one name.
     """
     found: dict[str, Path] = {}
-    problems: list[str] = []
+    problems, notes = [], []
     for path in named:
         if not path.exists():
             raise S3EError(f"{path} does not exist: correct the path.")
         files = [path]
         if path.is_dir():
             index = ImageIndex(path)
-            problems += index.problems
-            files = list(index.photos.values())
             if output and path.resolve() != output.resolve():
-                files = [file for file in files if file.parent.resolve() != output.resolve()]
+                index.paths = {
+                    place: file
+                    for place, file in index.paths.items()
+                    if file.parent.resolve() != output.resolve()
+                }
+            files = [file for place, file in index.paths.items() if place in index.photos]
+            problems += index.problems
+            for file in index.paths.values():
+                if file.suffix.lower() in UNREAD:
+                    problems.append(f"{file}: cannot be decoded here; convert it to JPEG.")
+            if others := index.left_alone():
+                notes.append(f"{path}: {others}")
+            if not files:
+                problems.append(f"{path}: no photo there; name photos or a folder that holds some.")
         for file in files:
             found.setdefault(os.path.realpath(file), file)
     if not found:
-        names = ", ".join(map(str, named))
-        raise S3EError(f"{names}: no photo there; name photos or a folder that holds some.")
+        raise S3EError(" ".join([*problems, *notes]))
+    for note in notes:
+        say(note)
     if not output:
         return dict.fromkeys(found.values(), []), problems
     check_folder(output)
