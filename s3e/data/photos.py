@@ -1,7 +1,9 @@
 """One photo from disk: any usual format in, upright 8-bit RGB out, or a plain word on its fault."""
 
 import io
+import logging
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from s3e.utils import S3EError
 
 # What Pillow warns of (odd EXIF, a palette's transparency) is found out or harmless
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, free to show
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to restore
@@ -24,10 +27,17 @@ LARGEST = 80_000_000  # pixels above which decoding would take too much memory
 # What is decoded, as Pillow calls it: nothing that runs programs (EPS) or is no photo (PDF, icons)
 SURE = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000")  # known by their first bytes
 FORMATS = (*SURE, "BMP", "PPM", "TGA")
-EXTENSIONS = {end for end, kind in Image.registered_extensions().items() if kind in FORMATS}
-EXTENSIONS.add(".mpo")  # JPEG to Pillow, too
+KINDS = (*FORMATS, "MPO")  # that one is recognised as a JPEG
+EXTENSIONS = {end for end, kind in Image.registered_extensions().items() if kind in KINDS}
 UNREAD = {*".avif .heic .heif .hif .jxl .psd .dng .nef .cr2 .cr3 .arw .orf .rw2 .raf".split()}
 UNREAD -= EXTENSIONS  # photos, too, which cannot be decoded here
+KEPT = ("exif", "icc_profile", "dpi", "xmp", "comment")  # what a photo says about itself
+SAMPLES = (
+    "",
+    "",
+    "signed samples",
+    "floating-point samples",
+)  # that cannot be read, by TIFF's SampleFormat
 TOO_LARGE = f"larger than {LARGEST // 1_000_000} megapixels", "scale it down or remove it"
 FAULTS = {  # what a decoder may raise: what that means, and the remedy
     MemoryError: ("larger than the free memory", "scale it down or remove it"),
@@ -45,8 +55,7 @@ def decode(
 
     Its content decides on the format, not its name. EXIF orientation is applied, 16 bits are scaled
     to 8, alpha is laid over white, grey and CMYK with a colour profile become sRGB by it; the first
-    of several images in a file is taken. The image's `info` has what the file says about itself, as
-    `save` takes it: `exif` and `xmp` (both as they were), `icc_profile`, `dpi`, `comment`.
+    of several images in a file is taken. The image's `info` has what is `KEPT`, EXIF as it was.
 
     With `least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size, no side shorter than `least`. All
     data are read in any case, so that a cut file is found. Raises `S3EError` with file and remedy
@@ -62,10 +71,10 @@ def decode(
                 if least:
                     image.draft(image.mode, (least, least))
                 image.load()
+                about = {"exif": image.info.get("exif")}
                 with suppress(Exception):  # EXIF that cannot be parsed does not make it worse
                     turn = image.getexif().get(ExifTags.Base.Orientation)
-                exif = image.info.pop("exif", b"")  # turning the photo would write it anew
-                with suppress(Exception):
+                    image.info.pop("exif", None)  # or it would be written anew
                     ImageOps.exif_transpose(image, in_place=True)
                 upright, notes = _to_rgb(image, deep)
                 if turn in range(2, 9):
@@ -73,7 +82,8 @@ def decode(
                 with suppress(Exception):  # nor do broken images behind the first
                     if (count := getattr(image, "n_frames", 1)) > 1:
                         notes.append(f"the first of {count} images in the file")
-                upright.info["exif"] = exif
+                about |= upright.info
+                upright.info = {key: about[key] for key in KEPT if about.get(key)}
                 return upright, size[::-1] if turn in range(5, 9) else size, notes
     except (UnidentifiedImageError, KeyError):  # KeyError: a compression of TIFF
         fault = _unknown(path)
@@ -129,17 +139,17 @@ def _fault(image: Image.Image) -> tuple[str, str] | None:
         return what, "replace it by a larger photo or remove it"
     if image.format in ("JPEG", "MPO") and b"\xff\xd9" not in image.fp.read():
         return "cut (the end of the JPEG data is missing)", "replace the file or remove it"
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(ExifTags.Base.NewSubfileType, 0) & 1:
+    tags, tag, mode = getattr(image, "tag_v2", {}), ExifTags.Base, image.mode
+    if tags.get(tag.NewSubfileType, 0) & 1:
         return "the preview of a raw photo", "develop that to JPEG or TIFF"
-    if image.mode == "F" or image.format == "TIFF" and image.mode == "I":  # or 8 bits with a sign
-        raise UnidentifiedImageError
-    if max(tags.get(ExifTags.Base.SampleFormat, (1,))) > 1:
-        raise UnidentifiedImageError
-    if image.mode[0] != "I" and 255 < (white := _white(image)) < 65535:
-        what = f"colours of {white.bit_length()} bits stored in 16 are not supported"
-        return what, "convert it to 8 bits"
-    return None
+    what = SAMPLES[3 if mode == "F" else max(tags.get(tag.SampleFormat, (1,)))]
+    if mode == "I" and image.format == "TIFF":
+        what = what or "32-bit samples"
+    if mode[0] != "I" and 8 < (bits := _white(tags).bit_length()) < 16:
+        what = f"{bits}-bit colour in 16 bits"
+    if mode[0] != "I" and bits > 8 and tags.get(tag.PlanarConfiguration) == 2:
+        what = "planes of 16-bit colour"
+    return (f"{what} cannot be read rightly", "convert it to 8 bits") if what else None
 
 
 def _unknown(path: Path | str) -> tuple[str, str]:
@@ -147,18 +157,18 @@ def _unknown(path: Path | str) -> tuple[str, str]:
     kind, what = sniff(path), ""
     with suppress(Exception), TiffFile(path) as tiff:
         page = tiff.pages[0]
-        what = f": {page.dtype}, {page.photometric.name}, compression {page.compression.name}"
+        what = f" ({page.dtype}, {page.photometric.name}, compression {page.compression.name})"
     if kind:
-        return f"damaged, or {kind} of a kind that is not supported{what}", "convert it to PNG"
+        what = f"damaged, or {kind} of a kind that this installation does not decode{what}"
+        return what, "convert it to a JPEG or PNG of 8 bits"
     return "not a photo in a known format", "make it a JPEG or remove it"
 
 
-def _white(image: Image.Image) -> int:
-    """White of TIFF's samples: 4095 where tags tell of 12 bits, packed or (MaxSampleValue) in 16.
+def _white(tags: Mapping) -> int:
+    """White of a TIFF: 4095 where tags tell of 12 bits, packed or (MaxSampleValue) in 16.
 
     Else of 16 bits, as other formats scale theirs.
     """
-    tags = getattr(image, "tag_v2", {})
     full = 2 ** max(tags.get(ExifTags.Base.BitsPerSample, (16,))) - 1
     most = max(tags.get(281, (0,)))  # perhaps only the brightest sample of this photo
     return most if 255 < most < full and not most & (most + 1) else full
@@ -166,17 +176,17 @@ def _white(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, list[str]]:
     """A loaded photo in 8-bit RGB with its `info`, and what was converted (`deep`: 16 bits)."""
-    info, mode = image.info, image.mode
+    info, mode, tags = image.info, image.mode, getattr(image, "tag_v2", {})
     clear = info.get("transparency")
     what = mode + " of 16 bits" * deep + " with transparency" * (clear is not None)
     notes = [] if what in ("RGB", "P") else [f"converted from {what}"]
     if mode[0] == "I":
-        values, white = np.asarray(image).astype(np.int64), _white(image)
+        values, white = np.asarray(image).astype(np.int64), _white(tags)
         if values.max() > white:
             white = 65535
-        if white < 65535:
+        elif white < 65535:
             notes.append(f"white at {white}")
-        if getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0:
+        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
             values = white - values
         values[values == clear] = white
         image = Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
@@ -196,7 +206,7 @@ def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, list[str]]:
     rgb = image.convert("RGB")
     if deep and max(high for _, high in rgb.getextrema()) < 16:
         notes.append("very dark: perhaps fewer bits are used than the file declares")
-    rgb.info = {"icc_profile": icc} | {key: info.get(key) for key in ("dpi", "xmp", "comment")}
-    if not info.get("jfif_unit", image.format not in ("JPEG", "MPO")):
-        rgb.info.pop("dpi")  # Pillow has it from EXIF, or from nowhere
+    if not 1 < min(info.get("dpi", (0,))) < 65535:  # made up by Pillow, or damaged
+        info.pop("dpi", None)
+    rgb.info = info | {"icc_profile": icc}
     return rgb, notes

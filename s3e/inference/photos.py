@@ -50,13 +50,12 @@ def read_photo(path: Path | str) -> Photograph:
     """
     image, _, notes = decode(path)
     about = image.info
-    try:
-        about["exif"] = about["exif"] and _upright(about["exif"], *image.size)
-    except (KeyError, struct.error):
-        about["exif"] = b""
-        notes.append("EXIF cannot be read, left out")
-    given = {key: value for key, value in about.items() if value}
-    return Photograph(np.asarray(image), Path(path), tuple(notes), given)
+    if exif := about.pop("exif", None):
+        try:
+            about["exif"] = _upright(exif, *image.size)
+        except (KeyError, struct.error):
+            notes.append("EXIF cannot be read, left out")
+    return Photograph(np.asarray(image), Path(path), tuple(notes), about)
 
 
 def _upright(exif: bytes, width: int, height: int) -> bytes:
@@ -128,9 +127,8 @@ def plan_results(
                 }
             files = [file for place, file in index.paths.items() if place in index.photos]
             problems += index.problems
-            for file in index.paths.values():
-                if file.suffix.lower() in UNREAD:
-                    problems.append(f"{file}: cannot be decoded here; convert it to JPEG.")
+            unread = [file for file in index.paths.values() if file.suffix.lower() in UNREAD]
+            problems += [f"{file}: cannot be decoded here; convert it to JPEG." for file in unread]
             if others := index.left_alone():
                 notes.append(f"{path}: {others}")
             if not files:
