@@ -1,14 +1,17 @@
 """Photos as they lie on disk: every usual format is read alike, every fault has a remedy."""
 
 import io
+import random
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from s3e.data.photos import PHOTOS, decode, load_photo, load_whole, photograph
+from s3e.inference import read_photo, write_photo
 from s3e.utils import S3EError
 from tests.fixtures_data import picture
 
@@ -94,6 +97,94 @@ def test_exif_that_cannot_be_parsed_is_ignored(tmp_path):
     assert decode(tmp_path / "photo.png")[1] == SMOOTH.size
 
 
+LIGHT = np.asarray(SMOOTH.convert("L"))
+DEEP, COLOURS = LIGHT.astype(np.uint16) * 257, np.asarray(SMOOTH).astype(np.uint16) * 257
+GREYS = {"photometric": "minisblack"}
+
+
+def declared(most):
+    """MaxSampleValue, which may declare how many bits of a sample are used."""
+    return {"extratags": [(281, 3, 1, most, True)]}
+
+
+MEANINGS = {  # samples, tags; the note on what was converted
+    "white is zero": (65535 - DEEP, {"photometric": "miniswhite"}, "I;16"),
+    "white is zero, 8 bits": (255 - LIGHT, {"photometric": "miniswhite"}, "L"),
+    "12 bits in 16": (DEEP >> 4, GREYS | declared(4095), "white at 4095"),
+    "10 bits in 16": (DEEP >> 6, GREYS | declared(1023), "white at 1023"),
+    "12 bits, white is zero": (
+        4095 - (DEEP >> 4),
+        {"photometric": "miniswhite"} | declared(4095),
+        "white at 4095",
+    ),
+    "the brightest sample": (DEEP, GREYS | declared(int(DEEP.max())), "I;16"),
+    "a tag that is too small": (DEEP, GREYS | declared(4095), "I;16"),
+    "big-endian": (DEEP, GREYS | {"byteorder": ">"}, "I;16B"),
+    "16-bit colour": (COLOURS, {"photometric": "rgb"}, "RGB of 16 bits"),
+    "tiles": (np.asarray(SMOOTH), {"photometric": "rgb", "tile": (16, 16)}, ""),
+    "planes": (
+        np.asarray(SMOOTH).transpose(2, 0, 1),
+        {"photometric": "rgb", "planarconfig": "separate"},
+        "",
+    ),
+    "pages": (np.stack([LIGHT, 255 - LIGHT]), GREYS, "the first of 2 images in the file"),
+}
+REFUSED = {  # samples, tags, what is said
+    "floats": (LIGHT / np.float32(255), GREYS, "float32 samples, MINISBLACK"),
+    "doubles": (LIGHT / 255.0, GREYS, "float64 samples, MINISBLACK"),
+    "float colours": (COLOURS.astype(np.float32), {"photometric": "rgb"}, "float32 samples, RGB"),
+    "signed": ((DEEP >> 1).astype(np.int16), GREYS, "int16 samples"),
+    "signed, 8 bits": ((LIGHT >> 1).astype(np.int8), GREYS, "int8 samples"),
+    "32 bits": (DEEP.astype(np.uint32), GREYS, "uint32 samples"),
+    "planes of 16 bits": (
+        COLOURS.transpose(2, 0, 1),
+        {"photometric": "rgb", "planarconfig": "separate"},
+        "uint16 samples, RGB",
+    ),
+    "white is zero, big-endian": (
+        DEEP,
+        {"photometric": "miniswhite", "byteorder": ">"},
+        "uint16 samples, MINISWHITE",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MEANINGS)
+def test_samples_mean_what_the_tags_say(tmp_path, name):
+    samples, tags, note = MEANINGS[name]
+    tifffile.imwrite(tmp_path / "photo.tif", samples, **tags)
+    image, _, notes = decode(tmp_path / "photo.tif")
+    grey = samples.shape[-1] == 60 and samples.shape[0] != 3
+    assert np.array_equal(image, SMOOTH.convert("L").convert("RGB") if grey else SMOOTH)
+    assert note in " ".join(notes) and len(notes) <= 2 and (notes != []) == (note != "")
+    assert np.array_equal(read_photo(tmp_path / "photo.tif").pixels, image)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_samples_that_cannot_be_read_are_named(tmp_path, name):
+    samples, tags, words = REFUSED[name]
+    tifffile.imwrite(tmp_path / "photo.tif", samples, **tags)
+    with pytest.raises(S3EError, match=rf"photo.tif: .*{words}.*; (convert|develop) "):
+        decode(tmp_path / "photo.tif")
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
+def test_few_of_16_bits_without_a_tag_are_noted(tmp_path, kind):
+    Image.fromarray(DEEP >> 4).save(tmp_path / "photo", kind)
+    image, _, notes = decode(tmp_path / "photo")
+    assert np.abs(np.asarray(image)[..., 0].astype(int) - LIGHT / 16).max() <= 1
+    assert notes[-1] == "very dark: perhaps fewer bits are used than the file declares"
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png", "tiff", "avif"])
+def test_the_first_of_several_images_is_taken_and_noted(tmp_path, kind):
+    others = [SMOOTH.rotate(180), SMOOTH.convert("L").convert("RGB")]
+    SMOOTH.save(tmp_path / "photo", kind, save_all=True, append_images=others)
+    image, _, notes = decode(tmp_path / "photo")
+    assert np.abs(np.asarray(image).astype(int) - SMOOTH).mean() < 12
+    assert notes == ["the first of 3 images in the file"]
+
+
 JPEG, PNG = encoded(SMOOTH, "jpeg"), encoded(SMOOTH, "png")
 BROKEN = {
     "a cut JPEG": (JPEG[: len(JPEG) // 2], "cut"),
@@ -102,14 +193,17 @@ BROKEN = {
     "a PNG with a wrong byte": (PNG[:2000] + bytes([PNG[2000] ^ 1]) + PNG[2001:], "damaged"),
     "an empty file": (b"", "not a photo in a known format"),
     "a web page": (b"<html>404</html>", "not a photo in a known format"),
+    "a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 44\n", "not a photo in a known"),
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(400), "installation does not decode"),
+    "floats of PFM": (b"Pf\n60 44\n-1.0\n" + bytes(4 * 60 * 44), "does not decode"),
     "a line": (encoded(Image.new("RGB", (200, 15)), "png"), "200 x 15 pixels"),
     "81 megapixels": (b"P6 9000 9000 255\n", "larger than 80 megapixels"),
     "100 megapixels": (b"P6 10000 10000 255\n", "larger than 80 megapixels"),
     "a decompression bomb": (b"P6 40000 40000 255\n", "larger than 80 megapixels"),
-    "fractions": (encoded(Image.fromarray(GREY / np.float32(7)), "tiff"), "floating-point samples"),
+    "fractions": (encoded(Image.fromarray(GREY / np.float32(7)), "tiff"), "float32 samples"),
     "32 bits": (
         encoded(Image.fromarray(np.full((20, 20), 70000, np.int32)), "tiff"),
-        "32-bit samples",
+        "signed samples",
     ),
 }
 
@@ -159,3 +253,22 @@ def test_any_damage_gives_a_photo_or_a_message(tmp_path, content, hits, length):
         assert load_photo(tmp_path / "photo", 24).shape == (24, 24, 3)
     except S3EError as error:
         assert str(tmp_path / "photo") in str(error)
+
+
+def test_a_wrong_header_gives_a_photo_or_a_message(tmp_path):
+    """A byte or more of the first 400 changed; what else says it, EXIF, is read and written too."""
+    draw = random.Random(1)
+    kinds = {".jpg": "jpeg", ".png": "png", ".webp": "webp", ".tif": "tiff"}
+    exif = Image.Exif()
+    exif.update({ExifTags.Base.Orientation: 6, ExifTags.Base.Artist: "Jane"})
+    for end, kind in [*kinds.items()] * 12:
+        content = bytearray(encoded(SMOOTH, kind, exif=exif, dpi=(300, 300)))
+        for _ in range(draw.choice([1, 1, 3])):
+            content[draw.randrange(400 if kind != "tiff" else 8)] = draw.randrange(256)
+        (file := tmp_path / f"photo{end}").write_bytes(content)
+        try:
+            photo = read_photo(file)
+            assert np.array_equal(photo.pixels, load_whole(file))
+            write_photo(photo.pixels, photo, tmp_path / f"result{end}")
+        except S3EError as error:
+            assert str(error).startswith(f"{file}: ") and str(error).count("\n") == 0

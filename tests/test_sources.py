@@ -702,7 +702,7 @@ def test_ids_stay_unique_and_other_files_are_counted(tmp_path):
     assert len(source.images) == 41 and layout(ImageIndex(tmp_path)) == "photos"
     ignored, others = source.notes
     assert ignored.endswith("ignored: 1 (._photo001.jpg)")
-    assert others == "other files, left alone: 2 (.json)"
+    assert others == "left alone: 2 .json"
 
 
 def test_links_are_followed_once(tmp_path):

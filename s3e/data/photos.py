@@ -2,8 +2,8 @@
 
 import io
 import logging
+import re
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,19 +25,15 @@ PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, free t
 SHORTEST = 16  # pixels of the shorter side below which there is nothing to restore
 LARGEST = 80_000_000  # pixels above which decoding would take too much memory
 # What is decoded, as Pillow calls it: nothing that runs programs (EPS) or is no photo (PDF, icons)
-SURE = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000")  # known by their first bytes
-FORMATS = (*SURE, "BMP", "PPM", "TGA")
-KINDS = (*FORMATS, "MPO")  # that one is recognised as a JPEG
-EXTENSIONS = {end for end, kind in Image.registered_extensions().items() if kind in KINDS}
-UNREAD = {*".avif .heic .heif .hif .jxl .psd .dng .nef .cr2 .cr3 .arw .orf .rw2 .raf".split()}
-UNREAD -= EXTENSIONS  # photos, too, which cannot be decoded here
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "BMP", "PPM", "TGA")
+EXTENSIONS = {  # of photos: what Pillow as installed can decode (MPO is recognised as a JPEG)
+    end for end, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")
+}
+UNREAD = {*".heic .heif .hif .jxl .psd .dng .nef .cr2 .cr3 .arw .orf .rw2 .raf".split()}  # photos
+START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|II[*+]|MM\0[*+]|RIFF....WEBP|....(ftyp|jP  )|P[Ff]\s", re.S
+)
 KEPT = ("exif", "icc_profile", "dpi", "xmp", "comment")  # what a photo says about itself
-SAMPLES = (
-    "",
-    "",
-    "signed samples",
-    "floating-point samples",
-)  # that cannot be read, by TIFF's SampleFormat
 TOO_LARGE = f"larger than {LARGEST // 1_000_000} megapixels", "scale it down or remove it"
 FAULTS = {  # what a decoder may raise: what that means, and the remedy
     MemoryError: ("larger than the free memory", "scale it down or remove it"),
@@ -71,19 +67,17 @@ def decode(
                 if least:
                     image.draft(image.mode, (least, least))
                 image.load()
-                about = {"exif": image.info.get("exif")}
+                exif = image.info.get("exif")
                 with suppress(Exception):  # EXIF that cannot be parsed does not make it worse
                     turn = image.getexif().get(ExifTags.Base.Orientation)
-                    image.info.pop("exif", None)  # or it would be written anew
                     ImageOps.exif_transpose(image, in_place=True)
+                image.info["exif"] = exif
                 upright, notes = _to_rgb(image, deep)
                 if turn in range(2, 9):
                     notes.append("turned by EXIF")
                 with suppress(Exception):  # nor do broken images behind the first
                     if (count := getattr(image, "n_frames", 1)) > 1:
                         notes.append(f"the first of {count} images in the file")
-                about |= upright.info
-                upright.info = {key: about[key] for key in KEPT if about.get(key)}
                 return upright, size[::-1] if turn in range(5, 9) else size, notes
     except (UnidentifiedImageError, KeyError):  # KeyError: a compression of TIFF
         fault = _unknown(path)
@@ -93,15 +87,13 @@ def decode(
     raise S3EError("{}: {}; {}.".format(path, *fault))
 
 
-def sniff(path: Path | str) -> str:
-    """The format of a file by its first bytes, as in `SURE`, or "HEIC"; "" for another."""
+def sniff(path: Path | str) -> bool:
+    """Whether a file begins like a photo."""
     with suppress(OSError):
         if Path(path).is_file():  # a pipe would be waited for
             with open(path, "rb") as file:
-                start = file.read(16)
-            heic = "HEIC" if start[4:10] in (b"ftyphe", b"ftypmi", b"ftypms") else ""
-            return next((kind for kind in SURE if Image.OPEN[kind][1](start)), heic)
-    return ""
+                return bool(START.match(file.read(16)))
+    return False
 
 
 def load_photo(path: Path | str, size: int, side: int | None = None) -> ndarray:
@@ -140,65 +132,51 @@ def _fault(image: Image.Image) -> tuple[str, str] | None:
     if image.format in ("JPEG", "MPO") and b"\xff\xd9" not in image.fp.read():
         return "cut (the end of the JPEG data is missing)", "replace the file or remove it"
     tags, tag, mode = getattr(image, "tag_v2", {}), ExifTags.Base, image.mode
-    if tags.get(tag.NewSubfileType, 0) & 1:
-        return "the preview of a raw photo", "develop that to JPEG or TIFF"
-    what = SAMPLES[3 if mode == "F" else max(tags.get(tag.SampleFormat, (1,)))]
-    if mode == "I" and image.format == "TIFF":
-        what = what or "32-bit samples"
-    if mode[0] != "I" and 8 < (bits := _white(tags).bit_length()) < 16:
-        what = f"{bits}-bit colour in 16 bits"
-    if mode[0] != "I" and bits > 8 and tags.get(tag.PlanarConfiguration) == 2:
-        what = "planes of 16-bit colour"
-    return (f"{what} cannot be read rightly", "convert it to 8 bits") if what else None
+    number = max(tags.get(tag.SampleFormat, (1,)))  # of another kind than unsigned
+    deep = max(tags.get(tag.BitsPerSample, (1,))) > 8  # Pillow mixes up planes of 16 bits
+    planes = deep and mode[0] != "I" and tags.get(tag.PlanarConfiguration) == 2
+    if planes or number > 1 or mode == "F" or (mode == "I" and tags):
+        raise UnidentifiedImageError
+    return None
 
 
 def _unknown(path: Path | str) -> tuple[str, str]:
     """What is known of a file that cannot be opened, and the remedy."""
-    kind, what = sniff(path), ""
+    what = "not a photo in a known format"
+    if sniff(path):
+        what = "damaged, or a photo of a kind that this installation does not decode"
     with suppress(Exception), TiffFile(path) as tiff:
         page = tiff.pages[0]
-        what = f" ({page.dtype}, {page.photometric.name}, compression {page.compression.name})"
-    if kind:
-        what = f"damaged, or {kind} of a kind that this installation does not decode{what}"
-        return what, "convert it to a JPEG or PNG of 8 bits"
-    return "not a photo in a known format", "make it a JPEG or remove it"
-
-
-def _white(tags: Mapping) -> int:
-    """White of a TIFF: 4095 where tags tell of 12 bits, packed or (MaxSampleValue) in 16.
-
-    Else of 16 bits, as other formats scale theirs.
-    """
-    full = 2 ** max(tags.get(ExifTags.Base.BitsPerSample, (16,))) - 1
-    most = max(tags.get(281, (0,)))  # perhaps only the brightest sample of this photo
-    return most if 255 < most < full and not most & (most + 1) else full
+        kind = f"{page.dtype} samples, {page.photometric.name}, compression {page.compression.name}"
+        what = f"a TIFF of {kind}, which is not supported"
+    return what, "make it a JPEG or remove it"
 
 
 def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, list[str]]:
-    """A loaded photo in 8-bit RGB with its `info`, and what was converted (`deep`: 16 bits)."""
-    info, mode, tags = image.info, image.mode, getattr(image, "tag_v2", {})
-    clear = info.get("transparency")
-    what = mode + " of 16 bits" * deep + " with transparency" * (clear is not None)
+    """A loaded photo in 8-bit RGB with what is `KEPT`, and what was converted (`deep`: 16 bits)."""
+    info, mode, tags, tag = image.info, image.mode, getattr(image, "tag_v2", {}), ExifTags.Base
+    what = mode + " of 16 bits" * deep
     notes = [] if what in ("RGB", "P") else [f"converted from {what}"]
     if mode[0] == "I":
-        values, white = np.asarray(image).astype(np.int64), _white(tags)
-        if values.max() > white:
-            white = 65535
-        elif white < 65535:
+        values = np.asarray(image).astype(np.int64)
+        white = 2 ** tags.get(tag.BitsPerSample, (16,))[0] - 1
+        (most, *_) = tags.get(281, (white,))  # MaxSampleValue; often of this photo alone
+        if values.max() <= most < white and most & (most + 1) == 0:
+            white = most
             notes.append(f"white at {white}")
-        if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        if tags.get(tag.PhotometricInterpretation) == 0:
             values = white - values
-        values[values == clear] = white
         image = Image.fromarray(((255 * values + white // 2) // white).astype(np.uint8))
-    icc = info.get("icc_profile")
     try:
-        profile = icc and ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        if icc and (profile.profile.xcolor_space != "RGB " or image.mode in ("CMYK", "LAB")):
-            srgb, icc = ImageCms.createProfile("sRGB"), None
-            image = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
-            notes.append("converted to sRGB by its colour profile")
+        if icc := info.get("icc_profile"):
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            if profile.profile.xcolor_space != "RGB " or mode in ("CMYK", "LAB"):
+                srgb = ImageCms.createProfile("sRGB")
+                image = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+                del info["icc_profile"]
+                notes.append("converted to sRGB by its colour profile")
     except Exception:  # a damaged profile, or one of another kind, does not make it worse
-        icc = None
+        del info["icc_profile"]
         notes.append("colour profile does not fit, left out")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
@@ -208,5 +186,5 @@ def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, list[str]]:
         notes.append("very dark: perhaps fewer bits are used than the file declares")
     if not 1 < min(info.get("dpi", (0,))) < 65535:  # made up by Pillow, or damaged
         info.pop("dpi", None)
-    rgb.info = info | {"icc_profile": icc}
+    rgb.info = {key: info[key] for key in KEPT if info.get(key)}
     return rgb, notes

@@ -122,12 +122,12 @@ class ImageIndex:
             self.notes.append(counted(what, sorted(ignored)))
 
     def left_alone(self) -> str:
-        """The files that are not taken for photos, counted by extension, with the reason."""
+        """The files that are not taken for photos, counted by extension; "" if there are none."""
         others = [self.paths[place] for place in self.paths if place not in self.photos]
         kinds = Counter(file.suffix.lower() or "without extension" for file in others)
-        why = " (this installation cannot decode it: convert it to JPEG)"
-        found = [f"{n} {kind}{why * (kind in UNREAD)}" for kind, n in sorted(kinds.items())]
-        return f"left alone: {', '.join(found)}" if found else ""
+        found = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+        why = "; this installation cannot decode photos among them: convert them to JPEG"
+        return found and f"left alone: {found}{why * bool(UNREAD & kinds.keys())}"
 
     @cached_property
     def normalised(self) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from numpy import ndarray
 from PIL import ExifTags, Image
 
 from s3e.blur import blur_batch
-from s3e.data.photos import UNREAD, decode
+from s3e.data.photos import decode
 from s3e.data.readers import ImageIndex
 from s3e.utils import (
     S3EError,
@@ -76,7 +76,8 @@ def _upright(exif: bytes, width: int, height: int) -> bytes:
             elif tag in values:
                 form = order + {3: "H", 4: "I"}[kind]
                 struct.pack_into(form, data, entry + 8, values[tag])
-        struct.pack_into("4x", data, start + 2 + 12 * count)  # where the thumbnail's list is
+        if start == lists[0]:  # behind it is the way to the thumbnail
+            struct.pack_into("4x", data, start + 2 + 12 * count)
     return b"Exif\0\0" + data
 
 
@@ -119,18 +120,13 @@ def plan_results(
         files = [path]
         if path.is_dir():
             index = ImageIndex(path)
-            if output and path.resolve() != output.resolve():
-                index.paths = {
-                    place: file
-                    for place, file in index.paths.items()
-                    if file.parent.resolve() != output.resolve()
-                }
-            files = [file for place, file in index.paths.items() if place in index.photos]
+            files = [*index.photos.values()]
             problems += index.problems
-            unread = [file for file in index.paths.values() if file.suffix.lower() in UNREAD]
-            problems += [f"{file}: cannot be decoded here; convert it to JPEG." for file in unread]
+            if output and path.resolve() != output.resolve():
+                files = [file for file in files if file.parent.resolve() != output.resolve()]
             if others := index.left_alone():
-                notes.append(f"{path}: {others}")
+                lines = problems if "convert" in others else notes
+                lines.append(f"{path}: {others}.")
             if not files:
                 problems.append(f"{path}: no photo there; name photos or a folder that holds some.")
         for file in files:
