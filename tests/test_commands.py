@@ -28,9 +28,10 @@ BASE = ExifTags.Base
 TURNED = Image.Transpose.ROTATE_90  # as a photo of orientation 6 is stored
 
 
-def exif(orientation=1):
-    """EXIF with a maker, the sides, a day and a place."""
+def exif(orientation=1, order=">"):
+    """EXIF with a maker, the sides, a day and a place; `order` of bytes."""
     made = Image.Exif()
+    made.endian = order
     made.update({BASE.Orientation: orientation, BASE.Make: "Maker"})
     details = {BASE.DateTimeOriginal: DAY, BASE.ExifImageWidth: 1, BASE.ExifImageHeight: 2}
     made.get_ifd(ExifTags.IFD.Exif).update(details)
@@ -144,44 +145,19 @@ def test_exif_that_cannot_be_read_is_left_out(tmp_path, wrong):
     assert "exif" not in photo.about and photo.notes == ("EXIF cannot be read, left out",)
 
 
-def raw_exif(order, width=4):
-    """EXIF of orientation 6 by hand: UTF-8 in a text, a maker note, a fraction that is not reduced,
-    sides; `width`: its type (3 or 4).
-    """
-    texts = [b"J\xc3\xbcrgen\0\0", b"Maker\0\xff\xfe\x12\x01\x03\0"]
-    fraction = struct.pack(order + "II", 10, 4000)
-    main = [(0x112, 3, 1, 6), (0x13B, 2, 8, 150), (0x8769, 4, 1, 70)]
-    details = [
-        (0x829A, 5, 1, 162),
-        (0x927C, 7, 12, 170),
-        (0xA002, width, 1, 44),
-        (0xA003, 3, 1, 60),
-    ]
-    data = bytearray(182)
-    struct.pack_into(order + "2sHI", data, 0, b"II" if order == "<" else b"MM", 42, 8)
-    for start, entries in ((8, main), (70, details)):
-        struct.pack_into(order + "H", data, start, len(entries))
-        for place, (tag, kind, count, value) in enumerate(entries):
-            form, at = order + "HHI" + ("Hxx" if kind == 3 else "I"), start + 2 + 12 * place
-            struct.pack_into(form, data, at, tag, kind, count, value)
-    data[150:158], data[162:170], data[170:182] = texts[0], fraction, texts[1]
-    return b"Exif\0\0" + data
-
-
-@pytest.mark.parametrize("order, width", [("<", 4), (">", 4), ("<", 3), (">", 3)])
+@pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("end", [".jpg", ".png", ".webp"])
-def test_exif_is_kept_byte_for_byte(tmp_path, end, order, width):
-    stored, given = SMOOTH.transpose(TURNED), raw_exif(order, width)
-    stored.save(tmp_path / f"in{end}", exif=given)
+def test_exif_is_kept_byte_for_byte(tmp_path, end, order):
+    given = exif(6, order).replace(b"Maker", b"J\xc3\xbc\xff~")
+    SMOOTH.transpose(TURNED).save(tmp_path / f"in{end}", exif=given)
     photo = read_photo(tmp_path / f"in{end}")
     write_photo(photo.pixels, photo, tmp_path / f"out{end}")
-    with Image.open(tmp_path / f"out{end}") as image:
-        kept = b"Exif\0\0" + image.info["exif"].removeprefix(b"Exif\0\0")
-        found, details = image.getexif(), image.getexif().get_ifd(ExifTags.IFD.Exif)
+    main_part, details, _, info, _ = facts(tmp_path / f"out{end}")
+    kept = b"Exif\0\0" + info["exif"].removeprefix(b"Exif\0\0")
     apart = sum(a != b for a, b in zip(given, kept, strict=True))
     assert apart == 3, "orientation, width and height"
     sides = details[BASE.ExifImageWidth], details[BASE.ExifImageHeight]
-    assert (found[BASE.Orientation], *sides) == (1, 60, 44)
+    assert (main_part[BASE.Orientation], *sides) == (1, 60, 44)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, "sideways"])
@@ -190,23 +166,18 @@ def test_an_orientation_that_there_is_not_is_upright(tmp_path, orientation):
     assert np.array_equal(read_photo(tmp_path / "photo.png").pixels, SMOOTH)
 
 
-@pytest.mark.parametrize("end", [".jpg", ".png", ".bmp", ".tif"])
-def test_resolution_is_kept(tmp_path, end):
-    SMOOTH.save(tmp_path / f"in{end}", dpi=(240, 240))
-    photo = read_photo(tmp_path / f"in{end}")
-    write_photo(photo.pixels, photo, tmp_path / f"out{end}")
-    assert facts(tmp_path / f"out{end}")[3]["dpi"] == pytest.approx((240, 240), abs=0.01)
-
-
-@pytest.mark.parametrize("end", [".jpg", ".webp"])
-def test_xmp_and_comment_are_kept_and_upright(tmp_path, end):
+@pytest.mark.parametrize("end", [".jpg", ".png", ".bmp", ".tif", ".webp"])
+def test_resolution_xmp_and_comment_are_kept(tmp_path, end):
     xmp = b'<x dc:creator="J\xc3\xbcrgen" tiff:Orientation="6"/>'
-    SMOOTH.transpose(TURNED).save(tmp_path / f"in{end}", xmp=xmp, comment=b"caf\xe9")
+    SMOOTH.save(tmp_path / f"in{end}", dpi=(240, 240), xmp=xmp, comment=b"caf\xe9")
     photo = read_photo(tmp_path / f"in{end}")
     write_photo(photo.pixels, photo, tmp_path / f"out{end}")
     info = facts(tmp_path / f"out{end}")[3]
-    assert b"J\xc3\xbcrgen" in info["xmp"] and b"Orientation" not in info["xmp"]
-    assert photo.pixels.shape == (44, 60, 3) and info.get("comment", b"caf\xe9") == b"caf\xe9"
+    if end != ".webp":
+        assert info["dpi"] == pytest.approx((240, 240), abs=0.01)
+    if end in (".jpg", ".webp"):
+        assert b"J\xc3\xbcrgen" in info["xmp"] and b"Orientation" not in info["xmp"]
+    assert info.get("comment") == (b"caf\xe9" if end == ".jpg" else None)
 
 
 def test_photos_that_cannot_be_read_or_written_are_named(tmp_path):
@@ -219,7 +190,7 @@ def test_photos_that_cannot_be_read_or_written_are_named(tmp_path):
     for like, name, says in (
         (photo, "photo.gif", r"photos are not written as '.gif'; choose one of .jpg"),
         (photo, "photo.png/a.png", r"a.png cannot be written .*: name another folder"),
-        (long, "a.jpg", "EXIF data is too long.: make the photo a PNG"),
+        (long, "a.jpg", "EXIF data is too long.: name another folder, or make the photo a PNG"),
     ):
         with pytest.raises(S3EError, match=says):
             write_photo(photo.pixels, like, tmp_path / name)

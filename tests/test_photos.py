@@ -107,51 +107,38 @@ def declared(most):
     return {"extratags": [(281, 3, 1, most, True)]}
 
 
-MEANINGS = {  # samples, tags; the note on what was converted
-    "white is zero": (65535 - DEEP, {"photometric": "miniswhite"}, "I;16"),
-    "white is zero, 8 bits": (255 - LIGHT, {"photometric": "miniswhite"}, "L"),
-    "12 bits in 16": (DEEP >> 4, GREYS | declared(4095), "white at 4095"),
-    "10 bits in 16": (DEEP >> 6, GREYS | declared(1023), "white at 1023"),
-    "12 bits, white is zero": (
-        4095 - (DEEP >> 4),
-        {"photometric": "miniswhite"} | declared(4095),
-        "white at 4095",
-    ),
-    "the brightest sample": (DEEP, GREYS | declared(int(DEEP.max())), "I;16"),
-    "a tag that is too small": (DEEP, GREYS | declared(4095), "I;16"),
-    "big-endian": (DEEP, GREYS | {"byteorder": ">"}, "I;16B"),
-    "16-bit colour": (COLOURS, {"photometric": "rgb"}, "RGB of 16 bits"),
-    "tiles": (np.asarray(SMOOTH), {"photometric": "rgb", "tile": (16, 16)}, ""),
-    "planes": (
-        np.asarray(SMOOTH).transpose(2, 0, 1),
-        {"photometric": "rgb", "planarconfig": "separate"},
-        "",
-    ),
-    "pages": (np.stack([LIGHT, 255 - LIGHT]), GREYS, "the first of 2 images in the file"),
-}
-REFUSED = {  # samples, tags, what is said
-    "floats": (LIGHT / np.float32(255), GREYS, "float32 samples, MINISBLACK"),
-    "doubles": (LIGHT / 255.0, GREYS, "float64 samples, MINISBLACK"),
-    "float colours": (COLOURS.astype(np.float32), {"photometric": "rgb"}, "float32 samples, RGB"),
-    "signed": ((DEEP >> 1).astype(np.int16), GREYS, "int16 samples"),
-    "signed, 8 bits": ((LIGHT >> 1).astype(np.int8), GREYS, "int8 samples"),
-    "32 bits": (DEEP.astype(np.uint32), GREYS, "uint32 samples"),
-    "planes of 16 bits": (
-        COLOURS.transpose(2, 0, 1),
-        {"photometric": "rgb", "planarconfig": "separate"},
-        "uint16 samples, RGB",
-    ),
-    "white is zero, big-endian": (
-        DEEP,
-        {"photometric": "miniswhite", "byteorder": ">"},
-        "uint16 samples, MINISWHITE",
-    ),
-}
+INVERTED, RGB = {"photometric": "miniswhite"}, {"photometric": "rgb"}
+PLANES = RGB | {"planarconfig": "separate"}
+BIG = {"byteorder": ">"}
+MEANINGS = [  # samples, tags; the note on what was converted
+    (65535 - DEEP, INVERTED, "I;16"),
+    (255 - LIGHT, INVERTED, "L"),
+    (DEEP >> 4, GREYS | declared(4095), "white at 4095"),
+    (DEEP >> 6, GREYS | declared(1023), "white at 1023"),
+    (4095 - (DEEP >> 4), INVERTED | declared(4095), "white at 4095"),
+    (DEEP, GREYS | declared(int(DEEP.max())), "I;16"),  # of this photo alone
+    (DEEP, GREYS | declared(4095), "I;16"),  # not true
+    (DEEP, GREYS | BIG, "I;16B"),
+    (COLOURS, RGB, "RGB of 16 bits"),
+    (COLOURS, RGB | BIG, "RGB of 16 bits"),
+    (np.asarray(SMOOTH), RGB | {"tile": (16, 16)}, ""),
+    (np.asarray(SMOOTH).transpose(2, 0, 1), PLANES, ""),
+    (np.stack([LIGHT, 255 - LIGHT]), GREYS, "the first of 2 images in the file"),
+]
+REFUSED = [  # samples, tags, what is said
+    (LIGHT / np.float32(255), GREYS, "float32 samples, MINISBLACK"),
+    (LIGHT / 255.0, GREYS, "float64 samples, MINISBLACK"),
+    (COLOURS.astype(np.float32), RGB, "float32 samples, RGB"),
+    ((DEEP >> 1).astype(np.int16), GREYS, "int16 samples"),
+    ((LIGHT >> 1).astype(np.int8), GREYS, "int8 samples"),
+    (DEEP.astype(np.uint32), GREYS, "uint32 samples"),
+    (COLOURS.transpose(2, 0, 1), PLANES, "uint16 samples, RGB"),
+    (DEEP, INVERTED | BIG, "uint16 samples, MINISWHITE"),
+]
 
 
-@pytest.mark.parametrize("name", MEANINGS)
-def test_samples_mean_what_the_tags_say(tmp_path, name):
-    samples, tags, note = MEANINGS[name]
+@pytest.mark.parametrize("samples, tags, note", MEANINGS)
+def test_samples_mean_what_the_tags_say(tmp_path, samples, tags, note):
     tifffile.imwrite(tmp_path / "photo.tif", samples, **tags)
     image, _, notes = decode(tmp_path / "photo.tif")
     grey = samples.shape[-1] == 60 and samples.shape[0] != 3
@@ -160,9 +147,8 @@ def test_samples_mean_what_the_tags_say(tmp_path, name):
     assert np.array_equal(read_photo(tmp_path / "photo.tif").pixels, image)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_samples_that_cannot_be_read_are_named(tmp_path, name):
-    samples, tags, words = REFUSED[name]
+@pytest.mark.parametrize("samples, tags, words", REFUSED)
+def test_samples_that_cannot_be_read_are_named(tmp_path, samples, tags, words):
     tifffile.imwrite(tmp_path / "photo.tif", samples, **tags)
     with pytest.raises(S3EError, match=rf"photo.tif: .*{words}.*; (convert|develop) "):
         decode(tmp_path / "photo.tif")

@@ -123,7 +123,7 @@ class ImageIndex:
 
     def left_alone(self) -> str:
         """The files that are not taken for photos, counted by extension; "" if there are none."""
-        others = [self.paths[place] for place in self.paths if place not in self.photos]
+        others = {*self.paths.values()} - {*self.photos.values()}
         kinds = Counter(file.suffix.lower() or "without extension" for file in others)
         found = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
         why = "; this installation cannot decode photos among them: convert them to JPEG"

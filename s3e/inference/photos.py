@@ -96,8 +96,7 @@ def write_photo(pixels: ndarray, like: Photograph, path: Path | str) -> None:
         with atomic_write(path) as temporary:
             Image.fromarray(pixels).save(temporary, **options)
     except (OSError, ValueError) as error:  # the disk; too long a side or EXIF for the format
-        place = getattr(error, "errno", None)
-        remedy = "name another folder" if place else "make the photo a PNG"
+        remedy = "name another folder, or make the photo a PNG"
         raise unwritable(path, error, remedy) from None
 
 
