@@ -189,7 +189,7 @@ BROKEN = {
     "fractions": (encoded(Image.fromarray(GREY / np.float32(7)), "tiff"), "float32 samples"),
     "32 bits": (
         encoded(Image.fromarray(np.full((20, 20), 70000, np.int32)), "tiff"),
-        "signed samples",
+        "int32 samples",
     ),
 }
 
