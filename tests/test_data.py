@@ -1,8 +1,10 @@
 """The corpus: scenes, captioned photos, pairs and plain photos, as training reads them."""
 
 import dataclasses
+import errno
 import json
 import math
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -20,13 +22,6 @@ from s3e.utils import S3EError, psnr, write_file
 from tests.fixtures_data import cut, small, write_coco, write_gopro, write_photos
 
 
-@pytest.fixture(autouse=True)
-def runs(tmp_path, monkeypatch):
-    """Caches of the tests lie in their own folder."""
-    monkeypatch.setattr("s3e.utils.RUNS", tmp_path / "runs")
-    return tmp_path / "runs"
-
-
 @pytest.fixture
 def coco(tmp_path):
     return write_coco(tmp_path / "photos")
@@ -40,9 +35,7 @@ def gopro(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(gopro, tmp_path_factory):
     """The corpus of `gopro`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s3e.utils.RUNS", tmp_path_factory.mktemp("runs"))
-        return prepare_corpus(small(gopro), tmp_path_factory.mktemp("pairs"))
+    return prepare_corpus(small(gopro), tmp_path_factory.mktemp("pairs"))
 
 
 # Scenes
@@ -134,20 +127,40 @@ def test_coco_folder_becomes_a_corpus(coco, tmp_path):
     assert corpus.val.targets[0].tolist() == corpus.labels.encode(nodes)
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_photos_in_the_corpus_are_those_of_the_cache(coco, tmp_path, runs, monkeypatch, links):
-    if not links:
-        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
-    corpus = prepare_corpus(small(coco), tmp_path / "corpus")
-    (cache,) = (runs / "cache").glob("photos-*")
-    for view in ("train_sharp.npy", "train_severe.npy", "test_light.npy"):
-        mine, kept = tmp_path / "corpus" / view, cache / view
-        assert mine.read_bytes() == kept.read_bytes() and mine.samefile(kept) == links
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_bytes_do_not_depend_on_threads_chunks_or_what_a_stopped_run_left(
+    coco, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = prepare_corpus(small(coco), tmp_path / "whole")
     expected = load_photo(coco / "images" / "000003.jpg", 32)
-    assert (corpus.train.sharp[corpus.train.ids.index("3")] == expected).all()
-    monkeypatch.setattr(prepare, "_write", None)  # a second study decodes nothing
-    again = prepare_corpus(small(coco, text_min_count=2), tmp_path / "again")
-    assert (again.train.sharp == corpus.train.sharp).all() and len(again.words) <= len(corpus.words)
+    assert (whole.train.sharp[whole.train.ids.index("3")] == expected).all()
+    monkeypatch.setattr(prepare, "CHUNK", 3)
+    monkeypatch.setattr(prepare, "cores", lambda: 3)
+    again = tmp_path / "again"
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_file", full)
+        with pytest.raises(S3EError, match=r"again .*the disk is full\): .* the variable S3E_RUNS"):
+            prepare_corpus(small(coco), again)
+    assert [*again.glob("*_sharp.npy")]
+    prepare_corpus(small(coco), again)
+    assert contents(again) == contents(whole.folder)
+
+
+def test_places_that_have_no_room_or_cannot_be_written(coco, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 0))
+        with pytest.raises(S3EError, match=r"needs 0.0 GB, but 0.0 GB are free: make room, or cho"):
+            prepare_corpus(small(coco), tmp_path / "corpus")
+    (tmp_path / "file").write_text("a file where the folder should be")
+    with pytest.raises(S3EError, match=r"cannot be written \(.+\): choose another place"):
+        prepare_corpus(small(coco), tmp_path / "file" / "corpus")
 
 
 def edit_captions(folder, split, change):

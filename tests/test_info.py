@@ -62,7 +62,6 @@ def test_every_verb_hands_its_arguments_to_a_function_that_is_there(monkeypatch)
         "blur P -o D",
         "caption P",
         "data check D",
-        "data prepare D",
         "weights export S --to D",
         "report check",
         "report build",

@@ -192,10 +192,7 @@ def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("coco")
     overrides = {**TINY, "blur.gamma": 2.2, "blur.seed": 5}
     config = load_config("smoke", data=str(write_coco(root / "data")), overrides=overrides)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("s3e.utils.RUNS", root / "runs")
-        patch.setattr("s3e.data.prepare.RUNS", root / "runs", raising=False)
-        return prepare_corpus(config, root / "corpus"), config
+    return prepare_corpus(config, root / "corpus"), config
 
 
 @pytest.fixture(params=["scenes", "photos"])

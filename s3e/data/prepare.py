@@ -1,19 +1,10 @@
-"""Prepare data once: look at every photo, decode, resize and blur it on all cores, write a corpus.
-
-Prepared photos are kept in `runs/cache/<data folder>-<hash>/`, in the layout that `corpus` reads
-but without vocabulary and parses; the hash is of the settings, the files and the code that they
-depend on. A cache is made in `<folder>.part`: a preparation that was killed begins again.
-"""
+"""Prepare data once: decode, look at, resize and blur every photo on all cores, write a corpus."""
 
 import functools
 import math
-import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from inspect import getsource
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,13 +15,11 @@ from numpy import ndarray
 from pandas import DataFrame
 from tqdm.auto import tqdm
 
-from s3e import blur, utils
 from s3e.blur import SEVERITIES, blur_batch
 from s3e.captions.parser import parse_caption
 from s3e.captions.tree import TreeVocabulary, Vocabulary
 from s3e.config import Config, Data, load_config
-from s3e.data import annotations, pairs, readers
-from s3e.data import photos as decoding
+from s3e.data import readers
 from s3e.data.annotations import read_source
 from s3e.data.corpus import Corpus, load_corpus
 from s3e.data.photos import decode, load_photo, load_whole
@@ -38,10 +27,8 @@ from s3e.data.readers import PAIRED, SPLITS, Photo, Source, counted
 from s3e.data.scenes import CATEGORIES, make_split
 from s3e.utils import (
     S3EError,
-    code_digest,
-    digest,
+    cores,
     disk_errors,
-    lock_file,
     psnr,
     read_json,
     tell,
@@ -54,12 +41,12 @@ DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below th
 MARGIN = 1.4
 
 
-def in_threads(work: Callable, items: list, jobs: int, title: str) -> Iterator:
+def in_threads(work: Callable, items: list, title: str, jobs: int = 0) -> Iterator:
     """`work` of each item, in order, in `jobs` threads (0: one a core).
 
     Threads are enough: decoding, resizing and blurring leave the interpreter to others.
     """
-    pool = ThreadPoolExecutor(jobs or utils.cores())
+    pool = ThreadPoolExecutor(jobs or cores())
     try:
         yield from tqdm(pool.map(work, items), desc=title, total=len(items), leave=False)
     finally:
@@ -95,13 +82,13 @@ def refuse(source: Source, config: Config) -> None:
         )
 
 
-def look(source: Source, jobs: int) -> None:
+def look(source: Source, jobs: int = 0) -> None:
     """Decode every photo (of pairs the blurred one too); broken ones move to `problems`.
 
     Adds the columns `size` (width, height), `unusual`, `hash` and `thumb`. No file makes it stop.
     """
     images, names = source.images, ["fault", "size", "unusual", "hash", "thumb"]
-    looks = in_threads(_look, [*images.itertuples()], jobs, "decoding")
+    looks = in_threads(_look, [*images.itertuples()], "decoding", jobs)
     looks = DataFrame(looks, images.index, names)
     broken = looks["fault"] != ""
     source.problems += [*looks["fault"][broken]]
@@ -123,18 +110,24 @@ def _look(photo: Photo) -> list:
         return [str(error), None, None, None, None]
 
 
-def choose(source: Source, teacher: Source | None, config: Config, jobs: int) -> None:
-    """Leave out broken photos, near-duplicates across splits, held-out photos like those that
-    `teacher` trains on, and what is beyond `data.train`, `data.val` and `data.test`.
+def choose(config: Config) -> Source:
+    """The photos that a study uses, looked at.
 
+    Left out are broken photos, near-duplicates across splits, held-out photos like those that the
+    study `semantics_from` trains on, and what is beyond `data.train`, `data.val` and `data.test`.
     Pairs get a column of `windows` for each severity. Raises `S3EError` for broken photos unless
     `data.skip_broken`, and where fewer than 2 photos of a split are left.
     """
-    look(source, jobs)
+    source, teacher = read(config), None
+    if config.semantics_from and not source.captioned:
+        study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
+        if (root := study["config"]["data"]["source"]) != "scenes":
+            teacher = read_source(root)
+    look(source)
     refuse(source, config)
     readers.keep_apart(source)
     if teacher:
-        look(teacher, jobs)
+        look(teacher)
         trained = teacher.images.query("split == 'train'")
         for split in ("val", "test"):
             readers.drop_alike(source, split, trained, teacher.root)
@@ -148,6 +141,7 @@ def choose(source: Source, teacher: Source | None, config: Config, jobs: int) ->
         kept.append(part.iloc[np.arange(count) * step // count])
     source.images = pd.concat(kept)
     source.check_splits()
+    return source
 
 
 def windows(images: DataFrame, frames: int) -> list[tuple[Path, ...] | None]:
@@ -196,41 +190,23 @@ def frame_side(config: Config) -> int:
     return round(MARGIN * config.data.size)
 
 
-def _write(source: Source, config: Config, folder: Path, jobs: int = 0) -> None:
-    """Write arrays and records of a corpus: the bytes do not depend on `jobs`.
+def _write_arrays(
+    images: DataFrame, split: str, severities: Sequence[str], config: Config, folder: Path
+) -> None:
+    """Write the views of a split, chunk by chunk: the bytes do not depend on threads.
 
     Not through memory maps, which a full disk would turn into a crash.
     """
-    severities, images = severities_of(source, config), source.images
-    check_room(images, severities, config, folder)
-    for path in folder.glob("*.npy"):  # perhaps a link to a cache
-        path.unlink()
-    if source.paired and "severe" in severities["test"]:
-        short = [*images["id"][images["severe"].isna()]]
-        source.notes.append(counted("no severe view, as the video ends near", short))
-    for split, part in images.groupby("split"):
-        chunks = [part[k : k + CHUNK] for k in range(0, len(part), CHUNK)]
-        make = functools.partial(_make_views, config, severities[split])
-        for views in in_threads(make, chunks, jobs, f"preparing {split}"):
-            for name, array in views.items():
-                with open(folder / f"{split}_{name}.npy", "ab") as file:
-                    if not file.tell():
-                        header = np.lib.format.header_data_from_array_1_0(array)
-                        header["shape"] = len(part), *array.shape[1:]
-                        np.lib.format.write_array_header_1_0(file, header)
-                    file.write(array.tobytes())
-        record = {"ids": [*part["id"]], "captions": [*part["captions"]]}
-        record["trees"] = [tree.nodes for tree in part["tree"]] if "tree" in part else None
-        write_file(folder / f"{split}.json", record | {"severities": severities[split]})
-    about = {
-        "captioned": source.captioned,
-        "severities": severities["test"],
-        "categories": CATEGORIES if source.kind == "scenes" else [],
-        "protocol": protocol(source, config, severities["test"]),
-        "left_out": source.problems,
-        "notes": source.notes,
-    }
-    write_file(folder / "corpus.json", about)
+    chunks = [images[k : k + CHUNK] for k in range(0, len(images), CHUNK)]
+    make = functools.partial(_make_views, config, severities)
+    for views in in_threads(make, chunks, f"preparing {split}"):
+        for name, array in views.items():
+            with open(folder / f"{split}_{name}.npy", "ab") as file:
+                if not file.tell():
+                    header = np.lib.format.header_data_from_array_1_0(array)
+                    header["shape"] = len(images), *array.shape[1:]
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.tobytes())
 
 
 def check_room(
@@ -283,69 +259,45 @@ def _make_views(config: Config, severities: Sequence[str], images: DataFrame) ->
     return views
 
 
-def prepare_photos(config: Config, jobs: int = 0) -> Path:
-    """Make the cache of the data folder in `jobs` threads (0: one a core), or find it made.
-
-    Raises `S3EError` if settings and folder do not fit, or if the disk is full.
-    """
-    source, teacher = read(config), None
-    if config.semantics_from and not source.captioned:
-        study = read_json(Path(config.semantics_from) / "01_data_blurring" / "all" / "params.json")
-        if (root := study["config"]["data"]["source"]) != "scenes":
-            teacher = read_source(root)
-    name = f"{source.root.resolve().name[:40]}-{cache_key(config, source, teacher)}"
-    folder = utils.RUNS / "cache" / name
-    building = folder.with_name(f"{name}.part")
-    if folder.exists():  # also where it may not be written, or locked
-        return folder
-    with disk_errors(folder, "choose another place by the variable S3E_RUNS"):
-        with lock_file(folder.with_name(f".{name}.lock"), lambda _: None):
-            if not folder.exists():
-                choose(source, teacher, config, jobs)
-                shutil.rmtree(building, ignore_errors=True)  # of a killed process
-                building.mkdir()
-                _write(source, config, building, jobs)
-                building.rename(folder)
-    return folder
-
-
-def cache_key(config: Config, source: Source, teacher: Source | None) -> str:
-    """Hash of what a cache depends on: settings, code, and rows, sizes and times of the files."""
-    modules = sys.modules[__name__], annotations, pairs, readers, decoding, blur, utils
-    key = [code_digest(getsource(module), module.__name__) for module in modules]
-    images = pd.concat(some.images for some in (source, teacher) if some)
-    for path in [*images["path"], *images["blurred"].dropna()]:
-        if path.exists():
-            state = path.stat()
-            key.append((state.st_size, state.st_mtime_ns))
-    key += [config.data, config.blur, source.problems, source.notes, images.to_csv()]
-    return digest(key)[:16]
-
-
 # --- the corpus of a study ---
 
 
 def prepare_corpus(config: Config, folder: Path) -> Corpus:
     """Draw or decode every photo, blur it, encode captions and trees, and write all to `folder`.
 
-    Photos come from the cache of their folder, which is made first where it is not there. Training
-    photos have the configured severity, validation and test photos all of them. Raises `S3EError`
-    for a data folder that cannot be used, and for broken photos unless `data.skip_broken`.
+    Training photos have the configured severity, validation and test photos all of them. Raises
+    `S3EError` for a data folder that cannot be used, for broken photos unless `data.skip_broken`,
+    and if the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.data.source == "scenes":
-        _write(_scenes(config.data), config, folder)
-    else:
-        for file in prepare_photos(config).iterdir():
-            _link(file, folder / file.name)
-    for split in SPLITS:
-        record = read_json(folder / f"{split}.json")
-        trees = [[parse_caption(text) for text in texts] for texts in record["captions"]]
-        record["parses"] = [[tree and tree.nodes for tree in row] for row in trees]
-        write_file(folder / f"{split}.json", record)
-        if split == "train" and any(trees):
-            known = vocabulary(record["captions"], trees, config)
-            write_file(folder / "vocabulary.json", known)
+    source = _scenes(config.data) if config.data.source == "scenes" else choose(config)
+    severities, images = severities_of(source, config), source.images
+    if source.paired and "severe" in severities["test"]:
+        short = [*images["id"][images["severe"].isna()]]
+        source.notes.append(counted("no severe view, as the video ends near", short))
+    about = {
+        "captioned": source.captioned,
+        "severities": severities["test"],
+        "categories": CATEGORIES if source.kind == "scenes" else [],
+        "protocol": protocol(source, config, severities["test"]),
+        "left_out": source.problems,
+        "notes": source.notes,
+    }
+    with disk_errors(folder, "choose another place by the variable S3E_RUNS"):
+        folder.mkdir(parents=True, exist_ok=True)
+        check_room(images, severities, config, folder)
+        for path in folder.glob("*.npy"):  # of a run that was stopped
+            path.unlink()
+        for split, part in images.groupby("split"):
+            _write_arrays(part, split, severities[split], config, folder)
+            record = {"ids": [*part["id"]], "captions": [*part["captions"]]}
+            record["trees"] = [tree.nodes for tree in part["tree"]] if "tree" in part else None
+            trees = [[parse_caption(text) for text in texts] for texts in record["captions"]]
+            record["parses"] = [[tree and tree.nodes for tree in row] for row in trees]
+            write_file(folder / f"{split}.json", record | {"severities": severities[split]})
+            if split == "train" and any(trees):
+                known = vocabulary(record["captions"], trees, config)
+                write_file(folder / "vocabulary.json", known)
+        write_file(folder / "corpus.json", about)
     return load_corpus(folder)
 
 
@@ -355,15 +307,6 @@ def _scenes(data: Data) -> Source:
         scenes = make_split(split, getattr(data, split), data.size, data.texture, data.seed)
         parts.append(DataFrame(scenes).assign(split=split, blurred=None))
     return Source("scenes", Path("scenes"), pd.concat(parts), "generated scenes", [])
-
-
-def _link(source: Path, target: Path) -> None:
-    """Put a hard link to `source` at `target`, or a copy where links are not possible."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def vocabulary(captions: list[list], trees: list[list], config: Config) -> dict[str, Any]:
@@ -389,7 +332,7 @@ def summary(corpus: Corpus) -> dict[str, float]:
     return metrics
 
 
-# --- the commands `data check` and `data prepare` ---
+# --- the command `data check` ---
 
 
 def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -> int:
@@ -424,20 +367,3 @@ def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -
     remedy = "left out of the splits above; mend them, or allow it with data.skip_broken in a run"
     tell(f"result    {f'{broken} broken, {remedy}' if broken else 'nothing is broken'}")
     return int(broken > 0)
-
-
-def prepare(
-    root: Path, profile: str, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0
-) -> int:
-    """Make the cache of a data folder that the pipeline reads under a profile; returns 0.
-
-    `settings`: pairs of a name and its value. Raises `S3EError` for a folder or settings that
-    cannot be used.
-    """
-    begin = time.monotonic()
-    folder = prepare_photos(load_config(profile, str(root), overrides=dict(settings)), jobs)
-    about = read_json(folder / "corpus.json")
-    for line in [*(f"left out: {problem}" for problem in about["left_out"]), *about["notes"]]:
-        tell(line)
-    tell(f"cache: {folder} ({time.monotonic() - begin:.0f} s)")
-    return 0
