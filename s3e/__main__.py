@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3e.config import PROFILES, VARIANTS, Config, load_config, parse_setting
-from s3e.utils import FIGURES, S3EError, data_file, end_output, open_streams, read_json, say
+from s3e.utils import S3EError, data_file, end_output, open_streams, read_json, say
 
 if TYPE_CHECKING:
     from s3e.data.corpus import Sizes
@@ -42,15 +42,6 @@ def _add(parent: argparse.ArgumentParser, verbs: dict[str, Any]) -> None:
             read = {"type": TYPES[options["type"]]} if "type" in options else {}
             text = options["help"].format(**NAMES)
             child.add_argument(*names.split(), **options | read | {"help": text})
-
-
-def build_report(folder: Path | None) -> int:
-    """`report build`: write the report and say where it is."""
-    from s3e.report.manifest import build
-
-    path = build(folder or FIGURES / "study")
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-    return 0
 
 
 def info(profile: str, settings: list[tuple[str, Any]]) -> int:

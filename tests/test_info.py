@@ -64,7 +64,6 @@ def test_every_verb_hands_its_arguments_to_a_function_that_is_there(monkeypatch)
         "data check D",
         "weights export S --to D",
         "report check",
-        "report build",
         "report fill",
         "info",
     )

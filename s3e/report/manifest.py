@@ -1,6 +1,6 @@
-"""Where each figure and table comes from (`manifest.json`), the check of it, report and lessons.
+"""Where each figure and table comes from (`manifest.json`), the check of it, and lessons.
 
-`python -m s3e report check|build|fill` and the notebooks call these.
+`python -m s3e report check|fill` and the notebooks call these.
 """
 
 import inspect
@@ -22,13 +22,12 @@ from s3e.utils import (
     FIGURES,
     ROOT,
     S3EError,
-    data_file,
     file_digest,
     read_json,
     write_file,
 )
 
-NAME, FINDINGS, REPORT = "manifest.json", "findings.json", "report.html"
+NAME, FINDINGS = "manifest.json", "findings.json"
 PUBLISHED = ("study", "photos")  # folders of figures that are committed (see .gitignore)
 PUBLIC = (
     "The data must not be published, so images are of scikit-image's public-domain photographs"
@@ -36,7 +35,6 @@ PUBLIC = (
     " are left out."
 )
 BLOCK = re.compile(r"(<!-- results: (\S+)/(\S+) -->\n).*?(<!-- end -->)", re.S)
-PAGE = data_file("report/page.html")
 
 
 def context(config: Config) -> str:
@@ -178,12 +176,12 @@ def compare(folder: Path) -> tuple[list[str], list[str]]:
             more = f" and {len(changed) - 3} more" * (len(changed) > 3)
             old.append(f"{path}: made by older code ({', '.join(changed[:3])}{more} changed since)")
     for path in sorted(folder.glob("[!.]*")):
-        if path.name not in (NAME, FINDINGS, REPORT, *entries):
+        if path.name not in (NAME, FINDINGS, *entries):
             wrong.append(f"{path}: not in {NAME}, so nobody knows what made it")
     return wrong, old
 
 
-# ---------------------------------------------------------------- results in documents, the report
+# ---------------------------------------------------------------------------- results in documents
 
 
 def results(name: Path | str, what: str) -> str:
@@ -199,14 +197,11 @@ def results(name: Path | str, what: str) -> str:
         first = [item["topic"] for item in WORDS["findings"] if "headline" in item]
         found = read_json(folder / FINDINGS)
         return "\n".join(f"- {text}" for name, text in found if what != "headline" or name in first)
-    table = _there(folder / f"{what}.md").read_text(encoding="utf-8")
-    return table.partition("\n\n<!-- origin")[0]  # how tables from before December 2026 end
-
-
-def _there(path: Path) -> Path:
+    path = folder / f"{what}.md"
     if not path.is_file():
         raise S3EError(f"{path} is missing: restore it, or draw the folder again with notebook 08.")
-    return path
+    table = path.read_text(encoding="utf-8")
+    return table.partition("\n\n<!-- origin")[0]  # how tables from before December 2026 end
 
 
 def filled() -> Iterator[tuple[Path, str]]:
@@ -226,33 +221,6 @@ def fill() -> int:
         write_file(path, text)
         print(f"{path}: {len(BLOCK.findall(text))} block(s)")
     return 0
-
-
-def build(folder: Path | str) -> Path:
-    """Write `report.html` into a folder of figures: all that it holds in a file that stands alone.
-
-    Made from the folder's files alone. Raises `S3EError` for a file that is missing.
-    """
-    import nbformat  # slow to import
-    from nbconvert import HTMLExporter
-
-    folder = Path(folder).resolve()
-    manifest = read_manifest(folder)
-    title, found = f"S3E-Deblur: the study “{manifest['profile']}”", results(folder, "findings")
-    parts = [f"# {title}", manifest["context"], "## What was found", found, "## Tables"]
-    names = sorted(manifest["files"], key=lambda name: (len(name.partition("_")[0]), name))
-    parts += [results(folder, name[:-3]) for name in names if name.endswith(".md")]
-    parts += ["## Figures", manifest.get("pictures", "")]
-    for name in (name for name in names if name.endswith(".png")):
-        about = manifest["files"][name]["about"]
-        parts.append(f"![{about}]({_there(folder / name).name})\n\n`{name}`: {about}")
-    parts.append(f"Commit `{manifest['source_commit']}`; the runs behind each file: `{NAME}`.")
-    cell = nbformat.v4.new_markdown_cell("\n\n".join(parts), id="report")
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
-    book, where = nbformat.v4.new_notebook(cells=[cell]), {"metadata": {"path": str(folder)}}
-    body, _ = exporter.from_notebook_node(book, where)
-    write_file(folder / REPORT, PAGE.format(title=title, body=body))
-    return folder / REPORT
 
 
 # ------------------------------------------------------------------------------------------ lessons
