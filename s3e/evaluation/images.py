@@ -1,4 +1,4 @@
-"""PSNR and SSIM under one protocol (specification 4.4), other definitions, non-blind baselines.
+"""PSNR and SSIM under one protocol (specification 4.4), other definitions, a non-blind baseline.
 
 Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is that of Wang et al.
 (2004) with separable filters; tests hold it against scikit-image.
@@ -20,7 +20,7 @@ from skimage import data
 from skimage.metrics import structural_similarity
 from skimage.restoration import wiener as skimage_wiener
 
-from s3e.blur import blur_image, convolve, kernels_for
+from s3e.blur import blur_image, kernels_for
 from s3e.config import Config
 from s3e.data.corpus import Corpus
 from s3e.utils import PSNR_CAP, peak_value, psnr, to_uint8
@@ -179,38 +179,34 @@ def rounding(blurred: ndarray, sharp: ndarray) -> dict[str, float]:
 
 
 # --------------------------------------------------------------- deconvolution with the true kernel
-# Wiener's filter and Richardson (1972) and Lucy (1974). Kernels are drawn again from the images'
-# ids, exactly as the data were blurred; pairs of frames have none.
+# Kernels are drawn again from the images' ids, exactly as the data were blurred; pairs of frames
+# have none.
 
-STEPS = 30  # of Richardson and Lucy
 BALANCE = {"light": 1e-4, "moderate": 3e-4, "severe": 3e-3}  # of Wiener
-CLASSICAL_IMAGES = 500  # of a split at a severity; all of 5,000 images of 256 px would take hours
-CLASSICAL_NOTE = (
-    f"Wiener and Richardson-Lucy ({STEPS} iterations) are non-blind: given the true kernel; both"
-    f" take the image as mirrored at its border, and at most {CLASSICAL_IMAGES} images are"
-    " restored. Wiener's regularisation is fixed per severity, and the number of iterations is not"
-    " tuned."
+WIENER_IMAGES = 500  # of a split at a severity; all of 5,000 images of 256 px would take long
+WIENER_NOTE = (
+    "Wiener is non-blind: given the true kernel; it takes the image as mirrored at its border, and"
+    f" at most {WIENER_IMAGES} images are restored. Its regularisation is fixed per severity."
 )
 
 
-def score_classical(corpus: Corpus, config: Config) -> DataFrame:
-    """The long frame of PSNR (dB) and SSIM of both methods on validation and test images.
+def score_wiener(corpus: Corpus, config: Config) -> DataFrame:
+    """The long frame of Wiener's PSNR (dB) and SSIM on validation and test images.
 
-    Both restore in linear light, of each split at most the first `CLASSICAL_IMAGES`; pairs, whose
-    blur is real, give no rows.
+    It restores in linear light, of each split at most the first `WIENER_IMAGES`; pairs, whose blur
+    is real, give no rows.
     """
     frames, blur = [], config.blur
     for severity, split in itertools.product(corpus.synthetic, (corpus.val, corpus.test)):
-        rows = split.rows(severity)[:CLASSICAL_IMAGES]
+        rows = split.rows(severity)[:WIENER_IMAGES]
         ids, sharp = [split.ids[row] for row in rows], split.sharp[rows]
         kernels = kernels_for(ids, severity, min(sharp.shape[1:3]), blur.seed)[0]
         light = (split.blurred[severity][rows] / np.float32(255)) ** np.float32(blur.gamma)
-        weighted = partial(wiener, balance=BALANCE[severity])
-        for name, method in {"wiener": weighted, "richardson_lucy": richardson_lucy}.items():
-            restored = np.stack([method(*pair) for pair in zip(light, kernels, strict=True)])
-            restored = to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
-            about = dict(zip(LABELS, (split.name, severity, name, 0, ids, ids), strict=True))
-            frames.append(DataFrame(about | score_batch(restored, sharp)))
+        pairs = zip(light, kernels, strict=True)
+        restored = np.stack([wiener(*pair, BALANCE[severity]) for pair in pairs])
+        restored = to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
+        about = dict(zip(LABELS, (split.name, severity, "wiener", 0, ids, ids), strict=True))
+        frames.append(DataFrame(about | score_batch(restored, sharp)))
     wide = pd.concat(frames) if frames else DataFrame(columns=[*LABELS, *METRICS])
     return wide.melt(LABELS, METRICS, "metric").astype({"seed": int, "value": float})
 
@@ -221,16 +217,3 @@ def wiener(light: ndarray, kernel: ndarray, balance: float) -> ndarray:
     mirrored = np.pad(light, ((0, height), (0, width), (0, 0)), "symmetric")
     planes = [skimage_wiener(mirrored[..., i], kernel, balance, clip=False) for i in range(3)]
     return np.stack(planes, -1)[:height, :width]
-
-
-def richardson_lucy(light: ndarray, kernel: ndarray, steps: int = STEPS) -> ndarray:
-    """Richardson-Lucy on an image H x W x 3, with the convolution that blurred the data.
-
-    scikit-image's function takes the world outside the image as black, which ruins one smaller than
-    a few kernels.
-    """
-    turned, estimate = kernel[::-1, ::-1], np.full_like(light, 0.5)
-    for _ in range(steps):
-        seen = np.maximum(convolve(estimate, kernel), np.float32(1e-6))
-        estimate = estimate * convolve(light / seen, turned)
-    return estimate

@@ -18,10 +18,10 @@ from s3e.evaluation.captions import SPICE_NOT_RUN
 from s3e.evaluation.collect import HUMAN, RANDOM
 from s3e.evaluation.gains import UNTRAINED, significant
 from s3e.evaluation.images import (
-    CLASSICAL_NOTE,
     DEFINITION_IMAGES,
     DEFINITIONS,
     PROTOCOL,
+    WIENER_NOTE,
     agreement,
 )
 from s3e.report.style import in_order, label, short
@@ -109,7 +109,7 @@ def study_table(
         "images": images_of(printed),
         "videos": shown.get("clusters", seeds).max(),
         "found": finding(frames.get("differences", DataFrame()), "test", severity),
-        "classical": CLASSICAL_NOTE * ("wiener" in set(printed.variant)),
+        "wiener": WIENER_NOTE * ("wiener" in set(printed.variant)),
         "reasons": " ".join(sorted(set(shown.get("reason", pd.Series()).dropna()) - {""})),
         "protocol": PROTOCOL,
         "spice": SPICE_NOT_RUN,
