@@ -89,17 +89,6 @@ def test_significance_follows_the_corrected_p_value():
     assert gains.significant(pd.Series(one)) == -1
 
 
-def test_classical_rows_stand_beside_the_variants(scores):
-    wiener = {**SEVERE, "variant": "wiener", "seed": 0, "id": IDS[:9], "video": IDS[:9]}
-    some = pd.DataFrame({**wiener, "metric": "psnr", "value": 40.0})
-    frame = gains.image_scores(pd.concat([scores, some]), 200)
-    row = pick(frame, **SEVERE, variant="wiener", metric="psnr")
-    assert row["mean"] == 40 and row.seeds == 1 and row.images == 9
-    assert pick(frame, **SEVERE, variant="blurred", metric="psnr")["mean"] == pytest.approx(19.95)
-    assert "wiener" not in set(frame[frame.severity == "light"].variant)
-    assert "wiener" not in set(gains.differences(pd.concat([scores, some]), 99).variant)
-
-
 def test_frames_of_videos_are_resampled_by_video():
     ids = [f"video{number // 10}/{number:03}" for number in range(40)]
     photos = study(severities=("severe",), ids=ids)

@@ -1,6 +1,4 @@
-"""PSNR and SSIM against scikit-image, other definitions, and deconvolution with the true kernel."""
-
-from dataclasses import replace
+"""PSNR and SSIM against scikit-image, and other definitions."""
 
 import numpy as np
 import pandas as pd
@@ -8,8 +6,6 @@ import pytest
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from s3e.config import load_config
-from s3e.data.prepare import prepare_corpus
 from s3e.evaluation import collect, images
 from s3e.evaluation.images import (
     DEFINITIONS,
@@ -17,13 +13,9 @@ from s3e.evaluation.images import (
     definition_scores,
     psnr,
     score_batch,
-    score_wiener,
     ssim,
     to_uint8,
-    wiener,
 )
-from tests.conftest import TINY
-from tests.fixtures_data import picture, write_coco
 
 
 def by_skimage(x, y, data_range):
@@ -176,65 +168,3 @@ def test_outputs_are_read_of_the_runs_that_kept_them(corpus, tmp_path, monkeypat
     assert list(outputs) == ["blurred", "baseline", "full"] and len(sharp) == 5
     assert np.array_equal(outputs["full"], sharp)
     assert np.array_equal(outputs["blurred"], test.blurred["severe"][:5])
-
-
-# ------------------------------------------------------------------------------- the true kernel
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A prepared folder of captioned photos, blurred in linear light, and its configuration."""
-    root = tmp_path_factory.mktemp("coco")
-    overrides = {**TINY, "blur.gamma": 2.2, "blur.seed": 5}
-    config = load_config("smoke", data=str(write_coco(root / "data")), overrides=overrides)
-    return prepare_corpus(config, root / "corpus"), config
-
-
-@pytest.fixture(params=["scenes", "photos"])
-def prepared(request, corpus, tiny):
-    """Both kinds of data, with their configurations."""
-    return (corpus, tiny) if request.param == "scenes" else request.getfixturevalue("photos")
-
-
-def test_every_image_is_restored(prepared):
-    corpus, config = prepared
-    scores = score_wiener(corpus, config)
-    assert list(scores) == [*images.LABELS, "metric", "value"] and {*scores.variant} == {"wiener"}
-    for split in (corpus.val, corpus.test):
-        for severity in corpus.severities:
-            part = scores[(scores.split == split.name) & (scores.severity == severity)]
-            assert [*part.id] == 2 * split.ids
-
-
-def quality(corpus, config, severity):
-    chosen = "split == 'test' and metric == 'psnr' and severity == @severity"
-    return score_wiener(corpus, config).query(chosen).value.mean()
-
-
-def test_it_is_the_true_kernel_that_helps(prepared, monkeypatch):
-    corpus, config = prepared
-    right = quality(corpus, config, "severe")
-    drawn = images.kernels_for
-    monkeypatch.setattr(images, "kernels_for", lambda ids, *how: drawn(ids[1:] + ids[:1], *how))
-    assert right > quality(corpus, config, "severe") + 0.5
-
-
-def test_light_is_deconvolved_where_light_was_blurred(photos, monkeypatch):
-    (corpus, config), seen = photos, []
-    monkeypatch.setattr(images, "wiener", lambda light, *_: seen.append(light) or light)
-    first, scores = corpus.val.blurred["light"][0], score_wiener(corpus, config)
-    np.testing.assert_allclose(seen[0], (first / 255) ** 2.2, atol=1e-5)
-    assert scores.value[0] == psnr(first, corpus.val.sharp[0])
-
-
-def test_an_image_that_was_not_blurred_stays():
-    light, kernel = picture("sharp", size=(40, 32)).astype(np.float32) / 255, np.ones((1, 1))
-    np.testing.assert_allclose(wiener(light, kernel, 0.003), light, atol=0.05)
-
-
-def test_pairs_have_no_kernel_and_large_splits_are_scored_in_part(corpus, tiny, monkeypatch):
-    scores = score_wiener(replace(corpus, severities=("released", "severe")), tiny)
-    assert scores.empty and list(scores) == [*images.LABELS, "metric", "value"]
-    monkeypatch.setattr(images, "WIENER_IMAGES", 3)
-    scores = score_wiener(corpus, tiny)
-    assert set(scores.id) == {*corpus.val.ids[:3], *corpus.test.ids[:3]}

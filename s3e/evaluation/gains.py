@@ -17,7 +17,7 @@ from pandas import DataFrame
 from s3e.evaluation.statistics import compare, holm
 from s3e.utils import S3EError
 
-UNTRAINED = ("blurred", "wiener")  # variants without a training
+UNTRAINED = ("blurred",)  # variants without a training
 ORACLES = ("oracle", "oracle_silhouette", "oracle_map")  # know what no deblurrer can
 PARTS = ("pretrained_only", "vector_nodes", "flat_spatial", "frozen")  # `full` without one part
 REFERENCES = {  # beside input and baseline
@@ -40,8 +40,8 @@ Labelled = Iterator[tuple[Labels, DataFrame]]
 
 def image_scores(scores: DataFrame, resamples: int = 2000) -> DataFrame:
     """Mean PSNR (dB) and SSIM: split, severity, metric, variant, mean, low, high, ..."""
-    own = (  # Wiener sees some images only
-        (cell | {"variant": variant}, table.loc[variant].dropna(axis=1, how="all"))
+    own = (
+        (cell | {"variant": variant}, table.loc[variant])
         for cell, table in _tables(scores)
         for variant in table.index.unique("variant")
     )

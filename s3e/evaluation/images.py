@@ -1,4 +1,4 @@
-"""PSNR and SSIM under one protocol (specification 4.4), other definitions, a non-blind baseline.
+"""PSNR and SSIM under one protocol (specification 4.4), and other definitions.
 
 Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is that of Wang et al.
 (2004) with separable filters; tests hold it against scikit-image.
@@ -18,11 +18,8 @@ from pandas import DataFrame
 from scipy.ndimage import gaussian_filter
 from skimage import data
 from skimage.metrics import structural_similarity
-from skimage.restoration import wiener as skimage_wiener
 
-from s3e.blur import blur_image, kernels_for
-from s3e.config import Config
-from s3e.data.corpus import Corpus
+from s3e.blur import blur_image
 from s3e.utils import PSNR_CAP, peak_value, psnr, to_uint8
 
 WINDOW, SIGMA = 11, 1.5  # taps and standard deviation of SSIM's Gaussian, in pixels
@@ -176,44 +173,3 @@ def rounding(blurred: ndarray, sharp: ndarray) -> dict[str, float]:
         "rounded": psnr(to_uint8(blurred, 0, 255), sharp),
         "truncated": psnr(blurred.clip(0, 255).astype(np.uint8), sharp),
     }
-
-
-# --------------------------------------------------------------- deconvolution with the true kernel
-# Kernels are drawn again from the images' ids, exactly as the data were blurred; pairs of frames
-# have none.
-
-BALANCE = {"light": 1e-4, "moderate": 3e-4, "severe": 3e-3}  # of Wiener
-WIENER_IMAGES = 500  # of a split at a severity; all of 5,000 images of 256 px would take long
-WIENER_NOTE = (
-    "Wiener is non-blind: given the true kernel; it takes the image as mirrored at its border, and"
-    f" at most {WIENER_IMAGES} images are restored. Its regularisation is fixed per severity."
-)
-
-
-def score_wiener(corpus: Corpus, config: Config) -> DataFrame:
-    """The long frame of Wiener's PSNR (dB) and SSIM on validation and test images.
-
-    It restores in linear light, of each split at most the first `WIENER_IMAGES`; pairs, whose blur
-    is real, give no rows.
-    """
-    frames, blur = [], config.blur
-    for severity, split in itertools.product(corpus.synthetic, (corpus.val, corpus.test)):
-        rows = split.rows(severity)[:WIENER_IMAGES]
-        ids, sharp = [split.ids[row] for row in rows], split.sharp[rows]
-        kernels = kernels_for(ids, severity, min(sharp.shape[1:3]), blur.seed)[0]
-        light = (split.blurred[severity][rows] / np.float32(255)) ** np.float32(blur.gamma)
-        pairs = zip(light, kernels, strict=True)
-        restored = np.stack([wiener(*pair, BALANCE[severity]) for pair in pairs])
-        restored = to_uint8(restored.clip(0, 1) ** (1 / blur.gamma), low=0.0)
-        about = dict(zip(LABELS, (split.name, severity, "wiener", 0, ids, ids), strict=True))
-        frames.append(DataFrame(about | score_batch(restored, sharp)))
-    wide = pd.concat(frames) if frames else DataFrame(columns=[*LABELS, *METRICS])
-    return wide.melt(LABELS, METRICS, "metric").astype({"seed": int, "value": float})
-
-
-def wiener(light: ndarray, kernel: ndarray, balance: float) -> ndarray:
-    """scikit-image's Wiener filter with a Laplacian, of an image H x W x 3 that is mirrored."""
-    height, width = light.shape[:2]
-    mirrored = np.pad(light, ((0, height), (0, width), (0, 0)), "symmetric")
-    planes = [skimage_wiener(mirrored[..., i], kernel, balance, clip=False) for i in range(3)]
-    return np.stack(planes, -1)[:height, :width]

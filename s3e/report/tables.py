@@ -21,7 +21,6 @@ from s3e.evaluation.images import (
     DEFINITION_IMAGES,
     DEFINITIONS,
     PROTOCOL,
-    WIENER_NOTE,
     agreement,
 )
 from s3e.report.style import in_order, label, short
@@ -109,7 +108,6 @@ def study_table(
         "images": images_of(printed),
         "videos": shown.get("clusters", seeds).max(),
         "found": finding(frames.get("differences", DataFrame()), "test", severity),
-        "wiener": WIENER_NOTE * ("wiener" in set(printed.variant)),
         "reasons": " ".join(sorted(set(shown.get("reason", pd.Series()).dropna()) - {""})),
         "protocol": PROTOCOL,
         "spice": SPICE_NOT_RUN,
