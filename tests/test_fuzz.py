@@ -3,11 +3,14 @@ and each photo and each record is used or named."""
 
 import json
 import re
+from copy import deepcopy
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from s3e.__main__ import main
+from s3e.data.annotations import read_source
 from s3e.utils import rng
 from tests.fixtures_data import picture, write_coco, write_karpathy, write_photos
 
@@ -72,7 +75,7 @@ def changed(text, draw):
             names, depth = [*inner] if isinstance(inner, dict) else range(len(inner)), depth - 1
             parent, name = inner, names[draw.integers(len(names))]
             inner = parent[name]
-        parent[name] = [*ODD, "DEEP"][draw.integers(len(ODD) + 1)]
+        parent[name] = deepcopy([*ODD, "DEEP"][draw.integers(len(ODD) + 1)])
     return json.dumps(whole[0]).replace('"DEEP"', DEEP).encode()
 
 
@@ -80,7 +83,7 @@ def changed(text, draw):
 def test_a_damaged_caption_file_is_read_or_named(tmp_path, capsys, writer):
     file, *_ = sorted(writer(tmp_path, {"train": 12, "val": 8, "test": 4}).rglob("*t*.json"))
     text, others = file.read_text(), 24 - len(json.loads(file.read_text())["images"])
-    for n in range(15):
+    for n in range(25):
         file.write_bytes(changed(text, rng(file.name, n)))
         code, (output, errors) = main(["data", "check", str(tmp_path)]), capsys.readouterr()
         if code == 2:
@@ -88,3 +91,7 @@ def test_a_damaged_caption_file_is_read_or_named(tmp_path, capsys, writer):
         else:
             listed = len(json.loads(file.read_text())["images"]) + others
             assert counts(output) >= listed and code == ("\nproblem " in output), (n, output)
+            images = read_source(tmp_path).images
+            assert images["id"].is_unique and all(map(Path.is_file, images["path"]))
+            assert all(tmp_path in path.parents for path in images["path"])
+            assert all(1 <= len(texts) <= 5 and all(texts) for texts in images["captions"])

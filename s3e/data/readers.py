@@ -105,18 +105,26 @@ class ImageIndex:
                 remedy = "give yourself permission (chmod u+rx), or shorten a path that is too long"
                 self.problems.append(f"{folder}: {what}; {remedy}.")
                 continue
-            kept = [name for name in names if name[0] != "." and name.lower() not in LEFTOVERS]
-            ignored += {*map(shown, names)} - {*map(shown, kept)}
-            files = [folder / name for name in kept]
-            inner = [file for file in files if os.path.isdir(file)]
+            inner = []
+            for name in names:
+                file = folder / name
+                if name[0] == "." or name.lower() in LEFTOVERS:
+                    ignored.append(shown(name))
+                elif os.path.isdir(file):
+                    inner.append(file)
+                elif not os.path.isfile(file):  # opening a pipe would wait for ever
+                    why = "pipe, device, link to nothing, no permission"
+                    problem = f"{file}: cannot be opened as a file ({why}); mend or remove it."
+                    self.problems.append(problem)
+                else:
+                    place = shown(file.relative_to(root).as_posix())
+                    while place in self.paths:  # another name that is shown like this one
+                        place += "+"
+                    self.paths[place] = file
             waiting += reversed(inner)
-            for file in sorted({*files} - {*inner}):
-                place = shown(file.relative_to(root).as_posix())
-                while place in self.paths:  # another name that is shown like this one
-                    place += "+"
-                self.paths[place] = file
-                if file.suffix.lower() in EXTENSIONS or (not file.suffix and sniff(file)):
-                    self.photos[place] = file
+        for place, file in self.paths.items():
+            if file.suffix.lower() in EXTENSIONS or (not file.suffix and sniff(file)):
+                self.photos[place] = file
         if ignored:
             what = "hidden files and leftovers of archives and systems, ignored"
             self.notes.append(counted(what, sorted(ignored)))
@@ -135,23 +143,23 @@ class ImageIndex:
         found = defaultdict(list)
         for place in self.paths:
             found[normal(place)[-1]].append(place)
-        return {name: places for name, places in found.items() if name}
+        return found
 
     def find(self, name: str, folder: str) -> list[str]:
         """Relative paths of the photo `name`, a file name or a path: none, one, or those undecided.
 
-        They have that file name once normalised; of several, exactly that one goes before others,
-        then those in folders that agree with the path most, of the same extension, in such a
-        `folder`, in `images`, in the fewest folders.
+        They have that file name once normalised. Of several, exactly that name goes before the
+        same extension and this before others; then those in folders that agree with the path most,
+        in such a `folder`, in `images`, in the fewest folders.
         """
         wanted, file = normal(name), PurePosixPath(name)
 
         def rank(place: str) -> tuple:
             above, _, last = f"/{place}".rpartition("/")
             shared = os.path.commonprefix([normal(place)[-2::-1], wanted[-2::-1]])
-            other = not last.lower().endswith(file.suffix.lower())
+            differs = (last != file.name) + (not last.lower().endswith(file.suffix.lower()))
             where = folder not in above.lower(), "/images" not in above.lower(), place.count("/")
-            return last != file.name, -len(shared), other, *where
+            return differs, -len(shared), *where
 
         places = self.normalised.get(wanted[-1], [])
         if len(places) > 1:

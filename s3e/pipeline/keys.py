@@ -127,9 +127,8 @@ def data_fingerprint(source: str) -> str:
     """
     found = {}
     for place, path in ImageIndex(Path(source)).paths.items():
-        whole = path.suffix.lower() in READ_WHOLE and path.is_file()
-        size = path.stat().st_size if path.exists() else None  # a link to nothing
-        found[place] = file_digest(path) if whole else size
+        whole = path.suffix.lower() in READ_WHOLE
+        found[place] = file_digest(path) if whole else path.stat().st_size
     return digest(found)
 
 
