@@ -2,7 +2,9 @@
 
 import io
 import logging
+import os
 import re
+import stat
 import warnings
 from contextlib import suppress
 from functools import cache
@@ -38,7 +40,10 @@ TOO_LARGE = f"larger than {LARGEST // 1_000_000} megapixels", "scale it down or 
 FAULTS = {  # what a decoder may raise: what that means, and the remedy
     MemoryError: ("larger than the free memory", "scale it down or remove it"),
     FileNotFoundError: ("not there", "restore it or remove its entry"),
-    IsADirectoryError: ("a folder, not a photo", "put the photo there or remove its entry"),
+    IsADirectoryError: (
+        "a folder, pipe or device, not a photo",
+        "put the photo there or remove its entry",
+    ),
     PermissionError: ("may not be read", "give yourself permission to read it"),
     Image.DecompressionBombError: TOO_LARGE,
 }
@@ -60,6 +65,8 @@ def decode(
     before decoding).
     """
     try:  # a damaged file may raise nearly anything
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise IsADirectoryError
         with Image.open(path, formats=FORMATS) as image:
             if not (fault := _fault(image)):
                 size, turn = image.size, 1

@@ -59,6 +59,7 @@ NETWORKS = {  # part of the model -> variant or reader -> its weights in a store
 TILE = 1536  # pixels of a tile's side: about 0.6 GiB of memory at width 16
 OVERLAP = 128  # pixels that neighbouring tiles share at least; there one fades into the other
 FINEST = 4  # pixels a cell of the finest features that take maps
+SAVED_EVERY = 15  # seconds between which captions may be lost where a process is killed
 LONGEST = 16  # times the shorter side: a longer photo is squashed to this before it is read
 
 
@@ -190,7 +191,7 @@ class Restorer:
         # Each tile has statistics (normalisation, channel attention) of its own, as the patches of
         # the training had.
         tiles = list(product(*(_cut(side, tile) for side in image.shape[2:])))
-        total, weights = torch.zeros_like(image), torch.zeros_like(image)
+        total, weights = torch.zeros_like(image), torch.zeros_like(image[:, :1])
         for rows, columns in tqdm(tiles, "tiles", leave=False, disable=len(tiles) == 1):
             piece = image[..., rows, columns].to(self.device)
             below = _maps_below(maps, photo, rows, columns) if variant == "full" else None
@@ -198,7 +199,9 @@ class Restorer:
             weight = torch.outer(_fade(rows), _fade(columns)) if len(tiles) > 1 else 1
             total[..., rows, columns] += weight * restored
             weights[..., rows, columns] += weight
-        return to_images((total / weights)[..., :height, :width])[0]
+        whole = total.div_(weights)[..., :height, :width]
+        bands = whole.split(TILE, 2)  # doubles of a whole photo would take 2 GiB for 80 megapixels
+        return np.concatenate([to_images(band)[0] for band in bands])
 
     @torch.no_grad()
     def swap(self, reading: Reading, first: int, second: int, places: bool = False) -> Reading:
@@ -327,7 +330,7 @@ def export_weights(store: Path, to: Path) -> int:
         parts += [f"## {table.parent.name}: means over the test images"]
         parts += [means.mean(numeric_only=True).to_markdown(floatfmt=".3f")]
     write_file(to / "README.md", "\n\n".join([*parts, PROTOCOL]) + "\n")
-    print(f"{to} is ready")
+    tell(f"{to} is ready")
     return 0
 
 
@@ -403,10 +406,9 @@ def caption_photos(
         tell(photo.path)
         everything[str(photo.path)] = _described(reading, True, tree)
         if time.monotonic() >= due:
-            began = time.monotonic()
             with suppress(S3EError):  # the end tries again
                 save()
-            due = time.monotonic() + max(2, 20 * (time.monotonic() - began))
+            due = time.monotonic() + SAVED_EVERY
 
     save()  # what cannot be written is said before any work
     try:

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from s3e.config import GIVEN, TRUTH, VARIANTS, Config, Variant
@@ -161,7 +161,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name, left on the disk where the format allows it."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load(path.read_bytes())  # it takes no path outside UTF-8
         mapped = zipfile.is_zipfile(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
