@@ -6,12 +6,21 @@ module, slow to import, is imported only then.
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3e.config import PROFILES, VARIANTS, Config, load_config, parse_setting
-from s3e.utils import S3EError, data_file, end_output, open_streams, read_json, say
+from s3e.utils import (
+    S3EError,
+    data_file,
+    disk_errors,
+    end_output,
+    open_streams,
+    read_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from s3e.data.corpus import Sizes
@@ -108,28 +117,22 @@ def main(command: list[str] | None = None) -> int:
     """
     open_streams()
     try:
+        with disk_errors("the current folder", "change to another"):
+            os.getcwd()  # where it is gone, some libraries end the process
         arguments = vars(parser().parse_args(command))
         module, _, function = arguments.pop("calls").partition(":")
-        code = getattr(importlib.import_module(module), function)(**arguments)
-        sys.stdout.flush()
-        return code
+        return end_output(getattr(importlib.import_module(module), function)(**arguments))
     except S3EError as error:
         say(error)
         return 2
     except KeyboardInterrupt as stop:
-        again = "interrupted; the same command goes on where it stopped"
-        print(f"\n{str(stop) or again}", file=sys.stderr)
+        say(str(stop) or "interrupted; the same command goes on where it stopped")
         return 130
     except BrokenPipeError:
         return end_output(141)
-    except ModuleNotFoundError as error:
-        if error.name.startswith("s3e"):
-            raise
-        say(f"{error}: install the packages of requirements.lock.")
-        return 1
     except OSError as error:
-        where, why = error.filename or "standard output", error.strerror or error
-        say(f"{where}: {why}; mend it and try again.")
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"{where}{error.strerror or error}; mend it and try again.")
         return end_output(1)
 
 

@@ -23,19 +23,11 @@ import yaml
 from filelock import FileLock, Timeout
 from numpy import ndarray
 
-CLONE = Path(__file__).parents[1]  # the repository, unless the package is installed without it
-
-
-def _place(variable: str, usual: Path | str) -> Path:
-    place = Path(os.environ.get(variable, usual))
-    with suppress(OSError):  # the working folder is gone
-        place = place.resolve()
-    return place
-
-
-ROOT = _place("S3E_ROOT", CLONE if (CLONE / "pyproject.toml").is_file() else "")
+CLONE = Path(__file__).resolve().parents[1]  # the repository, unless this is installed without it
+ROOT = Path(os.environ.get("S3E_ROOT", CLONE if (CLONE / "pyproject.toml").is_file() else ""))
 NOTEBOOKS = ROOT / "notebooks"
-FIGURES, RUNS = _place("S3E_FIGURES", ROOT / "figures"), _place("S3E_RUNS", ROOT / "runs")
+FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures"))
+RUNS = Path(os.environ.get("S3E_RUNS", ROOT / "runs"))
 THREADS = tuple(f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS", "NUMEXPR"))
 CGROUP = Path("/sys/fs/cgroup")  # what Linux grants a container
 PSNR_CAP = 100.0  # dB; two identical images would otherwise give infinity and ruin every mean
@@ -59,9 +51,7 @@ def data_file(name: str) -> Any:
 
 
 def shown(text: object) -> str:
-    """Text for a line of output: control characters, and bytes of names that are not UTF-8, as
-    `\\x1b`.
-    """
+    """Text for a line of output: control characters and bytes outside UTF-8 as `\\x1b`."""
     odd = "[\x00-\x1f\x7f-\x9f\udc80-\udcff]"
     return re.sub(odd, lambda found: f"\\x{ord(found[0]) & 255:02x}", str(text))
 
@@ -73,10 +63,10 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     A file that is replaced keeps its mode, a link gives way to a file (what it led to stays).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # As short as any name may be; libraries look at the suffix
     temporary = path.with_name(f".{secrets.token_hex(6)}{path.suffix[-12:]}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with suppress(OSError):  # nothing is replaced, or the file system has no modes
             shutil.copymode(path, temporary)
@@ -85,7 +75,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         error.filename, error.filename2 = str(path), None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_file(path: Path | str, value: Any) -> None:
@@ -108,21 +99,21 @@ def write_file(path: Path | str, value: Any) -> None:
 
 @contextmanager
 def disk_errors(path: Path | str, remedy: str) -> Iterator[None]:
-    """Turn an error of the disk into an `S3EError` that names `path` and ends with `remedy`."""
+    """Turn an error of the disk into an `S3EError` that names the file, or else `path`.
+
+    It ends with `remedy`, unless only a shorter name helps.
+    """
     try:
         yield
+    except BrokenPipeError:  # of stdout
+        raise
     except OSError as error:
-        raise unwritable(path, error, remedy) from None
-
-
-def unwritable(path: Path | str, error: Exception, remedy: str) -> S3EError:
-    """Why `path` cannot be written, and `remedy`, unless only a shorter name helps."""
-    code = getattr(error, "errno", None)
-    full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    why = "the disk is full" if full else getattr(error, "strerror", None) or error
-    if code == errno.ENAMETOOLONG:
-        remedy = "give it, or what it is named after, a shorter name"
-    return S3EError(f"{path} cannot be written ({why}): {remedy}.")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = "the disk is full" if full else error.strerror or " ".join(map(str, error.args))
+        if error.errno == errno.ENAMETOOLONG:
+            remedy = "give it, or what it is named after, a shorter name"
+        path = error.filename or path
+        raise S3EError(f"{path} cannot be written ({why}): {remedy}.") from None
 
 
 def read_json(path: Path | str) -> Any:
@@ -181,21 +172,21 @@ def is_locked(path: Path) -> bool:
 def open_streams() -> None:
     """Let print never fail for a closed stream, nor for a character that its encoding lacks."""
     for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r+"))
-    for stream in (sys.stdout, sys.stderr):
+        stream = getattr(sys, name) or open(os.devnull, "r+")
         with suppress(AttributeError):  # a stream of strings has no encoding
             stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
 
 
-def tell(line: object) -> None:
-    """A line on stdout. What a full disk does not take is tried, and told, again in the end."""
+def tell(line: object, end: str = "\n") -> None:
+    """A line on stdout; where that takes no more (a full disk), it is said and all else dropped."""
     try:
-        print(shown(line), flush=True)
+        print(shown(line), end=end, flush=True)
     except BrokenPipeError:
         raise
-    except OSError:
-        pass
+    except OSError as error:
+        say(f"standard output: {error.strerror}; nothing more is printed.")
+        sys.stdout = None  # print does nothing then
 
 
 def say(line: object) -> None:
@@ -205,12 +196,13 @@ def say(line: object) -> None:
 
 
 def end_output(code: int) -> int:
-    """Return `code`; what stdout does not take (`| head -1`, a full disk) is dropped."""
+    """Return `code`; 141 if nobody reads stdout on (`| head -1`), 1 if it took not everything."""
     try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code
+        tell("", end="")
+        return code or int(sys.stdout is None)
+    except BrokenPipeError:
+        sys.stdout = None
+        return 141
 
 
 def stable_hash(*parts: object) -> int:

@@ -21,7 +21,6 @@ from s3e.utils import (
     out_of_memory,
     say,
     tell,
-    unwritable,
     write_file,
 )
 
@@ -92,12 +91,12 @@ def write_photo(pixels: ndarray, like: Photograph, path: Path | str) -> None:
         known = ", ".join(SAVED)
         raise S3EError(f"{path}: photos are not written as '{path.suffix}'; choose one of {known}.")
     options = {"quality": 95, "subsampling": 0, **like.about}
-    try:
-        with atomic_write(path) as temporary:
+    remedy = "name another folder, or make the photo a PNG"
+    with disk_errors(path, remedy), atomic_write(path) as temporary:
+        try:
             Image.fromarray(pixels).save(temporary, **options)
-    except (OSError, ValueError) as error:  # the disk; too long a side or EXIF for the format
-        remedy = "name another folder, or make the photo a PNG"
-        raise unwritable(path, error, remedy) from None
+        except ValueError as error:  # too long a side or EXIF for the format
+            raise OSError(None, str(error)) from None
 
 
 def plan_results(
@@ -159,10 +158,9 @@ def plan_results(
 def check_folder(folder: Path) -> None:
     """Raise `S3EError` unless files can be written into `folder`, which need not exist yet."""
     with disk_errors(folder, "name another folder for the results"):
-        folder = folder.absolute()
-        with suppress(FileNotFoundError, NotADirectoryError):
-            folder.lstat()  # its name may be too long
-    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        there = folder.absolute()
+        while not (there.is_symlink() or there.exists()):  # raises for a name that is too long
+            there = there.parent
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise S3EError(f"{there} is no folder to write to: name another one for the results.")
 
@@ -181,33 +179,25 @@ def for_each(
     try:
         for photo, files in jobs.items():
             try:
-                for file in files:
-                    with suppress(FileNotFoundError):
-                        file.lstat()  # before work: its name may be too long
-                work(read_photo(photo), *files)
+                with disk_errors(f"{photo}: its result", "free space, or name another folder"):
+                    for file in files:
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        with suppress(FileNotFoundError):
+                            file.lstat()  # before work: its name may be too long
+                    work(read_photo(photo), *files)
                 done += 1
-            except BrokenPipeError:  # not the photo: nobody reads what is printed
-                raise
-            except (S3EError, OSError, MemoryError, RuntimeError) as error:
-                say(_explained(photo, error))
+            except S3EError as error:
+                say(error)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                say(f"{photo}: too little memory; scale it down, or lower the --tile of deblur.")
     except KeyboardInterrupt:
         far = f"interrupted: {done} of {total} photos done; no file is half written"
         raise KeyboardInterrupt(far) from None
     if done < total:
         say(f"{done} of {total} photos done, the others are named above")
     return int(done < total)
-
-
-def _explained(photo: Path, error: Exception) -> str:
-    """What went wrong with a photo, and the remedy; a mistake in the code is raised."""
-    if isinstance(error, S3EError):
-        return str(error)
-    if out_of_memory(error):
-        return f"{photo}: too little memory; scale it down, or use deblur with a smaller --tile."
-    if not isinstance(error, OSError):
-        raise error
-    remedy = "free space, or name another folder for the results"
-    return f"{photo}: {unwritable(error.filename or 'its result', error, remedy)}"
 
 
 def blur_photos(

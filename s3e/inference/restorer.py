@@ -7,9 +7,7 @@ trained at; the generator sees every pixel, of a large photo in overlapping tile
 
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -59,7 +57,6 @@ NETWORKS = {  # part of the model -> variant or reader -> its weights in a store
 TILE = 1536  # pixels of a tile's side: about 0.6 GiB of memory at width 16
 OVERLAP = 128  # pixels that neighbouring tiles share at least; there one fades into the other
 FINEST = 4  # pixels a cell of the finest features that take maps
-SAVED_EVERY = 15  # seconds between which captions may be lost where a process is killed
 LONGEST = 16  # times the shorter side: a longer photo is squashed to this before it is read
 
 
@@ -98,7 +95,7 @@ class Reading:
     @property
     def attention(self) -> ndarray:
         """Where each node looks: float32 (7, h, w), each map sums to 1."""
-        return self.tree.attention[0].cpu().numpy()
+        return self.tree.attention[0].numpy()
 
 
 class Restorer:
@@ -108,7 +105,7 @@ class Restorer:
     are there; the networks themselves: `generator(variant)`, `semantics(reader)`.
     """
 
-    def __init__(self, store: Path, device: str):
+    def __init__(self, store: Path):
         ended = {
             int(done.parent.name.removeprefix("full-s")): done for done in store.glob(FINISHED)
         }
@@ -124,22 +121,20 @@ class Restorer:
         self.captioned = store if own else Path(settings["semantics_from"])
         vocabulary = (self.captioned / VOCABULARY).parent
         self.words, self.labels, self.max_words = read_vocabulary(vocabulary)
-        self.store, self.device = store, device
+        self.store = store
         self.variants, self.readers = map(self._finished, NETWORKS.values())
         self.generator = cache(partial(self._network, "generator", self.variants))
         self.semantics = cache(partial(self._network, "semantics", self.readers))
 
     @classmethod
-    def load(cls, folder: Path | str | None = None, device: str = "cpu") -> "Restorer":
+    def load(cls, folder: Path | str | None = None) -> "Restorer":
         """The demonstration weights, or those of a store ("runs/laptop") or an exported folder.
 
         Raises `S3EError` where there are no weights, or damaged ones (when they are first used).
         """
-        store = (
-            DEMONSTRATION if folder is None else Path(os.path.realpath(os.path.expanduser(folder)))
-        )
+        store = Path(os.path.realpath(os.path.expanduser(folder or DEMONSTRATION)))
         try:
-            return cls(store, device)
+            return cls(store)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             why = " ".join((str(error) or type(error).__name__).split()[:12])
             remedy = "run the stages again, or restore the folder"
@@ -162,7 +157,7 @@ class Restorer:
         shorter side is squashed to that before it is read.
         """
         source = self.semantics(reader)
-        features = source.encoder(to_tensor(self._scaled(photo)[None]).to(self.device))
+        features = source.encoder(to_tensor(self._scaled(photo)[None]))
         return self._reading(reader, source.tree(features), features.mean((2, 3)))
 
     @torch.no_grad()
@@ -184,7 +179,7 @@ class Restorer:
         generator = self.generator(variant)
         if variant == "full":
             maps = self.read(photo).tree.maps if maps is None else maps
-            maps = maps.to(self.device).flatten(1, 2)
+            maps = maps.flatten(1, 2)
         height, width = photo.shape[:2]
         padding = (0, -width % STRIDE, 0, -height % STRIDE)
         image = F.pad(to_tensor(np.array(photo)[None]), padding, "reflect")
@@ -193,9 +188,9 @@ class Restorer:
         tiles = list(product(*(_cut(side, tile) for side in image.shape[2:])))
         total, weights = torch.zeros_like(image), torch.zeros_like(image[:, :1])
         for rows, columns in tqdm(tiles, "tiles", leave=False, disable=len(tiles) == 1):
-            piece = image[..., rows, columns].to(self.device)
+            piece = image[..., rows, columns]
             below = _maps_below(maps, photo, rows, columns) if variant == "full" else None
-            restored = generator(piece, below).cpu()
+            restored = generator(piece, below)
             weight = torch.outer(_fade(rows), _fade(columns)) if len(tiles) > 1 else 1
             total[..., rows, columns] += weight * restored
             weights[..., rows, columns] += weight
@@ -232,7 +227,7 @@ class Restorer:
         length = self.max_words + 2  # with its signs of begin and end
         ids = decoder.beam(context, tree.vectors, length, self.config.evaluation.beam)
         words = self.words.decode(ids[0].tolist()).split()
-        heard = decoder.attend(ids, context, tree.vectors)[0, : len(words)].cpu().numpy()
+        heard = decoder.attend(ids, context, tree.vectors)[0, : len(words)].numpy()
         return Reading(reader, tree, features, rankings, words, heard)
 
     def _scaled(self, photo: ndarray) -> ndarray:
@@ -261,7 +256,7 @@ class Restorer:
         sizes = Sizes(len(self.words), len(self.labels.entities), len(self.labels.relations))
         model = build_model(self.config, sizes, "baseline" if name == "baseline" else "full")
         network = load_weights(getattr(model, part), files[name])
-        return network.to(self.device).eval().requires_grad_(False)
+        return network.eval().requires_grad_(False)
 
 
 def _check(photo: ndarray) -> None:
@@ -393,7 +388,6 @@ def caption_photos(
         say("these weights have no captioner, so 'full' reads the photos")
     everything: dict[str, Any] = {}
     found = {"weights": restorer.about, "reader": reader, "photos": everything}
-    due = 0.0
 
     def save() -> None:
         if json:
@@ -401,14 +395,12 @@ def caption_photos(
                 write_file(json, found)
 
     def read(photo: Photograph) -> None:
-        nonlocal due
         reading = restorer.read(photo.pixels, reader)
         tell(photo.path)
         everything[str(photo.path)] = _described(reading, True, tree)
-        if time.monotonic() >= due:
-            with suppress(S3EError):  # the end tries again
-                save()
-            due = time.monotonic() + SAVED_EVERY
+        count = len(everything)
+        if count % (count // 50 + 1) == 0:  # where a process is killed, 2 % are lost at most
+            save()
 
     save()  # what cannot be written is said before any work
     try:

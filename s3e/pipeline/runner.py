@@ -78,11 +78,10 @@ def check_files(config: Config) -> None:
 
 def check_folders(study: Study) -> None:
     """Raise `S3EError` if the folders of runs and figures cannot be written or are another's."""
-    for folder in (study.root, FIGURES):
-        with disk_errors(folder, "free it, or set S3E_RUNS and S3E_FIGURES"):
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
-    study.claim()
+    with disk_errors(FIGURES, "free it, or set S3E_RUNS and S3E_FIGURES"):
+        study.claim()
+        FIGURES.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=FIGURES).close()
 
 
 def parameters(run: Run, force: bool) -> Record:
@@ -110,13 +109,14 @@ def parameters(run: Run, force: bool) -> Record:
 def job_of(run: Run, force: bool) -> Job:
     """What a worker needs to run a notebook, as plain JSON."""
     threads = dict.fromkeys(utils.THREADS, str(run.config.runtime.threads))
+    places = {"S3E_RUNS": utils.RUNS, "S3E_FIGURES": FIGURES}
     return {
         "name": str(run),
         "key": run.key,
         "notebook": str(notebook(run.stage)),
         "output": str(run.path / "notebook.ipynb"),
         "parameters": parameters(run, force),
-        "environment": threads | {"S3E_RUNS": str(utils.RUNS), "S3E_FIGURES": str(FIGURES)},
+        "environment": threads | {name: str(path.resolve()) for name, path in places.items()},
     }
 
 
