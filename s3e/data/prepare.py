@@ -321,17 +321,6 @@ def vocabulary(captions: list[list], trees: list[list], config: Config) -> dict[
     return {"words": words, "max_words": text.max_words, "labels": labels}
 
 
-def summary(corpus: Corpus) -> dict[str, float]:
-    """Numbers for `metrics.json`: photos, words, labels, and the mean input PSNR of validation."""
-    metrics = {f"{name}_photos": len(split) for name, split in corpus.splits.items()}
-    if corpus.captioned:
-        words, entities, relations, _ = corpus.sizes
-        metrics |= {"words": words, "entities": entities - 1, "relations": relations - 1}
-    for severity in corpus.severities:
-        metrics[f"val_{severity}_psnr_blurred"] = float(np.nanmean(corpus.val.psnr[severity]))
-    return metrics
-
-
 # --- the command `data check` ---
 
 

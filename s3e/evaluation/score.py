@@ -132,8 +132,8 @@ def score_captioner(
 
 def score_deblurrer(
     folder: Path, model: S3EDeblur, variant: str, corpus: Corpus, config: Config
-) -> dict[str, float]:
-    """Write every score of a deblurring run to `folder`; returns its summary (for `metrics.json`).
+) -> None:
+    """Write every score of a deblurring run to `folder`.
 
     Nodes and captions are scored where the variant trains them and reads the blurred image; an
     oracle's would mislead.
@@ -145,17 +145,12 @@ def score_deblurrer(
         keep = folder / "restored_test.npy" if kept else None
         nodes = reads and rules.tree_loss
         tables.append(score_images(model, corpus.splits[name], severity, config, nodes, keep))
-    scores = pd.concat(tables)
-    write_file(folder / "scores.csv", scores)
-    read = [scores.rename(columns={"severity": "input"})]
+    write_file(folder / "scores.csv", pd.concat(tables))
     if reads and rules.caption_loss and not rules.shuffled:
         trees, views = ["sharp"] if rules.tree_loss else [], ("sharp", trained)
-        read.append(score_captioner(model.semantics, variant, corpus, config, views, trees))
-        write_file(folder / "captions.csv", read[-1])
+        said = score_captioner(model.semantics, variant, corpus, config, views, trees)
+        write_file(folder / "captions.csv", said)
     write_samples(folder, model, corpus, config, caption=reads and rules.caption_loss)
-    means = scores.groupby(["split", "severity"])[["psnr", "ssim", "psnr_blurred"]].mean().stack()
-    nodes = node_shares(pd.concat(read), ["split", "input"])[["leaf_accuracy"]].stack()
-    return {"_".join(key): float(value) for key, value in pd.concat([means, nodes]).items()}
 
 
 def score_images(
