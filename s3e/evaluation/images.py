@@ -16,11 +16,9 @@ import pandas as pd
 from numpy import ndarray
 from pandas import DataFrame
 from scipy.ndimage import gaussian_filter
-from skimage import data
 from skimage.metrics import structural_similarity
 
-from s3e.blur import blur_image
-from s3e.utils import PSNR_CAP, peak_value, psnr, to_uint8
+from s3e.utils import PSNR_CAP, peak_value, psnr
 
 WINDOW, SIGMA = 11, 1.5  # taps and standard deviation of SSIM's Gaussian, in pixels
 PROTOCOL = (
@@ -134,15 +132,6 @@ DEFINITIONS = (
 )
 
 
-def astronaut() -> tuple[ndarray, ndarray]:
-    """The pair of the lesson: 256 px of scikit-image's astronaut under a box blur of 15 px.
-
-    Returns the blurred one unrounded, float32 (256, 256, 3) in [0, 255], and the uint8 sharp one.
-    """
-    sharp = data.astronaut()[:256, 100:356]
-    return blur_image(sharp / 255, np.full((1, 15), 1 / 15)) * 255, sharp
-
-
 def definition_scores(outputs: Mapping[str, ndarray], sharp: ndarray) -> DataFrame:
     """Every definition of every output: variant, definition, metric, value (PSNR in dB).
 
@@ -164,12 +153,3 @@ def agreement(scores: DataFrame) -> pd.Series:
     return pd.concat(
         table[[metric]].corr("kendall")[metric, DEFINITIONS[0].name] for metric in METRICS
     )
-
-
-def rounding(blurred: ndarray, sharp: ndarray) -> dict[str, float]:
-    """PSNR (dB) of a float image (H, W, 3) in [0, 255] as it is, rounded, and truncated."""
-    return {
-        "floats": psnr(blurred.astype(float), sharp.astype(float), 255),
-        "rounded": psnr(to_uint8(blurred, 0, 255), sharp),
-        "truncated": psnr(blurred.clip(0, 255).astype(np.uint8), sharp),
-    }
