@@ -12,7 +12,7 @@ from s3e.blur import blur_batch, exposed, psf, trajectories
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr
 from s3e.explore import widgets
-from s3e.explore.widgets import Examples, expose, laboratory, preset
+from s3e.explore.widgets import Examples, expose, laboratory
 from s3e.inference import Restorer
 from s3e.report import sheets
 from s3e.report.style import lit
@@ -69,7 +69,7 @@ def test_an_exposure_is_what_path_and_convolution_give():
     assert np.array_equal(found, path) and seen == len(exposed(path, 0.5))
     np.testing.assert_array_equal(kernel, psf(path, 0.5))
     assert psnr(blurred, photo) < 30
-    straight = expose(np.tile(photo, (1, 2, 1)), **preset("moderate") | {"exploration": 0.0})[0]
+    straight = expose(np.tile(photo, (1, 2, 1)), 0.5, exploration=0.0, exposure=1.0)[0]
     assert abs(straight[-1] - straight[0]) == pytest.approx(32), "length counts in shorter sides"
 
 

@@ -53,16 +53,6 @@ def laboratory(draw: Callable[..., tuple], **controls: Any) -> ipywidgets.VBox:
 # 1. What does a shaking camera do to a photo?
 
 
-def preset(severity: str) -> dict[str, float]:
-    """The middle of what a severity draws from: its length, its median exploration and exposure."""
-    found = SEVERITIES[severity]
-    return {
-        "length": found.length_ratio,
-        "exploration": float(np.median(found.explorations)),
-        "exposure": float(np.median(found.fractions)),
-    }
-
-
 def expose(
     photo: ndarray,
     length: float,
