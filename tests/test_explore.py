@@ -161,6 +161,6 @@ def test_a_path_is_read_restored_and_a_bad_one_is_named(examples, tmp_path):
     assert len(restored.axes) == 3
     assert len(show(str(tmp_path / "a scene.png"), "severe")[1].axes) == 4, "and the sharp one"
     (tmp_path / "<cut>.png").write_bytes(b"\x89PNG\r\n")
-    for name, says in (("<cut>.png", "<cut>.png: not a photo"), ("none.png", "not there")):
+    for name, says in (("<cut>.png", "<cut>.png: damaged"), ("none.png", "not there")):
         with pytest.raises(S3EError, match=says):
             show(str(tmp_path / name), "no")
