@@ -141,7 +141,6 @@ PAIRS = {
         "{split}/gt_crops/{video}-{n:06}-3.png",
     ),
     "words in names": ("blur/{split}/clear_{video}/{n}.png", "sharp/{split}/clear_{video}/{n}.png"),
-    "hide": ("{split}/{i:04}from.png", "GT/{i:04}from.png"),
     "pix2pix": ("A/{split}/{i}.png", "B/{split}/{i}.png"),
     "cyclegan": ("{split}A/{i}.png", "{split}B/{i}.png"),
     "source": ("Data/source images/{i}.bmp", "Data/Target Images/{i}.png", ""),
