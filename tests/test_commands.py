@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -521,3 +523,86 @@ def test_caption_prints_what_the_captioner_says(folder, tmp_path, capsys):
         assert [node["label"] for node in found["tree"]] == [*reading.nodes]
     assert errors.count("no use on photographs") == 1
     assert f"{folder / 'd.jpg'}: not a photo" in errors
+
+
+# Names, streams and interrupts
+
+NAMES = [b"caf\xe9", b"caf\\xe9", b"a\nb", b"\x1b[31mred", b"\xff\xfe", b'q"\\uote', b"z"]
+
+
+def odd(folder, name):
+    """A photo under a name of bytes; its path."""
+    folder.mkdir(exist_ok=True)
+    path = os.path.join(os.fsencode(folder), name + b".png")
+    with open(path, "wb") as file:
+        SMOOTH.save(file, "PNG")
+    return os.fsdecode(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="UTF-8 names only")
+def test_photos_of_any_name_are_done(tmp_path, capsys):
+    paths = [odd(tmp_path / "in", name) for name in NAMES]
+    assert run("deblur", tmp_path / "in", "-o", f"{tmp_path}/o\udce9", "--tree") == 0
+    assert len(os.listdir(f"{tmp_path}/o\udce9")) == 2 * len(paths)
+    assert run("caption", *paths, "--json", tmp_path / "all.json") == 0
+    assert {*json.loads((tmp_path / "all.json").read_text("utf-8"))["photos"]} == {*paths}
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+
+
+def test_names_are_as_long_as_the_file_system_allows(tmp_path, monkeypatch, capsys):
+    stems, read = ["x" * 240, "日" * 80, "x" + "." * 238, "n" * 241, "m" * 250], photos.read_photo
+    for stem in stems:
+        odd(tmp_path / "in", stem.encode())
+    monkeypatch.setattr(photos, "read_photo", lambda path: path.stem == stems[-1] or read(path))
+    for words in ("blur", tmp_path / "in", "-o", tmp_path / "out"), ("caption", "o" * 256):
+        assert run(*words) in (1, 2) and len(names(tmp_path / "out")) == 8
+        assert "File name too long" in capsys.readouterr().err
+
+
+FULL = ["> /dev/full", "PYTHONUNBUFFERED=1 > /dev/full", "> /dev/full 2>&1"]
+
+
+@pytest.mark.parametrize("to", [">&-", "<&- >&- 2>&-", "> text", *FULL])
+def test_output_may_be_closed_full_or_ascii(tmp_path, to):
+    for name in (b"caf\xe9", "日".encode()):
+        odd(tmp_path / "in", name)
+    command = f"cd {tmp_path}; {to} {sys.executable} -m s3e blur in -o out"
+    streams = {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": "", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, shell=True, capture_output=True, env=os.environ | streams)
+    assert done.returncode == ("full" in to) and len(names(tmp_path / "out")) == 4
+    full = b"s3e: standard output: No space left on device; nothing more is printed.\n"
+    assert done.stderr == full * (done.returncode and "2>" not in to)
+
+
+def test_a_deleted_folder_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("info") == 2 and "the current folder cannot be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt, ValueError])
+def test_captions_that_were_read_are_not_lost(tmp_path, monkeypatch, trouble):
+    def read(*_):
+        saved.append(len(json.loads(file.read_text())["photos"]))
+        if len(saved) == 54:
+            raise trouble
+        return reading
+
+    for number in range(54):
+        odd(tmp_path / "in", b"%d" % number)
+    reading, saved, file = Restorer.load().read(np.asarray(SMOOTH)), [], tmp_path / "all.json"
+    monkeypatch.setattr(Restorer, "read", read)
+    with suppress(ValueError):
+        assert run("caption", tmp_path / "in", "--json", file) == 130
+    assert saved == [*range(51), 50, 52, 52] and len(json.loads(file.read_text())["photos"]) == 53
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of another system")
+def test_pipes_and_devices_are_named_and_not_waited_for(folder, tmp_path, capsys):
+    for pipe in (folder / "0.jpg", folder / "captions_train.json", tmp_path / "named.jpg"):
+        os.mkfifo(pipe)
+    for path, named in (folder, folder / "0.jpg"), (pipe, pipe), ("/dev/zero", "/dev/zero"):
+        assert run("caption", path, folder / "a.jpg") == 1
+        output, errors = capsys.readouterr()
+        assert "a.jpg" in output and re.search(f"{named}: .*(pipe|device)", errors)

@@ -7,17 +7,24 @@ import errno
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
+from contextlib import nullcontext
 from graphlib import CycleError, TopologicalSorter
 
 import nbformat
 import pytest
 
+from s3e import utils
+from s3e.__main__ import VERBS, main
 from s3e.config import PROFILES, VARIANTS, Variant, load_config, parse_setting
 from s3e.pipeline.graph import STAGES
-from s3e.utils import NOTEBOOKS, ROOT, S3EError, is_locked, lock_file
+from s3e.pipeline.opened import open_run
+from s3e.pipeline.study import Study
+from s3e.utils import NOTEBOOKS, ROOT, S3EError, disk_errors, is_locked, lock_file, write_file
 
 BOOKS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: path.stem)
 COMMON = ["profile", "data", "seed", "run_dir", "overrides", "resume"]
@@ -101,7 +108,7 @@ def test_every_module_is_imported_and_photos_are_blurred_without_what_only_unix_
     assert (tmp_path / "out" / "photo.png").is_file()
 
 
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL])
 def test_a_file_system_without_locks_is_named_in_one_sentence(code, tmp_path, monkeypatch):
     fcntl = pytest.importorskip("fcntl")
 
@@ -111,6 +118,7 @@ def test_a_file_system_without_locks_is_named_in_one_sentence(code, tmp_path, mo
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(S3EError, match="run.lock cannot be locked .*file system with file locks"):
         lock_file(tmp_path / "run.lock", lambda owner: None)
+    assert not is_locked(tmp_path / "run.lock")
 
 
 def test_a_lock_is_held_until_it_is_closed(tmp_path):
@@ -126,6 +134,92 @@ def test_a_lock_is_held_until_it_is_closed(tmp_path):
             lock_file(path, refuse)
     assert seen == [f"{os.getpid()} on {platform.node()}"] and not is_locked(path)
     lock_file(path, refuse).close()
+
+
+def test_cores_are_those_that_a_container_grants(tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    write_file(tmp_path / "cpu/cpu.cfs_period_us", "100000")
+    for text, granted in {"-1": 8, "300000": 3, "0": 8, "": 8}.items():
+        write_file(tmp_path / "cpu/cpu.cfs_quota_us", text)
+        assert utils.cores() == granted
+    for text, granted in {"max": 8, "150000": 2, "10000": 1, "9900000": 8, "": 8}.items():
+        write_file(tmp_path / "cpu.max", f"{text} 100000\n")
+        assert utils.cores() == granted
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes and links of another system")
+def test_a_new_file_has_the_mode_of_umask_and_a_replaced_one_keeps_its_own(tmp_path, monkeypatch):
+    (tmp_path / "old").touch()
+    (tmp_path / "old").chmod(0o604)
+    (tmp_path / "link").symlink_to("gone")
+    before = os.umask(0o027)
+    for name in ("new", "old", "link"):
+        write_file(tmp_path / name, "")
+    os.umask(before)
+    modes = {path.name: path.lstat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"new": 0o640, "old": 0o604, "link": 0o640}
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "folder", "file/below"])
+def test_a_file_that_cannot_be_written_is_named_itself(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(S3EError, match=f"{tmp_path}/{name} cannot") as error:
+        with disk_errors("?", "mend it"):
+            write_file(tmp_path / name, "")
+    assert ("shorter" in str(error.value)) == (len(name) == 256)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "file"}
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input", "disk"), OSError(5, "Input"), KeyError(1)])
+def test_what_nobody_foresaw_is_a_sentence_but_no_mistake_is_hidden(monkeypatch, capsys, error):
+    def broken(**_):
+        raise error
+
+    monkeypatch.setattr("s3e.report.manifest.fill", broken)
+    with pytest.raises(KeyError) if isinstance(error, KeyError) else nullcontext():
+        assert main(["report", "fill"]) == 1
+        where = "disk: " if error.filename else ""
+        assert capsys.readouterr().err == f"s3e: {where}Input; mend it and try again.\n"
+
+
+def test_numbers_of_papermill_are_taken_as_text_or_refused():
+    for given, says in (
+        ({"data": 2017}, "--data 2017: no such folder"),
+        ({"data": None, "seeds": 0}, "--data None: no such folder"),
+        ({"profile": 7}, "unknown profile '7'"),
+        ({"run_dir": "/r\udce9"}, "notebooks hold no path outside UTF-8"),
+        ({"run_dir": 2017, "variant": 1}, "has no variant '1'"),
+        ({"resume": "no"}, "the parameter resume is 'no'"),
+        ({"overrides": {1: 2}}, "unknown setting '1'"),
+    ):
+        with pytest.raises(S3EError, match=re.escape(says)):
+            open_run("06_ablation", **{"profile": "smoke", "variant": "baseline", **given})
+    assert Study("smoke", seeds=0).seeds == [0]
+
+
+def test_an_installed_package_works_in_any_folder_and_says_what_a_clone_has(tmp_path):
+    wheel = "import setuptools.build_meta as b, sys; print(b.build_wheel(sys.argv[1]))"
+    shutil.copytree(ROOT / "s3e", tmp_path / "clone" / "s3e")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "clone")
+    subprocess.run([sys.executable, "-c", wheel, tmp_path], cwd=tmp_path / "clone", check=True)
+    zipfile.ZipFile(*tmp_path.glob("*.whl")).extractall(tmp_path / "site")
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("S3E_")}
+    places = {"cwd": tmp_path / "clone/s3e", "env": clean | {"PYTHONPATH": str(tmp_path / "site")}}
+    for words, says in {"info": "generator", "run": "in a clone", "report fill": "clone"}.items():
+        command = [sys.executable, "-P", "-m", "s3e", *words.split()]
+        done = subprocess.run(command, capture_output=True, text=True, **places)
+        assert says in done.stdout + done.stderr and done.returncode == 2 * (words != "info")
+    assert not [*tmp_path.rglob("runs")]
+
+
+def test_the_table_of_exit_codes_has_every_command():
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for verb, inner in VERBS.items():
+        for name in [verb] if "calls" in inner else [f"{verb} {part}" for part in inner]:
+            assert re.search(rf"^\|.*`{name}`", text, re.M), name
 
 
 @pytest.fixture(params=BOOKS, ids=lambda path: path.stem)
