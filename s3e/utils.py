@@ -191,8 +191,10 @@ def tell(line: object, end: str = "\n") -> None:
 
 def say(line: object) -> None:
     """A line on stderr."""
-    with suppress(OSError):  # nobody can be told
+    try:
         print(f"s3e: {shown(line)}", file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told
+        sys.stderr = open(os.devnull, "w")
 
 
 def end_output(code: int) -> int:
