@@ -1,12 +1,10 @@
 """The laboratories of notebook 09: what is computed, what they show, and how they complain."""
 
 import re
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from s3e.blur import blur_batch, exposed, psf, trajectories
 from s3e.data.scenes import make_split
@@ -148,19 +146,9 @@ def test_the_generator_gets_zeros_for_what_is_off_and_the_rest_as_it_was(example
 # A photo of one's own
 
 
-def test_a_path_is_read_restored_and_a_bad_one_is_named(examples, tmp_path):
-    show = partial(widgets.own_photo, examples.restorer)
-    assert show("", "no") == ("No photo yet.",)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned
-    wide = np.tile(SCENES[FIRST], (1, 2, 1))[:50, :101]
-    Image.fromarray(wide).save(tmp_path / "a scene.png", exif=exif)
-    text, restored, _ = show(f'"{tmp_path / "a scene.png"}" ', "no")
-    assert examples.restorer.read(np.rot90(wide, -1)).caption in text
-    assert "a scene.png: 50 x 101" in text and "turned by EXIF" in text
-    assert len(restored.axes) == 3
-    assert len(show(str(tmp_path / "a scene.png"), "severe")[1].axes) == 4, "and the sharp one"
-    (tmp_path / "<cut>.png").write_bytes(b"\x89PNG\r\n")
-    for name, says in (("<cut>.png", "<cut>.png: damaged"), ("none.png", "not there")):
-        with pytest.raises(S3EError, match=says):
-            show(str(tmp_path / name), "no")
+def test_a_photo_is_restored_as_it_is_or_blurred_first(examples):
+    photo = np.tile(SCENES[FIRST], (1, 2, 1))[:50, :101]
+    own = Examples(examples.restorer, {"own photo": photo})
+    text, restored, _ = own.restored("own photo", "no")
+    assert text == f"Caption: {examples.restorer.read(photo).caption}" and len(restored.axes) == 3
+    assert len(own.restored("own photo", "severe")[1].axes) == 4, "and the sharp one"

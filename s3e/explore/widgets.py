@@ -7,7 +7,6 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from functools import cache
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -17,7 +16,6 @@ from numpy import ndarray
 
 from s3e.blur import SEVERITIES, blur_batch, blur_image, exposed, extent, psf, trajectories
 from s3e.captions.tree import NODE_NAMES
-from s3e.inference.photos import read_photo
 from s3e.inference.restorer import Reading, Restorer
 from s3e.report import diagram, sheets, style
 from s3e.utils import S3EError, psnr, rng, to_uint8
@@ -173,18 +171,3 @@ def changes(examples: Examples, name: str, severity: str) -> dict[str, tuple[nda
         image = restorer.restore(blurred, maps=changed)
         found[words] = image, psnr(image, sharp) - psnr(whole, sharp)
     return found
-
-
-# 5. Your own photo
-
-
-def own_photo(restorer: Restorer, path: str, blur_it_first: str) -> tuple:
-    """`Examples.restored` of the photo at `path`, blurred by a severity or not, and its size."""
-    if not path.strip():
-        return ("No photo yet.",)
-    photo = read_photo(Path(path.strip("\"' ")).expanduser())
-    own = Examples(restorer, {"own photo": photo.pixels})
-    text, *figures = own.restored("own photo", blur_it_first)
-    height, width = photo.pixels.shape[:2]
-    about = ", ".join((f"{photo.path.name}: {width} x {height} pixels", *photo.notes))
-    return f"{about}. {text}", *figures
