@@ -13,17 +13,15 @@ REQUIRED = (
 if not REQUIRED:
     pytest.importorskip("playwright", reason="playwright is not installed (pip install -e .[dev])")
 
-from PIL import Image  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
-from s3e.data.scenes import make_split  # noqa: E402
 from tests.browser.lab import BROWSER, SWITCHES, Notebook, serve  # noqa: E402
 
 NONE = "no Chromium here (Debian: apt-get install chromium)"
 pytestmark = pytest.mark.skipif(BROWSER is None and not REQUIRED, reason=NONE)
 
 LABORATORY, TREES, COMPARE, OWN = (  # cells of notebook 09
-    ("widgets.shake,", "examples.trees,", "examples.compare,", "widgets.own_photo,")
+    ("widgets.shake,", "examples.trees,", "examples.compare,", "own.restored,")
 )
 FAULTS = {
     "written to stderr": "import sys; print('written to stderr', file=sys.stderr)",
@@ -153,19 +151,13 @@ def test_the_border_uncovers_the_other_picture(explore):
     renewed(explore, COMPARE, before, 1)
 
 
-def test_a_photo_is_shown_read_and_restored_and_another_file_is_named(explore, tmp_path):
-    Image.fromarray(make_split("test", 9, size=64)[8].image).save(tmp_path / "scene.png")
-    (tmp_path / "notes.png").write_text("no photo")
-    path = explore.cell(OWN).get_by_label("path")
-    path.fill(str(tmp_path / "scene.png"))
-    path.press("Enter")
-    explore.cell(OWN).get_by_text("Caption:").wait_for()
-    restored, tree = explore.pictures(OWN)
-    assert restored != tree
+def test_a_photo_of_ones_own_is_restored_blurred_first(explore):
+    restored, _ = explore.pictures(OWN)
+    explore.cell(OWN).get_by_label("severity").select_option("severe")
+
+    def ready():
+        now = explore.pictures(OWN)
+        return len(now) == 2 and now[0] != restored
+
+    assert explore.wait_for(ready)
     check(explore)
-    path.fill(str(tmp_path / "notes.png"))
-    path.press("Enter")
-    alert = explore.cell(OWN).get_by_role("alert")
-    alert.wait_for()
-    assert "notes.png" in alert.inner_text()
-    quiet(explore)

@@ -417,7 +417,7 @@ def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, mo
     run = FakeRun(runs=runs | {"05_co_training": [full], "06_ablation": [baseline]})
     execute_08(run, tmp_path / "figures", monkeypatch)
     wanted = "fig1_severities fig5_gopro fig8_gain_by_severity fig9_training fig14_seeds"
-    wanted += " table2_gopro table4_ablation table9_gains findings manifest report"
+    wanted += " table2_gopro table4_ablation table9_gains findings manifest"
     assert {path.stem for path in run.outputs} == set(wanted.split())
     caption = (tmp_path / "figures" / "table2_gopro.md").read_text()
     protocol = "Protocol: made up for a test; these data have no captions: the tree is borrowed."

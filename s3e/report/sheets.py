@@ -187,7 +187,7 @@ def captions(
     return figure
 
 
-# --------------------------------------------------------------- blur
+# --------------------------------------------------------------------------------------------- blur
 
 
 def shakes(shown: Mapping[str, tuple[ndarray, int, ndarray, ndarray]]) -> Figure:
