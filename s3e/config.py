@@ -97,10 +97,12 @@ class Model(Section):
     """Kinds and sizes of all networks; the defaults are the preset `tiny` (specification 6.8).
 
     `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of
-    its deepest encoder stage; `dropout` concerns DeblurGAN alone).
+    its deepest encoder stage; `dropout` concerns DeblurGAN alone). `pretrained`: the path of a file
+    of public weights that stage B starts from, and that is scored as it is; "": none.
     """
 
     backbone: Literal["deblurgan", "nafnet"] = "deblurgan"
+    pretrained: str = ""
     generator_width: Width = 16
     blocks: PositiveInt = 4
     dropout: Dropout = 0.5
@@ -241,10 +243,11 @@ class Config(Section):
             if isinstance(section, Training) and section.batch % self.runtime.devices:
                 yield f"{name}.batch = {section.batch} cannot be cut into {parts}"
 
-    def fallbacks(self) -> list[str]:
-        """What is replaced because a file of weights is not given; every output says so."""
-        missing = self.loss.effective is not self.loss
-        return ["no VGG19 weights: no perceptual loss, a pixel loss in its place"] * missing
+    def about_weights(self) -> list[str]:
+        """What files of weights change, or what is replaced without them; every output says so."""
+        missing, public = self.loss.effective is not self.loss, Path(self.model.pretrained).name
+        notes = ["no VGG19 weights: no perceptual loss, a pixel loss in its place"] * missing
+        return notes + [f"the deblurrer starts from public weights, {public}"] * bool(public)
 
 
 TRUTH = ("labels", "silhouettes")  # kinds of maps that are the true ones, of scenes alone

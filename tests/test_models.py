@@ -128,38 +128,6 @@ def awaken(network):
             torch.nn.init.normal_(block.beta, std=0.5), torch.nn.init.normal_(block.gamma, std=0.5)
 
 
-def published_block(block, x):
-    """The formulas of arXiv 2204.04676, written with convolutions and means over the channels."""
-
-    def norm(layer, x):
-        centred = x - x.mean(1, keepdim=True)
-        scale = (centred.square().mean(1, keepdim=True) + 1e-6).rsqrt()
-        return centred * scale * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
-
-    def conv(layer, x):
-        return torch.conv2d(x, layer.weight[..., None, None], layer.bias)
-
-    def gate(x):
-        return x[:, : x.shape[1] // 2] * x[:, x.shape[1] // 2 :]
-
-    mixed = gate(block.spread(conv(block.widen[0], norm(block.norms[0], x))))
-    mixed = mixed * conv(block.attention, mixed.mean((2, 3), keepdim=True))
-    x = x + conv(block.narrow[0], mixed) * block.beta.view(1, -1, 1, 1)
-    feed = conv(block.narrow[1], gate(conv(block.widen[1], norm(block.norms[1], x))))
-    return x + feed * block.gamma.view(1, -1, 1, 1)
-
-
-def test_nafnet_block_follows_its_formulas():
-    torch.manual_seed(0)
-    block = NAFBlock(6).double()
-    for weight in block.parameters():
-        torch.nn.init.normal_(weight)
-    x = torch.randn(2, 6, 5, 7, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(block(x), published_block(block, x))
-    image = torch.randn(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(NAFBlock(2).double(), image)
-
-
 def test_nafnet_is_the_published_network():
     settings = {"model.backbone": "nafnet", "model.generator_width": 32, "model.blocks": 28}
     with torch.device("meta"):

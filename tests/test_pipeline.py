@@ -324,9 +324,20 @@ def test_the_data_count_by_what_they_hold(tmp_path):
     assert len(seen) == 6
 
 
-def test_weights_count_by_content_and_are_found_from_any_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("loss.vgg19_weights", {DEBLURRER, "05_co_training"}),
+        ("model.pretrained", {DEBLURRER, "05_co_training", "07_evaluation"}),
+    ],
+)
+def test_weights_count_by_content_and_are_found_from_any_folder(
+    tmp_path, monkeypatch, name, stages
+):
     def settings(path):
-        return Study("smoke", overrides={"loss.vgg19_weights": path}).run(DEBLURRER).settings
+        runs = [run for run in Study("smoke", overrides={name: path}).runs if run.stage[:2] != "06"]
+        assert {run.stage for run in runs if name in run.settings} == stages
+        return next(run.settings for run in runs if run.stage == DEBLURRER)
 
     (tmp_path / "elsewhere").mkdir()
     mine, other = tmp_path / "mine.pth", tmp_path / "elsewhere" / "same.pth"
@@ -336,7 +347,7 @@ def test_weights_count_by_content_and_are_found_from_any_folder(tmp_path, monkey
     assert settings(str(other)) == settings("mine.pth") == first
     other.write_text("y")
     assert settings(str(other)) != first
-    assert settings("vgg19-dcbb9e9d.pth")["loss.vgg19_weights"] == "vgg19-dcbb9e9d.pth"
+    assert settings("vgg19-dcbb9e9d.pth")[name] == "vgg19-dcbb9e9d.pth"
 
 
 def test_kinds_of_data(frames, tmp_path):
@@ -424,7 +435,7 @@ def test_a_failure_is_forgotten_at_the_next_attempt_or_change(here, capsys, monk
 
 def test_the_card_names_what_is_not_usual(here, capsys):
     begin(FIRST).card()
-    assert "fallback" not in capsys.readouterr().out
+    assert "VGG19" not in capsys.readouterr().out
     changed = {"runtime.precision": "bf16", "runtime.devices": 2, "loss.perceptual": 1.0}
     run = begin(FIRST, overrides=changed)
     run.card()
@@ -561,6 +572,7 @@ def test_the_texture_control_is_read_where_it_exists(here, capsys):
         ("--set loss.caption", "section.name=value"),
         ("--set blur.severity=released", "blur.severity = 'released' does not fit scenes"),
         ("--set loss.perceptual=1 loss.vgg19_weights=/no/vgg19-dcbb9e9d.pth", "/no/vgg19"),
+        ("--set model.pretrained=/no/latest_net_G.pth", "/no/latest_net_G.pth is no file"),
         ("--seeds -1", "'seeds.0' = -1"),
         ("--jobs -1", "give a number from 1 on"),
         ("--data /no/such/folder", "no such folder"),

@@ -1,24 +1,33 @@
-"""Files of weights: found, fetched, checked and never trusted; VGG19 from such a file."""
+"""Files of weights: found, checked and never trusted; VGG19 and public deblurrers from such."""
 
+import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
 from s3e.config import load_config
-from s3e.models.build import build_perceptual, load_weights, locate
+from s3e.data.corpus import to_images
+from s3e.evaluation import gains
+from s3e.evaluation.images import score_batch
+from s3e.evaluation.score import score_deblurrer
+from s3e.models.build import build_deblurrer, build_model, build_perceptual, load_weights
 from s3e.models.encoders import vgg_features
-from s3e.utils import S3EError, rng
+from s3e.report.manifest import context
+from s3e.report.tables import study_table
+from s3e.utils import NOTEBOOKS, S3EError, rng
+from tests.conftest import TINY
 
 
-def test_a_missing_file_of_vgg19_names_its_address(tmp_path):
-    with pytest.raises(
-        S3EError, match=r"none\.pth does not exist: fetch https.*vgg19-dcbb9e9d\.pth"
-    ):
-        locate(str(tmp_path / "none.pth"))
+@pytest.mark.parametrize("place", ["none.pth", ""])
+def test_a_missing_file_of_vgg19_names_its_address(tmp_path, place):
+    with pytest.raises(S3EError, match=r" is no file: fetch https.*vgg19-dcbb9e9d\.pth"):
+        perceptual(tmp_path / place)
 
 
 class Bomb:
@@ -137,3 +146,200 @@ def test_vgg16_and_cut_files_are_not_vgg19(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "cut.pth")
     with pytest.raises(S3EError, match=r"another network \(Missing key.*0\.bias"):
         perceptual(tmp_path / "cut.pth")
+
+
+# ------------------------------------------------------------------ public deblurrers, as published
+
+
+class Published(dict):
+    """The arithmetic of the public codes in float64, and the weights that it uses by their public
+    names, drawn when they are first used.
+    """
+
+    def drawn(self, name, *shape):
+        size = max(1, torch.Size(shape[1:]).numel()) ** 0.5
+        return self.setdefault(name, 0.3 * torch.randn(shape) / size).double()
+
+    def conv(self, name, x, width, side, groups=1, bias=True, **how):
+        weight = self.drawn(f"{name}.weight", width, x.shape[1] // groups, side, side)
+        bias = self.drawn(f"{name}.bias", width) if bias else None
+        return torch.conv2d(x, weight, bias, groups=groups, **how)
+
+    def naf_block(self, name, x):
+        def norm(number, x):
+            var, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
+            weight, bias = (
+                self.drawn(f"{name}.norm{number}.{part}", channels) for part in ("weight", "bias")
+            )
+            return ((x - mean) / (var + 1e-6).sqrt()).mul(weight[:, None, None]) + bias[
+                :, None, None
+            ]
+
+        def conv(part, x, width):
+            return self.conv(f"{name}.{part}", x, width, 1)
+
+        def gate(x):
+            return x[:, :channels] * x[:, channels:]
+
+        channels = x.shape[1]
+        widths = 2 * channels, 3, 2 * channels
+        mixed = gate(
+            self.conv(f"{name}.conv2", conv("conv1", norm(1, x), widths[0]), *widths, padding=1)
+        )
+        mixed = mixed * conv("sca.1", mixed.mean((2, 3), keepdim=True), channels)
+        x = x + conv("conv3", mixed, channels) * self.drawn(f"{name}.beta", 1, channels, 1, 1)
+        feed = conv("conv5", gate(conv("conv4", norm(2, x), widths[0])), channels)
+        return x + feed * self.drawn(f"{name}.gamma", 1, channels, 1, 1)
+
+    def nafnet(self, image, stages=(1, 1, 1, 3)):
+        x, skips, photo = self.conv("intro", (image + 1) / 2, 4, 3, padding=1), [], (image + 1) / 2
+        for stage, blocks in enumerate(stages):
+            for number in range(blocks):
+                x = self.naf_block(f"encoders.{stage}.{number}", x)
+            skips.append(x)
+            x = self.conv(f"downs.{stage}", x, 2 * x.shape[1], 2, stride=2)
+        x = self.naf_block("middle_blks.0", x)
+        for stage, skip in enumerate(reversed(skips)):
+            x = self.conv(f"ups.{stage}.0", x, 2 * x.shape[1], 1, bias=False)
+            x = self.naf_block(f"decoders.{stage}.0", F.pixel_shuffle(x, 2) + skip)
+        return (photo + self.conv("ending", x, 3, 3, padding=1)).clamp(0, 1) * 2 - 1
+
+    def deblurgan(self, image, second=6, blocks=3):
+        def norm(name, x):
+            self.drawn(f"{name}.running_mean", x.shape[1])  # in the file, but never used
+            var, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+            return (x - mean) / (var + 1e-5).sqrt()
+
+        def conv(name, x, width, side):
+            return self.conv(name, F.pad(x, (side // 2,) * 4, "reflect"), width, side)
+
+        x = norm("model.2", conv("model.1", image, 4, 7)).relu()
+        for place, width in ((4, 8), (7, 16)):
+            x = self.conv(f"model.{place}", x, width, 3, stride=2, padding=1)
+            x = norm(f"model.{place + 1}", x).relu()
+        for name in (f"model.{10 + number}.conv_block" for number in range(blocks)):
+            inside = norm(f"{name}.2", conv(f"{name}.1", x, 16, 3)).relu()
+            if second:
+                inside = norm(f"{name}.{second + 1}", conv(f"{name}.{second}", inside, 16, 3))
+            x = x + inside
+        for place, width in ((10 + blocks, 8), (13 + blocks, 4)):
+            weight = self.drawn(f"model.{place}.weight", 2 * width, width, 3, 3)
+            x = F.conv_transpose2d(x, weight, self.drawn(f"model.{place}.bias", width), 2, 1, 1)
+            x = norm(f"model.{place + 1}", x).relu()
+        return (image + conv(f"model.{17 + blocks}", x, 3, 7).tanh()).clamp(-1, 1)
+
+
+def public(path, backbone, **settings):
+    """The deblurrer that starts from a file, with settings that fit the networks above."""
+    fitting = {"pretrained": str(path), "backbone": backbone, "generator_width": 4, "blocks": 3}
+    overrides = {f"model.{name}": value for name, value in (fitting | settings).items()}
+    return build_deblurrer(load_config("smoke", overrides=overrides | TINY))
+
+
+FORMS = {
+    "weights.pth": dict,
+    "params.pth": lambda state: {"params": dict(state)},
+    "averaged.pth": lambda state: {"params": {}, "params_ema": dict(state)},
+    "lightning.ckpt": lambda state: {"epoch": 3, "state_dict": dict(state)},
+    "parallel.pth": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "half.safetensors": lambda state: {name: value.half() for name, value in state.items()},
+}
+
+
+FITS = "--set model.backbone={} model.generator_width=4 model.blocks=3"
+
+
+def save_public(folder, state, form):
+    path = folder / form
+    (save_file if path.suffix == ".safetensors" else torch.save)(FORMS[form](state), path)
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("backbone", "how"),
+    [("nafnet", {}), ("deblurgan", {}), ("deblurgan", {"second": 5}), ("deblurgan", {"blocks": 9})],
+)
+def test_public_weights_give_what_the_public_code_gives(tmp_path, backbone, how, form):
+    image, net = torch.rand(2, 3, 48, 32, dtype=torch.float64) - 0.5, Published()
+    getattr(net, backbone)(image, **how)
+    for name, value in net.items():
+        net[name] = value.half().float()
+    expected = getattr(net, backbone)(image, **how)
+    model = public(save_public(tmp_path, net, form), backbone, blocks=how.get("blocks", 3))
+    with torch.no_grad():
+        restored = model.generator.double().eval()(image)
+    torch.testing.assert_close(restored, expected, rtol=0, atol=1e-9)
+    assert 0.2 < (expected.abs() < 1).double().mean() and not torch.allclose(expected, image)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "how", "settings", "says"),
+    [
+        ("nafnet", {}, {"generator_width": 8}, FITS.format("nafnet")),
+        ("nafnet", {}, {"blocks": 28}, FITS.format("nafnet")),
+        ("nafnet", {}, {"backbone": "deblurgan"}, FITS.format("nafnet")),
+        ("deblurgan", {}, {"backbone": "nafnet"}, FITS.format("deblurgan")),
+        (
+            "nafnet",
+            {"stages": (2, 2, 4, 3)},
+            {},
+            r"encoders\.0\.1.*: give NAFNet-GoPro-width32",
+        ),  # SIDD
+        ("deblurgan", {"second": 0}, {}, r"trunk\.0\.body\.6.*: give latest_net_G"),  # of 2019
+    ],
+)
+def test_other_public_files_are_refused_with_what_they_need(
+    tmp_path, backbone, how, settings, says
+):
+    net = Published()
+    getattr(net, backbone)(torch.zeros(1, 3, 32, 32, dtype=torch.float64), **how)
+    path = save_public(tmp_path, net, "weights.pth")
+    with pytest.raises(S3EError, match=rf"weights\.pth .* another network .*{says}.*\.$"):
+        public(path, **{"backbone": backbone} | settings)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {"module.fpn.td1.0.weight": A}},  # DeblurGAN-v2's fpn_inception.h5
+        {"model.1.weight": A, "model.4.weight": A},  # another network in one row
+        {"optimizers": [], "iter": 3},  # a .state of a training
+    ],
+)
+def test_unknown_networks_and_missing_files_name_the_file_to_fetch(tmp_path, content):
+    torch.save(content, tmp_path / "net.h5")
+    for path, why in ((tmp_path / "net.h5", "another network"), (tmp_path / "no.pth", "no file")):
+        with pytest.raises(S3EError, match=rf"{why}.*NAFNet-GoPro-width32\.pth .*docs/GoPro"):
+            public(path, "nafnet")
+
+
+def test_public_weights_as_they_are_become_a_row_that_no_variant_is_compared_with(
+    tmp_path, tiny, corpus
+):
+    net = Published()
+    net.deblurgan(torch.zeros(1, 3, 32, 32, dtype=torch.float64))
+    path = save_public(tmp_path, net, "weights.pth")
+    used = {"pretrained": str(path), "generator_width": 4, "blocks": 3}
+    config = tiny.model_copy(update={"model": tiny.model.model_copy(update=used)})
+    runs, model = [tmp_path / "baseline-s0"], build_model(tiny, corpus.sizes, "baseline")
+    score_deblurrer(*runs, model, "baseline", corpus, tiny)
+    cells = json.loads((NOTEBOOKS / "07_evaluation.ipynb").read_text("utf-8"))["cells"]
+    chosen = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    found = {"run": SimpleNamespace(config=config, path=tmp_path), "runs": runs, "corpus": corpus}
+    exec(chosen[1].split("study =")[0], found)
+    exec(
+        next(code for code in chosen if "build_deblurrer(" in code and "study =" not in code), found
+    )
+    table = study_table("table1_deblurring", found, context(config))
+    assert "public weights, weights.pth" in table.caption and str(path) not in table.caption
+    rows = table.data.query("variant == 'public' and metric == 'psnr'")
+    assert set(rows.severity) == {*corpus.severities} and (rows.seeds == 1).all()
+    assert "public weights (as they are)" in set(table.cells.method)
+    assert "public" not in set(gains.differences(found["scores"], 99).variant)
+    restored, _ = public(path, "deblurgan")(corpus.test.batch([0], "light"))
+    wanted = score_batch(to_images(restored), corpus.test.sharp[:1])["psnr"][0]
+    scores, image = found["scores"], corpus.test.ids[0]
+    own = scores.query("variant == 'public' and severity == 'light' and metric == 'psnr'")
+    own = own[own.id == image]
+    assert own.value.item() == pytest.approx(wanted)

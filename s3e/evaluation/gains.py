@@ -17,7 +17,7 @@ from pandas import DataFrame
 from s3e.evaluation.statistics import compare, holm
 from s3e.utils import S3EError
 
-UNTRAINED = ("blurred",)  # variants without a training
+UNTRAINED = ("blurred", "public")  # variants without a training
 ORACLES = ("oracle", "oracle_silhouette", "oracle_map")  # know what no deblurrer can
 PARTS = ("pretrained_only", "vector_nodes", "flat_spatial", "frozen")  # `full` without one part
 REFERENCES = {  # beside input and baseline

@@ -4,6 +4,7 @@ No code in a file of weights is ever run: only plain tensors are read, from safe
 PyTorch's own format (`weights_only`).
 """
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -19,9 +20,12 @@ from s3e.models.generator import Critic, Generator
 from s3e.models.nafnet import NAFNet
 from s3e.models.semantics import Given, S3EDeblur, TreelessSemantics, TreeSemantics
 from s3e.models.tree import NODES, S3Tree
-from s3e.utils import S3EError, atomic_write, seed_everything
+from s3e.utils import S3EError, atomic_write, data_file, seed_everything
 
 VGG19 = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+PUBLIC = data_file("models/public.toml")  # deblurrers by `model.backbone`
+PREFIX = re.compile(r"^((module|features)\.)+")  # of parallel trainings, and of VGG19
+WRAPPERS = ("params_ema", "params", "state_dict", "model")  # names of the weights in a larger file
 
 
 def variant_rules(variant: str, captioned: bool) -> Variant:
@@ -89,6 +93,33 @@ def build_generator(config: Config, maps: int) -> Generator | NAFNet:
     return Generator(**parts, dropout=model.dropout)
 
 
+def build_deblurrer(config: Config) -> S3EDeblur:
+    """The deblurrer alone (`baseline`), with the public weights `model.pretrained`, if given.
+
+    Raises `S3EError` for a file that is missing, of another network or of other settings.
+    """
+    generator, model, needed = build_generator(config, 0), config.model, {}
+    if model.pretrained:
+        source = PUBLIC[model.backbone]["file"]
+        path = locate(model.pretrained, source)
+        state = _read(path)
+        for backbone, rules in PUBLIC.items():
+            own = [state[name].numel() for name in state if re.fullmatch(rules["block"], name)]
+            if own:
+                width = own[0] // rules["times"]
+                needed = {"backbone": backbone, "generator_width": width, "blocks": len(own)}
+        if needed != model.model_dump(include={"backbone", "generator_width", "blocks"}):
+            words = "".join(f" model.{name}={value}" for name, value in needed.items())
+            remedy = f"--set{words}" if words else f"give {source}"
+            raise S3EError(f"{path} holds another network than is set: {remedy}.")
+        for pattern, ours in PUBLIC[model.backbone]["names"].items():
+            pattern = pattern.format(*range(model.blocks, model.blocks + 18))
+            state = {re.sub(pattern, ours, name): value for name, value in state.items()}
+        state.pop("", None)
+        _fill(generator, state, path, f"give {source}")
+    return S3EDeblur(generator=generator, semantics=None, rules=VARIANTS["baseline"])
+
+
 def build_critic(config: Config) -> Critic:
     """The critic for the configured width."""
     return Critic(width=config.model.critic_width)
@@ -99,12 +130,11 @@ def build_perceptual(config: Config) -> PerceptualLoss | None:
     loss = config.loss.effective
     if not loss.perceptual:
         return None
-    features, path = vgg_features(), locate(loss.vgg19_weights)
+    features, path = vgg_features(), locate(loss.vgg19_weights, VGG19)
     state = _read(path)
-    if "features.17.weight" in state:  # VGG16, which is the same up to here
+    if "17.weight" in state:  # VGG16, which is the same up to here
         raise S3EError(f"{path} belongs to another network: give the file of VGG19, {VGG19}.")
-    named = {name.removeprefix("features."): value for name, value in state.items()}
-    wanted = {name: named[name] for name in features.state_dict() if name in named}
+    wanted = {name: state[name] for name in features.state_dict() if name in state}
     return PerceptualLoss(_fill(features, wanted, path))
 
 
@@ -137,34 +167,43 @@ def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) ->
     return _fill(module, kept | _read(path), path)
 
 
-def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
+def _fill(
+    module: nn.Module, state: dict[str, Tensor], path: Path,
+    remedy: str = "run its stage again, or give the file of the network that is set",
+) -> nn.Module:  # fmt: skip
+    for name, value in module.state_dict().items():  # 1x1 convolutions may be linear layers here
+        if name in state and state[name].dim() > value.dim():
+            state[name] = state[name].squeeze()
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         why = str(error).splitlines()[1].strip()[:200]
-        raise S3EError(
-            f"{path} was made by another network ({why}): run its stage again, or give the file of"
-            " the network that is set."
-        ) from None
+        raise S3EError(f"{path} was made by another network ({why}): {remedy}.") from None
     return module
 
 
-def locate(weights: str) -> Path:
-    """The file of VGG19's weights that a setting means; `S3EError` where it is missing."""
+def locate(weights: str, source: str) -> Path:
+    """The file of weights that a setting means; `S3EError` with its `source` if it is missing."""
     path = Path(weights)
     if not path.is_file():
-        raise S3EError(f"{path} does not exist: fetch {VGG19} and give the path of that file.")
+        raise S3EError(f"{path} is no file: fetch {source} and give the path of that file.")
     return path
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name, left on the disk where the format allows it."""
+    """All tensors of a file by name, left on the disk where the format allows it.
+
+    Those inside one of `WRAPPERS` where there is such; without `PREFIX`.
+    """
     try:
         if path.suffix == ".safetensors":
-            return load(path.read_bytes())  # it takes no path outside UTF-8
-        mapped = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+            state = load(path.read_bytes())  # it takes no path outside UTF-8
+        else:
+            mapped = zipfile.is_zipfile(path)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = next((state[name] for name in WRAPPERS if name in state), state)
+        items = state.items()
+        return {PREFIX.sub("", name): value for name, value in items if isinstance(value, Tensor)}
     except Exception as error:  # damaged bytes make the readers fail in every possible way
         raise S3EError(
             f"{path} cannot be read as plain weights ({type(error).__name__}): run the stage that"

@@ -1,8 +1,8 @@
 """A modern deblurrer behind the generator's interface: NAFNet's body, with embedded node maps.
 
 Source: "Simple Baselines for Image Restoration" (arXiv 2204.04676), network of 32 channels for
-GoPro. Ours are the maps and the range of the photos: [-1, 1] and clamped, where NAFNet takes [0,
-1].
+GoPro. Ours are the maps, and photos in [-1, 1] outside: inside they are in [0, 1], as published, so
+that the zeros around an image mean black and public weights give what they gave.
 """
 
 import torch
@@ -46,7 +46,7 @@ class NAFBlock(nn.Module):
 
 
 class NAFNet(nn.Module):
-    """B x 3 x H x W in [-1, 1] -> clamp(input + body, -1, 1); H, W are multiples of 16.
+    """B x 3 x H x W in [-1, 1] -> clamp(input + 2 body, -1, 1); H, W are multiples of 16.
 
     Four encoder stages of 1, 1, 1 and `blocks` blocks at strides 1, 2, 4, 8, one block at stride
     16, four decoder stages of one block, sums as skips. `maps` are embedded before the blocks
@@ -73,7 +73,8 @@ class NAFNet(nn.Module):
         self.embed = embeddings(map_channels, widths[3], fuse, embed_at)
 
     def forward(self, blurred: Tensor, maps: Tensor | None = None) -> Tensor:
-        features = self.intro(blurred.contiguous(memory_format=torch.channels_last))
+        image = (blurred + 1) / 2
+        features = self.intro(image.contiguous(memory_format=torch.channels_last))
         skips = []
         for block, down in zip(self.encoder, self.downs[:3], strict=True):
             skips.append(block(features))
@@ -82,4 +83,4 @@ class NAFNet(nn.Module):
         features = self.middle(self.downs[3](skips[-1]))
         for up, block, skip in zip(self.ups, self.decoder, reversed(skips), strict=True):
             features = block(up(features) + skip)
-        return (blurred + self.ending(features)).clamp(-1, 1)
+        return (blurred + 2 * self.ending(features)).clamp(-1, 1)

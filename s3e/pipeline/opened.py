@@ -74,7 +74,7 @@ class OpenRun(Run):
             f" {runtime.threads} thread(s)",
             "expected time": spoken(self.expected_minutes) if minutes(profile) else "not measured",
             "files go to": self.path,
-            "fallback": "; ".join(self.config.fallbacks()),
+            "weights": "; ".join(self.config.about_weights()),
             "semantics from": self.config.semantics_from,
             "note": "its numbers mean nothing: it shows that all runs" * (profile == "smoke"),
         }

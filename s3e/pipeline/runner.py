@@ -65,15 +65,15 @@ def run_study(
 
 
 def check_files(config: Config) -> None:
-    """Raise `S3EError` if the data folder or the file of VGG19 cannot be used."""
+    """Raise `S3EError` if the data folder or a file of weights cannot be used."""
     if config.data.source != "scenes":  # what is imported here imports PyTorch
         from s3e.data.prepare import read
 
         read(config)
-    if config.loss.perceptual and config.loss.vgg19_weights:
-        from s3e.models.build import locate
+    if config.loss.vgg19_weights or config.model.pretrained:
+        from s3e.models.build import build_deblurrer, build_perceptual
 
-        locate(config.loss.vgg19_weights)
+        build_deblurrer(config), build_perceptual(config)
 
 
 def check_folders(study: Study) -> None:

@@ -32,8 +32,8 @@ from s3e.pipeline.store import FAILURE, Record, complete, lost_files, record
 from s3e.utils import FIGURES, ROOT, S3EError, digest, file_digest, read_json, write_file
 
 OTHERS = [name for name in VARIANTS if name != "full"]  # those of 06_ablation
-VGG19 = "loss.vgg19_weights"
-FILES = ("semantics_from", VGG19)  # settings that name a folder or file
+WEIGHTS = ("loss.vgg19_weights", "model.pretrained")  # settings that name a file
+FILES = ("semantics_from", *WEIGHTS)
 
 
 def in_full(text: Any) -> Any:
@@ -129,8 +129,9 @@ class Study:
         for section, values in used.model_dump(mode="json").items():
             if isinstance(values, dict):
                 found |= {f"{section}.{name}": value for name, value in values.items()}
-        if (weights := found[VGG19]) and Path(weights).is_file():
-            found[VGG19] = f"SHA-256 {file_digest(weights)}"
+        for name in WEIGHTS:
+            if Path(found[name]).is_file():
+                found[name] = f"SHA-256 {file_digest(found[name])}"
         return found
 
     @cached_property

@@ -49,7 +49,7 @@ def context(config: Config) -> str:
         f" {config.blur.severity} training blur, {config.train_b.steps} + {config.train_c.steps}"
         f" steps of the deblurrer (tree and captioner, where they are trained, {before:,} before),"
         f" {loss.gan.upper()} ({loss.adversarial:g}) with {' and '.join(terms)} loss, weights in"
-        f" brackets; {''.join(f'{text}; ' for text in config.fallbacks())}dropout"
+        f" brackets; {''.join(f'{text}; ' for text in config.about_weights())}dropout"
         f" {config.model.dropout:g}."
     )
 
@@ -73,7 +73,8 @@ class Manifest:
             "profile": config.profile,
             "context": context(config),
             "settings": config.model_dump(
-                mode="json", exclude={"data": {"source"}, "loss": {"vgg19_weights"}}
+                mode="json",
+                exclude={"data": {"source"}, "loss": {"vgg19_weights"}, "model": {"pretrained"}},
             ),
             "pictures": PUBLIC if config.pictures == "public" else "",
             "source_commit": origin["commit"],
