@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from s3e.__main__ import main
 from s3e.blur import blur_batch, kernels_for
@@ -180,6 +181,39 @@ def test_resolution_xmp_and_comment_are_kept(tmp_path, end):
     if end in (".jpg", ".webp"):
         assert b"J\xc3\xbcrgen" in info["xmp"] and b"Orientation" not in info["xmp"]
     assert info.get("comment") == (b"caf\xe9" if end == ".jpg" else None)
+
+
+IPTC = b"Photoshop 3.0\0008BIM\4\4\0\0\0\0\0\x08\x1c\2\5\0\3abc"
+TITLE = PngImagePlugin.PngInfo()
+TITLE.add_text("Title", "dusk")
+LOST = [  # a photo, what its file says, what is not kept of it
+    ("a.png", {"pnginfo": TITLE, "dpi": (240, 240)}, "Title"),
+    ("a.tif", {"exif": exif(), "icc_profile": SRGB}, "ExifOffset, GPSInfo, Make"),
+    ("b.tif", {"tiffinfo": {33723: b"abc", 700: b"<x/>"}}, "IPTCNAA, xmp"),
+    ("a.gif", {"comment": b"dusk"}, "comment"),
+    ("a.jpg", {"extra": b"\xff\xed" + struct.pack(">H", len(IPTC) + 2) + IPTC}, "photoshop"),
+]
+
+
+@pytest.mark.parametrize("name, said, lost", LOST)
+def test_what_is_not_kept_is_told(tmp_path, capsys, name, said, lost):
+    SMOOTH.save(tmp_path / name, **said)
+    assert run("blur", tmp_path / name, "-o", tmp_path / "out") == 0
+    [result] = [file for file in (tmp_path / "out").iterdir() if file.suffix != ".npy"]
+    assert capsys.readouterr().err == f"s3e: {result}: not kept: {lost}\n"
+
+
+@pytest.mark.parametrize("end", [".jpg", ".png", ".tif", ".bmp", ".webp"])
+def test_a_full_disk_leaves_no_cut_photo(tmp_path, end):
+    SMOOTH.save(tmp_path / "photo.png")
+    photo, limits = read_photo(tmp_path / "photo.png"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(S3EError, match=r"cannot be written \(the disk is full\)"):
+            write_photo(photo.pixels, photo, tmp_path / f"a{end}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [*tmp_path.iterdir()] == [tmp_path / "photo.png"]
 
 
 def test_photos_that_cannot_be_read_or_written_are_named(tmp_path):

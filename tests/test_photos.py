@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from s3e.data.photos import PHOTOS, decode, load_photo, load_whole, photograph
+from s3e.data.photos import PHOTOS, decode, load_photo, load_whole, photograph, sniff
 from s3e.inference import read_photo, write_photo
 from s3e.utils import S3EError
 from tests.fixtures_data import picture
@@ -56,8 +56,9 @@ def test_every_usual_mode_becomes_rgb(tmp_path, mode, kind):
     with Image.open(file) as plain:
         assert image.mode == "RGB" and np.array_equal(image, plain.convert("RGB"))
     assert size == SMOOTH.size
-    several = ["the first of 2 images in the file"] * (kind == "mpo")
-    assert notes == ([] if mode in ("RGB", "P") else [f"converted from {mode}"]) + several
+    more = ["the first of 2 images in the file"] * (kind == "mpo")
+    more += ["alpha laid over white"] * (mode in ("LA", "RGBA"))
+    assert notes == ([] if mode in ("RGB", "P") else [f"converted from {mode}"]) + more
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
@@ -65,6 +66,9 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, kind):
     (tmp_path / "photo").write_bytes(encoded(Image.fromarray(GREY), kind))
     image, _, notes = decode(tmp_path / "photo")
     assert np.array_equal(np.asarray(image)[..., 1], np.rint(GREY / 257)) and len(notes) == 1
+    (tmp_path / "colour.ppm").write_bytes(b"P6 60 44 65535\n" + COLOURS.astype(">u2").tobytes())
+    image, _, notes = decode(tmp_path / "colour.ppm")
+    assert np.array_equal(image, SMOOTH) and notes == ["converted from RGB of 16 bits"]
 
 
 def test_alpha_is_laid_over_white(tmp_path):
@@ -75,7 +79,8 @@ def test_alpha_is_laid_over_white(tmp_path):
     pixels = np.asarray(decode(tmp_path / "photo.png")[0])
     assert (pixels[:, :30] == 255).all()
     assert np.array_equal(pixels[:, 30:], np.asarray(SMOOTH)[:, 30:])
-    assert decode(tmp_path / "palette.png")[0].getpixel((0, 0)) == (255, 255, 255)
+    image, _, notes = decode(tmp_path / "palette.png")
+    assert image.getpixel((0, 0)) == (255, 255, 255) and notes == ["alpha laid over white"]
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
@@ -154,6 +159,12 @@ def test_samples_that_cannot_be_read_are_named(tmp_path, samples, tags, words):
         decode(tmp_path / "photo.tif")
 
 
+def test_the_thumbnail_of_a_raw_photo_is_not_taken_for_it(tmp_path):
+    SMOOTH.save(tmp_path / "photo.DNG", "tiff")
+    with pytest.raises(S3EError, match="photo.DNG: a TIFF of uint8 samples.* is not supported; "):
+        decode(tmp_path / "photo.DNG")
+
+
 @pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
 def test_few_of_16_bits_without_a_tag_are_noted(tmp_path, kind):
     Image.fromarray(DEEP >> 4).save(tmp_path / "photo", kind)
@@ -180,7 +191,8 @@ BROKEN = {
     "an empty file": (b"", "not a photo in a known format"),
     "a web page": (b"<html>404</html>", "not a photo in a known format"),
     "a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 44\n", "not a photo in a known"),
-    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(400), "installation does not decode"),
+    "HEIC": (b"\0\0\0\x18ftypheic" + bytes(400), "HEIC photos cannot be decoded here"),
+    "a film": (b"\0\0\0\x18ftypisom" + bytes(400), "not a photo in a known format"),
     "floats of PFM": (b"Pf\n60 44\n-1.0\n" + bytes(4 * 60 * 44), "does not decode"),
     "a line": (encoded(Image.new("RGB", (200, 15)), "png"), "200 x 15 pixels"),
     "81 megapixels": (b"P6 9000 9000 255\n", "larger than 80 megapixels"),
@@ -225,6 +237,13 @@ def test_a_draft_is_smaller_but_tells_the_full_size(tmp_path):
 
 FILES = [JPEG, PNG, *(encoded(SMOOTH, kind) for kind in ("tiff", "gif", "webp", "bmp"))]
 HITS = st.lists(st.tuples(st.floats(0, 0.999), st.binary(max_size=6)), max_size=4)
+
+
+@pytest.mark.parametrize("kind", "jpeg png tiff gif webp avif jpeg2000 big heic film bmp".split())
+def test_photos_are_known_by_their_first_bytes(tmp_path, kind):
+    starts = {"big": b"MM\0*", "heic": BROKEN["HEIC"][0], "film": BROKEN["a film"][0]}
+    (tmp_path / "photo").write_bytes(starts.get(kind) or encoded(SMOOTH, kind))
+    assert (sniff(tmp_path / "photo") is None) == (kind in ("film", "bmp"))
 
 
 @given(st.sampled_from(FILES), HITS, st.floats(0, 1))

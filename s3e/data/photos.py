@@ -33,7 +33,9 @@ EXTENSIONS = {  # of photos: what Pillow as installed can decode (MPO is recogni
 }
 UNREAD = {*".heic .heif .hif .jxl .psd .dng .nef .cr2 .cr3 .arw .orf .rw2 .raf".split()}  # photos
 START = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8|II[*+]|MM\0[*+]|RIFF....WEBP|....(ftyp|jP  )|P[Ff]\s", re.S
+    rb"\xff\xd8\xff|\x89PNG|GIF8|II[*+]|MM\0[*+]|RIFF....WEBP|....(?:jP  |ftypavi)|P[Ff]\s"
+    rb"|....ftyp(hei|hev|mif)",  # its group: HEIC
+    re.S,
 )
 KEPT = ("exif", "icc_profile", "dpi", "xmp", "comment")  # what a photo says about itself
 TOO_LARGE = f"larger than {LARGEST // 1_000_000} megapixels", "scale it down or remove it"
@@ -56,7 +58,8 @@ def decode(
 
     Its content decides on the format, not its name. EXIF orientation is applied, 16 bits are scaled
     to 8, alpha is laid over white, grey and CMYK with a colour profile become sRGB by it; the first
-    of several images in a file is taken. The image's `info` has what is `KEPT`, EXIF as it was.
+    of several images in a file is taken. The image's `info` has what is `KEPT`, EXIF as it was, and
+    None for all else that the file says about itself (texts of PNG, tags of TIFF, IPTC).
 
     With `least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size, no side shorter than `least`. All
     data are read in any case, so that a cut file is found. Raises `S3EError` with file and remedy
@@ -70,7 +73,8 @@ def decode(
         with Image.open(path, formats=FORMATS) as image:
             if not (fault := _fault(image)):
                 size, turn = image.size, 1
-                deep = ";16" in str(image.tile) and image.format != "BMP"
+                coding = re.search(r";16|'RGB', \d{4}", str(image.tile))  # the latter of PPM
+                deep = bool(coding) and image.format != "BMP"
                 if least:
                     image.draft(image.mode, (least, least))
                 image.load()
@@ -94,13 +98,13 @@ def decode(
     raise S3EError("{}: {}; {}.".format(path, *fault))
 
 
-def sniff(path: Path | str) -> bool:
-    """Whether a file begins like a photo."""
+def sniff(path: Path | str) -> re.Match | None:
+    """The match of `START` where a file begins like a photo."""
     with suppress(OSError):
         if Path(path).is_file():  # a pipe would be waited for
             with open(path, "rb") as file:
-                return bool(START.match(file.read(16)))
-    return False
+                return START.match(file.read(16))
+    return None
 
 
 def load_photo(path: Path | str, size: int, side: int | None = None) -> ndarray:
@@ -142,7 +146,8 @@ def _fault(image: Image.Image) -> tuple[str, str] | None:
     number = max(tags.get(tag.SampleFormat, (1,)))  # of another kind than unsigned
     deep = max(tags.get(tag.BitsPerSample, (1,))) > 8  # Pillow mixes up planes of 16 bits
     planes = deep and mode[0] != "I" and tags.get(tag.PlanarConfiguration) == 2
-    if planes or number > 1 or mode == "F" or (mode == "I" and tags):
+    raw = tags and Path(image.filename).suffix.lower() in UNREAD  # there is a thumbnail alone
+    if raw or planes or number > 1 or mode == "F" or (mode == "I" and tags):
         raise UnidentifiedImageError
     return None
 
@@ -150,8 +155,10 @@ def _fault(image: Image.Image) -> tuple[str, str] | None:
 def _unknown(path: Path | str) -> tuple[str, str]:
     """What is known of a file that cannot be opened, and the remedy."""
     what = "not a photo in a known format"
-    if sniff(path):
+    if start := sniff(path):
         what = "damaged, or a photo of a kind that this installation does not decode"
+        if start[1]:
+            what = "HEIC photos cannot be decoded here"
     with suppress(Exception), TiffFile(path) as tiff:
         page = tiff.pages[0]
         kind = f"{page.dtype} samples, {page.photometric.name}, compression {page.compression.name}"
@@ -162,6 +169,14 @@ def _unknown(path: Path | str) -> tuple[str, str]:
 def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, list[str]]:
     """A loaded photo in 8-bit RGB with what is `KEPT`, and what was converted (`deep`: 16 bits)."""
     info, mode, tags, tag = image.info, image.mode, getattr(image, "tag_v2", {}), ExifTags.Base
+    about = {}  # not kept
+    for key in {*info} - {"compression"}:
+        if key == "photoshop" or isinstance(info[key], str):
+            about[key] = None
+            del info[key]
+    for number, kind in getattr(tags, "tagtype", {}).items():
+        if kind == 2 or (number > 33000 and number != 34675):  # texts, private ones; the profile
+            about[ExifTags.TAGS.get(number, f"tag {number}")] = None
     what = mode + " of 16 bits" * deep
     notes = [] if what in ("RGB", "P") else [f"converted from {what}"]
     if mode[0] == "I":
@@ -188,10 +203,11 @@ def _to_rgb(image: Image.Image, deep: bool) -> tuple[Image.Image, list[str]]:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
+        notes.append("alpha laid over white")
     rgb = image.convert("RGB")
     if deep and np.asarray(rgb).max() < 16:
         notes.append("very dark: perhaps fewer bits are used than the file declares")
     if not min(info.get("dpi", (0,))) > 1:  # made up by Pillow, or NaN
         info.pop("dpi", None)
-    rgb.info = {key: info[key] for key in KEPT if info.get(key)}
+    rgb.info = about | {key: info[key] for key in KEPT if info.get(key)}
     return rgb, notes

@@ -1,5 +1,6 @@
 """Photos in and out of files; finding many, a file for each result, one line an error."""
 
+import io
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from numpy import ndarray
 from PIL import ExifTags, Image
 
 from s3e.blur import blur_batch
-from s3e.data.photos import decode
+from s3e.data.photos import KEPT, decode
 from s3e.data.readers import ImageIndex
 from s3e.utils import (
     S3EError,
@@ -24,7 +25,9 @@ from s3e.utils import (
     write_file,
 )
 
-SAVED = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm")
+# Extensions of the results, and what of `KEPT` such a file keeps
+SAVED = dict.fromkeys((".jpg", ".jpeg"), KEPT) | dict.fromkeys((".png", ".tif", ".tiff"), KEPT[:3])
+SAVED |= {".webp": ("exif", "icc_profile", "xmp"), ".bmp": ("dpi",), ".ppm": ()}
 KERNEL = ".kernel.npy"  # end of the name of the kernel beside the photo that `blur` made by it
 
 
@@ -32,7 +35,8 @@ class Photograph(NamedTuple):
     """A photo and what its file says about it.
 
     `pixels`: uint8 (H, W, 3), upright RGB; `notes`: what was converted or is left out; `about`:
-    `exif` and `xmp` for upright pixels, `icc_profile`, `dpi`, `comment`, where the file has them.
+    `exif` and `xmp` for upright pixels, `icc_profile`, `dpi`, `comment`, where the file has them;
+    None for all else that it says.
     """
 
     pixels: ndarray
@@ -42,7 +46,7 @@ class Photograph(NamedTuple):
 
 
 def read_photo(path: Path | str) -> Photograph:
-    """Read a photo of any usual kind, with what its file says about it (EXIF of TIFF left out).
+    """Read a photo of any usual kind, with what its file says about it.
 
     Raises `S3EError` as `s3e.data.photos.decode` (broken, cut, too small, larger than 80
     megapixels).
@@ -83,20 +87,25 @@ def _upright(exif: bytes, width: int, height: int) -> bytes:
 def write_photo(pixels: ndarray, like: Photograph, path: Path | str) -> None:
     """Write uint8 (H, W, 3) in the format of the extension, with what `like` says about itself.
 
-    JPEG: quality 95, full colour resolution. Raises `S3EError` for an unknown extension or where
-    the file cannot be written; then there is no file.
+    JPEG: quality 95, full colour resolution. What the format does not keep is said on stderr.
+    Raises `S3EError` for an unknown extension or where the file cannot be written; then there is no
+    file.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SAVED:
+    path, buffer = Path(path), io.BytesIO()
+    if (end := path.suffix.lower()) not in SAVED:
         known = ", ".join(SAVED)
         raise S3EError(f"{path}: photos are not written as '{path.suffix}'; choose one of {known}.")
-    options = {"quality": 95, "subsampling": 0, **like.about}
+    kept = {key: like.about[key] for key in SAVED[end] if like.about.get(key)}
+    kind = Image.registered_extensions()[end]
     remedy = "name another folder, or make the photo a PNG"
     with disk_errors(path, remedy), atomic_write(path) as temporary:
         try:
-            Image.fromarray(pixels).save(temporary, **options)
+            Image.fromarray(pixels).save(buffer, kind, quality=95, subsampling=0, **kept)
         except ValueError as error:  # too long a side or EXIF for the format
             raise OSError(None, str(error)) from None
+        temporary.write_bytes(buffer.getvalue())  # Pillow would not notice a full disk
+    if lost := like.about.keys() - kept:
+        say(f"{path}: not kept: {', '.join(sorted(lost))}")
 
 
 def plan_results(
@@ -215,6 +224,6 @@ def blur_photos(
         (blurred,), (extent,), (kernel,) = made
         write_photo(blurred, photo, result)
         write_file(beside, kernel)
-        tell(f"{result}  extent {extent:.1f} px")
+        tell(", ".join((f"{result}  extent {extent:.1f} px", *photo.notes)))
 
     return for_each(jobs, blur, problems)
