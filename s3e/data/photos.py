@@ -100,10 +100,8 @@ def decode(
 
 def sniff(path: Path | str) -> re.Match | None:
     """The match of `START` where a file begins like a photo."""
-    with suppress(OSError):
-        if Path(path).is_file():  # a pipe would be waited for
-            with open(path, "rb") as file:
-                return START.match(file.read(16))
+    with suppress(OSError), open(path, "rb") as file:
+        return START.match(file.read(16))
     return None
 
 
