@@ -276,6 +276,7 @@ def makers(store, frames):
         "losses": lambda: plots.losses(store["variants"][0], "cotrain"),
         "shakes": lambda: sheets.shakes({"short": (kick, 9, kernel, shown[0])}),
         "words": lambda: sheets.word_attention(shown[0], WORDS[0], words, looks[0]),
+        "changes": lambda: sheets.changed_trees(*shown[:2], {"root off": (shown[2], -0.3)}),
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
+import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
@@ -187,7 +188,7 @@ def captions(
     return figure
 
 
-# --------------------------------------------------------------------------------------------- blur
+# --------------------------------------------------------------- blur, and trees changed by hand
 
 
 def shakes(shown: Mapping[str, tuple[ndarray, int, ndarray, ndarray]]) -> Figure:
@@ -205,3 +206,18 @@ def shakes(shown: Mapping[str, tuple[ndarray, int, ndarray, ndarray]]) -> Figure
         lines.append([*((image, f"{window} px wide") for image in drawn), spectrum(photo), photo])
     titles = ("camera path (dot: start)", "kernel", "log spectrum", "blurred photo")
     return sheet(dict(zip(titles, zip(*lines, strict=True), strict=True)), list(shown))
+
+
+def changed_trees(
+    blurred: ndarray, intact: ndarray, panels: Mapping[str, tuple[ndarray, float]]
+) -> Figure:
+    """A photo restored with its tree whole and with each change, and what that changes.
+
+    `panels`: change -> (restored, change of PSNR in dB).
+    """
+    nothing = np.full_like(intact, 255)
+    columns = {"blurred": [blurred, nothing], "whole tree": [intact, nothing]}
+    for words, (image, change) in panels.items():
+        far = cv2.convertScaleAbs(cv2.absdiff(image, intact), alpha=8)
+        columns[words] = [image, (far, f"{change:+.2f} dB")]
+    return sheet(columns, ("restored", "difference x 8"), across=8)
