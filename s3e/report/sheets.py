@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
@@ -28,6 +27,7 @@ from s3e.report.style import (
     lit,
     short,
     spectrum,
+    strengthened,
     styled,
     trajectory,
 )
@@ -208,6 +208,26 @@ def shakes(shown: Mapping[str, tuple[ndarray, int, ndarray, ndarray]]) -> Figure
     return sheet(dict(zip(titles, zip(*lines, strict=True), strict=True)), list(shown))
 
 
+def kernels(shown: Mapping[str, tuple[Sequence[ndarray], Sequence[float]]]) -> Figure:
+    """Kernels of several images under each severity, all at one scale, extent in pixels below.
+
+    `shown`: severity -> what `s3e.blur.kernels_for` returns.
+    """
+    side = max(len(kernel) for own, _ in shown.values() for kernel in own) + 2
+    lines = [
+        [(kernel_image(kernel, side), f"{wide:.0f} px") for kernel, wide in zip(*own, strict=True)]
+        for own in shown.values()
+    ]
+    columns = {f"image {n}": column for n, column in enumerate(zip(*lines, strict=True), 1)}
+    return sheet(columns, list(shown))
+
+
+def spectra(views: Images) -> Figure:
+    """What blur removes: one photo, sharp first, and its log amplitude spectra on one scale."""
+    columns = {name: [photo, spectrum(photo)] for name, photo in views.items()}
+    return sheet(columns, ("photo", "log amplitude"))
+
+
 def changed_trees(
     blurred: ndarray, intact: ndarray, panels: Mapping[str, tuple[ndarray, float]]
 ) -> Figure:
@@ -218,6 +238,5 @@ def changed_trees(
     nothing = np.full_like(intact, 255)
     columns = {"blurred": [blurred, nothing], "whole tree": [intact, nothing]}
     for words, (image, change) in panels.items():
-        far = cv2.convertScaleAbs(cv2.absdiff(image, intact), alpha=8)
-        columns[words] = [image, (far, f"{change:+.2f} dB")]
+        columns[words] = [image, (strengthened(image, intact, 8), f"{change:+.2f} dB")]
     return sheet(columns, ("restored", "difference x 8"), across=8)

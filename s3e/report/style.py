@@ -119,3 +119,8 @@ def spectrum(photo: ndarray) -> ndarray:
     grey = (photo.mean(-1) / 255 - photo.mean() / 255) * window / window.sum()
     amplitude = np.abs(np.fft.fftshift(np.fft.fft2(grey)))
     return mpl.colormaps["inferno"](1 + np.log10(amplitude + 1e-9) / 4)
+
+
+def strengthened(first: ndarray, second: ndarray, gain: int) -> ndarray:
+    """|first - second| times `gain`, cut at white."""
+    return cv2.convertScaleAbs(cv2.absdiff(first, second), alpha=gain)
