@@ -9,23 +9,18 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from s3e.config import PROFILES, VARIANTS, Config, load_config, parse_setting
+from s3e.config import PROFILES, VARIANTS, parse_setting
 from s3e.utils import (
     S3EError,
     data_file,
     disk_errors,
     end_output,
     open_streams,
-    read_json,
     say,
 )
 
-if TYPE_CHECKING:
-    from s3e.data.corpus import Sizes
-
-COCO_WORDS = 9_490  # of Karpathy's training captions, those that occur at most five times left out
 VERBS = data_file("verbs.yaml")
 TYPES = {"path": Path, "int": int, "setting": parse_setting}  # of arguments
 NAMES = {"profiles": ", ".join(PROFILES), "variants": ", ".join(VARIANTS)}  # in texts of help
@@ -51,63 +46,6 @@ def _add(parent: argparse.ArgumentParser, verbs: dict[str, Any]) -> None:
             read = {"type": TYPES[options["type"]]} if "type" in options else {}
             text = options["help"].format(**NAMES)
             child.add_argument(*names.split(), **options | read | {"help": text})
-
-
-def info(profile: str, settings: list[tuple[str, Any]]) -> int:
-    """`info`: networks of a profile with parameters and multiply-adds, of one image and caption."""
-    from tabulate import tabulate
-
-    photos = PROFILES.get(profile, {}).get("data", {}).get("source") == ""
-    config = load_config(profile, "." if photos else "scenes", overrides=dict(settings))
-    sizes, side = vocabulary(config), config.data.size
-    rows = [(name, *cost) for name, cost in network_costs(config, sizes).items()]
-    print(f"{profile}: images of {side} x {side} pixels, a vocabulary of {sizes.words:,} words")
-    print(tabulate(rows, ("network", "parameters", "multiply-adds"), "simple", intfmt=","))
-    return 0
-
-
-def vocabulary(config: Config) -> "Sizes":
-    """Numbers of words and labels of the built-in scenes; of photos those that settings allow.
-
-    Words of photos are as many as in MSCOCO.
-    """
-    from s3e.data.corpus import Sizes
-
-    if config.data.source == "scenes":
-        known = read_json(Path(__file__).parent / "weights/01_data_blurring/all/vocabulary.json")
-        return Sizes(len(known["words"]), **{kind: len(x) for kind, x in known["labels"].items()})
-    return Sizes(COCO_WORDS, config.text.entities + 1, config.text.relations + 1)  # with NULL
-
-
-def network_costs(config: Config, sizes: "Sizes") -> dict[str, tuple[int, int]]:
-    """Parameters and multiply-adds (of convolutions and matrix products) of each network.
-
-    For one image and a caption of full length; tensors have shapes alone, nothing is computed.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from s3e.models.build import build_critic, build_model, count_parameters
-
-    def cost(network: torch.nn.Module, *inputs: Any, **options: Any) -> tuple[int, int]:
-        with FlopCounterMode(display=False) as counter:
-            network(*inputs, **options)
-        return count_parameters(network), counter.get_total_flops() // 2
-
-    with torch.device("meta"), torch.no_grad():
-        image = torch.zeros(1, 3, config.data.size, config.data.size)
-        words = torch.zeros(1, config.text.max_words + 2).long()  # with its signs of begin and end
-        alone, whole = (build_model(config, sizes, name).eval() for name in ("baseline", "full"))
-        source = whole.semantics
-        read = source(image)
-        return {
-            "generator": cost(alone.generator, image),
-            "generator with node maps": cost(whole.generator, image, read.maps),
-            "critic": cost(build_critic(config), image),
-            "encoder": cost(source.encoder, image),
-            "tree": cost(source.tree, read.features),
-            "decoder": cost(source.decoder, words, read.context, read.items, length=words.shape[1]),
-        }
 
 
 def main(command: list[str] | None = None) -> int:

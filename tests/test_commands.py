@@ -611,7 +611,7 @@ def test_a_deleted_folder_is_named(tmp_path, monkeypatch, capsys):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert run("info") == 2 and "the current folder cannot be" in capsys.readouterr().err
+    assert run("report", "fill") == 2 and "the current folder cannot be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("trouble", [KeyboardInterrupt, ValueError])
