@@ -450,8 +450,10 @@ def test_what_a_folder_hides_is_told_and_the_others_done(folder, tmp_path, capsy
     (folder / "b3.jpg").symlink_to("b3.jpg")
     assert run("blur", folder, "-o", folder / "out") == 1
     errors = capsys.readouterr().err
-    assert f"{folder / 'b2.jpg'}: not there" in errors
-    assert str(folder / "b3.jpg") in errors and "3 of 5 photos done" in errors
+    assert all(
+        f"{folder / name}: cannot be opened as a file" in errors for name in ("b2.jpg", "b3.jpg")
+    )
+    assert "3 of 5 photos done" in errors
     assert len(names(folder / "out")) == 6
 
 
