@@ -48,27 +48,24 @@ def compare(
     differences: ndarray,
     clusters: Sequence[str] | None = None,
     resamples: int = 10_000,
-    seed: int = 0,
 ) -> Comparison:
     """Mean, 95 % interval and p-values of paired differences, float (seeds, images) or (images,).
 
     Row s, column i is variant A minus variant B at seed s on image i; `clusters`: the video of each
     image. `p_interval` belongs to the interval: below 0.05 where it leaves out zero. `p_wilcoxon`:
     signed ranks of the images' (videos') means over seeds (Wilcoxon, 1945), which speaks of these
-    trainings alone. The same input and `seed` give the same result. Raises `ValueError` on other
-    shapes and on values that are not finite.
+    trainings alone. The same input gives the same result. Raises `ValueError` without values, and
+    where one is not finite.
     """
     table = np.atleast_2d(np.asarray(differences, float))
-    if table.ndim > 2 or table.size == 0 or not np.isfinite(table).all():
-        raise ValueError(
-            "Bootstrap: values must be a finite, non-empty array (seeds, images) or (images,)."
-        )
+    if not (table.size and np.isfinite(table).all()):
+        raise ValueError("Bootstrap: values must be finite, and at least one.")
     units = range(table.shape[1]) if clusters is None else clusters
     member = np.unique(units, return_inverse=True)[1]  # the unit of each image: itself or its video
     sums, sizes = np.array([np.bincount(member, row) for row in table]), np.bincount(member)
     seeds, units = sums.shape
     means = crossed_bootstrap(
-        lambda counts: sums @ counts.T / (counts @ sizes), seeds, units, resamples, seed
+        lambda counts: sums @ counts.T / (counts @ sizes), seeds, units, resamples
     )
     mean, each = sums.mean(0).sum() / sizes.sum(), sums.mean(0) / sizes
     errors, p_interval = seed_error(sums.sum(1) / sizes.sum()), 1.0
@@ -92,17 +89,16 @@ def crossed_bootstrap(
     seeds: int,
     units: int,
     resamples: int,
-    seed: int = 0,
 ) -> ndarray:
     """Means over resampled seeds of what `measure` finds on resampled units: (..., resamples).
 
     `measure`: how often each unit (image or video) is drawn (resamples, units) -> values (...,
     seeds, resamples).
     """
-    drawn = draws(units, resamples, seed)
+    drawn = draws(units, resamples, 0)
     chunks = np.array_split(drawn, -(-drawn.size // CHUNK_CELLS))
     parts = [measure(counts.astype(float)) for counts in chunks]
-    weights = draws(seeds, resamples, seed + 1).T / max(1, seeds - 1)
+    weights = draws(seeds, resamples, 1).T / max(1, seeds - 1)
     return (np.concatenate(parts, axis=-1) * weights).sum(-2)
 
 
