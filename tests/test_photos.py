@@ -211,7 +211,10 @@ def test_broken_files_are_named_with_a_remedy(tmp_path, name):
 
 
 REFUSALS = [(PermissionError, "may not be read"), (MemoryError, "free memory")]
-REFUSALS += [(FileNotFoundError, "not there; restore"), (IsADirectoryError, "a folder, not a")]
+REFUSALS += [
+    (FileNotFoundError, "not there; restore"),
+    (IsADirectoryError, "a folder, pipe or device, not a"),
+]
 
 
 @pytest.mark.parametrize("error, words", REFUSALS)
