@@ -106,8 +106,6 @@ MEASURED = {  # on the astronaut pair, with the libraries named in the definitio
     ("psnr", "pooled over images"): 22.751,
     ("ssim", "this suite"): 0.7226,
     ("ssim", "scikit-image default"): 0.7303,
-    ("ssim", "sample covariance"): 0.7221,
-    ("ssim", "floats, range 2"): 0.8062,
     ("ssim", "grey first"): 0.7365,
     ("ssim", "Y channel"): 0.7648,
     ("ssim", "border counted"): 0.7287,
@@ -125,8 +123,6 @@ def test_every_definition_gives_the_number_of_its_library(pair):
     weights = np.array([65.481, 128.553, 24.966]) / 255
     luma = np.mean(((pair[0] @ weights) - (pair[1] @ weights)) ** 2)
     assert found["psnr", "Y channel"] == pytest.approx(10 * np.log10(255**2 / luma), abs=1e-9)
-    inner = [item[4:-4, 4:-4] for item in pair]
-    assert found["psnr", "border of 4 px cropped"] == pytest.approx(psnr(*inner), abs=1e-9)
 
 
 def test_pooling_is_not_averaging():

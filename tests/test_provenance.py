@@ -92,7 +92,7 @@ def test_drawn_again_every_byte_is_the_same(folder, made, tmp_path):
 
 
 def test_untouched_files_pass(folder, capsys):
-    code, said = checked(capsys, "--strict", str(folder))
+    code, said = checked(capsys, str(folder))
     assert code == 0 and "0 edited or missing, 0 made by older code" in said
 
 
@@ -145,17 +145,16 @@ def test_one_line_of_a_loss_names_the_figures_that_are_older(folder, tmp_path):
     assert done.returncode == 0
 
 
-def test_strict_fails_on_older_code_and_python(folder, capsys, monkeypatch):
+def test_older_code_and_python_are_named(folder, capsys, monkeypatch):
     monkeypatch.setattr(manifests, "code_of", lambda runs: {"s3e.blur": "new"})
     code, said = checked(capsys, str(folder))
     older = "fig1_severities.png: made by older code (s3e.blur changed since)"
     assert code == 0 and f"{folder}/{older}" in said
-    assert checked(capsys, "--strict", str(folder))[0] == 1
     monkeypatch.undo()
     path = folder / "manifest.json"
     path.write_text(re.sub('"python": "[^"]*"', '"python": "2.7"', path.read_text()))
-    code, said = checked(capsys, "--strict", str(folder))
-    assert code == 1 and "hashed by Python 2.7" in said
+    code, said = checked(capsys, str(folder))
+    assert code == 0 and "hashed by Python 2.7" in said
 
 
 def test_documents_are_filled_and_checked(folder, capsys, monkeypatch, tmp_path):

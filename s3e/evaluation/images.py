@@ -7,7 +7,6 @@ Protocol: 8-bit RGB, whole image, one value per image, then the mean. SSIM is th
 import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
-from operator import itemgetter
 from typing import NamedTuple
 
 import cv2
@@ -73,7 +72,6 @@ def score_batch(restored: ndarray, sharp: ndarray) -> dict[str, ndarray]:
 # Left out: CW-SSIM (needs a complex steerable pyramid), and average-pooling before SSIM, which
 # changes large images only.
 
-BORDER = 4  # pixels, as in super-resolution by a factor of four
 DEFINITION_IMAGES = 200  # are scored: all take ten milliseconds for 64 px, 150 for 256 px
 LUMA = np.array([65.481, 128.553, 24.966]) / 255  # ITU-R BT.601: Y from 16 (black) to 235 (white)
 GREY = np.array([0.299, 0.587, 0.114])  # the same from 0 to 255
@@ -102,15 +100,8 @@ def _luma(image: ndarray) -> ndarray:
     return np.repeat((16 + image @ LUMA)[..., None], 3, -1)
 
 
-def _unit(image: ndarray) -> ndarray:
-    return image / 255
-
-
-INSIDE = itemgetter(np.s_[BORDER:-BORDER, BORDER:-BORDER])
 PSNR, SSIM = partial(psnr, data_range=255), partial(ssim, data_range=255)  # of floats
 BOX = partial(structural_similarity, channel_axis=-1, data_range=255)
-GAUSSIAN = partial(BOX, gaussian_weights=True, sigma=SIGMA)
-RANGE_2 = partial(GAUSSIAN, use_sample_covariance=False, data_range=2.0)
 MEANS = partial(gaussian_filter, sigma=SIGMA, radius=WINDOW // 2)  # also at the border
 AROUND = partial(_similarity, peak=255, means=partial(MEANS, mode="mirror", axes=(0, 1)))
 THROUGH = partial(_similarity, peak=255, means=partial(MEANS, mode="nearest"))
@@ -118,13 +109,8 @@ DEFINITIONS = (
     Definition("this suite", "psnr", "8-bit RGB, per image", psnr),
     Definition("pooled over images", "psnr", "torchmetrics without `dim`", psnr, pooled=True),
     Definition("Y channel", "psnr", "super-resolution", PSNR, _luma),
-    Definition(f"border of {BORDER} px cropped", "psnr", "KAIR, super-resolution", psnr, INSIDE),
     Definition("this suite", "ssim", "Wang et al.: Gaussian 11 x 11, per channel", ssim),
     Definition("scikit-image default", "ssim", "7 x 7 box, sample covariance", BOX),
-    Definition("sample covariance", "ssim", "scikit-image with the Gaussian alone", GAUSSIAN),
-    Definition(
-        "floats, range 2", "ssim", "scikit-image's former default for floats", RANGE_2, _unit
-    ),
     Definition("grey first", "ssim", "8-bit grey, as image libraries convert", SSIM, _grey),
     Definition("Y channel", "ssim", "super-resolution", SSIM, _luma),
     Definition("border counted", "ssim", "torchmetrics, kornia", AROUND),

@@ -53,8 +53,3 @@ def minutes(profile: str) -> dict[str, float]:
     """
     rows = data_file("pipeline/minutes.csv")
     return {row["stage"]: float(row["minutes"]) for row in rows if row["profile"] == profile}
-
-
-def spoken(minutes: float) -> str:
-    """Minutes in words: "2 s", "76 s", "5.6 minutes"."""
-    return f"{max(1, round(60 * minutes))} s" if minutes < 1.5 else f"{minutes:.1f} minutes"

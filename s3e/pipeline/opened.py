@@ -12,7 +12,7 @@ from typing import Any
 
 from s3e import utils
 from s3e.pipeline import keys
-from s3e.pipeline.graph import minutes, spoken, stage_named
+from s3e.pipeline.graph import stage_named
 from s3e.pipeline.store import FAILURE, KEPT, describe_files, provenance, record
 from s3e.pipeline.study import Run, Study
 from s3e.utils import S3EError, write_file
@@ -72,7 +72,7 @@ class OpenRun(Run):
             "what": self.stage_row.what,
             "computes on": f"{runtime.devices} x {runtime.device}, {runtime.precision} bits,"
             f" {runtime.threads} thread(s)",
-            "expected time": spoken(self.expected_minutes) if minutes(profile) else "not measured",
+            "expected time": self.expected_seconds,
             "files go to": self.path,
             "weights": "; ".join(self.config.about_weights()),
             "semantics from": self.config.semantics_from,

@@ -305,7 +305,7 @@ def execute(
             job = job_of(run)
             job["environment"] |= own
             running[places.submit(job)] = run, own, time.monotonic()
-            _say(f"start  {run}  (about {run.expected_minutes:.1f} min)")
+            _say(f"start  {run}")
         if not running:
             return results
         done, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)

@@ -341,8 +341,8 @@ class Run:
                 )
 
     @property
-    def expected_minutes(self) -> float:
-        """Measured minutes; of a profile that nobody measured those of `laptop`."""
-        known = minutes(self.config.profile) or minutes("laptop")
-        own = " (own semantics)" * bool(self.rules and self.rules.start == "own")
-        return known["00_start_here" if self.why_skipped else self.stage + own]
+    def expected_seconds(self) -> str:
+        """Measured time in words; "" for a profile that nobody measured."""
+        known, own = minutes(self.config.profile), self.rules and self.rules.start == "own"
+        name = "00_start_here" if self.why_skipped else self.stage + " (own semantics)" * bool(own)
+        return known and f"{60 * known[name]:.0f} s"

@@ -131,11 +131,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- check
 
 
-def check(folders: Iterable[Path] = (), strict: bool = False) -> int:
+def check(folders: Iterable[Path] = ()) -> int:
     """Print what is wrong with folders of figures; returns 1 if a file was edited or is missing.
 
-    Default: the published folders and the documents that show them. `strict`: 1 also if older code
-    made a file. Needs no `runs/`. Raises `S3EError` for a folder without a manifest.
+    Default: the published folders and the documents that show them. Needs no `runs/`. Raises
+    `S3EError` for a folder without a manifest.
     """
     published = [FIGURES / name for name in PUBLISHED]
     chosen = list(folders) or [folder for folder in published if (folder / NAME).is_file()]
@@ -155,7 +155,7 @@ def check(folders: Iterable[Path] = (), strict: bool = False) -> int:
     print(*wrong, *old, sep="\n")
     names, again = ", ".join(map(str, chosen)), " (python run_all.py makes them again)" * bool(old)
     print(f"{names}: {len(wrong)} edited or missing, {len(old)} made by older code{again}")
-    return int(bool(wrong or (strict and old)))
+    return int(bool(wrong))
 
 
 def compare(folder: Path) -> tuple[list[str], list[str]]:
@@ -174,8 +174,7 @@ def compare(folder: Path) -> tuple[list[str], list[str]]:
         parts = code_of(entry["runs"]) if made == now else {}
         changed = [module for module in parts if manifest["code"].get(module) != parts[module]]
         if changed:
-            more = f" and {len(changed) - 3} more" * (len(changed) > 3)
-            old.append(f"{path}: made by older code ({', '.join(changed[:3])}{more} changed since)")
+            old.append(f"{path}: made by older code ({', '.join(changed)} changed since)")
     for path in sorted(folder.glob("[!.]*")):
         if path.name not in (NAME, FINDINGS, *entries):
             wrong.append(f"{path}: not in {NAME}, so nobody knows what made it")
