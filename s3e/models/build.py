@@ -25,7 +25,7 @@ from s3e.utils import S3EError, atomic_write, data_file, seed_everything
 VGG19 = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 PUBLIC = data_file("models/public.toml")  # deblurrers by `model.backbone`
 PREFIX = re.compile(r"^((module|features)\.)+")  # of parallel trainings, and of VGG19
-WRAPPERS = ("params_ema", "params", "state_dict", "model")  # names of the weights in a larger file
+WRAPPERS = ("params_ema", "params", "state_dict")  # names of the weights in a larger file
 
 
 def variant_rules(variant: str, captioned: bool) -> Variant:
