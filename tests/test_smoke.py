@@ -60,7 +60,7 @@ def test_every_figure_and_table_is_there_and_listed(smoke):
     manifest = json.loads((smoke["figures"] / "manifest.json").read_text())
     files = {path.name for path in smoke["figures"].iterdir()} - {"manifest.json"}
     assert files == set(manifest["files"])
-    for number in (1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 14):
+    for number in (1, 2, 3, 4, 6, 7, 8, 9, 11, 14):
         drawn = {path.suffix for path in smoke["figures"].glob(f"fig{number}_*")}
         assert drawn == {".png", ".pdf"}, number
     for number in (1, 3, 4, 5, 6, 9, "A1"):
@@ -75,11 +75,6 @@ def test_tables_agree_with_the_scores(smoke):
     chosen = "split == 'test' and severity == 'severe'"
     [shown] = table.query(f"{chosen} and variant == 'baseline' and metric == 'psnr'")["mean"]
     assert shown == pytest.approx(scores.query(chosen)["psnr"].mean(), abs=1e-3)
-
-
-def test_deblur_first_then_caption_was_scored(smoke):
-    scores = pd.read_csv(smoke["runs"] / "07_evaluation" / "all" / "caption_scores.csv")
-    assert {"baseline -> tree", "full -> tree", "oracle_map -> tree"} <= set(scores["system"])
 
 
 def run(smoke, capsys, monkeypatch, *words):
