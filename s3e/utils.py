@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from numpy import ndarray
 
 CLONE = Path(__file__).resolve().parents[1]  # the repository, unless this is installed without it
-ROOT = Path(os.environ.get("S3E_ROOT", CLONE if (CLONE / "pyproject.toml").is_file() else ""))
+ROOT = Path(os.environ.get("S3E_ROOT", CLONE if (CLONE / "run_all.py").is_file() else ""))
 NOTEBOOKS = ROOT / "notebooks"
 FIGURES = Path(os.environ.get("S3E_FIGURES", ROOT / "figures"))
 RUNS = Path(os.environ.get("S3E_RUNS", ROOT / "runs"))

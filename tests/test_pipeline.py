@@ -350,7 +350,7 @@ def test_weights_count_by_content_and_are_found_from_any_folder(
 
 def test_kinds_of_data(frames, tmp_path):
     small = {"size": (20, 20)}
-    folders = {"captions": write_coco(tmp_path / "a", **small), "gopro": frames}
+    folders = {"captions": write_coco(tmp_path / "a", **small), "pairs": frames}
     folders |= {"photos": write_photos(tmp_path / "c", **small)}
     for kind, folder in folders.items():
         assert Study("smoke", str(folder)).kind == kind
@@ -523,20 +523,20 @@ def test_without_a_study_to_borrow_from_nothing_starts(here, frames, refused):
     assert not (utils.RUNS / "smoke@frames").exists()
 
 
-@pytest.mark.parametrize("kind", ["scenes", "coco", "gopro"])
+@pytest.mark.parametrize("kind", ["scenes", "coco", "pairs"])
 def test_what_will_be_skipped_is_known_beforehand(kind, frames, tmp_path, capsys):
     coco = write_coco(tmp_path / "a", size=(20, 20))
-    study = Study("smoke", {"scenes": "scenes", "gopro": str(frames), "coco": str(coco)}[kind])
+    study = Study("smoke", {"scenes": "scenes", "pairs": str(frames), "coco": str(coco)}[kind])
 
     def skipped(variant):
         return trained(study, variant).why_skipped
 
     assert ("label maps" in skipped("oracle_map")) is (kind != "scenes")
-    assert ("no captions" in skipped("no_tree_loss")) is (kind == "gopro")
-    assert ("frozen already" in skipped("frozen")) is (kind == "gopro")
+    assert ("no captions" in skipped("no_tree_loss")) is (kind == "pairs")
+    assert ("frozen already" in skipped("frozen")) is (kind == "pairs")
     assert not any(map(skipped, ("baseline", "full", "no_semantics_loss", "shuffled", "oracle")))
     for stage in (TREE, CAPTIONER):
-        assert bool(study.run(stage).why_skipped) is (kind == "gopro")
+        assert bool(study.run(stage).why_skipped) is (kind == "pairs")
 
 
 def test_the_texture_control_is_read_where_it_exists(here, capsys):
