@@ -174,7 +174,10 @@ def compare(folder: Path) -> tuple[list[str], list[str]]:
         parts = code_of(entry["runs"]) if made == now else {}
         changed = [module for module in parts if manifest["code"].get(module) != parts[module]]
         if changed:
-            old.append(f"{path}: made by older code ({', '.join(changed)} changed since)")
+            old.append(
+                f"{path}: made by older code ({', '.join(changed[:3])}"
+                f"{f' and {len(changed) - 3} more' * (len(changed) > 3)} changed since)"
+            )
     for path in sorted(folder.glob("[!.]*")):
         if path.name not in (NAME, FINDINGS, *entries):
             wrong.append(f"{path}: not in {NAME}, so nobody knows what made it")
