@@ -63,8 +63,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     A file that is replaced keeps its mode, a link gives way to a file (what it led to stays).
     """
     path = Path(path)
-    # As short as any name may be; libraries look at the suffix
-    temporary = path.with_name(f".{secrets.token_hex(6)}{path.suffix[-12:]}")
+    # Never too long; libraries look at the suffix, `checkpoint.hold` at the beginning
+    temporary = path.with_name(f".{path.name[:32]}.{secrets.token_hex(6)}{path.suffix[-12:]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
