@@ -17,7 +17,7 @@ import numpy as np
 from s3e.config import load_config
 from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
-from s3e.explore.widgets import Examples, laboratory, preset, shake
+from s3e.explore.widgets import Examples, laboratory, shake
 from s3e.inference import Restorer
 from s3e.utils import set_threads
 
@@ -37,8 +37,7 @@ def report(part: str, control: object, values: list) -> None:
 
 
 def shakes() -> None:
-    sliders = {name: (value / 2, 2 * value) for name, value in preset("moderate").items()}
-    sliders = {name: (low, min(high, 1.0)) for name, (low, high) in sliders.items()}
+    sliders = {"length": (0.25, 1.0), "exploration": (0.002, 0.008), "exposure": (0.5, 1.0)}
     draw = partial(shake, photograph("astronaut", SIZE))
     for control in laboratory(draw, **sliders).children[:-1]:
         values = np.linspace(control.min, control.max, EVENTS)
