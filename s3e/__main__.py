@@ -12,14 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s3e.config import PROFILES, VARIANTS, parse_setting
-from s3e.utils import (
-    S3EError,
-    data_file,
-    disk_errors,
-    end_output,
-    open_streams,
-    say,
-)
+from s3e.utils import S3EError, data_file, disk_errors, end_output, open_streams, say
 
 VERBS = data_file("verbs.yaml")
 TYPES = {"path": Path, "int": int, "setting": parse_setting}  # of arguments

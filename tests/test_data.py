@@ -269,12 +269,13 @@ def test_frames_without_numbers_are_released_and_never_severe(tmp_path):
     assert len(split) == 6 and "severe" not in split.blurred
 
 
-def test_videos_too_short_for_windows(tmp_path):
+def test_videos_too_short_for_windows(tmp_path, capsys):
     counts = {"train/GOPR0001_07_00": 6, "train/GOPR0002_07_00": 6, "test/GOPR0003_07_00": 3}
     gopro = write_gopro(tmp_path / "gopro", counts)
     few = "needs 3 consecutive frames, which fewer than 2 pairs of the test split have"
     with pytest.raises(S3EError, match=few):
-        prepare_corpus(small(gopro), tmp_path / "corpus")
+        prepare.read(small(gopro))  # before any photo is decoded, thus before a notebook runs
+    assert prepare.check(gopro) == 0 and few in capsys.readouterr().out
     corpus = prepare_corpus(small(gopro, blur_severity="released"), tmp_path / "corpus")
     assert corpus.severities == ("released",) and "severe" not in corpus.protocol
 

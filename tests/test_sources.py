@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from s3e.config import load_config
 from s3e.data.annotations import layout, read_source
 from s3e.data.pairs import validation
-from s3e.data.prepare import windows
+from s3e.data.prepare import add_windows
 from s3e.data.readers import SPLITS, ImageIndex
 from s3e.utils import S3EError, stable_hash, write_file
 from tests.fixtures_data import (
@@ -648,14 +649,15 @@ def test_validation_sequences():
 @pytest.mark.parametrize("frames", [3, 5])
 def test_windows_are_consecutive_frames_of_one_sequence(pairs, frames):
     (pairs / "train/GOPR0374_11_00/sharp/000003.png").unlink()
-    images = read_source(pairs).images
+    source = read_source(pairs)
+    add_windows(source, load_config("laptop", overrides={"blur.frames": frames}))
     count = {"GOPR0372_07_00": 8, "GOPR0373_07_01": 6, "GOPR0374_11_00": 0, "GOPR0384_11_00": 6}
     reach = frames // 2
-    for photo, window in zip(images.itertuples(), windows(images, frames), strict=True):
+    for photo in source.images.itertuples():
         inside = reach < photo.frame <= count[photo.sequence] - reach
         numbers = range(photo.frame - reach, photo.frame + reach + 1)
         names = tuple(photo.blurred.with_name(f"{number:06}.png") for number in numbers)
-        assert window == (names if inside else None)
+        assert photo.severe == (names if inside else None) and photo.released == (photo.blurred,)
 
 
 # --- any folder ---

@@ -25,15 +25,7 @@ from s3e.data.corpus import Corpus, load_corpus
 from s3e.data.photos import decode, load_photo, load_whole
 from s3e.data.readers import PAIRED, SPLITS, Photo, Source, counted
 from s3e.data.scenes import CATEGORIES, make_split
-from s3e.utils import (
-    S3EError,
-    cores,
-    disk_errors,
-    psnr,
-    read_json,
-    tell,
-    write_file,
-)
+from s3e.utils import S3EError, cores, disk_errors, psnr, read_json, tell, write_file
 
 CHUNK = 64  # photos that one thread takes at a time
 DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below this
@@ -70,6 +62,8 @@ def read(config: Config) -> Source:
         choose = f"choose {' or '.join(known)} (--set blur.severity={known[-1]})"
         raise S3EError(f"blur.severity is '{severity}', but {source.root} holds {what}: {choose}.")
     refuse(source, config)
+    add_windows(source, config)
+    severities_of(source, config)
     return source
 
 
@@ -115,7 +109,7 @@ def choose(config: Config) -> Source:
 
     Left out are broken photos, near-duplicates across splits, held-out photos like those that the
     study `semantics_from` trains on, and what is beyond `data.train`, `data.val` and `data.test`.
-    Pairs get a column of `windows` for each severity. Raises `S3EError` for broken photos unless
+    Pairs get a column for each severity (`add_windows`). Raises `S3EError` for broken photos unless
     `data.skip_broken`, and where fewer than 2 photos of a split are left.
     """
     source, teacher = read(config), None
@@ -131,9 +125,7 @@ def choose(config: Config) -> Source:
         trained = teacher.images.query("split == 'train'")
         for split in ("val", "test"):
             readers.drop_alike(source, split, trained, teacher.root)
-    if source.paired:
-        source.images["released"] = [(path,) for path in source.images["blurred"]]
-        source.images["severe"] = windows(source.images, config.blur.frames)
+    add_windows(source, config)
     kept = []
     for split, part in source.images.groupby("split"):
         count = min(getattr(config.data, split) or len(part), len(part))
@@ -144,17 +136,23 @@ def choose(config: Config) -> Source:
     return source
 
 
-def windows(images: DataFrame, frames: int) -> list[tuple[Path, ...] | None]:
-    """For each pair the `frames` (odd) blurred frames around it; None near the ends of a video."""
-    known = {(pair.sequence, pair.frame): pair.blurred for pair in images.itertuples()}
-    steps = range(-(frames // 2), frames // 2 + 1)
-    places = zip(images["sequence"], images["frame"], strict=True)
-    found = [tuple(known.get((video, number + step)) for step in steps) for video, number in places]
-    return [window if all(window) else None for window in found]
+def add_windows(source: Source, config: Config) -> None:
+    """Give pairs a column for each severity: the blurred frames whose mean a photo's view is.
+
+    Severe: the `blur.frames` (odd) around it; None near the ends of a video.
+    """
+    if source.paired:
+        images, reach = source.images, config.blur.frames // 2
+        keys = [*zip(images["sequence"], images["frame"], strict=True)]
+        known = dict(zip(keys, images["blurred"], strict=True))
+        around = range(-reach, reach + 1)
+        found = [tuple(known.get((video, at + step)) for step in around) for video, at in keys]
+        images["severe"] = [window if all(window) else None for window in found]
+        images["released"] = [(path,) for path in images["blurred"]]
 
 
 def severities_of(source: Source, config: Config) -> dict[str, tuple[str, ...]]:
-    """What each split is blurred with; short videos have no severe frames (see `windows`)."""
+    """What each split is blurred with; short videos have no severe frames (`add_windows`)."""
     trained, known = config.blur.severity, tuple(SEVERITIES)
     if source.paired:
         counts = source.images.groupby("split")["severe"].count()
@@ -330,8 +328,8 @@ def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -
     `settings`: pairs of a name and its value. Raises `S3EError` for settings or a folder that
     cannot be used.
     """
-    data = load_config("laptop", overrides=dict(settings)).data
-    source = read_source(root, data.subset, data.kind)
+    config = load_config("laptop", overrides=dict(settings))
+    source = read_source(root, config.data.subset, config.data.kind)
     tell(f"folder    {source.root}")
     tell(f"protocol  {source.protocol}")
     look(source, jobs)
@@ -340,6 +338,11 @@ def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -
     for unusual, images in source.images.explode("unusual").groupby("unusual"):
         source.notes.append(counted(unusual, [*images["id"]]))
     readers.keep_apart(source)
+    add_windows(source, config)
+    try:
+        severities_of(source, config)
+    except S3EError as error:
+        source.notes.append(str(error))
     for note in source.notes:
         tell(f"note      {note}")
     source.check_splits()

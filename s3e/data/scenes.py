@@ -254,11 +254,7 @@ def _sprite(category: str, width: int, height: int) -> list[Image.Image]:
 
 
 def _paint(
-    tree: CaptionTree,
-    boxes: Boxes,
-    owners: dict[str, str],
-    size: int,
-    rng: Random,
+    tree: CaptionTree, boxes: Boxes, owners: dict[str, str], size: int, rng: Random
 ) -> tuple[ndarray, ndarray]:
     """Backdrop, objects (each with the texture of its owner) and cues: image and label map."""
     (a, b, c, d), (left, right, root) = tree.entities, tree.relations

@@ -152,7 +152,7 @@ def _groups(
 
 def _rows(
     group: Group, reference: str, resamples: int,
-    sets: Sequence[CaptionSet], minus: Sequence[CaptionSet] = (),
+    sets: Sequence[CaptionSet], minus: Sequence[CaptionSet] = ()
 ) -> list[dict[str, str | float]]:  # fmt: skip
     """Each metric of a group, one set a seed; where there is a reference, less those of `minus`."""
     about = group._asdict() | {"reference": reference}

@@ -111,7 +111,7 @@ def read_images(
 
 def score_captioner(
     source: nn.Module, system: str, corpus: Corpus, config: Config, views: Collection[str],
-    trees: Collection[str] = (),
+    trees: Collection[str] = ()
 ) -> DataFrame:  # fmt: skip
     """`captions.csv`: a caption of each validation and test image, with `node_counts` of its tree.
 
@@ -155,7 +155,7 @@ def score_deblurrer(
 
 def score_images(
     model: S3EDeblur, split: Split, severity: str, config: Config,
-    nodes: bool = False, keep: Path | None = None,
+    nodes: bool = False, keep: Path | None = None
 ) -> DataFrame:  # fmt: skip
     """Rows of `scores.csv`, with `node_counts` if wanted; `keep`: where restored images go."""
     tables, images, extents = [], [], np.asarray(split.extents[severity])
@@ -219,7 +219,7 @@ def shown(corpus: Corpus, config: Config) -> Split:
     return replace(
         corpus.val, name="public", ids=names, captions=captions, parses=[],
         sharp=sharp, blurred={blur.severity: blurred}, psnr={},
-        words=unknown, trees=unknown, targets=unknown[:, 0],
+        words=unknown, trees=unknown, targets=unknown[:, 0]
     )  # fmt: skip
 
 

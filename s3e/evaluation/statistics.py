@@ -45,9 +45,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    differences: ndarray,
-    clusters: Sequence[str] | None = None,
-    resamples: int = 10_000,
+    differences: ndarray, clusters: Sequence[str] | None = None, resamples: int = 10_000
 ) -> Comparison:
     """Mean, 95 % interval and p-values of paired differences, float (seeds, images) or (images,).
 
@@ -85,10 +83,7 @@ def compare(
 
 
 def crossed_bootstrap(
-    measure: Callable[[ndarray], ndarray],
-    seeds: int,
-    units: int,
-    resamples: int,
+    measure: Callable[[ndarray], ndarray], seeds: int, units: int, resamples: int
 ) -> ndarray:
     """Means over resampled seeds of what `measure` finds on resampled units: (..., resamples).
 

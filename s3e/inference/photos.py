@@ -15,15 +15,7 @@ from PIL import ExifTags, Image
 from s3e.blur import blur_batch
 from s3e.data.photos import KEPT, decode
 from s3e.data.readers import ImageIndex
-from s3e.utils import (
-    S3EError,
-    atomic_write,
-    disk_errors,
-    out_of_memory,
-    say,
-    tell,
-    write_file,
-)
+from s3e.utils import S3EError, atomic_write, disk_errors, out_of_memory, say, tell, write_file
 
 # Extensions of the results, and what of `KEPT` such a file keeps
 SAVED = dict.fromkeys((".jpg", ".jpeg"), KEPT) | dict.fromkeys((".png", ".tif", ".tiff"), KEPT[:3])

@@ -29,13 +29,7 @@ from s3e.data.corpus import Sizes, read_vocabulary, to_images, to_tensor
 from s3e.data.photos import SHORTEST
 from s3e.evaluation.images import PROTOCOL
 from s3e.evaluation.score import STRIDE
-from s3e.inference.photos import (
-    Photograph,
-    check_folder,
-    for_each,
-    plan_results,
-    write_photo,
-)
+from s3e.inference.photos import Photograph, check_folder, for_each, plan_results, write_photo
 from s3e.models.build import build_model, load_weights
 from s3e.models.encoders import GRID
 from s3e.models.tree import LEAVES, TreeOutput
@@ -162,11 +156,7 @@ class Restorer:
 
     @torch.no_grad()
     def restore(
-        self,
-        photo: ndarray,
-        variant: str = "full",
-        maps: Tensor | None = None,
-        tile: int = TILE,
+        self, photo: ndarray, variant: str = "full", maps: Tensor | None = None, tile: int = TILE
     ) -> ndarray:
         """The restored photo, uint8 (H, W, 3) like `photo`, by `variant` "full" or "baseline".
 

@@ -61,17 +61,17 @@ def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
     if kind in ("tree", "vectors"):
         tree = S3Tree(
             channels=cells, width=nodes, entities=sizes.entities, relations=sizes.relations,
-            spatial=kind == "tree",
+            spatial=kind == "tree"
         )  # fmt: skip
     over_nodes = nodes + cells, nodes, NODES
     context, item_width, items = {  # widths of what starts the decoder and of what it attends
         "tree": over_nodes, "vectors": over_nodes, "flat": (cells, cells, GRID**2),
-        "global": (maps, 0, 0),
+        "global": (maps, 0, 0)
     }[kind]  # fmt: skip
     decoder = CaptionDecoder(
         words=sizes.words, context_width=context, item_width=item_width, items=items,
         word_width=model.word_width, lstm_width=model.lstm_width,
-        attention_width=model.attention_width, dropout=model.caption_dropout,
+        attention_width=model.attention_width, dropout=model.caption_dropout
     )  # fmt: skip
     if tree:
         source = TreeSemantics(encoder=encoder, tree=tree, decoder=decoder)
@@ -169,7 +169,7 @@ def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) ->
 
 def _fill(
     module: nn.Module, state: dict[str, Tensor], path: Path,
-    remedy: str = "run its stage again, or give the file of the network that is set",
+    remedy: str = "run its stage again, or give the file of the network that is set"
 ) -> nn.Module:  # fmt: skip
     for name, value in module.state_dict().items():  # 1x1 convolutions may be linear layers here
         if name in state and state[name].dim() > value.dim():

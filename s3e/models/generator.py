@@ -89,19 +89,19 @@ class Generator(nn.Module):
 
     def __init__(
         self, *, width: int, blocks: int, dropout: float, map_channels: int, embed_at: list[int],
-        fuse: str,
+        fuse: str
     ):  # fmt: skip
         super().__init__()
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), *_norm_relu(width),
             nn.Conv2d(width, 2 * width, 3, 2, 1), *_norm_relu(2 * width),
-            nn.Conv2d(2 * width, 4 * width, 3, 2, 1), *_norm_relu(4 * width),
+            nn.Conv2d(2 * width, 4 * width, 3, 2, 1), *_norm_relu(4 * width)
         )  # fmt: skip
         self.trunk = nn.ModuleList(ResidualBlock(4 * width, dropout) for _ in range(blocks))
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(4 * width, 2 * width, 3, 2, 1, 1), *_norm_relu(2 * width),
             nn.ConvTranspose2d(2 * width, width, 3, 2, 1, 1), *_norm_relu(width),
-            nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh(),
+            nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()
         )  # fmt: skip
         self.embed = embeddings(map_channels, 4 * width, fuse, embed_at)
         initialise(self)

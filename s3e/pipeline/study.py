@@ -18,16 +18,7 @@ from s3e.config import GIVEN, TRUTH, VARIANTS, load_config
 from s3e.data.annotations import layout
 from s3e.data.readers import CAPTIONED, ImageIndex
 from s3e.pipeline import keys
-from s3e.pipeline.graph import (
-    CAPTIONER,
-    DRAWS,
-    EVALUATES,
-    JUDGES,
-    PREPARES,
-    STAGES,
-    TREE,
-    minutes,
-)
+from s3e.pipeline.graph import CAPTIONER, DRAWS, EVALUATES, JUDGES, PREPARES, STAGES, TREE, minutes
 from s3e.pipeline.store import FAILURE, Record, complete, lost_files, record
 from s3e.utils import FIGURES, ROOT, S3EError, digest, file_digest, read_json, write_file
 

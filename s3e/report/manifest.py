@@ -18,14 +18,7 @@ from s3e.config import Config
 from s3e.pipeline import graph, keys
 from s3e.report.style import save
 from s3e.report.tables import WORDS
-from s3e.utils import (
-    FIGURES,
-    ROOT,
-    S3EError,
-    file_digest,
-    read_json,
-    write_file,
-)
+from s3e.utils import FIGURES, ROOT, S3EError, file_digest, read_json, write_file
 
 NAME, FINDINGS = "manifest.json", "findings.json"
 PUBLISHED = ("study", "photos")  # folders of figures that are committed (see .gitignore)

@@ -17,12 +17,7 @@ from s3e.config import VARIANTS
 from s3e.evaluation.captions import SPICE_NOT_RUN
 from s3e.evaluation.collect import HUMAN, RANDOM
 from s3e.evaluation.gains import UNTRAINED, significant
-from s3e.evaluation.images import (
-    DEFINITION_IMAGES,
-    DEFINITIONS,
-    PROTOCOL,
-    agreement,
-)
+from s3e.evaluation.images import DEFINITION_IMAGES, DEFINITIONS, PROTOCOL, agreement
 from s3e.report.style import in_order, label, short
 from s3e.utils import data_file, write_file
 

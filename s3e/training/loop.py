@@ -59,7 +59,7 @@ class Trainer:
 
     def __init__(
         self, folder: Path, name: str, stage: str, corpus: Corpus, config: Config,
-        modules: dict[str, nn.Module], severity: str, job: dict[str, object], key: tuple = (),
+        modules: dict[str, nn.Module], severity: str, job: dict[str, object], key: tuple = ()
     ):  # fmt: skip
         self.folder, self.name, self.key = Path(folder), name, (config.seed, *key, name)
         self.settings, self.runtime = getattr(config, f"train_{stage}"), config.runtime

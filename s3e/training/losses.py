@@ -74,7 +74,7 @@ def gan_loss(loss: Loss, score: Tensor, sharp: bool) -> Tensor:
 
 def image_terms(
     loss: Loss, critic: nn.Module, perceptual: PerceptualLoss | None, restored: Tensor,
-    sharp: Tensor,
+    sharp: Tensor
 ) -> Terms:  # fmt: skip
     """Weighted L_ImD of the generator: pixel, adversarial and perceptual, as far as switched on."""
     terms = {"pixel": loss.pixel * (restored - sharp).abs().mean()} if loss.pixel else {}

@@ -41,11 +41,11 @@ class CoTraining(Trainer):
 
     def __init__(
         self, folder: Path, name: str, model: S3EDeblur, critic: nn.Module, corpus: Corpus,
-        config: Config, stage: str, variant: str = "baseline",
+        config: Config, stage: str, variant: str = "baseline"
     ):  # fmt: skip
         super().__init__(
             folder, name, stage, corpus, config, {"model": model, "critic": critic},
-            config.blur.severity, {"variant": variant}, (variant,),
+            config.blur.severity, {"variant": variant}, (variant,)
         )  # fmt: skip
         self.model, self.critic, self.source = model, critic, model.semantics
         self.loss, self.rules = config.loss.effective, variant_rules(variant, corpus.captioned)
@@ -128,7 +128,7 @@ class PretrainSemantics(Trainer):
 
     def __init__(
         self, folder: Path, name: str, phase: str, source: nn.Module, corpus: Corpus,
-        config: Config, *, tree: bool, caption: bool,
+        config: Config, *, tree: bool, caption: bool
     ):  # fmt: skip
         severity = config.blur.severity if phase == "a2" else "sharp"
         job = {"kind": source.kind, "losses": {"tree": tree, "caption": caption}}
@@ -165,7 +165,7 @@ class PretrainSemantics(Trainer):
 
 def start_model(
     variant: str, config: Config, corpus: Corpus, *, deblurrer: Path, captioner: Path | None,
-    folder: Path,
+    folder: Path
 ) -> tuple[S3EDeblur, nn.Module]:  # fmt: skip
     """Model and critic of a variant at the start of stage C.
 
