@@ -110,13 +110,6 @@ def test_the_texture_control_keeps_the_decisive_comparisons(differences):
     assert pick(frame, texture="random", **FULL)["mean"] == pytest.approx(0.05, abs=0.03)
 
 
-def test_bins_are_thirds_sorted_by_the_input(scores):
-    chosen = "severity == 'severe' and variant == 'full' and reference == 'blurred'"
-    rows = gains.bins(scores, 200).query(chosen)
-    assert list(rows.bin) == [1, 2, 3] and list(rows.images) == [14, 13, 13]
-    assert (rows.input_high.to_numpy()[:-1] < rows.input_low.to_numpy()[1:]).all()
-
-
 def test_only_shared_seeds_are_compared_and_other_images_refused(scores):
     lone = scores[(scores.variant != "full") | (scores.seed == 2)]
     assert pick(gains.differences(lone, 100), **FULL).seeds == 1

@@ -123,7 +123,6 @@ def frames(store):
         "image_scores": gains.image_scores(scores, 200),
         "differences": compared,
         "by_seed": gains.by_seed(scores),
-        "bins": gains.bins(scores, 200),
         "texture_control": gains.texture_control(compared, compared),
         **fidelity.caption_tables({"caption_scores": said}, corpus, 200),
         "node_accuracy": collect.node_accuracy(readers),
@@ -164,7 +163,7 @@ def pairs_of(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_pairs_have_a_table_of_their_own(frames):
-    wanted = ("image_scores", "differences", "bins")
+    wanted = ("image_scores", "differences")
     paired = {"cost": frames["cost"], **{name: pairs_of(frames[name]) for name in wanted}}
     table, ablation, last = tables.study_tables(paired, "Protocol: GoPro.", "severe", frozen=True)
     assert (table.name, last.name) == ("table2_gopro", "table9_gains")
@@ -269,7 +268,7 @@ def makers(store, frames):
         "fig4": lambda: sheets.results(columns, shown, count=1),
         "fig6": lambda: sheets.node_attention(shown, looks, *labels),
         "fig7": lambda: sheets.captions({"blurred": shown}, records, said, "severe"),
-        "fig8": lambda: plots.gain_by_severity(frames["differences"], frames["bins"]),
+        "fig8": lambda: plots.gain_by_severity(frames["differences"]),
         "fig9": lambda: plots.training_curves(logs_of(store)),
         "fig14": lambda: plots.seeds(frames["by_seed"], frames["differences"]),
         "tree": lambda: diagram.tree(TREE, [0.5] * 7),
@@ -295,8 +294,8 @@ def test_every_figure_redraws_to_the_same_bytes(store, frames, tmp_path):
 
 
 def test_axes_are_labelled_with_units(store, frames):
-    figure = plots.gain_by_severity(frames["differences"], frames["bins"])
-    assert all("(dB)" in axes.get_ylabel() and axes.get_title("left") for axes in figure.axes)
+    (axes,) = plots.gain_by_severity(frames["differences"]).axes
+    assert "(dB)" in axes.get_ylabel() and axes.get_xlabel()
     curves = [axes for axes in plots.training_curves(logs_of(store)).axes if axes.get_visible()]
     assert all(
         axes.get_xlabel() and axes.get_ylabel() and axes.get_title("left") for axes in curves
@@ -409,7 +408,7 @@ def test_notebook_08_draws_what_pairs_without_captions_have(frames, tmp_path, mo
     stages = ("01_data_blurring", "07_evaluation")
     corpus, evaluation = (tmp_path / stage / "all" for stage in stages)
     evaluation.mkdir(parents=True)
-    for name in ("image_scores", "differences", "by_seed", "bins"):
+    for name in ("image_scores", "differences", "by_seed"):
         pairs_of(frames[name]).to_csv(evaluation / f"{name}.csv", index=False)
     frames["cost"].to_csv(evaluation / "cost.csv", index=False)
     write_file(corpus / "corpus.json", {"protocol": "made up for a test"})

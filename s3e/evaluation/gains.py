@@ -78,22 +78,6 @@ def significant(row: pd.Series) -> int:
     return int(np.sign(row["mean"])) if different else 0
 
 
-def bins(scores: DataFrame, resamples: int = 2000) -> DataFrame:
-    """`differences` in PSNR per third of the images by the input's PSNR: bin 1 is hurt worst.
-
-    `input_low` and `input_high` are the bin's ends in dB; p-values are not corrected.
-    """
-    found = []
-    for cell, table in _tables(scores[scores.metric == "psnr"]):
-        quality = table.loc["blurred"].iloc[0].sort_values(kind="stable")
-        for number, third in enumerate(np.array_split(np.arange(len(quality)), 3), 1):
-            own = quality.iloc[third]
-            ends = {"bin": number, "input_low": own.min(), "input_high": own.max()}
-            gains = _gains(cell, table[own.index])
-            found += [(labels | ends, gain) for labels, gain in gains]
-    return _frame(found, resamples)
-
-
 def by_seed(scores: DataFrame) -> DataFrame:
     """Each seed's mean difference: split, severity, metric, variant, reference, seed, mean."""
     return DataFrame(
@@ -122,22 +106,17 @@ def _tables(scores: DataFrame) -> Labelled:
 
 
 def _comparisons(scores: DataFrame) -> Labelled:
-    """All that `_gains` finds in any split, severity and metric."""
-    for cell, table in _tables(scores):
-        yield from _gains(cell, table)
-
-
-def _gains(cell: Labels, table: DataFrame) -> Labelled:
     """Cell, variant, reference and their differences, seeds x images, of all comparisons wanted."""
-    names = table.index.unique("variant")
-    for variant in names.drop(list(UNTRAINED), errors="ignore"):
-        for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):
-            if reference in names and reference != variant:
-                other = table.loc[reference]
-                other = other.iloc[0] if reference in UNTRAINED else other
-                gain = (table.loc[variant] - other).dropna(how="all")
-                if len(gain):
-                    yield cell | {"variant": variant, "reference": reference}, gain
+    for cell, table in _tables(scores):
+        names = table.index.unique("variant")
+        for variant in names.drop(list(UNTRAINED), errors="ignore"):
+            for reference in ("blurred", "baseline", *REFERENCES.get(variant, ())):
+                if reference in names and reference != variant:
+                    other = table.loc[reference]
+                    other = other.iloc[0] if reference in UNTRAINED else other
+                    gain = (table.loc[variant] - other).dropna(how="all")
+                    if len(gain):
+                        yield cell | {"variant": variant, "reference": reference}, gain
 
 
 def _frame(found: Iterable[tuple[Labels, DataFrame]], resamples: int) -> DataFrame:
