@@ -6,7 +6,6 @@
 import inspect
 import pydoc
 import re
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -54,8 +53,7 @@ class Manifest:
     """Collects the files of one folder of figures.
 
     `evaluation`: the run of notebook 07 that they rest on; `corpus`: the run of 01, which knows the
-    fingerprint of a data folder. A notebook can only open runs that are fresh, so the code as it is
-    now is the code that made them.
+    fingerprint of a data folder.
     """
 
     def __init__(self, folder: Path | str, config: Config, evaluation: Path, corpus: Path):
@@ -97,28 +95,8 @@ class Manifest:
         before = read_json(path)["files"] if path.exists() else {}
         for name in set(before) - set(self.files):
             (self.folder / name).unlink(missing_ok=True)
-        code = code_of(run for entry in self.files.values() for run in entry["runs"])
-        made = {"python": sysconfig.get_python_version(), "code": code, "files": self.files}
-        write_file(path, {**self.about, **made})
+        write_file(path, {**self.about, "files": self.files})
         return path
-
-
-def code_of(runs: Iterable[str]) -> dict[str, str]:
-    """Hashes of all modules and notebooks behind a file of these runs as they are now, by name."""
-    stages = list(graph.STAGES)
-    last = max(stages.index(run.split("/")[-2]) for run in runs)
-    behind = [*stages[1 : last + 1], graph.DRAWS]
-    return {name: value for stage in behind for name, value in keys.code_parts(stage).items()}
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder of figures; raises `S3EError` where there is none."""
-    if not (folder / NAME).is_file():
-        raise S3EError(
-            f"{folder} has no {NAME}: name a folder that notebook 08 wrote, or run python"
-            " run_all.py first."
-        )
-    return read_json(folder / NAME)
 
 
 # -------------------------------------------------------------------------------------------- check
@@ -136,45 +114,33 @@ def check(folders: Iterable[Path] = ()) -> int:
         raise S3EError(
             f"{FIGURES} holds no published figures: name a folder, or run python run_all.py first."
         )
-    wrong, old = [], []
-    for folder in chosen:
-        edited, stale = compare(folder)
-        wrong += edited
-        old += stale
+    wrong = [line for folder in chosen for line in compare(folder)]
     for path, text in {} if folders else filled():
         if text != path.read_text(encoding="utf-8"):
             remedy = "python -m s3e report fill"
             wrong.append(f"{path}: its results are not those of figures/ ({remedy})")
-    print(*wrong, *old, sep="\n")
-    names, again = ", ".join(map(str, chosen)), " (python run_all.py makes them again)" * bool(old)
-    print(f"{names}: {len(wrong)} edited or missing, {len(old)} made by older code{again}")
+    print(*wrong, f"{', '.join(map(str, chosen))}: {len(wrong)} edited or missing", sep="\n")
     return int(bool(wrong))
 
 
-def compare(folder: Path) -> tuple[list[str], list[str]]:
-    """Files of a folder that were edited, are gone or unknown; and files that older code made."""
-    manifest, now = read_manifest(folder), sysconfig.get_python_version()
-    made, entries = manifest["python"], manifest["files"]
-    wrong, old = [], []
-    if made != now:
-        old = [f"{folder / NAME}: code was hashed by Python {made}, which {now} cannot compare"]
+def compare(folder: Path) -> list[str]:
+    """What is wrong with a folder: files that were edited, are gone or that nobody knows."""
+    if not (folder / NAME).is_file():
+        raise S3EError(
+            f"{folder} has no {NAME}: name a folder that notebook 08 wrote, or run python"
+            " run_all.py first."
+        )
+    wrong, entries = [], read_json(folder / NAME)["files"]
     for name, entry in entries.items():
         path = folder / name
         if not path.is_file():
             wrong.append(f"{path}: missing")
         elif file_digest(path) != entry["sha256"]:
             wrong.append(f"{path}: edited since it was made")
-        parts = code_of(entry["runs"]) if made == now else {}
-        changed = [module for module in parts if manifest["code"].get(module) != parts[module]]
-        if changed:
-            old.append(
-                f"{path}: made by older code ({', '.join(changed[:3])}"
-                f"{f' and {len(changed) - 3} more' * (len(changed) > 3)} changed since)"
-            )
     for path in sorted(folder.glob("[!.]*")):
         if path.name not in (NAME, FINDINGS, *entries):
             wrong.append(f"{path}: not in {NAME}, so nobody knows what made it")
-    return wrong, old
+    return wrong
 
 
 # ---------------------------------------------------------------------------- results in documents
