@@ -251,7 +251,7 @@ class Config(Section):
 
 
 TRUTH = ("labels", "silhouettes")  # kinds of maps that are the true ones, of scenes alone
-GIVEN = ("noise", *TRUTH)  # kinds without anything to learn
+GIVEN = ("noise", "caption", *TRUTH)  # kinds that look at no image
 
 
 class Variant(Section):
@@ -265,9 +265,7 @@ class Variant(Section):
     """
 
     description: str
-    kind: Literal["tree", "vectors", "global", "flat", "noise", "labels", "silhouettes"] | None = (
-        "tree"
-    )
+    kind: Literal["tree", "vectors", "global", "flat", *GIVEN] | None = "tree"
     start: Literal["shared", "own", "scratch"] = "shared"
     view: Literal["blurred", "sharp"] = "blurred"
     caption_loss: bool = True

@@ -128,8 +128,13 @@ def test_captions_are_scored_beside_random_and_human_ones(corpus, monkeypatch):
     said = [
         said_of(corpus.test, "tree", s, t, "sharp") for s, t in zip((0, 1), texts, strict=False)
     ]
-    frame = caption_tables({"caption_scores": pd.concat(said)}, corpus, 50)["caption_scores"]
-    found = frame.set_index(["references", "system", "metric"])
+    first = [texts[0] for texts in corpus.test.captions]
+    said.append(said_of(corpus.test, "first", 0, first, "sharp"))
+    test = replace(corpus.test, targets=corpus.test.targets.roll(1, 0))  # not those of the others
+    photos = replace(corpus, categories=[], test=test)
+    frame = caption_tables({"caption_scores": pd.concat(said)}, photos, 50)["caption_scores"]
+    found = frame.set_index(["references", "system", "metric"]).sort_index()
+    pd.testing.assert_series_equal(*(found["mean"]["other", name] for name in ("first", HUMAN)))
     assert found["mean"]["all", "tree", "BLEU-1"] > 0.999
     assert found.seeds["all", "tree", "BLEU-1"] == 2
     assert found["mean"]["other", "tree", "BLEU-1"] < 0.999  # the first seed's is no reference

@@ -3,10 +3,12 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from s3e.captions.tree import IGNORE
 from s3e.config import VARIANTS, load_config
 from s3e.models.build import (
     build_critic,
@@ -188,6 +190,22 @@ def test_label_maps_are_class_shares(tiny, corpus):
     torch.testing.assert_close(maps.sum(1), torch.ones(2, 16, 16))
     outline = build_model(tiny, corpus.sizes, "oracle_silhouette").read(batch).maps
     torch.testing.assert_close(outline, torch.stack([maps[:, 0], maps[:, 1:].sum(1)], 1))
+
+
+def test_told_labels_are_vectors_without_places(tiny, corpus):
+    scenes, source = corpus.val, build_semantics(tiny, corpus.sizes, "caption")
+    photos = replace(scenes, label_maps=None)  # which have no true tree
+    told = [split.batch(np.arange(8), "severe", 1).told for split in (scenes, photos)]
+    assert torch.equal(told[0], scenes.targets) and torch.equal(told[1], scenes.trees[:, 1])
+    batch = replace(scenes.batch(np.arange(2), "severe"), told=torch.tensor([[3] * 7, [3] * 7]))
+    batch.told[0, [0, 4]], batch.told[1, 6] = IGNORE, 0
+    nodes = source(batch).maps.unflatten(1, (7, -1))
+    assert nodes.shape == (2, 7, tiny.model.node_width, 16, 16)
+    assert torch.equal(nodes, nodes[..., :1, :1].expand_as(nodes))
+    unknown, null = (torch.cat([v.weight[row] for v in source.vectors]) for row in (0, 1))
+    torch.testing.assert_close(nodes[0, [0, 4], :, 0, 0].flatten(), unknown)
+    torch.testing.assert_close(nodes[1, 6, :, 0, 0], null.chunk(2)[1])
+    assert torch.equal(nodes[1, 1], nodes[0, 3]) and not torch.equal(nodes[0, 3], nodes[0, 5])
 
 
 def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tmp_path):

@@ -532,7 +532,8 @@ def test_what_will_be_skipped_is_known_beforehand(kind, frames, tmp_path, capsys
         return trained(study, variant).why_skipped
 
     assert ("label maps" in skipped("oracle_map")) is (kind != "scenes")
-    assert ("no captions" in skipped("no_tree_loss")) is (kind == "pairs")
+    for variant in ("no_tree_loss", "oracle_caption"):
+        assert ("no captions" in skipped(variant)) is (kind == "pairs")
     assert ("frozen already" in skipped("frozen")) is (kind == "pairs")
     assert not any(map(skipped, ("baseline", "full", "no_semantics_loss", "shuffled", "oracle")))
     for stage in (TREE, CAPTIONER):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from s3e.captions.tree import IGNORE
-from s3e.config import GIVEN, VARIANTS, Training, load_config
+from s3e.config import TRUTH, VARIANTS, Training, load_config
 from s3e.models.build import build_critic, build_model, build_semantics, save_weights
 from s3e.models.tree import TreeOutput
 from s3e.training import checkpoint
@@ -136,7 +136,7 @@ def test_every_variant_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_
     own = ["tree"] * rules.tree_loss + ["caption"] * rules.caption_loss
     assert terms == ["pixel", "adversarial", *own, "critic"]
     assert any(name.startswith("generator.trunk") for name in moved)
-    learns = rules.trained and rules.kind not in (None, *GIVEN)
+    learns = rules.trained and rules.kind not in (None, "noise", *TRUTH)
     assert any(name.startswith("semantics") for name in moved) is learns
 
 

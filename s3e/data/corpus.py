@@ -28,8 +28,9 @@ from s3e.utils import read_json, rng, to_uint8
 class Batch:
     """What one step sees, or an equal part of it.
 
-    Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7; label_map B x S x S. `key`:
-    what its random draws hang on (training and step). `all_words`, `all_trees`: those of the whole
+    Images float32 B x 3 x S x S in [-1, 1]; words B x T; tree B x 7, of the caption; told B x 7:
+    the scene's true tree, or that of the caption; label_map B x S x S. `key`: what its random draws
+    hang on (training and step). `all_words`, `all_trees`: those of the whole
     step's images, by which losses divide.
     """
 
@@ -38,6 +39,7 @@ class Batch:
     blurred: Tensor
     words: Tensor
     tree: Tensor
+    told: Tensor
     label_map: Tensor | None
     key: tuple[object, ...] = ()
     all_words: Tensor | None = None
@@ -115,8 +117,9 @@ class Split:
         sharp = to_tensor(self.sharp[index])
         blurred = sharp if severity == "sharp" else to_tensor(self.blurred[severity][index])
         words, trees = self.words[index, choice], self.trees[index, choice]
+        told = trees if maps is None else self.targets[index]
         ids = [self.ids[i] for i in index]
-        return Batch(ids, sharp, blurred, words, trees, maps, (self.name,), words, trees)
+        return Batch(ids, sharp, blurred, words, trees, told, maps, (self.name,), words, trees)
 
     def draw(
         self, batch: int, severity: str, step: int, *key: object, part: int = 0, parts: int = 1

@@ -36,7 +36,9 @@ PAIRS = (  # systems whose difference is of interest in `JUDGED`
     ("full", "blurred"),
     ("full", "baseline"),
     ("full", "no_semantics_loss"),
+    ("full", "shuffled"),
     ("oracle_map", "baseline"),
+    ("oracle_caption", "baseline"),
 )
 
 
@@ -144,7 +146,7 @@ def _groups(
             if chosen.empty or (system == HUMAN and start == 0):  # it is among all captions
                 continue
             pairs = list(zip(chosen.caption, chosen.texts.str[start:], strict=True))
-            targets = chosen.other if system == HUMAN else chosen.target
+            targets = chosen.other if start else chosen.target
             named = np.array([tree(text) for text in chosen.caption])
             nodes = node_counts(named, np.array(targets.tolist()))[NODE_COLUMNS]
             yield Group(table, name, PROTOCOLS[start], system, view), seed, pairs, nodes

@@ -18,12 +18,14 @@ from s3e.evaluation.statistics import compare, holm
 from s3e.utils import S3EError
 
 UNTRAINED = ("blurred", "public")  # variants without a training
-ORACLES = ("oracle", "oracle_silhouette", "oracle_map")  # know what no deblurrer can
+# know what no deblurrer can
+ORACLES = ("oracle", "oracle_silhouette", "oracle_map", "oracle_caption")
 PARTS = ("pretrained_only", "vector_nodes", "flat_spatial", "frozen")  # `full` without one part
 REFERENCES = {  # beside input and baseline
     "full": ("no_semantics_loss", "shuffled", *PARTS),
     "no_semantics_loss": ("shuffled",),
     "oracle_map": ("oracle_silhouette",),
+    "oracle_caption": ("full",),
 }
 TEXTURE_PAIRS = DataFrame(
     {

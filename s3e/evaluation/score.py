@@ -19,6 +19,7 @@ from pandas import DataFrame
 from torch import Tensor, nn
 
 from s3e.blur import blur_batch
+from s3e.captions.parser import parse_caption
 from s3e.captions.tree import IGNORE
 from s3e.config import Config
 from s3e.data.corpus import Batch, Corpus, Split, to_images, to_tensor
@@ -207,7 +208,7 @@ def padded(batch: Batch) -> Batch:
 def shown(corpus: Corpus, config: Config) -> Split:
     """The photos in figures: validation's, or public-domain ones if the data must not be published.
 
-    No network was trained on these, and none is scored on them; their trees are unknown (IGNORE).
+    No network was trained on these, and none is scored on them; true trees are unknown (IGNORE).
     """
     if config.pictures == "data" or corpus.val.label_maps is not None:
         return corpus.val
@@ -215,11 +216,12 @@ def shown(corpus: Corpus, config: Config) -> Split:
     names, captions = list(wordings), list(wordings.values())
     sharp = np.stack([photograph(name, config.data.size) for name in names])
     blurred = blur_batch(sharp, names, blur.severity, blur.seed, blur.gamma, blur.noise)[0]
+    trees = [[corpus.labels.encode(parse_caption(texts[0]))] for texts in captions]
     unknown = torch.full((len(names), 1, 7), IGNORE)
     return replace(
         corpus.val, name="public", ids=names, captions=captions, parses=[],
         sharp=sharp, blurred={blur.severity: blurred}, psnr={},
-        words=unknown, trees=unknown, targets=unknown[:, 0]
+        words=unknown, trees=torch.tensor(trees), targets=unknown[:, 0]
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from s3e.models.captioner import CaptionDecoder
 from s3e.models.encoders import GRID, ConvEncoder, PerceptualLoss, vgg_features
 from s3e.models.generator import Critic, Generator
 from s3e.models.nafnet import NAFNet
-from s3e.models.semantics import Given, S3EDeblur, TreelessSemantics, TreeSemantics
+from s3e.models.semantics import Given, Labels, S3EDeblur, TreelessSemantics, TreeSemantics
 from s3e.models.tree import NODES, S3Tree
 from s3e.utils import S3EError, atomic_write, data_file, seed_everything
 
@@ -54,6 +54,8 @@ def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
         raise S3EError(
             "these data have no label maps: true label maps exist for the built-in scenes only."
         )
+    if kind == "caption":
+        return Labels(width=model.node_width, counts=(sizes.entities, sizes.relations))
     if kind in GIVEN:
         return Given(kind=kind, map_channels=maps)
     encoder = ConvEncoder(size=config.data.size, widths=model.encoder_widths)

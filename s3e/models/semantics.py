@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3e.config import Variant
+from s3e.config import GIVEN, Variant
 from s3e.data.corpus import Batch
 from s3e.models import roll
 from s3e.models.encoders import GRID
-from s3e.models.tree import TreeOutput
+from s3e.models.tree import LEAVES, NODES, TreeOutput
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,30 @@ class Given(nn.Module):
         return SemanticOutput(F.adaptive_avg_pool2d(onehot, GRID))
 
 
+class Labels(nn.Module):
+    """The tree that a batch is `told` as learned label vectors, M = 7 D: what, without where.
+
+    `counts` of entities and relations; the first vector of each is that of all labels out of
+    vocabulary. A node's vector is the same in every grid cell.
+    """
+
+    def __init__(self, *, width: int, counts: tuple[int, int]):
+        super().__init__()
+        self.vectors = nn.ModuleList(nn.Embedding(1 + count, width) for count in counts)
+
+    def forward(self, batch: Batch) -> SemanticOutput:
+        rows = (batch.told + 1).clamp_min(0).split([LEAVES, NODES - LEAVES], 1)  # IGNORE -> 0
+        parts = [table(row) for table, row in zip(self.vectors, rows, strict=True)]
+        maps = torch.cat(parts, 1).flatten(1)  # B x 7 D
+        return SemanticOutput(maps[..., None, None].expand(-1, -1, GRID, GRID))
+
+
 class S3EDeblur(nn.Module):
     """Restore a batch with the help of what it shows.
 
     `semantics`: the source; None is the deblurrer alone. `rules.view`: which image it reads,
-    "blurred" or "sharp" (`Given` gets the whole batch). `rules.shuffled` embeds the maps of another
-    image of the batch; `rules.detached` keeps the deblurring loss out of the source.
+    "blurred" or "sharp" (kinds of `GIVEN` get the whole batch). `rules.shuffled` embeds the maps of
+    another image of the batch; `rules.detached` keeps the deblurring loss out of the source.
     """
 
     def __init__(self, *, generator: nn.Module, semantics: nn.Module | None, rules: Variant):
@@ -102,7 +120,7 @@ class S3EDeblur(nn.Module):
         """What the source reads in a batch (never shuffled: captions and trees stay their own)."""
         if self.semantics is None:
             return None
-        given = isinstance(self.semantics, Given)
+        given = self.rules.kind in GIVEN
         return self.semantics(batch if given else getattr(batch, self.rules.view))
 
     def restore(self, blurred: Tensor, read: SemanticOutput | None) -> Tensor:

@@ -199,10 +199,10 @@ class Run:
             return ""
         if self.variant == "frozen":
             return "without captions the semantics of 'full' are frozen already"
-        trains = (
-            self.rules.start == "own" if self.rules else self.stage in (TREE, CAPTIONER, JUDGES)
-        )
-        return "these data have no captions" if trains else ""
+        needs = self.stage in (TREE, CAPTIONER, JUDGES)
+        if self.rules:
+            needs = self.rules.start == "own" or self.rules.kind == "caption"
+        return "these data have no captions" if needs else ""
 
     @cached_property
     def reads(self) -> list["Run"]:
