@@ -107,7 +107,7 @@ class Model(Section):
     blocks: PositiveInt = 4
     dropout: Dropout = 0.5
     embed_at: list[int] = [0]
-    fuse: Literal["concat", "sft"] = "concat"
+    fuse: Literal["concat", "sft"] = "sft"
     critic_width: Width = 16
     encoder_widths: list[int] = Field([32, 64, 64, 64, 64], min_length=5, max_length=5)
     node_width: Width = 32

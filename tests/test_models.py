@@ -123,6 +123,20 @@ def test_embedding_changes_nothing_at_first_and_something_later(backbone, fuse, 
             assert not torch.allclose(generator(blurred, maps), before)
 
 
+@pytest.mark.parametrize("fuse", ["concat", "sft"])
+def test_maps_that_are_the_same_everywhere_count_with_sft(fuse):
+    generator = Generator(**PLAIN | {"fuse": fuse}, dropout=0.0, map_channels=6).eval()
+    embed, block = generator.embed["0"], generator.trunk[0]
+    torch.nn.init.normal_(embed.mix.weight)
+    blurred, maps = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 6, 1, 1).expand(-1, -1, 16, 16)
+    with torch.no_grad():
+        features = generator.encoder(blurred)
+        inside = [block.body(embed(features, given)) for given in (maps, 0 * maps)]
+        images = [generator(blurred, given) for given in (maps, 0 * maps)]
+    near = [torch.allclose(*pair, atol=1e-3) for pair in (inside, images)]
+    assert near == ([False, False] if fuse == "sft" else [True, near[1]])  # or by the skip alone
+
+
 def awaken(network):
     """NAFNet's blocks start as the identity: let them do something."""
     for block in network.modules():
