@@ -255,7 +255,7 @@ class PlainTraining:
     def losses(
         self, batch: Batch, restored: Tensor, read: tuple[Tensor, ...] | None
     ) -> list[Tensor]:
-        weights, score = self.config.loss.effective, self.critic(restored)
+        weights, score = self.config.loss, self.critic(restored)
         adversarial = -score.mean() if weights.gan == "wgan-gp" else (score - 1).square().mean()
         found = [
             weights.pixel * (restored - batch.sharp).abs().mean(),

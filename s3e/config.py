@@ -98,7 +98,9 @@ class Model(Section):
 
     `backbone`: DeblurGAN's generator, or NAFNet's body, a modern one (`blocks` then counts those of
     its deepest encoder stage; `dropout` concerns DeblurGAN alone). `pretrained`: the path of a file
-    of public weights that stage B starts from, and that is scored as it is; "": none.
+    of public weights that stage B starts from, and that is scored as it is; "": none. `encoder`: of
+    the semantics, "conv" from scratch or with ImageNet weights (then only the last of
+    `encoder_widths` counts); lite2 is the judge's, since metrics rest on it.
     """
 
     backbone: Literal["deblurgan", "nafnet"] = "deblurgan"
@@ -109,6 +111,7 @@ class Model(Section):
     embed_at: list[int] = [0]
     fuse: Literal["concat", "sft"] = "sft"
     critic_width: Width = 16
+    encoder: Literal["conv", "efficientnet_lite0", "efficientnet_lite2"] = "conv"
     encoder_widths: list[int] = Field([32, 64, 64, 64, 64], min_length=5, max_length=5)
     node_width: Width = 32
     word_width: Width = 96
@@ -124,8 +127,7 @@ class Model(Section):
 class Loss(Section):
     """Weights of L_total = adversarial + perceptual + pixel + caption + tree (specification 6.6).
 
-    `vgg19_weights`: the path of that public file; "" leaves the perceptual term out (see
-    `effective`).
+    `vgg19_weights`: the path of that public file; "" takes features of EfficientNet-Lite0.
     """
 
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"
@@ -143,13 +145,6 @@ class Loss(Section):
         if not (self.pixel or self.adversarial or self.perceptual):
             weights = "loss.pixel, loss.adversarial and loss.perceptual"
             yield f"{weights} are all 0: the generator would learn nothing"
-
-    @property
-    def effective(self) -> "Loss":
-        """The weights in use: without a VGG19 file a pixel term for the perceptual one."""
-        if not self.perceptual or self.vgg19_weights:
-            return self
-        return self.model_copy(update={"perceptual": 0.0, "pixel": max(self.pixel, 10.0)})
 
 
 class Training(Section):
@@ -244,10 +239,15 @@ class Config(Section):
                 yield f"{name}.batch = {section.batch} cannot be cut into {parts}"
 
     def about_weights(self) -> list[str]:
-        """What files of weights change, or what is replaced without them; every output says so."""
-        missing, public = self.loss.effective is not self.loss, Path(self.model.pretrained).name
-        notes = ["no VGG19 weights: no perceptual loss, a pixel loss in its place"] * missing
-        return notes + [f"the deblurrer starts from public weights, {public}"] * bool(public)
+        """What public weights have a part in the training; every output says so."""
+        public, encoder = Path(self.model.pretrained).name, self.model.encoder
+        features = "VGG19" if self.loss.vgg19_weights else "EfficientNet-Lite0"
+        notes = {
+            f"perceptual loss by features of {features}": self.loss.perceptual,
+            f"the encoder starts from ImageNet weights, {encoder}": encoder != "conv",
+            f"the deblurrer starts from public weights, {public}": public,
+        }
+        return [note for note, holds in notes.items() if holds]
 
 
 TRUTH = ("labels", "silhouettes")  # kinds of maps that are the true ones, of scenes alone

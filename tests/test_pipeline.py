@@ -433,12 +433,12 @@ def test_a_failure_is_forgotten_at_the_next_attempt_or_change(here, capsys, monk
 
 def test_the_card_names_what_is_not_usual(here, capsys):
     begin(FIRST).card()
-    assert "VGG19" not in capsys.readouterr().out
+    assert "perceptual" not in capsys.readouterr().out
     changed = {"runtime.precision": "bf16", "runtime.devices": 2, "loss.perceptual": 1.0}
     run = begin(FIRST, overrides=changed)
     run.card()
     shown = capsys.readouterr().out
-    assert "2 x cpu, bf16 bits" in shown and "no VGG19 weights" in shown
+    assert "2 x cpu, bf16 bits" in shown and "features of EfficientNet-Lite0" in shown
     run.finish({})
     about = read_json(run.path / "provenance.json")
     assert (about["device_name"], about["devices"], about["precision"]) == ("", 2, "bf16")

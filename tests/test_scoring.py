@@ -10,6 +10,7 @@ import torch
 from s3e.captions.tree import IGNORE
 from s3e.data.corpus import load_corpus
 from s3e.evaluation import collect, score
+from s3e.evaluation.images import SEEN_METRICS
 from s3e.evaluation.score import node_names, padded, restore, score_deblurrer, score_images
 from s3e.models.build import build_model
 from s3e.utils import S3EError, read_json, write_file
@@ -96,6 +97,9 @@ def test_without_captions_only_images_are_scored(tiny, frames, model, tmp_path):
         for name, count in (("released", 8), ("severe", 6))
     }
     assert "leaf_correct" not in scores
+    judged = scores.groupby("split")[[*SEEN_METRICS, "recognition_blurred"]].count()
+    assert (judged.loc["test"] == 8 + 6).all() and (judged.loc["val"] == 0).all()
+    assert not {*SEEN_METRICS} - {*collect.read_scores([tmp_path]).query("split == 'test'").metric}
     samples = np.load(tmp_path / "samples.npz")
     assert list(samples["ids"]) == list(np.repeat(frames.val.ids[1:3], 2))
     assert list(samples["severity"]) == ["released", "severe"] * 2  # samples have every severity

@@ -15,7 +15,7 @@ from pandas import DataFrame
 
 from s3e.captions.tree import IGNORE
 from s3e.data.corpus import Corpus, Split, consensus
-from s3e.evaluation.images import DEFINITION_IMAGES, LABELS, METRICS
+from s3e.evaluation.images import DEFINITION_IMAGES, LABELS, METRICS, SEEN_METRICS
 from s3e.evaluation.score import SHARES, node_counts, node_shares
 from s3e.evaluation.statistics import proportion_interval
 from s3e.utils import S3EError, read_json
@@ -82,8 +82,9 @@ def read_scores(paths: Iterable[Path]) -> DataFrame:
     paired = "released" in set(wide.severity)
     wide["video"] = wide.id.str.replace(r"/[^/]*$", "", regex=True) if paired else wide.id
     inputs = wide.drop_duplicates(["split", "severity", "id"]).assign(variant="blurred", seed=0)
-    inputs = inputs.assign(**{name: inputs[f"{name}_blurred"] for name in METRICS})
-    return pd.concat([inputs, wide]).melt(LABELS, METRICS, "metric")
+    metrics = [name for name in (*METRICS, *SEEN_METRICS) if name in wide]
+    inputs = inputs.assign(**{name: inputs[f"{name}_blurred"] for name in metrics})
+    return pd.concat([inputs, wide]).melt(LABELS, metrics, "metric").dropna(subset="value")
 
 
 def read_captions(paths: Iterable[Path]) -> DataFrame:

@@ -54,7 +54,9 @@ class Group(NamedTuple):
 
 def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
     """Train the judge on sharp images and write `judge.safetensors`; it is returned frozen."""
-    own = config.model_copy(update={"seed": OWN_SEED})
+    encoder = "conv" if config.model.encoder == "conv" else "efficientnet_lite2"
+    model = config.model.model_copy(update={"encoder": encoder})
+    own = config.model_copy(update={"seed": OWN_SEED, "model": model})
     judge, task = build_semantics(own, corpus.sizes, "flat"), {"tree": False, "caption": True}
     for phase in ("tree", "a1"):
         PretrainSemantics(folder, f"judge_{phase}", phase, judge, corpus, own, **task).fit()

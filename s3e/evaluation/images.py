@@ -12,11 +12,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from numpy import ndarray
 from pandas import DataFrame
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
+from torch import Tensor
 
+from s3e.data.corpus import to_tensor
+from s3e.models.build import build_recogniser
+from s3e.models.efficientnet import SEEN
 from s3e.utils import PSNR_CAP, peak_value, psnr
 
 WINDOW, SIGMA = 11, 1.5  # taps and standard deviation of SSIM's Gaussian, in pixels
@@ -29,6 +35,13 @@ PROTOCOL = (
     " gaussian_weights=True and use_sample_covariance=False."
 )
 METRICS = ["psnr", "ssim"]
+SEEN_METRICS = ["recognition", "feature_distance"]  # of photographs
+SEEN_PROTOCOL = (
+    "Recognition: of the five classes that EfficientNet-Lite2 (ImageNet) finds likeliest in the"
+    " sharp photo, the share that it has among its five of the restored one. Feature distance: 1 -"
+    " cosine of the 1280 features below these classes, 0 for identical photos. It sees squares of"
+    f" {SEEN} px (of larger photos up to {2 * SEEN}) and is no part of any variant."
+)
 LABELS = ["split", "severity", "variant", "seed", "id", "video"]  # of a value in the long frame
 
 
@@ -66,6 +79,23 @@ def score_batch(restored: ndarray, sharp: ndarray) -> dict[str, ndarray]:
     pairs = list(zip(restored, sharp, strict=True))
     return {name: np.array([score(*pair) for pair in pairs])
             for name, score in (("psnr", psnr), ("ssim", ssim))}  # fmt: skip
+
+
+@torch.no_grad()
+def recognised(images: ndarray) -> tuple[Tensor, Tensor]:
+    """What the recogniser finds in uint8 images N x H x W x 3: features N x 1280, five classes."""
+    network, side = build_recogniser(), int(np.clip(images.shape[2], SEEN, 2 * SEEN))
+    squares = F.interpolate(to_tensor(images), (side, side), mode="bilinear", antialias=True)
+    *_, features = network(squares)
+    return features, network.classes(features).topk(5).indices
+
+
+def score_recognised(restored: tuple, sharp: tuple) -> dict[str, ndarray]:
+    """Both metrics of `SEEN_METRICS`, image by image, of what was `recognised`."""
+    (features, classes), (wanted, names) = restored, sharp
+    shared = (classes[:, None] == names[..., None]).any(2).double().mean(1)
+    distance = 1 - F.cosine_similarity(features, wanted)
+    return dict(zip(SEEN_METRICS, (shared.numpy(), distance.numpy()), strict=True))
 
 
 # --------------------------------------------- what "PSNR" and "SSIM" mean elsewhere (notebook 07b)

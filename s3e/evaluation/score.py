@@ -24,7 +24,7 @@ from s3e.captions.tree import IGNORE
 from s3e.config import Config
 from s3e.data.corpus import Batch, Corpus, Split, to_images, to_tensor
 from s3e.data.photos import photograph
-from s3e.evaluation.images import score_batch
+from s3e.evaluation.images import recognised, score_batch, score_recognised
 from s3e.models.build import variant_rules
 from s3e.models.semantics import S3EDeblur
 from s3e.models.tree import LEAVES, predicted_nodes
@@ -158,15 +158,23 @@ def score_images(
     model: S3EDeblur, split: Split, severity: str, config: Config,
     nodes: bool = False, keep: Path | None = None
 ) -> DataFrame:  # fmt: skip
-    """Rows of `scores.csv`, with `node_counts` if wanted; `keep`: where restored images go."""
+    """Rows of `scores.csv`, with `node_counts` if wanted; `keep`: where restored images go.
+
+    Of test photographs with `SEEN_METRICS`.
+    """
     tables, images, extents = [], [], np.asarray(split.extents[severity])
+    photos = split.name == "test" and split.label_maps is None
     for rows, restored, predicted in restore(model, split, severity, config):
         ids = [split.ids[row] for row in rows]
         about = {"split": split.name, "severity": severity, "id": ids}
-        scores = score_batch(restored, split.sharp[rows])
-        for name, values in score_batch(split.blurred[severity][rows], split.sharp[rows]).items():
-            scores[f"{name}_blurred"] = values
-        table = DataFrame(about | scores | {"extent": extents[rows]})
+        sharp = split.sharp[rows]
+        seen = recognised(sharp) if photos else None
+        for image, view in ((restored, ""), (split.blurred[severity][rows], "_blurred")):
+            scores = score_batch(image, sharp)
+            if photos:
+                scores |= score_recognised(recognised(image), seen)
+            about |= {f"{name}{view}": values for name, values in scores.items()}
+        table = DataFrame(about | {"extent": extents[rows]})
         if nodes:
             table = table.join(node_counts(predicted, split.targets[rows].numpy()))
         tables.append(table.set_index(rows))

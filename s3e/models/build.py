@@ -6,6 +6,8 @@ PyTorch's own format (`weights_only`).
 
 import re
 import zipfile
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,15 +17,16 @@ from torch import Tensor, nn
 from s3e.config import GIVEN, TRUTH, VARIANTS, Config, Variant
 from s3e.data.corpus import Sizes
 from s3e.models.captioner import CaptionDecoder
-from s3e.models.encoders import GRID, ConvEncoder, PerceptualLoss, vgg_features
+from s3e.models.efficientnet import EfficientNet, PretrainedEncoder, Recogniser
+from s3e.models.encoders import GRID, IMAGENET, ConvEncoder, PerceptualLoss, vgg_features
 from s3e.models.generator import Critic, Generator
 from s3e.models.nafnet import NAFNet
 from s3e.models.semantics import Given, Labels, S3EDeblur, TreelessSemantics, TreeSemantics
 from s3e.models.tree import NODES, S3Tree
-from s3e.utils import S3EError, atomic_write, data_file, seed_everything
+from s3e.utils import S3EError, atomic_write, data_file, file_digest, seed_everything
 
 VGG19 = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-PUBLIC = data_file("models/public.toml")  # deblurrers by `model.backbone`
+PUBLIC, PACKAGED = (data_file("models/public.toml")[name] for name in ("deblurrers", "imagenet"))
 PREFIX = re.compile(r"^((module|features)\.)+")  # of parallel trainings, and of VGG19
 WRAPPERS = ("params_ema", "params", "state_dict")  # names of the weights in a larger file
 
@@ -58,7 +61,12 @@ def build_semantics(config: Config, sizes: Sizes, kind: str) -> nn.Module:
         return Labels(width=model.node_width, counts=(sizes.entities, sizes.relations))
     if kind in GIVEN:
         return Given(kind=kind, map_channels=maps)
-    encoder = ConvEncoder(size=config.data.size, widths=model.encoder_widths)
+    size, widths = config.data.size, model.encoder_widths
+    if model.encoder == "conv":
+        encoder = ConvEncoder(size=size, widths=widths)
+    else:
+        backbone = pretrained(EfficientNet, model.encoder)
+        encoder = PretrainedEncoder(size=size, channels=widths[-1], backbone=backbone)
     nodes, cells, tree = model.node_width, encoder.channels, None
     if kind in ("tree", "vectors"):
         tree = S3Tree(
@@ -128,16 +136,41 @@ def build_critic(config: Config) -> Critic:
 
 
 def build_perceptual(config: Config) -> PerceptualLoss | None:
-    """The perceptual loss, or None without it; `S3EError` for a file that is not VGG19's."""
-    loss = config.loss.effective
+    """The perceptual loss, or None without it; `S3EError` for files of weights that do not fit."""
+    loss = config.loss
     if not loss.perceptual:
         return None
+    if not loss.vgg19_weights:
+        return PerceptualLoss(pretrained(EfficientNet, "efficientnet_lite0").eval(), [0.5], [0.5])
     features, path = vgg_features(), locate(loss.vgg19_weights, VGG19)
     state = _read(path)
     if "17.weight" in state:  # VGG16, which is the same up to here
         raise S3EError(f"{path} belongs to another network: give the file of VGG19, {VGG19}.")
     wanted = {name: state[name] for name in features.state_dict() if name in state}
-    return PerceptualLoss(_fill(features, wanted, path))
+    return PerceptualLoss(_fill(features, wanted, path), *IMAGENET)
+
+
+@cache
+def build_recogniser() -> Recogniser:
+    """The network that judges what images show; no part of any variant. Errors: `pretrained`."""
+    return pretrained(Recogniser, "efficientnet_lite2").eval().requires_grad_(False)
+
+
+def pretrained(kind: type[EfficientNet], name: str) -> EfficientNet:
+    """A network of `kind` with the ImageNet weights of an installed package (`public.toml`).
+
+    Raises `S3EError` if that is missing, or its file is not the known one.
+    """
+    known = PACKAGED[name]
+    network, package = kind(**known["sizes"]), find_spec(known["module"])
+    path = Path(package.origin).with_name("models") / known["file"] if package else Path("")
+    if not path.is_file() or file_digest(path) != known["sha256"]:
+        raise S3EError(
+            f"{known['file']} is not installed, damaged or of another version:"
+            f" pip install --force-reinstall {known['package']}."
+        )
+    state = zip(network.state_dict(), _read(path).values(), strict=False)  # the same order
+    return _fill(network, dict(state), path)
 
 
 def build_model(config: Config, sizes: Sizes, variant: str) -> S3EDeblur:

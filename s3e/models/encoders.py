@@ -3,6 +3,9 @@
 VGG19 has torchvision's structure and names, so that its public file of weights fits.
 """
 
+from collections.abc import Sequence
+from itertools import islice
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from s3e.models import BatchNorm
 
 GRID = 16  # side of the node maps: small enough to be cheap, large enough to keep the layout
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean, deviation of RGB in [0, 1]
 
 
 def conv_block(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
@@ -57,18 +60,24 @@ def vgg_features() -> nn.Sequential:
 
 
 class PerceptualLoss(nn.Module):
-    """MSE of VGG19 features at conv3_3 before its ReLU; images are B x 3 x H x W in [-1, 1]."""
+    """MSE of features of images, B x 3 x H x W in [-1, 1].
 
-    def __init__(self, features: nn.Module):
+    Of VGG19 at conv3_3 before its ReLU; of EfficientNet-Lite0 the sum of two, at strides 2 and 4
+    (before any ReLU, too), each cell's channels scaled to length 1 as LPIPS does. `mean`, `std`: of
+    RGB in [0, 1], which the network was trained with.
+    """
+
+    def __init__(self, features: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.features = features.requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        for name, value in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(value).view(-1, 1, 1), persistent=False)
 
-    def _see(self, image: Tensor) -> Tensor:
-        return self.features(((image + 1) / 2 - self.mean) / self.std)
+    def _see(self, image: Tensor) -> list[Tensor]:
+        seen = self.features(((image + 1) / 2 - self.mean) / self.std)
+        return [seen] if isinstance(seen, Tensor) else [F.normalize(own) for own in islice(seen, 2)]
 
     def forward(self, restored: Tensor, sharp: Tensor) -> Tensor:
         with torch.no_grad():
             target = self._see(sharp)
-        return F.mse_loss(self._see(restored), target)
+        return sum(map(F.mse_loss, self._see(restored), target))

@@ -66,14 +66,17 @@ def run_study(
 
 def check_files(config: Config) -> None:
     """Raise `S3EError` if the data folder or a file of weights cannot be used."""
-    if config.data.source != "scenes":  # what is imported here imports PyTorch
+    model, photos = config.model, config.data.source != "scenes"
+    if photos:  # what is imported here imports PyTorch
         from s3e.data.prepare import read
 
         read(config)
-    if config.loss.vgg19_weights or config.model.pretrained:
-        from s3e.models.build import build_deblurrer, build_perceptual
+    if photos or model.pretrained or model.encoder != "conv" or config.loss.perceptual:
+        from s3e.models import build
 
-        build_deblurrer(config), build_perceptual(config)
+        build.build_deblurrer(config), build.build_perceptual(config)
+        for name in build.PACKAGED:
+            build.pretrained(build.EfficientNet, name)
 
 
 def check_folders(study: Study) -> None:

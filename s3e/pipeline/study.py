@@ -115,9 +115,8 @@ class Study:
     @cached_property
     def settings(self) -> Record:
         """All settings, flat: {"loss.pixel": 100.0, ...}; weights count by their contents."""
-        used = self.config.model_copy(update={"loss": self.config.loss.effective})
-        found = {"pictures": used.pictures}
-        for section, values in used.model_dump(mode="json").items():
+        found = {"pictures": self.config.pictures}
+        for section, values in self.config.model_dump(mode="json").items():
             if isinstance(values, dict):
                 found |= {f"{section}.{name}": value for name, value in values.items()}
         for name in WEIGHTS:

@@ -33,7 +33,7 @@ def context(config: Config) -> str:
     """One sentence for every table: profile, data, training length and image losses."""
     source = "built-in scenes" if config.data.source == "scenes" else Path(config.data.source).name
     texture = ", random textures" * (config.data.texture == "random")
-    loss = config.loss.effective
+    loss = config.loss
     terms = [f"{name} ({getattr(loss, name):g})" for name in ("perceptual", "pixel")]
     before = sum(part.steps for part in (config.train_tree, config.train_a1, config.train_a2))
     return (

@@ -17,7 +17,7 @@ from s3e.config import VARIANTS
 from s3e.evaluation.captions import SPICE_NOT_RUN
 from s3e.evaluation.collect import HUMAN, RANDOM
 from s3e.evaluation.gains import UNTRAINED, significant
-from s3e.evaluation.images import DEFINITION_IMAGES, DEFINITIONS, PROTOCOL, agreement
+from s3e.evaluation.images import DEFINITION_IMAGES, DEFINITIONS, PROTOCOL, SEEN_PROTOCOL, agreement
 from s3e.report.style import in_order, label, short
 from s3e.utils import data_file, write_file
 
@@ -105,6 +105,7 @@ def study_table(
         "found": finding(frames.get("differences", DataFrame()), "test", severity),
         "reasons": " ".join(sorted(set(shown.get("reason", pd.Series()).dropna()) - {""})),
         "protocol": PROTOCOL,
+        "recogniser": SEEN_PROTOCOL if "recognition" in {*printed.metric} else "",
         "spice": SPICE_NOT_RUN,
         **WORDS["notes"],
     }
@@ -123,7 +124,10 @@ def part_rows(frame: DataFrame, part: Mapping[str, Any], severity: str) -> DataF
     rows = frame.to_dict("records")
     for row in rows:
         metric, variant = row["metric"], row["variant"]
-        row |= {"title": COLUMNS.get(metric, metric), "METRIC": metric.upper()}
+        row |= {
+            "title": COLUMNS.get(metric, metric),
+            "METRIC": COLUMNS.get(metric, metric).removesuffix(" (dB)"),
+        }
         row["short"] = short(variant)
     texts = part["texts"].items()
     frame = frame.assign(**{name: [text.format_map(row) for row in rows] for name, text in texts})

@@ -30,6 +30,15 @@ from s3e.training.losses import critic_terms, image_terms, semantic_terms
 from s3e.utils import S3EError
 
 PHASES = ("tree", "a1", "a2")  # tree alone (02), with the decoder, on blurred images (03)
+BACKBONE_RATE = 0.1  # times the rate of all else: ImageNet weights are tuned, not replaced
+
+
+def learned(source: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """Groups of a semantic source's parameters for an optimizer, with their learning rates."""
+    groups = {rate: [], rate * BACKBONE_RATE: []}
+    for name, weight in source.named_parameters():
+        groups[rate * BACKBONE_RATE if ".backbone." in name else rate].append(weight)
+    return [{"params": own, "lr": speed} for speed, own in groups.items() if own]
 
 
 class CoTraining(Trainer):
@@ -48,7 +57,7 @@ class CoTraining(Trainer):
             config.blur.severity, {"variant": variant}, (variant,)
         )  # fmt: skip
         self.model, self.critic, self.source = model, critic, model.semantics
-        self.loss, self.rules = config.loss.effective, variant_rules(variant, corpus.captioned)
+        self.loss, self.rules = config.loss, variant_rules(variant, corpus.captioned)
         self.perceptual = build_perceptual(config)
         if self.perceptual:
             self.perceptual.to(self.device, self.dtype)
@@ -56,12 +65,10 @@ class CoTraining(Trainer):
         self.critic_batches = self.drawn("deblurring", name, "critic")
 
         rate, groups = self.settings.learning_rate, [{"params": [*model.generator.parameters()]}]
-        weights = [*self.source.parameters()] if self.source else []
-        if weights and self.rules.trained:
+        if self.source and self.rules.trained:
             fresh = self.rules.start == "scratch"
-            slow = self.settings.semantics_learning_rate
-            groups.append({"params": weights, "lr": rate if fresh else slow})
-        elif weights:
+            groups += learned(self.source, rate if fresh else self.settings.semantics_learning_rate)
+        elif self.source:
             self.source.eval().requires_grad_(False)
         adam = {"lr": rate, "betas": (0.5, 0.999), "fused": True}
         self.optimizers = {
@@ -135,8 +142,8 @@ class PretrainSemantics(Trainer):
         super().__init__(folder, name, phase, corpus, config, {"source": source}, severity, job)
         self.source, self.batches = source, self.drawn("semantics", phase)
         self.losses = {"tree": tree, "caption": caption and (phase != "tree" or not tree)}
-        rate = self.settings.learning_rate
-        self.optimizers = {"adam": torch.optim.Adam(source.parameters(), rate, fused=True)}
+        groups = learned(source, self.settings.learning_rate)
+        self.optimizers = {"adam": torch.optim.Adam(groups, fused=True)}
 
     def step(self, number: int) -> Terms:
         """One step of pretraining: read, terms, step; the losses."""
