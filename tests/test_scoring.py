@@ -37,6 +37,7 @@ def frames(corpus):
             blurred={new: split.blurred[old] for new, old in views.items() if old in split.blurred},
             extents={new: np.full(len(split), np.nan) for new in views},
             psnr={"severe": np.array([np.nan, *[20.0] * (len(split) - 2), np.nan])},
+            label_maps=None,
         )
         for name, split in corpus.splits.items()
     }
