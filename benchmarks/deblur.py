@@ -23,8 +23,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from s3e.data.photos import photograph  # noqa: E402
-from s3e.inference import Restorer  # noqa: E402
-from s3e.inference.restorer import TILE  # noqa: E402
+from s3e.inference.restorer import TILE, Restorer  # noqa: E402
 from s3e.utils import psnr, rng  # noqa: E402
 
 LARGE, SMALLER = (4000, 3000), (2048, 1536)

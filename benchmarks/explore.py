@@ -18,7 +18,7 @@ from s3e.config import load_config
 from s3e.data.photos import photograph
 from s3e.data.scenes import make_split
 from s3e.explore.widgets import Examples, laboratory, shake
-from s3e.inference import Restorer
+from s3e.inference.restorer import Restorer
 from s3e.utils import set_threads
 
 SIZE, EVENTS = 256, 25

@@ -19,8 +19,9 @@ from s3e.__main__ import main
 from s3e.blur import blur_batch, kernels_for
 from s3e.captions.tree import NODE_NAMES
 from s3e.data.photos import LARGEST
-from s3e.inference import Restorer, photos, read_photo, write_photo
-from s3e.inference.restorer import DEMONSTRATION
+from s3e.inference import photos
+from s3e.inference.photos import read_photo, write_photo
+from s3e.inference.restorer import DEMONSTRATION, Restorer
 from s3e.utils import ROOT, S3EError
 from tests.fixtures_data import picture
 

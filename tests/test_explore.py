@@ -11,7 +11,7 @@ from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr
 from s3e.explore import widgets
 from s3e.explore.widgets import Examples, expose, laboratory
-from s3e.inference import Restorer
+from s3e.inference.restorer import Restorer
 from s3e.report import sheets
 from s3e.report.style import lit
 from s3e.utils import S3EError, rng

@@ -16,8 +16,8 @@ import s3e
 from s3e.blur import blur_batch
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr, ssim
-from s3e.inference import Restorer, restorer
-from s3e.inference.restorer import DEMONSTRATION, OVERLAP, _cut, _maps_below
+from s3e.inference import restorer
+from s3e.inference.restorer import DEMONSTRATION, OVERLAP, Restorer, _cut, _maps_below
 from s3e.utils import ROOT, S3EError, file_digest
 from tests.fixtures_data import picture
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from s3e.data.photos import PHOTOS, decode, load_photo, load_whole, photograph, sniff
-from s3e.inference import read_photo, write_photo
+from s3e.inference.photos import read_photo, write_photo
 from s3e.utils import S3EError
 from tests.fixtures_data import picture
 

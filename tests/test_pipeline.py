@@ -67,7 +67,7 @@ def notebook(stage):
     parameters = COMMON + OWN.get(stage, "")
     names = [line.split(":")[0] for line in parameters.splitlines()]
     code = [
-        "from s3e.pipeline import open_run\nfrom s3e.fake import losses",
+        "from s3e.pipeline.opened import open_run\nfrom s3e.fake import losses",
         OPEN.format(stage=stage, names=", ".join(f"{name}={name}" for name in names)),
         WORK,
         'run.finish({"loss": losses.VALUE, "resumed": int(run.resumed)})',

@@ -390,7 +390,7 @@ def execute_08(run: FakeRun, figures: Path, monkeypatch: pytest.MonkeyPatch) -> 
     split.rows, split.apart = (lambda *names: np.arange(len(IDS))), (lambda rows: rows)
     corpus = SimpleNamespace(val=split, test=split, severities=severities, synthetic=())
     monkeypatch.setattr("s3e.data.corpus.load_corpus", lambda folder: corpus)
-    monkeypatch.setattr("s3e.pipeline.open_run", lambda *args, **kwargs: run)
+    monkeypatch.setattr("s3e.pipeline.opened.open_run", lambda *args, **kwargs: run)
     notebook = json.loads((NOTEBOOKS / "08_figures_and_tables.ipynb").read_text())
     cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
     space = {}

@@ -16,8 +16,7 @@ from safetensors.numpy import load_file
 
 from s3e import utils
 from s3e.__main__ import main
-from s3e.inference import Restorer
-from s3e.inference.restorer import export_weights
+from s3e.inference.restorer import Restorer, export_weights
 from s3e.utils import NOTEBOOKS, ROOT, S3EError
 from tests.conftest import PHOTOS, environment_of, run_all
 from tests.fixtures_data import write_gopro, write_karpathy, write_photos
