@@ -325,33 +325,24 @@ def deblur_photos(
     overwrite: bool,
     weights: Path | None,
     variant: str,
-    caption: bool,
-    tree: bool,
     tile: int,
 ) -> int:
-    """`python -m s3e deblur`: restore photos; print and write captions and trees, if asked for.
+    """`python -m s3e deblur`: restore photos.
 
     Returns 0, or 1 where a photo could not be done. Raises `S3EError` for a wrong request, before
     any work.
     """
-    beside = ".json" if caption or tree else ""
-    jobs, problems = plan_results(photos, output, beside, overwrite)
+    jobs, problems = plan_results(photos, output, overwrite=overwrite)
     _cut(0, tile)
     restorer = Restorer.load(weights)
     restorer.generator(variant)  # damaged weights end the command here
-    if beside or variant == "full":
+    if variant == "full":
         restorer.semantics("full")
     say(restorer.about)
 
-    def restore(photo: Photograph, result: Path, *facts: Path) -> None:
-        reading = restorer.read(photo.pixels) if facts else None
-        maps = reading.tree.maps if reading else None
-        restored = restorer.restore(photo.pixels, variant, maps, tile)
-        write_photo(restored, photo, result)
+    def restore(photo: Photograph, result: Path) -> None:
+        write_photo(restorer.restore(photo.pixels, variant, tile=tile), photo, result)
         tell(f"{result} ({', '.join(photo.notes)})" if photo.notes else result)
-        for file in facts:
-            about = {"photo": photo.path.name, "weights": restorer.about, "reader": "full"}
-            write_file(file, about | _described(reading, caption, tree))
 
     return for_each(jobs, restore, problems)
 
@@ -386,8 +377,15 @@ def caption_photos(
 
     def read(photo: Photograph) -> None:
         reading = restorer.read(photo.pixels, reader)
-        tell(photo.path)
-        everything[str(photo.path)] = _described(reading, True, tree)
+        facts: dict[str, Any] = {"caption": reading.caption}
+        tell(f"{photo.path}\n  caption  {reading.caption}")
+        if tree:
+            facts["tree"] = []
+            nodes = zip(NODE_NAMES, reading.nodes, reading.confidence, strict=True)
+            for node, label, share in nodes:
+                facts["tree"].append({"node": node, "label": label, "probability": round(share, 4)})
+                tell(f"  {node:<8} {'(empty)' if label == NULL else label} {share:.0%}")
+        everything[str(photo.path)] = facts
         count = len(everything)
         if count % (count // 50 + 1) == 0:  # where a process is killed, 2 % are lost at most
             save()
@@ -397,17 +395,3 @@ def caption_photos(
         return for_each(jobs, read, problems)
     finally:  # also of an interrupt
         save()
-
-
-def _described(reading: Reading, caption: bool, tree: bool) -> dict[str, Any]:
-    """Caption and tree of a reading: printed, and as facts for a file."""
-    facts: dict[str, Any] = {}
-    if caption:
-        facts["caption"] = reading.caption
-        tell(f"  caption  {reading.caption}")
-    if tree:
-        facts["tree"] = []
-        for node, label, share in zip(NODE_NAMES, reading.nodes, reading.confidence, strict=True):
-            facts["tree"].append({"node": node, "label": label, "probability": round(share, 4)})
-            tell(f"  {node:<8} {'(empty)' if label == NULL else label} {share:.0%}")
-    return facts
