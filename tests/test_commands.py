@@ -541,7 +541,8 @@ def test_caption_prints_what_the_captioner_says(folder, tmp_path, capsys):
         assert f"{path}\n  caption  {reading.caption}\n  leaf 1" in output
         shares = [round(share, 4) for share in reading.confidence]
         rows = [*zip(NODE_NAMES, reading.nodes, shares, strict=True)]
-        assert [tuple(node.values()) for node in found["tree"]] == rows
+        told = [(node["node"], node["label"], node["probability"]) for node in found["tree"]]
+        assert told == rows
     assert errors.count("no use on photographs") == 1
     assert f"{folder / 'd.jpg'}: not a photo" in errors
 

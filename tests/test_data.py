@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import math
-from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -152,12 +151,7 @@ def test_bytes_do_not_depend_on_threads_chunks_or_what_a_stopped_run_left(
     assert contents(again) == contents(whole.folder)
 
 
-def test_places_that_have_no_room_or_cannot_be_written(coco, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    with monkeypatch.context() as patch:
-        patch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 0))
-        with pytest.raises(S3EError, match=r"needs 0.0 GB, but 0.0 GB are free: make room, or cho"):
-            prepare_corpus(small(coco), tmp_path / "corpus")
+def test_places_that_cannot_be_written_are_named(coco, tmp_path):
     (tmp_path / "file").write_text("a file where the folder should be")
     with pytest.raises(S3EError, match=r"cannot be written \(.+\): choose another place"):
         prepare_corpus(small(coco), tmp_path / "file" / "corpus")

@@ -161,8 +161,6 @@ def test_captions_come_back_as_they_were_written(tmp_path):
     write_file(tmp_path / "captions.csv", frame.assign(**about))
     found = collect.read_captions([tmp_path])
     assert found.caption.tolist() == texts and found.id.tolist() == frame.id.tolist()
-    with pytest.raises(S3EError, match="two runs call their captions 'full'"):
-        collect.read_captions([tmp_path, tmp_path])
 
 
 def test_folders_of_runs_are_named_by_variant_and_seed(tmp_path):

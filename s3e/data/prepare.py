@@ -2,7 +2,6 @@
 
 import functools
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -33,12 +32,12 @@ DRAFT = 64  # for a look, JPEGs are decoded at a smaller scale, no side below th
 MARGIN = 1.4
 
 
-def in_threads(work: Callable, items: list, title: str, jobs: int = 0) -> Iterator:
-    """`work` of each item, in order, in `jobs` threads (0: one a core).
+def in_threads(work: Callable, items: list, title: str) -> Iterator:
+    """`work` of each item, in order, in a thread a core.
 
     Threads are enough: decoding, resizing and blurring leave the interpreter to others.
     """
-    pool = ThreadPoolExecutor(jobs or cores())
+    pool = ThreadPoolExecutor(cores())
     try:
         yield from tqdm(pool.map(work, items), desc=title, total=len(items), leave=False)
     finally:
@@ -76,13 +75,13 @@ def refuse(source: Source, config: Config) -> None:
         )
 
 
-def look(source: Source, jobs: int = 0) -> None:
+def look(source: Source) -> None:
     """Decode every photo (of pairs the blurred one too); broken ones move to `problems`.
 
     Adds the columns `size` (width, height), `unusual`, `hash` and `thumb`. No file makes it stop.
     """
     images, names = source.images, ["fault", "size", "unusual", "hash", "thumb"]
-    looks = in_threads(_look, [*images.itertuples()], "decoding", jobs)
+    looks = in_threads(_look, [*images.itertuples()], "decoding")
     looks = DataFrame(looks, images.index, names)
     broken = looks["fault"] != ""
     source.problems += [*looks["fault"][broken]]
@@ -207,21 +206,13 @@ def _write_arrays(
                 file.write(array.tobytes())
 
 
-def check_room(
-    images: DataFrame, severities: dict[str, tuple[str, ...]], config: Config, folder: Path
-) -> None:
-    """Raise `S3EError` where the disk lacks room for the arrays, or whole frames differ in size."""
-    pixels = dict.fromkeys(SPLITS, config.data.size**2)
+def check_whole_frames(images: DataFrame, config: Config) -> None:
+    """Raise `S3EError` where whole frames that are tested on differ in size."""
     if config.data.whole_frames and images["blurred"].any():
         tested = images.query("split == 'test'").set_index("size")["path"].to_dict()
-        pixels["test"], *others = map(math.prod, tested)
-        if others:
+        if len(tested) > 1:
             shown = " but ".join(f"{path} has {w} x {h} pixels" for (w, h), path in tested.items())
             raise S3EError(f"whole frames need one size, {shown}: --set data.whole_frames=false.")
-    needed = sum(3 * pixels[split] * (1 + len(severities[split])) for split in images["split"])
-    if needed > (free := shutil.disk_usage(folder).free):
-        what = f"{folder} needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
-        raise S3EError(f"{what}: make room, or choose another place by the variable S3E_RUNS.")
 
 
 def _make_views(config: Config, severities: Sequence[str], images: DataFrame) -> dict[str, ndarray]:
@@ -269,6 +260,7 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
     """
     source = _scenes(config.data) if config.data.source == "scenes" else choose(config)
     severities, images = severities_of(source, config), source.images
+    check_whole_frames(images, config)
     if source.paired and "severe" in severities["test"]:
         short = [*images["id"][images["severe"].isna()]]
         source.notes.append(counted("no severe view, as the video ends near", short))
@@ -282,7 +274,6 @@ def prepare_corpus(config: Config, folder: Path) -> Corpus:
     }
     with disk_errors(folder, "choose another place by the variable S3E_RUNS"):
         folder.mkdir(parents=True, exist_ok=True)
-        check_room(images, severities, config, folder)
         for path in folder.glob("*.npy"):  # of a run that was stopped
             path.unlink()
         for split, part in images.groupby("split"):
@@ -322,7 +313,7 @@ def vocabulary(captions: list[list], trees: list[list], config: Config) -> dict[
 # --- the command `data check` ---
 
 
-def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -> int:
+def check(root: Path, settings: Sequence[tuple[str, Any]] = ()) -> int:
     """Print what a data folder holds, and which of its files are broken; 1 if any is, else 0.
 
     `settings`: pairs of a name and its value. Raises `S3EError` for settings or a folder that
@@ -332,7 +323,7 @@ def check(root: Path, settings: Sequence[tuple[str, Any]] = (), jobs: int = 0) -
     source = read_source(root, config.data.subset, config.data.kind)
     tell(f"folder    {source.root}")
     tell(f"protocol  {source.protocol}")
-    look(source, jobs)
+    look(source)
     for problem in source.problems:
         tell(f"problem   {problem}")
     for unusual, images in source.images.explode("unusual").groupby("unusual"):

@@ -89,13 +89,7 @@ def read_scores(paths: Iterable[Path]) -> DataFrame:
 
 def read_captions(paths: Iterable[Path]) -> DataFrame:
     """What every captioner says: system, input (what it read), split, seed, id, caption."""
-    frame = read(paths, "captions.csv").reindex(columns=CAPTION_COLUMNS)
-    twice = frame.system[frame.duplicated(CAPTION_COLUMNS[:-1])]
-    if len(twice):
-        raise S3EError(
-            f"two runs call their captions '{twice.iloc[0]}': give each system a name of its own."
-        )
-    return frame
+    return read(paths, "captions.csv").reindex(columns=CAPTION_COLUMNS)
 
 
 def read_logs(paths: Iterable[Path], name: str = "*") -> DataFrame:
