@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from s3e.utils import rng
+from s3e.utils import rng, to_uint8
 
 STEPS = 2000  # samples of one path: the exposure clock
 MIX = (0.01, 0.009, 0.008, 0.007, 0.005, 0.003)  # explorations of DeblurGAN's public demo
@@ -213,6 +213,27 @@ def blur_batch(
         levels = blur_image(image / np.float32(255), kernel, gamma, sigma, noise)
         blurred[i] = np.rint(255 * levels)
     return blurred, extents, kernels
+
+
+def expose(
+    photo: ndarray,
+    length: float,
+    exploration: float,
+    exposure: float,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> tuple[ndarray, int, ndarray, ndarray]:
+    """Blur a photo by a path of `length` shorter sides (specification 3.7); `noise`: deviation.
+
+    Returns the path, how many of its samples are seen, kernel and blurred photo, as `sheets.shakes`
+    draws them. One seed has one path: the other settings stretch, bend and cut it. Noise is in
+    units of white.
+    """
+    pixels = length * min(photo.shape[:2])
+    path = trajectories(1, pixels, exploration, rng("laboratory", seed))[0]
+    kernel, draws = psf(path, exposure), rng("noise", "laboratory", seed)
+    blurred = blur_image(photo / np.float32(255), kernel, sigma=noise, generator=draws)
+    return path, len(exposed(path, exposure)), kernel, to_uint8(blurred, 0.0)
 
 
 def convolve(image: ndarray, kernel: ndarray) -> ndarray:

@@ -77,7 +77,7 @@ def test_every_kind_of_fault_is_seen(lab, open_notebook):
     assert book.shown("stderr") == 2
 
 
-@pytest.mark.parametrize(("name", "pictures"), [("00_start_here", 3), ("01_data_blurring", 6)])
+@pytest.mark.parametrize(("name", "pictures"), [("00_start_here", 3), ("01_data_blurring", 5)])
 def test_notebook_runs_in_the_browser(open_notebook, name, pictures):
     book = open_notebook(f"{name}.ipynb")
     book.run_all(seconds=600)

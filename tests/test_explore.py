@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from s3e.blur import blur_batch, exposed, psf, trajectories
+from s3e.blur import blur_batch, expose, exposed, psf, trajectories
 from s3e.data.scenes import make_split
 from s3e.evaluation.images import psnr
 from s3e.explore import widgets
-from s3e.explore.widgets import Examples, expose, laboratory
+from s3e.explore.widgets import Examples, laboratory
 from s3e.inference.restorer import Restorer
 from s3e.report import sheets
 from s3e.report.style import lit

@@ -274,8 +274,6 @@ def makers(store, frames):
         "tree": lambda: diagram.tree(TREE, [0.5] * 7),
         "losses": lambda: plots.losses(store["variants"][0], "cotrain"),
         "shakes": lambda: sheets.shakes({"short": (kick, 9, kernel, shown[0])}),
-        "kernels": lambda: sheets.kernels({"light": ([kernel], [9.0])}),
-        "spectra": lambda: sheets.spectra({"sharp": shown[0], "light": shown[1]}),
         "words": lambda: sheets.word_attention(shown[0], WORDS[0], words, looks[0]),
         "changes": lambda: sheets.changed_trees(*shown[:2], {"root off": (shown[2], -0.3)}),
     }

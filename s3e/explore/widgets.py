@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from s3e.blur import SEVERITIES, blur_batch, blur_image, exposed, extent, psf, trajectories
+from s3e.blur import SEVERITIES, blur_batch, expose, extent
 from s3e.captions.tree import NODE_NAMES
 from s3e.inference.restorer import Reading, Restorer
 from s3e.report import diagram, sheets, style
-from s3e.utils import S3EError, psnr, rng, to_uint8
+from s3e.utils import S3EError, psnr
 
 
 def laboratory(draw: Callable[..., tuple], **controls: Any) -> ipywidgets.VBox:
@@ -51,29 +51,8 @@ def laboratory(draw: Callable[..., tuple], **controls: Any) -> ipywidgets.VBox:
 # 1. What does a shaking camera do to a photo?
 
 
-def expose(
-    photo: ndarray,
-    length: float,
-    exploration: float,
-    exposure: float,
-    noise: float = 0.0,
-    seed: int = 0,
-) -> tuple[ndarray, int, ndarray, ndarray]:
-    """Blur a photo by a path of `length` shorter sides (specification 3.7); `noise`: deviation.
-
-    Returns the path, how many of its samples are seen, kernel and blurred photo, as `sheets.shakes`
-    draws them. One seed has one path: the other settings stretch, bend and cut it. Noise is in
-    units of white.
-    """
-    pixels = length * min(photo.shape[:2])
-    path = trajectories(1, pixels, exploration, rng("laboratory", seed))[0]
-    kernel, draws = psf(path, exposure), rng("noise", "laboratory", seed)
-    blurred = blur_image(photo / np.float32(255), kernel, sigma=noise, generator=draws)
-    return path, len(exposed(path, exposure)), kernel, to_uint8(blurred, 0.0)
-
-
 def shake(photo: ndarray, **settings: float) -> tuple:
-    """A shake of one photo by the settings of `expose`: how wide it is, and its figure."""
+    """A shake of one photo by the settings of `blur.expose`: how wide it is, and its figure."""
     path, seen, kernel, blurred = found = expose(photo, **settings)
     wide = extent(path[:seen])
     text = f"The kernel extends {wide:.1f} px, {wide / min(photo.shape[:2]):.0%} of the side."

@@ -208,26 +208,6 @@ def shakes(shown: Mapping[str, tuple[ndarray, int, ndarray, ndarray]]) -> Figure
     return sheet(dict(zip(titles, zip(*lines, strict=True), strict=True)), list(shown))
 
 
-def kernels(shown: Mapping[str, tuple[Sequence[ndarray], Sequence[float]]]) -> Figure:
-    """Kernels of several images under each severity, all at one scale, extent in pixels below.
-
-    `shown`: severity -> what `s3e.blur.kernels_for` returns.
-    """
-    side = max(len(kernel) for own, _ in shown.values() for kernel in own) + 2
-    lines = [
-        [(kernel_image(kernel, side), f"{wide:.0f} px") for kernel, wide in zip(*own, strict=True)]
-        for own in shown.values()
-    ]
-    columns = {f"image {n}": column for n, column in enumerate(zip(*lines, strict=True), 1)}
-    return sheet(columns, list(shown))
-
-
-def spectra(views: Images) -> Figure:
-    """What blur removes: one photo, sharp first, and its log amplitude spectra on one scale."""
-    columns = {name: [photo, spectrum(photo)] for name, photo in views.items()}
-    return sheet(columns, ("photo", "log amplitude"))
-
-
 def changed_trees(
     blurred: ndarray, intact: ndarray, panels: Mapping[str, tuple[ndarray, float]]
 ) -> Figure:
