@@ -129,10 +129,10 @@ PAIRS = {
     "flat": ("{split}/blur/{i}.png", "{split}/sharp/{i}.png", "train val test"),
     "numbered anew": ("{split}/blurred/{k}-{n}.png", "{split}/clear/{k}-{n}.png"),
     "wrapped": ("motion_blur/{split}/blurry/{i:04}.jpg", "motion_blur/{split}/gt/{i:04}.png"),
-    "view first": ("LQ/{split}/{i:04}.png", "HQ/{split}/{i:04}.png"),
-    "prefixed": ("GoPro_blur/{i:04}.png", "GoPro_sharp/{i:04}.png", ""),
-    "suffixes": ("{split}/{i:04}_blur.png", "{split}/{i:04}_sharp.png"),
-    "suffixes twice": ("im_blur/{i:04}_blur.png", "im_sharp/{i:04}_sharp.png", ""),
+    "view first": ("LQ/{split}/{i:04}.png", "HQ/{split}/{i:04}.png", "training validation"),
+    "prefixed": ("GoPro_degraded/{i:04}.png", "GoPro_original/{i:04}.png", ""),
+    "suffixes": ("{split}/{i:04}_inp.png", "{split}/{i:04}_tar.png", "train valid"),
+    "suffixes twice": ("im_lr/{i:04}_lr.png", "im_hr/{i:04}_hr.png", ""),
     "a file each": ("{split}/{i:04}/input.png", "{split}/{i:04}/ground_truth.png"),
     "scenes": ("{split}/{video}/blur/blur_{n}.png", "{split}/{video}/gt/gt_{n}.png"),
     "inner folder": ("{split}/{video}/Blur/RGB/{n:08}.png", "{split}/{video}/Sharp/RGB/{n:08}.png"),
@@ -141,10 +141,12 @@ PAIRS = {
         "{split}/gt_crops/{video}-{n:06}-3.png",
     ),
     "words in names": ("blur/{split}/clear_{video}/{n}.png", "sharp/{split}/clear_{video}/{n}.png"),
-    "pix2pix": ("A/{split}/{i}.png", "B/{split}/{i}.png"),
+    "pix2pix": ("A/{split}/{i}.png", "B/{split}/{i}.png", "training testing"),
     "cyclegan": ("{split}A/{i}.png", "{split}B/{i}.png"),
+    "words in files": ("inputs/{word}_{i:04}.png", "clean/{word}_{i:04}.png", ""),
+    "numbered": ("view_1/{i:04}.png", "view_2/{i:04}.png", ""),
     "source": ("Data/source images/{i}.bmp", "Data/Target Images/{i}.png", ""),
-    "videos": ("{video}/input/{n:05}.png", "{video}/GT/{n:05}.png", ""),
+    "videos": ("{video}/inputs/{n:05}.png", "{video}/groundtruth/{n:05}.png", ""),
 }
 
 
@@ -157,6 +159,7 @@ def pair_places(blurred, sharp, splits="train test", videos=6, frames=3):
                 names |= {
                     "i": (10 * part + k) * frames + n,
                     "video": f"GOPR{10 * part + k:04}_11_00",
+                    "word": ("clear IMG", "blurry DSC", "train")[n % 3],
                 }
                 yield split, names["i"], blurred.format(**names), sharp.format(**names)
 

@@ -37,7 +37,7 @@ def exif(orientation=1, order=">"):
     made = Image.Exif()
     made.endian = order
     made.update({BASE.Orientation: orientation, BASE.Make: "Maker"})
-    details = {BASE.DateTimeOriginal: DAY, BASE.ExifImageWidth: 1, BASE.ExifImageHeight: 2}
+    details = {BASE.DateTimeOriginal: DAY, BASE.ExifImageWidth: 65596, BASE.ExifImageHeight: 2}
     made.get_ifd(ExifTags.IFD.Exif).update(details)
     made.get_ifd(ExifTags.IFD.GPSInfo).update({ExifTags.GPS.GPSLatitudeRef: "N"})
     return made.tobytes()
@@ -105,6 +105,9 @@ def test_a_turned_photo_is_written_upright(tmp_path, orientation):
 def test_bare_files_and_formats(tmp_path):
     SMOOTH.save(tmp_path / "photo.jpg")
     assert read_photo(tmp_path / "photo.jpg")[2:] == ((), {})
+    own = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", ExifTags.IFD.Exif, 4, 1, 8)
+    SMOOTH.save(tmp_path / "a.jpg", exif=own + b"\x08\0\0\0")  # a way to details and a thumbnail
+    assert read_photo(tmp_path / "a.jpg").about["exif"] == own + bytes(4)
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 200
     Image.fromarray(stripes).save(tmp_path / "photo.png", exif=exif(), icc_profile=SRGB)
@@ -345,12 +348,12 @@ def test_files_are_not_overwritten_unasked(folder, tmp_path, capsys):
 
 def test_two_results_of_one_name_are_refused(folder, tmp_path, capsys):
     (tmp_path / "other").mkdir()
-    SMOOTH.save(tmp_path / "other" / "A.jpg")
+    SMOOTH.save(tmp_path / "other" / "A.JPG")
     SMOOTH.save(tmp_path / "other" / "b.jpg")
     SMOOTH.convert("P").save(tmp_path / "c.gif")
     (tmp_path / "link.jpg").symlink_to(folder / "a.jpg")
     for verb, other, both in (
-        ("deblur", "other/A.jpg", "a.jpg and {}/other/A.jpg would both become {}/out/A.jpg"),
+        ("deblur", "other/A.JPG", "a.jpg and {}/other/A.JPG would both become {}/out/A.JPG"),
         ("blur", "other/b.jpg", "b.png and {}/other/b.jpg would both become {}/out/b.kernel.npy"),
     ):
         assert run(verb, folder, tmp_path / other, "-o", tmp_path / "out") == 2
@@ -386,14 +389,10 @@ def test_results_in_a_folder_are_not_its_photos(folder, tmp_path):
         (["deblur", "{in}", "nowhere.jpg", "-o", "{out}"], "nowhere.jpg does not exist: correct"),
         (["deblur", "{empty}", "-o", "{out}"], "empty: no photo there"),
         (["deblur", "{in}", "-o", "{in}/a.jpg"], "a.jpg is no folder to write to: name another"),
-        (
-            ["deblur", "{in}", "-o", "{in}/a.jpg/out"],
-            "a.jpg is no folder to write to: name another",
-        ),
-        (
-            ["caption", "{in}", "--json", "{in}/a.jpg/all.json"],
-            "a.jpg is no folder to write to: name another",
-        ),
+        (["deblur", "{in}", "-o", "{in}/a.jpg/out"], "a.jpg is no folder to write to: name"),
+        (["caption", "{in}", "--json", "{in}/a.jpg/all.json"], "a.jpg is no folder to write to"),
+        (["deblur", "{in}", "-o", "{gone}"], "gone is no folder to write to: name another"),
+        (["deblur", "{in}", "-o", "{in}" * 200], "(File name too long): give it"),
         (["deblur", "{in}", "-o", "{out}", "--tile", "-5"], "tile = -5: give a multiple of 16"),
         (["deblur", "{in}", "-o", "{out}", "--weights", "{empty}"], "empty: no weights there"),
         (["caption", "{in}", "--weights", "{empty}"], "empty: no weights there"),
@@ -402,7 +401,9 @@ def test_results_in_a_folder_are_not_its_photos(folder, tmp_path):
 )
 def test_wrong_requests_end_before_any_work(folder, tmp_path, capsys, command, message):
     (tmp_path / "empty").mkdir()
-    places = {"in": folder, "out": tmp_path / "out", "empty": tmp_path / "empty"}
+    (folder / "a.jpg").chmod(0o755)
+    (tmp_path / "gone").symlink_to("nowhere")
+    places = {"in": folder} | {name: tmp_path / name for name in ("out", "empty", "gone")}
     assert run(*(word.format(**places) for word in command)) == 2
     output, errors = capsys.readouterr()
     assert message in errors.splitlines()[-1] and errors.count("\n") <= 2  # what is no photo

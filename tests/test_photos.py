@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from s3e.data.photos import PHOTOS, decode, load_photo, load_whole, photograph, sniff
 from s3e.inference.photos import read_photo, write_photo
 from s3e.utils import S3EError
-from tests.fixtures_data import picture
+from tests.fixtures_data import cut, picture
 
 SHARED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 SMOOTH = Image.fromarray(picture("photos", size=(60, 44)))
@@ -158,6 +158,8 @@ def test_the_thumbnail_of_a_raw_photo_is_not_taken_for_it(tmp_path):
     SMOOTH.save(tmp_path / "photo.DNG", "tiff")
     with pytest.raises(S3EError, match="photo.DNG: a TIFF of uint8 samples.* is not supported; "):
         decode(tmp_path / "photo.DNG")
+    (tmp_path / "photo.heic").write_bytes(JPEG)
+    assert decode(tmp_path / "photo.heic")[2] == []
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "ppm"])
@@ -175,12 +177,18 @@ def test_the_first_of_several_images_is_taken_and_noted(tmp_path, kind):
     image, _, notes = decode(tmp_path / "photo")
     assert np.abs(np.asarray(image).astype(int) - SMOOTH).mean() < 12
     assert notes == ["the first of 3 images in the file"]
+    if kind == "tiff":  # what is broken behind the first does no harm
+        assert decode(cut(tmp_path / "photo"))[2] == []
 
 
 JPEG, PNG = encoded(SMOOTH, "jpeg"), encoded(SMOOTH, "png")
+MPO = encoded(SMOOTH, "mpo", save_all=True, append_images=[SMOOTH])
+LOSSY = encoded(SMOOTH, "tiff").replace(b"\3\1\3\0\1\0\0\0\1\0", b"\3\1\3\0\1\0\0\0\x4c\x88")
 BROKEN = {
     "a cut JPEG": (JPEG[: len(JPEG) // 2], "cut"),
     "a JPEG that ends in zeros": (JPEG[: len(JPEG) // 2] + bytes(4000), "cut"),
+    "an MPO that ends in zeros": (MPO[: len(MPO) // 3] + bytes(4000), "cut"),
+    "a compression": (LOSSY, "compression JPEG_LOSSY"),
     "a cut PNG": (PNG[: len(PNG) // 2], "damaged"),
     "a PNG with a wrong byte": (PNG[:2000] + bytes([PNG[2000] ^ 1]) + PNG[2001:], "damaged"),
     "an empty file": (b"", "not a photo in a known format"),
@@ -211,10 +219,8 @@ def test_broken_files_are_named_with_a_remedy(tmp_path, name):
 
 
 REFUSALS = [(PermissionError, "may not be read"), (MemoryError, "free memory")]
-REFUSALS += [
-    (FileNotFoundError, "not there; restore"),
-    (IsADirectoryError, "a folder, pipe or device, not a"),
-]
+REFUSALS += [(FileNotFoundError, "not there; restore"), (IsADirectoryError, "a folder, pipe or")]
+REFUSALS += [(type("ArrayMemoryError", (MemoryError,), {}), "free memory")]
 
 
 @pytest.mark.parametrize("error, words", REFUSALS)
@@ -236,13 +242,15 @@ def test_a_draft_is_smaller_but_tells_the_full_size(tmp_path):
 
 FILES = [JPEG, PNG, *(encoded(SMOOTH, kind) for kind in ("tiff", "gif", "webp", "bmp"))]
 HITS = st.lists(st.tuples(st.floats(0, 0.999), st.binary(max_size=6)), max_size=4)
+STARTS = {kind: f"\0\0\0\x18ftyp{kind}".encode() for kind in ("heic", "hevc", "mif1", "isom")}
+STARTS |= {kind: kind.encode() for kind in ("MM\0*", "MM\0+", "II+\0")}
 
 
-@pytest.mark.parametrize("kind", "jpeg png tiff gif webp avif jpeg2000 big heic film bmp".split())
+@pytest.mark.parametrize("kind", [*STARTS, *"jpeg png tiff gif webp avif jpeg2000 bmp".split()])
 def test_photos_are_known_by_their_first_bytes(tmp_path, kind):
-    starts = {"big": b"MM\0*", "heic": BROKEN["HEIC"][0], "film": BROKEN["a film"][0]}
-    (tmp_path / "photo").write_bytes(starts.get(kind) or encoded(SMOOTH, kind))
-    assert (sniff(tmp_path / "photo") is None) == (kind in ("film", "bmp"))
+    (tmp_path / "photo").write_bytes(STARTS.get(kind) or encoded(SMOOTH, kind))
+    assert (sniff(tmp_path / "photo") is None) == (kind in ("isom", "bmp"))
+    assert sniff(tmp_path) is None
 
 
 @given(st.sampled_from(FILES), HITS, st.floats(0, 1))

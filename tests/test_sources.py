@@ -532,12 +532,12 @@ def test_pairs_are_two_trees_whose_paths_agree(tmp_path, name):
         given[tmp_path / blurred, tmp_path / sharp] = split
     pairs = [*source.images.itertuples()]
     assert source.kind == "pairs" and {(pair.blurred, pair.path) for pair in pairs} == {*given}
-    held = {"test"} if "test" in given.values() else {"val"}
+    held = {"test", "testing"} & {*given.values()} or {"val", "valid", "validation"}
     if any(given.values()):
         assert all((given[p.blurred, p.path] in held) == (p.split == "test") for p in pairs)
     videos = source.images.query("sequence != ''").groupby("sequence")["split"]
     assert videos.nunique().le(1).all() and min(sizes(source)) >= 2
-    assert ("measured" in str(source.notes)) == (name in ("pix2pix", "cyclegan"))
+    assert ("measured" in str(source.notes)) == (name in ("pix2pix", "cyclegan", "numbered"))
     numbered = {*source.images["frame"]} != {-1}
     assert numbered == (
         name in ("mprnet", "reds", "reds of one", "inner folder", "videos", "words in names")
@@ -548,6 +548,7 @@ def test_pairs_are_two_trees_whose_paths_agree(tmp_path, name):
     ("name", "protocol"),
     [
         ("mprnet", "GoPro, subset blur, validation = 1 of 6 train sequences"),
+        ("patches", "GoPro, subset blur, validation = 1 of 6 train sequences"),
         ("reds", "pairs, subset blur, tested on val, validation = 1 of 6 train sequences"),
         ("reds of one", "pairs, subset blur_comp, tested on val, validation = 1 of 6 train seq"),
         ("flat", "pairs, subset blur, splits as given"),
@@ -563,11 +564,11 @@ def test_realblurs_lists_give_the_splits(tmp_path):
     for kind in "JR":
         above = f"RealBlur-{kind}_ECC_IMCORR_centroid_itensity_ref/scene"
         places = above + "{k:03}/blur/blur_{n}.png", above + "{k:03}/gt/gt_{n}.png", ""
-        write_pairs(tmp_path, *places)
+        write_pairs(tmp_path / "in", *places)
         for split, scenes in (("train", "00123"), ("test", "45")):
             named = [(b, s) for _, _, b, s in pair_places(*places) if s.split("/")[1][-1] in scenes]
             text = "".join(f"{sharp} {blurred} \r\n" for blurred, sharp in named)
-            (tmp_path / f"RealBlur_{kind}_{split}_list.txt").write_text(text)
+            (tmp_path / f"in/RealBlur_{kind}_{split}_list.txt").write_text(text)
     source = whole(tmp_path)
     assert sizes(source) == [18, 6, 12] and {*source.images["frame"]} == {-1}
     scenes = photos(source, "val")["sequence"].str.rpartition("/")[2]
@@ -588,12 +589,16 @@ PLAIN = [
     ("train/{n}.jpg", "test/{n}.jpg"),
 ]
 PLAIN += [("images/{n}.jpg", "masks/{n}.png"), ("a/{n}.jpg", "b/{n}.jpg", "c/{n}.jpg")]
+PLAIN += [("input_{n}.jpg",), ("blur/{n}.jpg", "blur_gamma/{n}.jpg")]
 
 
 @pytest.mark.parametrize("places", PLAIN)
 def test_equal_names_alone_make_no_pairs(tmp_path, places):
     many(tmp_path, *places)
     assert whole(tmp_path).kind == "photos" and len(whole(tmp_path).images) == 30 * len(places)
+    for name in ("my blur.png", "my sharp.png"):
+        save(tmp_path / name, picture(name))
+    assert layout(ImageIndex(tmp_path)) == "photos"  # a pair by chance
 
 
 LIKE = ("left/{n}.png", "right/{n}.png")

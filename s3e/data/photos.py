@@ -93,7 +93,7 @@ def decode(
     except (UnidentifiedImageError, KeyError):  # KeyError: a compression of TIFF
         fault = _unknown(path)
     except Exception as error:
-        damaged = f"damaged ({error or type(error).__name__})", "replace the file or remove it"
+        damaged = f"damaged ({error})", "replace the file or remove it"
         fault = next((FAULTS[kind] for kind in FAULTS if isinstance(error, kind)), damaged)
     raise S3EError("{}: {}; {}.".format(path, *fault))
 
