@@ -7,12 +7,16 @@ module, slow to import, is imported only then.
 import argparse
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from s3e.config import PROFILES, VARIANTS, parse_setting
-from s3e.utils import S3EError, data_file, disk_errors, end_output, open_streams, say
+try:
+    from s3e.config import PROFILES, VARIANTS, parse_setting
+    from s3e.utils import S3EError, data_file, disk_errors, end_output, open_streams, say
+except KeyboardInterrupt:  # these take a second or two to import
+    sys.exit(130)
 
 VERBS = data_file("verbs.yaml")
 TYPES = {"path": Path, "int": int, "setting": parse_setting}  # of arguments
@@ -44,10 +48,11 @@ def _add(parent: argparse.ArgumentParser, verbs: dict[str, Any]) -> None:
 def main(command: list[str] | None = None) -> int:
     """Run one command; an `S3EError` is printed as one line and gives exit code 2.
 
-    So is, with exit code 1, what the system refuses and nobody foresaw.
+    So is, with exit code 1, what the system refuses and nobody foresaw. SIGTERM is as Ctrl-C.
     """
     open_streams()
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with disk_errors("the current folder", "change to another"):
             os.getcwd()  # where it is gone, some libraries end the process
         arguments = vars(parser().parse_args(command))

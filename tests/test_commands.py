@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -501,7 +502,7 @@ def test_an_interrupt_leaves_whole_files(folder, tmp_path, monkeypatch, capsys):
         saved.append(path)
         save(self, path, *options, **more)
         if len(saved) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)  # is as Ctrl-C
 
     monkeypatch.setattr(Image.Image, "save", interrupted)
     assert run("deblur", folder, "-o", tmp_path / "out") == 130

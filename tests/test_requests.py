@@ -2,13 +2,14 @@
 
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 
 import pytest
 
 from s3e.__main__ import main, parser
-from s3e.utils import S3EError
+from s3e.utils import ROOT, S3EError
 
 
 def test_wrong_requests_are_refused(capsys):
@@ -46,6 +47,14 @@ def test_how_commands_end(monkeypatch, capsys):
     assert capsys.readouterr().err == "s3e: the file is gone: bring it back.\n"
     assert raises(KeyboardInterrupt()) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
+
+
+def test_an_interrupt_of_the_imports_is_no_traceback(tmp_path):
+    (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "s3e", "--help"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 def test_help_does_not_wait_for_torch():

@@ -1,6 +1,5 @@
 """`run_all.py`: which notebooks must run, in what order and where, and what came of it."""
 
-import signal
 import time
 from tempfile import TemporaryFile
 
@@ -138,7 +137,6 @@ def work(
 
     `again`: the command to go on with.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
 
     def start(run: Run) -> Job:
