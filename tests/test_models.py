@@ -233,5 +233,7 @@ def test_weights_survive_the_disk_and_foreign_files_are_refused(tiny, corpus, tm
     with pytest.raises(S3EError, match="another network"):
         load_weights(model.generator, tmp_path / "a.safetensors")
     (tmp_path / "b.safetensors").write_bytes(b"nonsense")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1  # that of umask
     with pytest.raises(S3EError, match="cannot be read"):
         load_weights(model.generator, tmp_path / "b.safetensors")

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from s3e.config import GIVEN, TRUTH, VARIANTS, Config, Variant
@@ -190,7 +190,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
     """Write a module's weights as safetensors, whole or not at all."""
     state = {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_write(path) as temporary:
-        save_file(state, str(temporary))
+        temporary.write_bytes(save(state))
 
 
 def load_weights(module: nn.Module, path: Path, ignore: tuple[str, ...] = ()) -> nn.Module:
