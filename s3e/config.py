@@ -127,13 +127,17 @@ class Model(Section):
 class Loss(Section):
     """Weights of L_total = adversarial + perceptual + pixel + caption + tree (specification 6.6).
 
-    `vgg19_weights`: the path of that public file; "" takes features of EfficientNet-Lite0.
+    `critic_rate`: the critic's learning rate over the generator's. `critic_noise`: the standard
+    deviation of noise on all images that the critic trains on. `vgg19_weights`: the path of that
+    public file; "" takes features of EfficientNet-Lite0.
     """
 
     gan: Literal["wgan-gp", "lsgan"] = "lsgan"
     adversarial: NonNegativeFloat = 1.0
     gradient_penalty: NonNegativeFloat = 10.0
     critic_steps: PositiveInt = 1
+    critic_rate: PositiveFloat = 1.0
+    critic_noise: NonNegativeFloat = 0.0
     perceptual: NonNegativeFloat = 0.0
     vgg19_weights: str = ""
     pixel: NonNegativeFloat = 100.0

@@ -241,3 +241,30 @@ def test_the_deblurring_loss_reaches_tree_and_encoder_unless_detached(corpus, tm
     assert found["pixel"] == found["adversarial"]
     assert found["pixel"] == {"generator"} | ({"encoder", "tree"} if not detached else set())
     assert found["caption"] == {"encoder", "tree", "decoder"}
+
+
+def test_gradient_norms_by_term_leave_the_training_as_it_was(corpus, tmp_path):
+    training, _ = training_of(corpus, tmp_path)
+    modules = nn.ModuleList([training.model, training.critic])
+    state, random = deepcopy(modules.state_dict()), torch.get_rng_state()
+    table = training.gradient_norms().set_index("loss")
+    reaches = {"pixel": [True, True], "adversarial": [True, True]}
+    reaches |= {"tree": [False, True], "caption": [False, True]}  # generator, semantics
+    assert (table[["generator", "semantics"]] > 0).T.to_dict("list") == reaches
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, state[name]) for name, value in modules.state_dict().items())
+    assert all(part.training for part in modules.modules())
+    training.loss = training.loss.model_copy(update={"pixel": 2 * training.loss.pixel})
+    twice = training.gradient_norms().set_index("loss")
+    assert twice.loc["pixel"].tolist() == pytest.approx((2 * table.loc["pixel"]).tolist())
+    assert twice.loc["adversarial"].tolist() == table.loc["adversarial"].tolist()
+
+
+def test_the_critic_has_a_rate_of_its_own_and_noise_in_training_alone(corpus, tmp_path):
+    own = {"loss.critic_rate": 0.5, "loss.critic_noise": 0.1}
+    training, batch = training_of(corpus, tmp_path, **own)
+    rates = {name: item.param_groups[0]["lr"] for name, item in training.optimizers.items()}
+    assert rates["critic"] == rates["generator"] / 2
+    for trains in (True, False):
+        critic = training.critic.train(trains)
+        assert torch.equal(critic(batch.sharp), critic(batch.sharp)) is not trains

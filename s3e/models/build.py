@@ -131,8 +131,8 @@ def build_deblurrer(config: Config) -> S3EDeblur:
 
 
 def build_critic(config: Config) -> Critic:
-    """The critic for the configured width."""
-    return Critic(width=config.model.critic_width)
+    """The critic for the configured width and noise."""
+    return Critic(width=config.model.critic_width, noise=config.loss.critic_noise)
 
 
 def build_perceptual(config: Config) -> PerceptualLoss | None:

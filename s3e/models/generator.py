@@ -123,10 +123,15 @@ def initialise(module: nn.Module) -> None:
 
 
 class Critic(nn.Module):
-    """The PatchGAN critic: B x 3 x H x W in [-1, 1] -> scores B x 1 x h x w (35 x 35 at 256 px)."""
+    """The PatchGAN critic: B x 3 x H x W in [-1, 1] -> scores B x 1 x h x w (35 x 35 at 256 px).
 
-    def __init__(self, *, width: int):
+    In training it sees images with Gaussian `noise` (its standard deviation), so that the finest
+    detail, which restored images lack, does not decide alone.
+    """
+
+    def __init__(self, *, width: int, noise: float = 0.0):
         super().__init__()
+        self.noise = noise
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 2), nn.LeakyReLU(0.2)]
         for inputs, outputs, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
             layers.append(nn.Conv2d(inputs * width, outputs * width, 4, stride, 2))
@@ -135,4 +140,6 @@ class Critic(nn.Module):
         initialise(self)
 
     def forward(self, image: Tensor) -> Tensor:
+        if self.training and self.noise:
+            image = image + self.noise * torch.randn_like(image)
         return self.layers(image)

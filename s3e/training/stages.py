@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pandas import DataFrame
 from torch import Tensor, nn
 
 from s3e.config import Config
@@ -71,9 +72,10 @@ class CoTraining(Trainer):
         elif self.source:
             self.source.eval().requires_grad_(False)
         adam = {"lr": rate, "betas": (0.5, 0.999), "fused": True}
+        slower = adam | {"lr": rate * self.loss.critic_rate}
         self.optimizers = {
             "generator": torch.optim.Adam(groups, **adam),
-            "critic": torch.optim.Adam(critic.parameters(), **adam),
+            "critic": torch.optim.Adam(critic.parameters(), **slower),
         }
 
     def step(self, number: int) -> Terms:
@@ -117,6 +119,22 @@ class CoTraining(Trainer):
         losses = self.optimizer_step(self.optimizers["critic"], terms)
         self.critic.requires_grad_(False)
         return losses
+
+    def gradient_norms(self) -> DataFrame:
+        """Norm of each weighted term's gradient (rows) in generator and trained semantics.
+
+        Of the first batch, with networks in eval mode.
+        """
+        with self.evaluating(), torch.enable_grad():
+            terms = self.terms(*self.read_and_restore(self.batches(0)))
+        rows, groups = [], self.optimizers["generator"].param_groups
+        for name, value in terms.items():
+            rows.append({"loss": name})
+            for part, group in zip(("generator", "semantics"), groups, strict=False):
+                found = torch.autograd.grad(value, group["params"], None, True, allow_unused=True)
+                norm = nn.utils.get_total_norm([own for own in found if own is not None])
+                rows[-1][part] = float(norm)
+        return DataFrame(rows)
 
     def validate(self) -> float:
         """Mean PSNR in dB."""
