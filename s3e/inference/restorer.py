@@ -378,7 +378,8 @@ def caption_photos(
     def read(photo: Photograph) -> None:
         reading = restorer.read(photo.pixels, reader)
         facts: dict[str, Any] = {"caption": reading.caption}
-        tell(f"{photo.path}\n  caption  {reading.caption}")
+        tell(photo.path)
+        tell(f"  caption  {reading.caption}")
         if tree:
             facts["tree"] = []
             nodes = zip(NODE_NAMES, reading.nodes, reading.confidence, strict=True)
