@@ -15,10 +15,11 @@ from typing import Any
 try:
     from s3e.config import PROFILES, VARIANTS, parse_setting
     from s3e.utils import S3EError, data_file, disk_errors, end_output, open_streams, say
-except KeyboardInterrupt:  # these take a second or two to import
+
+    VERBS = data_file("verbs.yaml")
+except KeyboardInterrupt:  # this takes a second or two
     sys.exit(130)
 
-VERBS = data_file("verbs.yaml")
 TYPES = {"path": Path, "int": int, "setting": parse_setting}  # of arguments
 NAMES = {"profiles": ", ".join(PROFILES), "variants": ", ".join(VARIANTS)}  # in texts of help
 
