@@ -138,6 +138,7 @@ WGAN = {"loss.gan": "wgan-gp", "loss.critic_steps": 2}
 CASES = {
     "c full wgan-gp": ("c", "full", {**WGAN, "train_c.clip_norm": 1.0}),
     "a2": ("a2", "full", {"train_a2.sharp_share": 0.5}),
+    "a2 pretrained": ("a2", "full", {"model.encoder": "efficientnet_lite0"}),
     "c shuffled": ("c", "shuffled", {}),
     "c noise": ("c", "noise_maps", {}),
 }

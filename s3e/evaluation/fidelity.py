@@ -54,7 +54,7 @@ class Group(NamedTuple):
 
 def train_judge(folder: Path, corpus: Corpus, config: Config) -> nn.Module:
     """Train the judge on sharp images and write `judge.safetensors`; it is returned frozen."""
-    encoder = "conv" if config.model.encoder == "conv" else "efficientnet_lite2"
+    encoder = config.model.encoder.replace("lite0", "lite2")
     model = config.model.model_copy(update={"encoder": encoder})
     own = config.model_copy(update={"seed": OWN_SEED, "model": model})
     judge, task = build_semantics(own, corpus.sizes, "flat"), {"tree": False, "caption": True}
