@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from skimage import data
 
+from s3e.blur import blur_batch
 from s3e.config import load_config
-from s3e.data.corpus import Sizes, to_tensor
+from s3e.data.corpus import Sizes
+from s3e.data.photos import photograph
 from s3e.evaluation.images import recognised, score_recognised
 from s3e.models import BatchNorm, build
 from s3e.models.efficientnet import EfficientNet
@@ -21,22 +22,19 @@ from s3e.utils import S3EError
 CATS, DRINKS = {281, 282, 283, 284, 285}, {504, 967, 968}  # classes of ImageNet
 PRETRAINED = {"model.encoder": "efficientnet_lite0"}
 KNOWN = build.PACKAGED["efficientnet_lite0"]
+FOLDER = build.find_spec(KNOWN["module"]).submodule_search_locations[0]
 
 
 def public_maps(image: torch.Tensor) -> list[torch.Tensor]:
     """lite0's output after each block, written out with the names of the public file."""
     halving = {1, 3, 5, 11}  # blocks
-    path = build.find_spec(KNOWN["module"]).submodule_search_locations[0]
-    state = torch.load(f"{path}/models/{KNOWN['file']}", weights_only=True)
+    state = torch.load(f"{FOLDER}/models/{KNOWN['file']}", weights_only=True)
     state = {name: value.double() for name, value in state.items()}
 
     def conv(name, image, stride=1, groups=1):
         weight = state[f"{name}.weight"]
-        for axis in (2, 3):  # TensorFlow's padding "same"
-            side, kernel = image.shape[axis], weight.shape[-1]
-            zeros = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            ends = (zeros // 2, zeros - zeros // 2)
-            image = F.pad(image, (0, 0, *ends) if axis == 2 else ends)
+        zeros = weight.shape[-1] - stride  # as TensorFlow pads even sides
+        image = F.pad(image, (zeros // 2, zeros - zeros // 2) * 2)
         return F.conv2d(image, weight, None, stride, groups=groups)
 
     def norm(name, image):
@@ -69,30 +67,20 @@ def test_groups_of_blocks_are_the_public_arithmetic():
     assert all(isinstance(part, BatchNorm) for part in network.modules() if hasattr(part, "eps"))
 
 
-def square(image: np.ndarray, side: int = 128) -> np.ndarray:
-    """The middle of a photograph as uint8 1 x side x side x 3."""
-    edge = min(image.shape[:2])
-    top, left = ((length - edge) // 2 for length in image.shape[:2])
-    middle = to_tensor(image[None, top : top + edge, left : left + edge])
-    small = F.interpolate(middle, (side, side), mode="bilinear", antialias=True)
-    return ((small + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 @pytest.mark.parametrize("side", [64, 128, 256])
 def test_a_cat_and_a_cup_are_recognised(side):
-    for image, classes in ((data.chelsea(), CATS), (data.coffee(), DRINKS)):
-        likeliest = recognised(square(image, side))[1][0].tolist()
-        assert likeliest[0] in classes and len({*likeliest} & classes) > 1
+    images = np.stack([photograph(name, side) for name in ("chelsea", "coffee")])
+    for row, classes in zip(recognised(images)[1].tolist(), (CATS, DRINKS), strict=True):
+        assert row[0] in classes and len({*row} & classes) > 1
 
 
 def test_recognition_falls_with_blur_and_is_whole_of_the_same():
-    sharp = np.concatenate([square(data.chelsea(), 64), square(data.coffee(), 64)])
-    blurred = F.avg_pool2d(to_tensor(sharp), 9, 1, 4, count_include_pad=False)
-    blurred = ((blurred + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
-    seen = recognised(sharp)
+    names = ["chelsea", "coffee", "astronaut", "rocket"]
+    sharp = np.stack([photograph(name, 64) for name in names])
+    seen, blurred = recognised(sharp), blur_batch(sharp, names, "severe")[0]
     same, worse = (score_recognised(recognised(images), seen) for images in (sharp, blurred))
     assert (same["recognition"] == 1).all() and np.abs(same["feature_distance"]).max() < 1e-5
-    assert worse["recognition"].mean() < 1 and (worse["feature_distance"] > 0.1).all()
+    assert worse["recognition"].mean() < 0.9 and (worse["feature_distance"] > 0.05).all()
 
 
 @pytest.mark.parametrize("size, sides", [(32, (32, 32)), (64, (64, 84)), (256, (256, 256))])
@@ -128,18 +116,14 @@ def test_features_of_lite0_are_a_perceptual_loss():
 
 
 def test_a_missing_or_damaged_package_is_said_before_a_study(tmp_path, monkeypatch):
-    config = load_config("smoke", overrides=PRETRAINED)
-    spec = build.find_spec(KNOWN["module"])
-    copy = tmp_path / KNOWN["module"]
-    shutil.copytree(spec.submodule_search_locations[0], copy)
+    config, copy = load_config("smoke", overrides=PRETRAINED), tmp_path / KNOWN["module"]
+    shutil.copytree(FOLDER, copy)
     monkeypatch.syspath_prepend(tmp_path)
     check_files(config)
     with open(copy / "models" / KNOWN["file"], "r+b") as stream:
         stream.seek(1000), stream.write(b"damage")
-    remedy = f"pip install --force-reinstall {KNOWN['package']}"
-    with pytest.raises(S3EError, match=remedy):
-        check_files(config)
-    monkeypatch.setattr(build, "find_spec", lambda name: None)
-    with pytest.raises(S3EError, match=f"^{KNOWN['file']} is not installed.*{remedy}"):
-        check_files(config)
+    for _ in range(2):
+        with pytest.raises(S3EError, match=f"^{KNOWN['file']} is .*install.* {KNOWN['package']}"):
+            check_files(config)
+        monkeypatch.setattr(build, "find_spec", lambda name: None)  # not installed
     assert KNOWN["module"] not in sys.modules  # its code is never run
