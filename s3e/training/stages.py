@@ -72,10 +72,11 @@ class CoTraining(Trainer):
         elif self.source:
             self.source.eval().requires_grad_(False)
         adam = {"lr": rate, "betas": (0.5, 0.999), "fused": True}
-        slower = adam | {"lr": rate * self.loss.critic_rate}
         self.optimizers = {
             "generator": torch.optim.Adam(groups, **adam),
-            "critic": torch.optim.Adam(critic.parameters(), **slower),
+            "critic": torch.optim.Adam(
+                critic.parameters(), **adam | {"lr": rate * self.loss.critic_rate}
+            ),
         }
 
     def step(self, number: int) -> Terms:
