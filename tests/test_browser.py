@@ -20,9 +20,7 @@ from tests.browser.lab import BROWSER, SWITCHES, Notebook, serve  # noqa: E402
 NONE = "no Chromium here (Debian: apt-get install chromium)"
 pytestmark = pytest.mark.skipif(BROWSER is None and not REQUIRED, reason=NONE)
 
-LABORATORY, TREES, COMPARE, OWN = (  # cells of notebook 09
-    ("widgets.shake,", "examples.trees,", "examples.compare,", "own.restored,")
-)
+LABORATORY, TREES, OWN = "widgets.shake,", "examples.trees,", "own.restored,"  # cells of 09
 FAULTS = {
     "written to stderr": "import sys; print('written to stderr', file=sys.stderr)",
     "told the console": (
@@ -141,14 +139,6 @@ def test_another_photo_changes_what_the_tree_browser_shows(explore):
     before = explore.pictures(TREES)
     explore.cell(TREES).get_by_label("severity").select_option("sharp")
     assert len(renewed(explore, TREES, before, 2)) == 2
-
-
-def test_the_border_uncovers_the_other_picture(explore):
-    before = explore.pictures(COMPARE)
-    explore.steer(COMPARE, "border", "End")
-    before = renewed(explore, COMPARE, before, 1)
-    explore.cell(COMPARE).get_by_label("left").select_option("sharp")
-    renewed(explore, COMPARE, before, 1)
 
 
 def test_a_photo_of_ones_own_is_restored_blurred_first(explore):

@@ -110,16 +110,6 @@ def test_a_photo_shows_what_is_read_in_it(examples, drawn, severity, reader):
         assert words.split("\n")[0] == f"{label} {ranking[0][1]:.0%}"
 
 
-def test_the_border_parts_left_from_right(examples, drawn):
-    blurred, sharp = (examples.image(FIRST, "severe", view) for view in ("blurred", "sharp"))
-    for border, column in ((0, 0), (50, 32), (100, 64)):
-        text, _ = examples.compare(FIRST, "severe", "blurred", "sharp", border)
-        [both] = drawn[-1]["before and after"]
-        assert (both[:, :column] == blurred[:, :column]).all()
-        assert (both[:, column:] == sharp[:, column:]).all()
-    assert f"Left: blurred input, {psnr(blurred, sharp):.2f} dB. Right: sharp" in text
-
-
 # Changed trees
 
 

@@ -416,21 +416,6 @@ def test_skipping_is_known_downstream(here, capsys):
     assert states(capsys)["07_evaluation/all"].startswith("running")
 
 
-def test_a_failure_is_forgotten_at_the_next_attempt_or_change(here, capsys, monkeypatch):
-    finish(DATA)
-    name = f"{DEBLURRER}/s0"
-    run = begin(DEBLURRER)
-    utils.write_file(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
-    opened._HELD.pop(run.path).close()
-    assert "failed" in (seen := states(capsys)[name]) and "no memory" in seen
-    again = begin(DEBLURRER)
-    opened._HELD.pop(again.path).close()
-    assert again.resumed and "goes on where it stopped" in states(capsys)[name]
-    utils.write_file(run.path / store.FAILURE, {"key": run.key, "why": "no memory"})
-    monkeypatch.setitem(PROFILES["smoke"], "train_b", {"steps": 3, "batch": 8})
-    assert "settings changed since" in states(capsys)[name]
-
-
 def test_the_card_names_what_is_not_usual(here, capsys):
     begin(FIRST).card()
     assert "perceptual" not in capsys.readouterr().out

@@ -10,7 +10,6 @@ from html import escape
 from typing import Any
 
 import ipywidgets
-import numpy as np
 import torch
 from numpy import ndarray
 
@@ -97,15 +96,6 @@ class Examples:
         nodes = sheets.node_attention([seen], [reading.attention], [guesses(reading)], [None])
         looks = (reading.caption, reading.word_attention, reading.attention)
         return f"Caption: {reading.caption}", nodes, sheets.word_attention(seen, *looks)
-
-    def compare(self, photo: str, severity: str, left: str, right: str, border: int) -> tuple:
-        """Two views of a photo, on both sides of a border (in percent of the width)."""
-        images = [self.image(photo, severity, view) for view in (left, right)]
-        scores = [f"{psnr(image, self.photos[photo]):.2f} dB" for image in images]
-        column = round(border / 100 * images[0].shape[1])
-        both = np.hstack([images[0][:, :column], images[1][:, column:]])
-        text = f"Left: {style.label(left)}, {scores[0]}. Right: {style.label(right)}, {scores[1]}."
-        return text, sheets.sheet({"before and after": [both]}, across=2)
 
     def restored(self, photo: str, severity: str) -> tuple:
         """The caption of a photo, the photo as every variant restores it, and its tree."""

@@ -13,7 +13,7 @@ from typing import Any
 from s3e import utils
 from s3e.pipeline import keys
 from s3e.pipeline.graph import stage_named
-from s3e.pipeline.store import FAILURE, KEPT, describe_files, provenance, record
+from s3e.pipeline.store import KEPT, describe_files, provenance, record
 from s3e.pipeline.study import Run, Study
 from s3e.utils import S3EError, write_file
 
@@ -85,8 +85,7 @@ class OpenRun(Run):
         self.require()
         self.study.claim()
         self._hold()
-        for name in ("done.json", FAILURE):
-            (self.path / name).unlink(missing_ok=True)
+        (self.path / "done.json").unlink(missing_ok=True)
         begun = record(self.path, "state.json")
         self.resumed = bool(resume and begun and begun["key"] == self.key)
         # First: a half-cleared folder must not be resumed

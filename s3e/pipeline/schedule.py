@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3e import utils
-from s3e.pipeline.store import FAILURE, Record, complete
-from s3e.utils import ROOT, S3EError, is_locked, lock_file, read_json, write_file
+from s3e.pipeline.store import Record, complete
+from s3e.utils import ROOT, S3EError, is_locked, lock_file, read_json
 
 if TYPE_CHECKING:  # the process of a notebook needs neither
     from s3e.config import Runtime
@@ -85,9 +85,7 @@ def run_notebook(job: Job, stop: Callable[[], bool]) -> str:
         code = _execute(job, stop)
         if complete(folder, key):
             return ""
-        why = _why_failed(output, code)
-        write_file(folder / FAILURE, {"key": key, "why": why.splitlines()[-1].strip()})
-        return why
+        return _why_failed(output, code)
 
 
 def _execute(job: Job, stop: Callable[[], bool]) -> int:

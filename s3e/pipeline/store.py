@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from s3e.config import Runtime
 
 Record: TypeAlias = dict[str, Any]  # as it is written to JSON
-FAILURE = "failed.json"  # beside the files of a run whose last attempt failed
 KEPT = {".lock", ".worker.lock", "notebook.ipynb", "papermill.log"}  # not a run's own files
 PACKAGES = "torch numpy scipy scikit-image pandas matplotlib pillow papermill HanTa"
 

@@ -19,7 +19,7 @@ from s3e.data.annotations import layout
 from s3e.data.readers import CAPTIONED, ImageIndex
 from s3e.pipeline import keys
 from s3e.pipeline.graph import CAPTIONER, DRAWS, EVALUATES, JUDGES, PREPARES, STAGES, TREE, minutes
-from s3e.pipeline.store import FAILURE, Record, complete, lost_files, record
+from s3e.pipeline.store import Record, complete, lost_files, record
 from s3e.utils import FIGURES, ROOT, S3EError, digest, file_digest, read_json, write_file
 
 OTHERS = [name for name in VARIANTS if name != "full"]  # those of 06_ablation
@@ -296,7 +296,7 @@ class Run:
         return next((done for done in found if done), None)
 
     def state(self) -> tuple[str, str, float | None]:
-        """(fresh | skipped | running | stale | failed | missing, why, last seconds)."""
+        """(fresh | skipped | running | stale | missing, why, last seconds)."""
         if done := self.result():
             other = done["folder"] != self.path
             elsewhere = f"from {done['folder'].parents[1].name}" if other else ""
@@ -304,8 +304,6 @@ class Run:
             return word, done["skipped"] or elsewhere, done["seconds"]
         if utils.is_locked(self.path / ".lock"):
             return "running", "", None
-        if (failure := record(self.path, FAILURE)) and failure["key"] == self.key:
-            return "failed", failure["why"], None
         for place in self.places:
             if done := record(place):
                 lost = [f"{name} is lost or changed" for name in lost_files(place, done)]
