@@ -1,5 +1,7 @@
 """Small data folders in each layout that the suite reads: smooth random photos, always the same."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -179,3 +181,13 @@ def cut(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     return path
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)

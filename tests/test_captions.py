@@ -134,23 +134,12 @@ def test_values_equal_the_package_also_of_resamples(plain):
             assert [values[name] for name in OTHERS] == pytest.approx(drawn, abs=1e-9)
 
 
-def test_every_caption_is_held_against_its_own_image(plain):
-    swapped = {**GOOD, "9": GOOD["10"], "10": GOOD["9"]}
-    assert score(swapped)["CIDEr"] < score(GOOD)["CIDEr"] - 1
-
-
 def test_line_breaks_inside_captions_change_nothing(plain):
     letters = dict(zip(GOOD, ["\r", "\x0b\x0c", "\u2028"], strict=True))
     odd = {key: text.replace(" ", letters[key]) for key, text in GOOD.items()}
     assert score(odd) == pytest.approx(score(GOOD), nan_ok=True)
     bars = {**GOOD, "9": GOOD["9"].replace(" ", " ||| ")}
     assert score(bars) == pytest.approx(score(GOOD), nan_ok=True)
-
-
-def test_empty_captions_are_scored_as_empty(plain):
-    row = score(dict.fromkeys(REFERENCES, " \u2028"))
-    assert row["CIDEr"] == row["ROUGE-L"] == 0 and row["BLEU-1"] == pytest.approx(0, abs=1e-5)
-    assert 0 < score({**GOOD, "9": ""})["CIDEr"] < score(GOOD)["CIDEr"]
 
 
 def test_frequencies_that_tell_nothing_apart_give_no_cider(plain):

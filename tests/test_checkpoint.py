@@ -6,7 +6,6 @@ import io
 import os
 import pickle
 import socket
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -21,6 +20,7 @@ from s3e.training.loop import Trainer
 from s3e.training.stages import CoTraining
 from s3e.utils import S3EError, rng
 from tests.conftest import TINY
+from tests.fixtures_data import Bomb
 
 
 class Toy(Trainer):
@@ -101,16 +101,6 @@ def test_every_damage_is_seen_before_anything_is_unpickled(trained, tmp_path, mo
         path.write_bytes(content)
         with pytest.raises(S3EError, match="toy.ckpt is .*: delete it to train from the start"):
             checkpoint.read(path)
-
-
-class Bomb:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return Path.touch, (self.target,)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

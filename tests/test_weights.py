@@ -22,20 +22,13 @@ from s3e.report.manifest import context
 from s3e.report.tables import study_table
 from s3e.utils import NOTEBOOKS, S3EError, rng
 from tests.conftest import TINY
+from tests.fixtures_data import Bomb
 
 
 @pytest.mark.parametrize("place", ["none.pth", ""])
 def test_a_missing_file_of_vgg19_names_its_address(tmp_path, place):
     with pytest.raises(S3EError, match=r" is no file: fetch https.*vgg19-dcbb9e9d\.pth"):
         perceptual(tmp_path / place)
-
-
-class Bomb:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 class Pair(nn.Module):

@@ -312,7 +312,7 @@ class Run:
         if begun := record(self.path, "state.json"):
             same = begun["key"] == self.key
             why = "goes on where it stopped" if same else "its code or settings changed since"
-            return "missing", f"interrupted; {why}", None
+            return "missing", f"interrupted or failed; {why}", None
         return "missing", "", None
 
     def require(self, coming: Collection["Run"] = ()) -> None:
