@@ -255,7 +255,7 @@ class Config(Section):
 
 
 TRUTH = ("labels", "silhouettes")  # kinds of maps that are the true ones, of scenes alone
-GIVEN = ("noise", "caption", *TRUTH)  # kinds that look at no image
+GIVEN = ("caption", *TRUTH)  # kinds that look at no image
 
 
 class Variant(Section):

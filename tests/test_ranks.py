@@ -140,7 +140,6 @@ CASES = {
     "a2": ("a2", "full", {"train_a2.sharp_share": 0.5}),
     "a2 pretrained": ("a2", "full", {"model.encoder": "efficientnet_lite0"}),
     "c shuffled": ("c", "shuffled", {}),
-    "c noise": ("c", "noise_maps", {}),
 }
 
 

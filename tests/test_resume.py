@@ -58,7 +58,6 @@ SLOW = {
     "a1 flat modern": Case("a1", kind="flat", settings=MODERN),
     "c full modern": Case("c", variant="full", settings=MODERN),
     "c wgan-gp modern": Case("c", variant="no_semantics_loss", others=WGAN, settings=MODERN),
-    "c noise": Case("c", variant="noise_maps"),
     "c pretrained": Case("c", variant="full", others={"model.encoder": "efficientnet_lite0"}),
 }
 

@@ -136,7 +136,7 @@ def test_every_variant_trains_with_its_own_losses(tiny, corpus, pretrained, tmp_
     own = ["tree"] * rules.tree_loss + ["caption"] * rules.caption_loss
     assert terms == ["pixel", "adversarial", *own, "critic"]
     assert any(name.startswith("generator.trunk") for name in moved)
-    learns = rules.trained and rules.kind not in (None, "noise", *TRUTH)
+    learns = rules.trained and rules.kind not in (None, *TRUTH)
     assert any(name.startswith("semantics") for name in moved) is learns
 
 

@@ -56,15 +56,8 @@ class Batch:
 
     def uniform(self, name: str) -> Tensor:
         """A random number of [0, 1) for each image (and step), however the batch is cut: B."""
-        return self._tensor([rng(name, *self.key, photo).random() for photo in self.ids])
-
-    def normal(self, name: str, *shape: int) -> Tensor:
-        """Normal numbers for each image (and step), however the batch is cut: B x shape."""
-        makers = [rng(name, *self.key, photo) for photo in self.ids]
-        return self._tensor([maker.standard_normal(shape) for maker in makers])
-
-    def _tensor(self, draws: list) -> Tensor:
-        return torch.from_numpy(np.stack(draws)).to(self.sharp.device, self.sharp.dtype)
+        draws = [rng(name, *self.key, photo).random() for photo in self.ids]
+        return self.sharp.new_tensor(draws)
 
 
 @dataclass

@@ -69,9 +69,9 @@ class TreelessSemantics(nn.Module):
 class Given(nn.Module):
     """Maps of a batch that nothing is learned for, with M = `map_channels`.
 
-    kind "noise": standard normal, a control for the extra parameters of the embedding. "labels":
-    the true label map, one-hot and averaged over each grid cell, the strongest oracle (scenes
-    only). "silhouettes": the same of all things together: where something is, but not what.
+    kind "labels": the true label map, one-hot and averaged over each grid cell, the strongest
+    oracle (scenes only). "silhouettes": the same of all things together: where something is, but
+    not what.
     """
 
     def __init__(self, *, kind: str, map_channels: int):
@@ -79,8 +79,6 @@ class Given(nn.Module):
         self.kind, self.map_channels = kind, map_channels
 
     def forward(self, batch: Batch) -> SemanticOutput:
-        if self.kind == "noise":
-            return SemanticOutput(batch.normal("noise", self.map_channels, GRID, GRID))
         labels = batch.label_map if self.kind == "labels" else batch.label_map > 0
         onehot = F.one_hot(labels.long(), self.map_channels).permute(0, 3, 1, 2).float()
         return SemanticOutput(F.adaptive_avg_pool2d(onehot, GRID))
