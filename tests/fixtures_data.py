@@ -146,7 +146,7 @@ PAIRS = {
     "pix2pix": ("A/{split}/{i}.png", "B/{split}/{i}.png", "training testing"),
     "cyclegan": ("{split}A/{i}.png", "{split}B/{i}.png"),
     "words in files": ("inputs/{word}_{i:04}.png", "clean/{word}_{i:04}.png", ""),
-    "numbered": ("view_1/{i:04}.png", "view_2/{i:04}.png", ""),
+    "numbered": ("view_2/{i:04}.png", "view_1/{i:04}.png", ""),
     "source": ("Data/source images/{i}.bmp", "Data/Target Images/{i}.png", ""),
     "videos": ("{video}/inputs/{n:05}.png", "{video}/groundtruth/{n:05}.png", ""),
 }

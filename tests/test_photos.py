@@ -69,6 +69,17 @@ def test_16_bits_are_scaled_not_clipped(tmp_path, kind):
     (tmp_path / "colour.ppm").write_bytes(b"P6 60 44 65535\n" + COLOURS.astype(">u2").tobytes())
     image, _, notes = decode(tmp_path / "colour.ppm")
     assert np.array_equal(image, SMOOTH) and notes == ["converted from RGB of 16 bits"]
+    head = (
+        "19778 0 0 0 0 66 0 40 0 60 0 44 0 1 16 3" + " 0" * 11 + " 63488 0 2016 0 31" + " 0" * 2641
+    )
+    (tmp_path / "black.bmp").write_bytes(np.array(head.split(), "<u2").tobytes())
+    image, _, notes = decode(tmp_path / "black.bmp")  # of 5 or 6 bits for a colour, dpi of 0
+    assert notes == [] and image.info == {}
+    Image.fromarray(DEEP).save(tmp_path / "a.tif", compression="packbits", tiffinfo={284: 2})
+    assert np.array_equal(decode(tmp_path / "a.tif")[0].getchannel(0), LIGHT)  # of one plane
+    twelve = encoded(Image.new("I;16", (45, 44), 65535), "tiff").replace(b"\0\x2d\0", b"\0\x3c\0")
+    (tmp_path / "a.tif").write_bytes(twelve.replace(b"\0\x10\0", b"\0\x0c\0"))  # bits per sample
+    assert decode(tmp_path / "a.tif")[0].getextrema()[0] == (255, 255)
 
 
 def test_alpha_is_laid_over_white(tmp_path):
@@ -202,10 +213,7 @@ BROKEN = {
     "100 megapixels": (b"P6 10000 10000 255\n", "larger than 80 megapixels"),
     "a decompression bomb": (b"P6 40000 40000 255\n", "larger than 80 megapixels"),
     "fractions": (encoded(Image.fromarray(GREY / np.float32(7)), "tiff"), "float32 samples"),
-    "32 bits": (
-        encoded(Image.fromarray(np.full((20, 20), 70000, np.int32)), "tiff"),
-        "int32 samples",
-    ),
+    "32 bits": (encoded(Image.fromarray(np.int32([[70000] * 20] * 20)), "tiff"), "int32 samples"),
 }
 
 

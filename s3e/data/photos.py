@@ -90,7 +90,7 @@ def decode(
                     if (count := getattr(image, "n_frames", 1)) > 1:
                         notes.append(f"the first of {count} images in the file")
                 return upright, size[::-1] if turn in range(5, 9) else size, notes
-    except (UnidentifiedImageError, KeyError):  # KeyError: a compression of TIFF
+    except UnidentifiedImageError:
         fault = _unknown(path)
     except Exception as error:
         damaged = f"damaged ({error})", "replace the file or remove it"
