@@ -109,6 +109,10 @@ def test_bare_files_and_formats(tmp_path):
     own = b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", ExifTags.IFD.Exif, 4, 1, 8)
     SMOOTH.save(tmp_path / "a.jpg", exif=own + b"\x08\0\0\0")  # a way to details and a thumbnail
     assert read_photo(tmp_path / "a.jpg").about["exif"] == own + bytes(4)
+    SMOOTH.save(tmp_path / "a.jpg", exif=exif(6, "<").replace(b"\2\0\6", b"\x0c\0\6"))  # no text
+    assert read_photo(tmp_path / "a.jpg").notes == ("turned by EXIF",)
+    SMOOTH.save(tmp_path / "a.png", pnginfo=TITLE, dpi=(0, 0))
+    assert read_photo(tmp_path / "a.png")[2:] == ((), {"icc_profile": None})
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 200
     Image.fromarray(stripes).save(tmp_path / "photo.png", exif=exif(), icc_profile=SRGB)
