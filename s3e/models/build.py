@@ -26,7 +26,7 @@ from s3e.models.tree import NODES, S3Tree
 from s3e.utils import S3EError, atomic_write, data_file, file_digest, seed_everything
 
 VGG19 = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-PUBLIC, PACKAGED = (data_file("models/public.toml")[name] for name in ("deblurrers", "imagenet"))
+PACKAGED, PUBLIC = data_file("models/public.toml").values()  # by encoder; by `model.backbone`
 PREFIX = re.compile(r"^((module|features)\.)+")  # of parallel trainings, and of VGG19
 WRAPPERS = ("params_ema", "params", "state_dict")  # names of the weights in a larger file
 
