@@ -99,6 +99,7 @@ def gain_by_severity(differences: DataFrame, split: str = "test") -> Figure:
         axes.errorbar(places, own["mean"], _ends(own), **_look(variant), **BARS)
     axes.axhline(0, color=INK, linewidth=0.9)
     axes.set_xticks(range(len(names)), names)
+    axes.margins(x=0.1)
     axes.grid(axis="x", visible=False)
     axes.set(xlabel="severity of blur", ylabel="PSNR gain over baseline (dB)")
     _legend(figure)
