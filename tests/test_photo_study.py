@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from s3e.captions.tree import NULL, TreeVocabulary
 from s3e.config import load_config
 from s3e.data.corpus import Split
 from s3e.evaluation import score
@@ -56,10 +57,12 @@ def test_figures_of_private_photos_are_drawn_from_public_ones():
     empty = dict.fromkeys(("extents", "psnr", "words", "trees", "targets", "label_maps"))
     sharp = np.zeros((1, 32, 32, 3), np.uint8)
     own = Split("val", ["a"], [["a cat"]], [[None]], sharp, {}, **empty)
-    corpus = SimpleNamespace(val=own)
+    labels = TreeVocabulary([NULL, "cat"], [NULL])
+    corpus = SimpleNamespace(val=own, labels=labels)
     assert score.shown(corpus, load_config("smoke")) is own
     public = score.shown(corpus, load_config("smoke", overrides={"pictures": "public"}))
     assert public.ids == ["astronaut", "chelsea", "coffee", "rocket"]
     assert len(public.captions) == len(public.sharp) == 4
     batch = public.batch(public.rows("severe"), "severe")
     assert batch.blurred.shape == batch.sharp.shape and not batch.sharp.equal(batch.blurred)
+    assert (batch.told == 1).sum() == 1  # the cat, of its first caption
